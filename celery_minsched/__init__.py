@@ -1,0 +1,53 @@
+"""A Celery plugin: each task goes to the least-loaded node that can do it and has a free slot."""
+
+from .errors import (
+    EmptyPool,
+    InvalidDemand,
+    NoAvailableNode,
+    NodeIdInUse,
+    NodeMismatch,
+    NoPoolForLangPair,
+    SchedulerError,
+    UnknownJob,
+    UnknownNode,
+)
+from .models import (
+    CompleteTaskRequest,
+    CompleteTaskResponse,
+    DispatchRequest,
+    DispatchResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    RegisterNodeRequest,
+    RegisterNodeResponse,
+)
+from .plugin import MinSched
+from .router import MinSchedRouter
+from .scheduler import MinimalSchedulerService
+from .settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompleteTaskRequest",
+    "CompleteTaskResponse",
+    "DispatchRequest",
+    "DispatchResponse",
+    "EmptyPool",
+    "HeartbeatRequest",
+    "HeartbeatResponse",
+    "InvalidDemand",
+    "MinSched",
+    "MinSchedRouter",
+    "MinimalSchedulerService",
+    "NoAvailableNode",
+    "NoPoolForLangPair",
+    "NodeIdInUse",
+    "NodeMismatch",
+    "RegisterNodeRequest",
+    "RegisterNodeResponse",
+    "SchedulerError",
+    "Settings",
+    "UnknownJob",
+    "UnknownNode",
+]

@@ -1,0 +1,74 @@
+"""A demand: what a task asks of the node that runs it, from where Celery users state things.
+
+A demand is a dict with the keys of :class:`Demand`. It is stated in ``minsched_routes``, on the
+task (``@app.task(minsched={...})``) and per call (``apply_async(minsched={...})``); the nearer wins
+key by key, and ``None`` takes a key back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from .errors import InvalidDemand
+from .models import DispatchRequest, Lang, Name, SessionId, _Model
+
+
+class Demand(_Model):
+    """What a job asks for; see :class:`~celery_minsched.models.DispatchRequest` for the fields."""
+
+    pool: Name | None = None
+    src_lang: Lang | None = None
+    tgt_lang: str | None = None
+    session_id: SessionId = ""
+    preferred_node: Name | None = None
+    capabilities: list[Name] = Field(default=[])
+    #: What to do when every slot is taken: ``error`` raises :class:`NoAvailableNode`.
+    when_full: Literal["error"] = "error"
+
+    def request(self, task_id: str, task_name: str, token: str) -> DispatchRequest:
+        """The demand of one job, as the scheduler takes it. The payload names the task only."""
+        return DispatchRequest(
+            **self.model_dump(exclude={"when_full"}),
+            task_id=task_id,
+            token=token,
+            payload_json=json.dumps({"task": task_name}),
+        )
+
+
+def merge(*stated: object) -> dict[str, Any]:
+    """One dict of demands from far to near. Raises :class:`InvalidDemand` for what is no dict."""
+    merged: dict[str, Any] = {}
+    for demand in stated:
+        if demand is None:
+            continue
+        if not isinstance(demand, Mapping):
+            raise InvalidDemand(message=f'minsched={demand!r} is no dict such as {{"pool": "asr"}}')
+        merged.update(demand)
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def parse(stated: Mapping[str, Any]) -> Demand:
+    """A checked demand. Raises :class:`InvalidDemand`, which names the key and the value."""
+    for key in stated:
+        if key not in Demand.model_fields:
+            close = get_close_matches(key, Demand.model_fields, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            known = ", ".join(Demand.model_fields)
+            raise InvalidDemand(message=f"a demand has no key {key!r}.{hint} It has {known}.")
+    try:
+        demand = Demand.model_validate(dict(stated))
+        demand.request("", "", "")  # what only the whole shows: no pool and no pair, half a pair
+    except ValidationError as exc:
+        raise InvalidDemand(
+            message="; ".join(
+                f"{'.'.join(map(str, error['loc'])) or 'the demand'}: {error['msg']}"
+                f" (given: {error['input']!r})"
+                for error in exc.errors()
+            )
+        ) from None
+    return demand

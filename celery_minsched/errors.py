@@ -1,0 +1,101 @@
+"""The scheduler's errors: one class for each code that a script can answer.
+
+Each carries the ``code``, the ``values`` it is about, and a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SchedulerError(Exception):
+    """Base of all errors of the scheduler."""
+
+    code: ClassVar[str] = "SCHEDULER_ERROR"
+    sentence: ClassVar[str] = "{message}"
+
+    def __init__(self, **values: object) -> None:
+        self.values = values
+        super().__init__(f"{self.code}: {self.sentence.format_map(values)}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.values)
+
+
+def _rebuild(cls: type[SchedulerError], values: dict[str, object]) -> SchedulerError:
+    return cls(**values)
+
+
+class NoPoolForLangPair(SchedulerError):
+    """No pool (or not the pool that was asked for) serves the language pair."""
+
+    code = "NO_POOL_FOR_LANG_PAIR"
+    sentence = (
+        "{where} serves the language pair {src_lang!r} to {tgt_lang!r}. Start a node that does "
+        "(node-agent --pool POOL --lang {src_lang}:{tgt_lang}) or map the pair to a pool with "
+        "set_language_pools({src_lang!r}, {tgt_lang!r}, [POOL])."
+    )
+
+
+class EmptyPool(SchedulerError):
+    """The pool has no node, or none with the capabilities that were asked for."""
+
+    code = "EMPTY_POOL"
+    sentence = (
+        "no node {with_capability}is registered in pool {pool!r}. Check the pool's name, or start "
+        "a node that offers it (node-agent --pool {pool}{flags})."
+    )
+
+
+class NoAvailableNode(SchedulerError):
+    """Every node that could do it is full, draining or away."""
+
+    code = "NO_AVAILABLE_NODE"
+    sentence = (
+        "every node that can do it ({demand}) is full, draining or offline. Try again later, "
+        "add a node, or give the nodes more slots."
+    )
+
+
+class NodeMismatch(SchedulerError):
+    """The job belongs to another node."""
+
+    code = "NODE_MISMATCH"
+    sentence = (
+        "job {job_id!r} belongs to node {owner!r}, not to {node_id!r}: it was given to another "
+        "node meanwhile. Nothing was changed; drop the result."
+    )
+
+
+class UnknownNode(SchedulerError):
+    """The node is not registered, or another process has its id now."""
+
+    code = "UNKNOWN_NODE"
+    sentence = "node {node_id!r} is not registered by this process. Call register_node first."
+
+
+class UnknownJob(SchedulerError):
+    """There is no record of the job."""
+
+    code = "UNKNOWN_JOB"
+    sentence = (
+        "there is no job {job_id!r}. Its record lapsed, or the id is not one that "
+        "dispatch_task answered with."
+    )
+
+
+class NodeIdInUse(SchedulerError):
+    """A live node of this id is another process."""
+
+    code = "NODE_ID_IN_USE"
+    sentence = (
+        "node id {node_id!r} is held by {holder}, whose last heartbeat was {age_ms} ms ago. "
+        "Give this node another id, or stop that one first."
+    )
+
+
+class InvalidDemand(SchedulerError, ValueError):
+    """A demand that cannot be read: an unknown key, a value of the wrong kind."""
+
+    code = "INVALID_DEMAND"
+    sentence = "{message}"

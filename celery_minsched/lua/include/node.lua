@@ -1,0 +1,87 @@
+-- include: clock
+-- A node's slots, its place in load order, and whether it lives.
+--
+-- A node's `offers` are its indexes: a line "pool<TAB>" for each pool it is in, and a line
+-- "pool<TAB>capability" for each of its capabilities there. Each index is a set of members and a
+-- sorted set of those with a free slot, so a demand for a rare capability in a large pool is one
+-- head read like any other.
+
+local function members_key(pool, capability)
+  if capability == '' then return key.pool_members(pool) end
+  return key.capable_members(pool, capability)
+end
+
+local function free_key(pool, capability)
+  if capability == '' then return key.pool_free(pool) end
+  return key.capable_free(pool, capability)
+end
+
+local function lines(text)
+  return string.gmatch(text or '', '([^\t\n]+)\t([^\t\n]*)')
+end
+
+-- Load order in one number of 53 bits, the most that a double holds exactly. From the top:
+--   12 bits  share of slots taken
+--   10 bits  load last reported; its root, so that loads told as 0..1 keep apart as 0..100 do
+--   31 bits  the turn in which the node was last chosen: longest ago first
+local function load_order(taken, max_jobs, load, turn)
+  local share = math.floor(taken * 4095 / max_jobs)
+  local level = math.floor(math.sqrt(math.min(load, 100) / 100) * 1023)
+  return string.format('%.0f', (share * 1024 + level) * 2147483648 + turn % 2147483648)
+end
+
+-- Puts a node where it belongs after any change of it: into the free sets of all it offers while it
+-- is online, not draining and has a free slot, else out of them. Returns the number of slots taken.
+local function place_node(node_id)
+  local taken = redis.call('ZCARD', key.node_jobs(node_id))
+  redis.call('HSET', key.node_runtime(node_id), 'current_jobs', taken)
+  local node = redis.call('HMGET', key.node_info(node_id),
+    'online', 'draining', 'max_jobs', 'load', 'turn', 'offers')
+  local max_jobs = tonumber(node[3] or 0)
+  local order = node[1] == 'true' and node[2] ~= 'true' and taken < max_jobs
+    and load_order(taken, max_jobs, tonumber(node[4] or 0), tonumber(node[5] or 0))
+  for pool, capability in lines(node[6]) do
+    if order then
+      redis.call('ZADD', free_key(pool, capability), order, node_id)
+    else
+      redis.call('ZREM', free_key(pool, capability), node_id)
+    end
+  end
+  return taken
+end
+
+-- A node that has not been heard of for this long is taken out of dispatch, where it is met.
+local function is_alive(node_id, now, node_ttl)
+  local seen = tonumber(redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts') or 0)
+  if now - seen <= node_ttl then return true end
+  if seen == 0 then return false end  -- no record at all
+  redis.call('HSET', key.node_info(node_id), 'online', 'false')
+  place_node(node_id)
+  return false
+end
+
+-- Takes the node out of every index that its registration put it in.
+local function withdraw_offers(node_id)
+  local old = redis.call('HMGET', key.node_info(node_id), 'offers', 'speaks')
+  for pool, capability in lines(old[1]) do
+    redis.call('SREM', members_key(pool, capability), node_id)
+    redis.call('ZREM', free_key(pool, capability), node_id)
+    if capability == '' and redis.call('EXISTS', members_key(pool, '')) == 0 then
+      redis.call('SREM', key.pools(), pool)
+    end
+  end
+  for pool, pair in lines(old[2]) do
+    redis.call('SREM', key.lang_speakers(pair, pool), node_id)
+    if redis.call('EXISTS', key.lang_speakers(pair, pool)) == 0 then
+      redis.call('SREM', key.lang(pair), pool)
+      redis.call('SREM', key.pool_langs(pool), pair)
+    end
+  end
+end
+
+-- Says that a node, or a program ('*', which is no node id), has the pool serve the pair.
+local function serve_pair(pair, pool, speaker)
+  redis.call('SADD', key.lang_speakers(pair, pool), speaker)
+  redis.call('SADD', key.lang(pair), pool)
+  redis.call('SADD', key.pool_langs(pool), pair)
+end

@@ -1,0 +1,79 @@
+"""The Celery router: from a call's options to a demand.
+
+A router is asked before Celery has made the message, so it does not know the task's id, eta or
+countdown, and nobody tells it when the publish fails (celery 5.7, ``Celery.send_task``). It
+therefore only states the demand, in the message's ``minsched`` header, and answers with a queue
+that stands for "to be dispatched". :mod:`celery_minsched.publish` has the message in hand and
+dispatches. Asking for a route so has no effect on Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery.app.routes import MapRoute
+from kombu import Queue
+
+from . import demand
+from .keys import node_of_queue
+
+if TYPE_CHECKING:
+    from .plugin import MinSched
+
+HEADER = "minsched"
+
+#: Stands for the queue of the node that is not chosen yet. Never declared, never sent to.
+TO_BE_DISPATCHED = Queue("minsched.dispatch", no_declare=True)
+
+
+class MinSchedRouter:
+    """Routes the tasks that have a demand and leaves all others to Celery."""
+
+    def __init__(self, plugin: MinSched) -> None:
+        self._plugin = plugin
+
+    def __call__(
+        self,
+        name: str,
+        args: object = (),
+        kwargs: object = None,
+        options: dict[str, Any] | None = None,
+        task: object = None,
+        **_: object,
+    ) -> dict[str, Queue] | None:
+        """Celery's router protocol. Raises :class:`InvalidDemand` for a demand it cannot read."""
+        options = {} if options is None else options
+        per_call = options.pop(HEADER, None)  # left there, it would become a message property
+        headers = dict(options.pop("headers", None) or {})
+        earlier = headers.pop(HEADER, None) or {}  # a retry carries the header of its first run
+        if headers:
+            options["headers"] = headers
+
+        _drop_stale_destination(options, earlier)
+        stated = demand.merge(
+            MapRoute(self._plugin.settings.routes)(name),
+            getattr(task, HEADER, None),
+            earlier.get("demand"),
+            per_call,
+        )
+        if not stated or _destination(options):
+            return None
+        demand.parse(stated)
+        options["headers"] = {**headers, HEADER: {"demand": stated}}
+        return {"queue": TO_BE_DISPATCHED}
+
+
+def _destination(options: Mapping[str, Any]) -> object:
+    """Where the caller, or the task's own options, want the message to go."""
+    return options.get("queue") or options.get("exchange") or options.get("routing_key")
+
+
+def _drop_stale_destination(options: dict[str, Any], earlier: Mapping[str, Any]) -> None:
+    """``retry()`` turns the old message's destination into ``queue=``. Where that is the node that
+    the scheduler chose for the earlier job, the caller chose nothing.
+    """
+    queue = options.get("queue")
+    node_id = earlier.get("node_id")
+    if node_id and node_of_queue(getattr(queue, "name", queue) or "") == node_id:
+        del options["queue"]

@@ -1,0 +1,70 @@
+"""Loads the Lua scripts and calls them by EVALSHA.
+
+A script may name includes, one a line: ``-- include: node``. Each is joined in once, in the order
+in which it is first named, below the key functions that :mod:`celery_minsched.keys` makes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+from .keys import Keys, lua_keys
+
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+
+
+def _includes(source: str, seen: list[str]) -> list[str]:
+    """Names of all includes that ``source`` needs, dependencies first."""
+    for name in _INCLUDE.findall(source):
+        if name not in seen:
+            _includes(_read(f"include/{name}"), seen)
+            seen.append(name)
+    return seen
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+@cache
+def source(name: str) -> str:
+    """The whole Lua text of script ``name``."""
+    text = _read(name)
+    parts = [_read(f"include/{include}") for include in _includes(text, [])]
+    return "\n".join([lua_keys(), *parts, text])
+
+
+@cache
+def sha(name: str) -> str:
+    """The SHA1 by which Redis knows script ``name``."""
+    return hashlib.sha1(source(name).encode()).hexdigest()
+
+
+def call(client: redis.Redis, keys: Keys, name: str, *args: str | int | float) -> list[Any]:
+    """Run script ``name``; the first item of its answer is ``OK`` or an error code.
+
+    A server that has lost its scripts (restart, failover, SCRIPT FLUSH) is sent the source once
+    more. Raises redis-py's own errors; an answer in bytes is decoded.
+    """
+    prefixes = (keys.prefix, keys.queue_prefix)
+    try:
+        reply = client.evalsha(sha(name), 2, *prefixes, *args)
+    except NoScriptError:
+        reply = client.eval(source(name), 2, *prefixes, *args)
+    answer: list[Any] = _text(reply)
+    return answer
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value

@@ -1,0 +1,84 @@
+"""The ``minsched_*`` settings: read from a Celery configuration, checked, with defaults.
+
+===============================  =========  ========================================================
+setting                          default    means
+===============================  =========  ========================================================
+``minsched_redis_url``           None       Redis of the scheduler; None: the broker's
+``minsched_key_prefix``          scheduler  prefix of the scheduler's keys
+``minsched_routes``              {}         task name patterns to demands, like ``task_routes``
+``minsched_node_ttl``            8 s        a node that was silent for longer is taken for dead
+``minsched_heartbeat_interval``  1 s        pause between two heartbeats of a node
+``minsched_lease``               30 s       how long a slot is held for a job that no node confirms
+``minsched_session_ttl``         3600 s     how long a session is remembered after its last job
+``minsched_history_ttl``         86400 s    how long an ended job and a departed node can be seen
+===============================  =========  ========================================================
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .models import Name
+
+PREFIX = "minsched_"
+
+
+class Settings(BaseModel):
+    """The settings without their ``minsched_`` prefix; times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    redis_url: str | None = None
+    key_prefix: Name = "scheduler"
+    routes: dict[str, dict[str, Any]] = {}
+    node_ttl: float = Field(default=8.0, gt=0)
+    heartbeat_interval: float = Field(default=1.0, gt=0)
+    lease: float = Field(default=30.0, gt=0)
+    session_ttl: float = Field(default=3600.0, gt=0)
+    history_ttl: float = Field(default=86400.0, gt=0)
+
+    def model_post_init(self, _context: Any) -> None:
+        """One lost heartbeat must not make a node dead, nor end its leases."""
+        if self.heartbeat_interval * 2 > self.node_ttl:
+            raise ValueError(
+                f"heartbeat_interval {self.heartbeat_interval} s is more than half of node_ttl "
+                f"{self.node_ttl} s: one late heartbeat would make a node dead"
+            )
+        if self.lease < self.node_ttl:
+            raise ValueError(
+                f"lease {self.lease} s is shorter than node_ttl {self.node_ttl} s: slots would "
+                "lapse before the node that holds them is dead"
+            )
+
+
+def from_app(app: Celery) -> Settings:
+    """The settings of a Celery application.
+
+    Raises ``ImproperlyConfigured`` for a name that is no setting, and for a wrong value.
+    """
+    given = {
+        name.removeprefix(PREFIX): app.conf[name]
+        for name in (str(key).lower() for layer in app.conf.maps[:-1] for key in layer)
+        if name.startswith(PREFIX)
+    }
+    for name in given:
+        if name not in Settings.model_fields:
+            close = get_close_matches(name, Settings.model_fields, n=1)
+            hint = f" Did you mean {PREFIX}{close[0]}?" if close else ""
+            raise ImproperlyConfigured(f"There is no setting {PREFIX}{name}.{hint}")
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        raise ImproperlyConfigured(
+            "; ".join(
+                f"{PREFIX}{'.'.join(map(str, error['loc']))} = {error['input']!r}: {error['msg']}"
+                if error["loc"]
+                else error["msg"]
+                for error in exc.errors()
+            )
+        ) from exc

@@ -1,0 +1,143 @@
+"""Read-only questions: nodes, pools, jobs, and whether the invariants hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import redis
+from pydantic import BaseModel
+
+from .keys import Keys
+
+
+class NodeView(BaseModel):
+    """A node as Redis knows it."""
+
+    node_id: str
+    online: bool
+    draining: bool
+    max_jobs: int
+    current_jobs: int
+    pools: list[str]
+    capabilities: list[str]
+    load: dict[str, Any]
+    last_heartbeat_ts: int  # ms, the server's clock
+
+
+class JobView(BaseModel):
+    """A job as Redis knows it; times are ms of the server's clock, 0 for what has not happened."""
+
+    job_id: str
+    task_id: str = ""
+    node_id: str = ""
+    pool: str = ""
+    session_id: str = ""
+    src_lang: str = ""
+    tgt_lang: str = ""
+    status: str
+    reason: str = ""
+    chosen_by: str = ""
+    created_ts: int = 0
+    started_ts: int = 0
+    ended_ts: int = 0
+
+
+class Views:
+    """Questions to a live scheduler. None of them changes anything."""
+
+    def __init__(self, redis: redis.Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    def nodes(self) -> list[NodeView]:
+        """All nodes that are registered and not yet forgotten, by id."""
+        node_ids = sorted(_texts(self._redis.zrange(self._keys("nodes"), 0, -1)))
+        with self._redis.pipeline(transaction=True) as pipe:
+            for node_id in node_ids:
+                pipe.hgetall(self._keys("node_info", node_id))
+                pipe.hget(self._keys("node_runtime", node_id), "current_jobs")
+            answers = pipe.execute()
+        return [
+            _node(node_id, _texts_of(info), int(taken or 0))
+            for node_id, info, taken in zip(node_ids, answers[::2], answers[1::2], strict=True)
+            if info
+        ]
+
+    def job(self, job_id: str) -> JobView | None:
+        """A job by its id."""
+        record = _texts_of(self._redis.hgetall(self._keys("job", job_id)))
+        return JobView.model_validate({"job_id": job_id, **record}) if record else None
+
+    def job_of_task(self, task_id: str) -> JobView | None:
+        """The latest job of a task."""
+        job_id = self._redis.get(self._keys("task", task_id))
+        return self.job(_text(job_id)) if job_id else None
+
+    def check(self) -> list[str]:
+        """Breaches of the design's invariants 1 to 3, a sentence each; none on a sound state.
+
+        What is read while jobs move may not fit together: a breach counts when it stands in two
+        looks running.
+        """
+        first = self._breaches()
+        return sorted(first & self._breaches()) if first else []
+
+    def _breaches(self) -> set[str]:
+        found: set[str] = set()
+        holders: dict[str, str] = {}
+        for node in self.nodes():
+            name = node.node_id
+            jobs = _texts(self._redis.zrange(self._keys("node_jobs", name), 0, -1))
+            if len(jobs) != node.current_jobs:
+                found.add(f"node {name}: current_jobs {node.current_jobs}, job set {len(jobs)}")
+            for job_id in jobs:
+                if job_id in holders:
+                    found.add(f"job {job_id}: holds slots at {holders[job_id]} and {name}")
+                holders[job_id] = name
+                job = self.job(job_id)
+                if job is None or (job.node_id, job.status) not in (
+                    (name, "dispatched"),
+                    (name, "running"),
+                ):
+                    found.add(f"job {job_id}: holds a slot at {name}, its record says {job}")
+            wants = node.online and not node.draining and len(jobs) < node.max_jobs
+            for pool in node.pools:
+                for index in ["", *node.capabilities]:
+                    names = ("capable_free", pool, index) if index else ("pool_free", pool)
+                    is_free = self._redis.zscore(self._keys(*names), name) is not None
+                    if is_free != wants:
+                        found.add(f"node {name}: in {self._keys(*names)}: {is_free}, not {wants}")
+        for pool in _texts(self._redis.smembers(self._keys("pools"))):
+            members = set(_texts(self._redis.smembers(self._keys("pool_members", pool))))
+            for name in _texts(self._redis.zrange(self._keys("pool_free", pool), 0, -1)):
+                if name not in members:
+                    found.add(f"node {name}: free in pool {pool} and no member of it")
+        return found
+
+
+def _node(node_id: str, info: dict[str, str], taken: int) -> NodeView:
+    offers = [line.split("\t") for line in info.get("offers", "").splitlines()]
+    return NodeView(
+        node_id=node_id,
+        online=info.get("online") == "true",
+        draining=info.get("draining") == "true",
+        max_jobs=int(info.get("max_jobs", 0)),
+        current_jobs=taken,
+        pools=sorted({pool for pool, _ in offers}),
+        capabilities=sorted({capability for _, capability in offers if capability}),
+        load=json.loads(info.get("load_json") or "{}"),
+        last_heartbeat_ts=int(info.get("last_heartbeat_ts", 0)),
+    )
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _texts(values: object) -> list[str]:
+    return [_text(value) for value in cast("list[object]", values)]
+
+
+def _texts_of(record: object) -> dict[str, str]:
+    return {_text(k): _text(v) for k, v in cast("dict[object, object]", record).items()}

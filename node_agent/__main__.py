@@ -1,0 +1,5 @@
+"""``python -m node_agent``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,159 @@
+"""``node-agent``: one node of the fleet. What it does not know it hands on to ``celery worker``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+import click
+from billiard import cpu_count
+from celery import Celery
+from celery.app.utils import find_app
+from celery.bin.celery import celery as celery_command
+from celery.exceptions import ImproperlyConfigured
+from kombu.exceptions import OperationalError
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from celery_minsched import MinimalSchedulerService, MinSched, NodeIdInUse, RegisterNodeRequest
+from celery_minsched.keys import queue_name
+
+from .worker import prepare
+
+logger = logging.getLogger(__name__)
+
+
+@click.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "auto_envvar_prefix": "NODE_AGENT",
+    },
+    epilog="Each option may come from the environment: NODE_AGENT_NODE_ID=gpu-1, "
+    "NODE_AGENT_POOL='asr mt'. Any other option goes to celery worker, see celery worker --help.",
+)
+@click.option("-A", "--app", "app_name", required=True, envvar=["NODE_AGENT_APP", "CELERY_APP"],
+              help="The Celery application, as in celery -A.")  # fmt: skip
+@click.option("--node-id", required=True, help="Name of this node, unique in the fleet.")
+@click.option("--slots", type=click.IntRange(min=1), help="Jobs at a time. Default: concurrency.")
+@click.option("--pool", "pools", multiple=True, required=True, help="A pool this node is in.")
+@click.option("--lang", "langs", multiple=True, metavar="SRC:TGT",
+              help="A language pair its pools serve.")  # fmt: skip
+@click.option("--capability", "capabilities", multiple=True, help="What else this node can do.")
+@click.option("-c", "--concurrency", help="As in celery worker. Default: slots.")
+@click.option("--autoscale", metavar="MAX,MIN", help="As in celery worker; slots default to MAX.")
+@click.option("-P", "worker_pool", default="prefork", help="Pool implementation, as in celery -P.")
+@click.pass_context
+def main(
+    context: click.Context,
+    app_name: str,
+    node_id: str,
+    slots: int | None,
+    pools: tuple[str, ...],
+    langs: tuple[str, ...],
+    capabilities: tuple[str, ...],
+    concurrency: str | None,
+    autoscale: str | None,
+    worker_pool: str,
+) -> None:
+    """Run a Celery worker as a node, which takes the jobs that the scheduler gives to it.
+
+    \b
+    node-agent -A speech --node-id gpu-1 --slots 4 --pool asr --lang zh:en --capability whisper
+    """
+    if {"-D", "--detach", "-Q", "--queues", "-n", "--hostname"} & set(context.args):
+        raise click.UsageError(
+            "a node has its own queue and name and runs in the foreground: leave out -D, -Q and -n"
+        )
+    slots = slots or _default_slots(concurrency, autoscale)
+    if not autoscale and not concurrency:
+        concurrency = str(slots)
+    registration = _registration(node_id, slots, pools, langs, capabilities)
+    app = find_app(app_name)
+    plugin = _plugin(app, app_name)
+    try:
+        take_id(plugin.scheduler, registration)
+    except (NodeIdInUse, ImproperlyConfigured, OperationalError, RedisError) as exc:
+        raise click.ClickException(str(exc)) from exc
+    node = prepare(app, plugin, registration)
+    try:
+        celery_command(
+            [
+                *("-A", app_name, "worker", "-n", f"celery@{node_id}", "-Q", queue_name(node_id)),
+                *("-P", worker_pool),
+                *(("--concurrency", concurrency) if concurrency else ()),
+                *(("--autoscale", autoscale) if autoscale else ()),
+                *context.args,
+            ],
+            auto_envvar_prefix="CELERY",
+        )
+    finally:
+        node.stop()
+
+
+def _default_slots(concurrency: str | None, autoscale: str | None) -> int:
+    if autoscale:
+        return max(int(part) for part in autoscale.split(","))
+    if concurrency == "auto":
+        raise click.UsageError("--concurrency auto leaves the slots open: give --slots too")
+    return int(concurrency) if concurrency else int(cpu_count())
+
+
+def _registration(
+    node_id: str,
+    slots: int,
+    pools: tuple[str, ...],
+    langs: tuple[str, ...],
+    capabilities: tuple[str, ...],
+) -> RegisterNodeRequest:
+    pairs = [lang.partition(":") for lang in langs]
+    for lang, (src, _, tgt) in zip(langs, pairs, strict=True):
+        if not src or not tgt:
+            raise click.BadParameter(
+                f"{lang!r} is no language pair such as zh:en", param_hint="--lang"
+            )
+    offers = [{"id": pool, "langs": [[src, tgt] for src, _, tgt in pairs]} for pool in pools]
+    try:
+        return RegisterNodeRequest(
+            node_id=node_id,
+            max_jobs=slots,
+            cap_json=json.dumps(list(capabilities)),
+            pools_json=json.dumps(offers),
+            online=False,
+        )
+    except ValidationError as exc:
+        raise click.UsageError(
+            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        ) from exc
+
+
+def _plugin(app: Celery, name: str) -> MinSched:
+    plugin = getattr(app, "minsched", None)
+    if not isinstance(plugin, MinSched):
+        raise click.ClickException(
+            f"the application {name!r} has no scheduler: write MinSched(app) below its Celery(...)"
+        )
+    return plugin
+
+
+def take_id(scheduler: MinimalSchedulerService, registration: RegisterNodeRequest) -> None:
+    """Register the node, not yet online, under its id.
+
+    After a crash the id is still held by the process before: wait until it lapses. Raises
+    :class:`NodeIdInUse` as soon as that process is seen to live.
+    """
+    pause = scheduler.settings.heartbeat_interval
+    seen_age = -1
+    while True:
+        try:
+            scheduler.register_node(registration)
+            return
+        except NodeIdInUse as exc:
+            age = int(str(exc.values["age_ms"]))
+            if age < seen_age:
+                raise
+            if seen_age < 0:
+                logger.warning("%s Waiting to see whether it is still there.", exc)
+            seen_age = age
+            time.sleep(pause)

@@ -1,0 +1,41 @@
+"""The load of this machine: cpu, memory, and GPUs where there are any, in percent."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import psutil
+
+
+class LoadMeter:
+    """Measures cpu between two readings, memory and GPUs now.
+
+    GPUs are read by NVML (``nvidia-ml-py``, the extra ``gpu``). Without that package, a driver or
+    a GPU they are left out of the report. NVML does not survive a fork: make the meter in the
+    process that reads it.
+    """
+
+    def __init__(self) -> None:
+        psutil.cpu_percent()  # the first reading has nothing to compare with
+        self._nvml: Any = None
+        self._gpus: list[Any] = []
+        with contextlib.suppress(Exception):  # no package, no driver, no GPU: all say so by raising
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._nvml = pynvml
+            self._gpus = [
+                pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())
+            ]
+
+    def read(self) -> dict[str, float]:
+        """``{"cpu": …, "mem": …}``, with ``gpu`` and ``gpu_mem`` (means over the GPUs) if any."""
+        load = {"cpu": psutil.cpu_percent(), "mem": psutil.virtual_memory().percent}
+        with contextlib.suppress(Exception):  # a GPU may fall off the bus; the pulse goes on
+            if self._gpus:
+                busy = [self._nvml.nvmlDeviceGetUtilizationRates(gpu).gpu for gpu in self._gpus]
+                memory = [self._nvml.nvmlDeviceGetMemoryInfo(gpu) for gpu in self._gpus]
+                load["gpu"] = sum(busy) / len(busy)
+                load["gpu_mem"] = 100 * sum(m.used for m in memory) / sum(m.total for m in memory)
+        return {name: round(value, 1) for name, value in load.items()}

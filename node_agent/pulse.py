@@ -1,0 +1,197 @@
+"""The node's pulse: a small process beside the worker that registers it and sends heartbeats.
+
+A thread would do until a task holds the interpreter (a long regular expression, a C extension), and
+the worker's own ``heartbeat_sent`` is silent with ``--without-heartbeat``. The process is forked
+before the worker starts. The worker tells it, over a pipe, which jobs it holds; between two such
+reports the pulse still says that the node lives. It stops when the worker says so or is gone, and
+keeps still while the worker is stopped (SIGSTOP).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import psutil
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from celery_minsched import (
+    HeartbeatRequest,
+    MinimalSchedulerService,
+    NodeIdInUse,
+    RegisterNodeRequest,
+    UnknownNode,
+)
+
+from .load import LoadMeter
+
+logger = logging.getLogger("node_agent.pulse")
+
+_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the worker says of itself."""
+
+    online: bool
+    max_jobs: int
+    jobs: list[str]
+    last: bool = False
+
+
+class Pulse:
+    """The worker's end: starts the process, and reports to it every heartbeat interval."""
+
+    def __init__(
+        self, scheduler: MinimalSchedulerService, registration: RegisterNodeRequest
+    ) -> None:
+        self._interval = scheduler.settings.heartbeat_interval
+        self._changed = threading.Event()
+        self._stopping = False
+        context = multiprocessing.get_context("fork")
+        theirs, self._pipe = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=_beat, args=(theirs, scheduler, registration, os.getpid()), name="node-pulse"
+        )
+        self._process.start()
+        theirs.close()
+
+    def report_from(self, look: Callable[[], Report]) -> None:
+        """Report what ``look`` sees, from now on and in a thread of its own."""
+        self._look = look
+        self._thread = threading.Thread(target=self._report, name="pulse-report", daemon=True)
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Report now: something has changed that dispatch should know."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Send the last heartbeat, offline and with no jobs, and end the process."""
+        self._stopping = True
+        self._changed.set()
+        if hasattr(self, "_thread"):
+            self._thread.join(5)
+        with contextlib.suppress(OSError):  # the process is gone already
+            self._pipe.send(Report(online=False, max_jobs=0, jobs=[], last=True))
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _report(self) -> None:
+        while not self._stopping:
+            try:
+                self._pipe.send(self._look())
+            except OSError as exc:
+                logger.critical(
+                    "the pulse process is gone (%s): this node will be taken for dead", exc
+                )
+                return
+            self._changed.wait(self._interval)
+            self._changed.clear()
+
+
+def _beat(
+    pipe: Connection,
+    scheduler: MinimalSchedulerService,
+    registration: RegisterNodeRequest,
+    worker_pid: int,
+) -> None:
+    """The process: heartbeats until the worker says it is the last, or is gone."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # the worker stops the pulse, after its last task
+    logging.basicConfig(format="[%(asctime)s: %(levelname)s/pulse] %(message)s", level=logging.INFO)
+    meter = LoadMeter()
+    heart = _Heart(scheduler, registration, meter)
+    worker = psutil.Process(worker_pid)
+    report: Report | None = None
+    while os.getppid() == worker_pid:
+        try:
+            if pipe.poll(scheduler.settings.heartbeat_interval):
+                report = pipe.recv()
+                while pipe.poll(0):
+                    report = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if worker.status() in _STOPPED:
+                continue
+        except psutil.NoSuchProcess:
+            return
+        heart.beat(report)
+        if report and report.last:
+            return
+        report = None  # what it says is true once
+
+
+class _Heart:
+    """Registers and beats; says once that Redis is away, and once that it is back."""
+
+    def __init__(
+        self,
+        scheduler: MinimalSchedulerService,
+        registration: RegisterNodeRequest,
+        meter: LoadMeter,
+    ) -> None:
+        self._scheduler = scheduler
+        self._registration = registration
+        self._meter = meter
+        self._trouble = ""
+
+    def beat(self, report: Report | None) -> None:
+        """One heartbeat, with the worker's report if there is a new one."""
+        trouble = ""
+        try:
+            self._follow(report)
+            self._send(report)
+        except (RedisError, OperationalError) as exc:
+            trouble = f"Redis is away, tasks go on and the node is found again later: {exc}"
+        except NodeIdInUse as exc:
+            trouble = f"this node was away, and another process took its place meanwhile: {exc}"
+        if trouble and not self._trouble:
+            logger.warning("%s", trouble)
+        if self._trouble and not trouble:
+            logger.info("node %s is heard again", self._registration.node_id)
+        self._trouble = trouble
+
+    def _follow(self, report: Report | None) -> None:
+        """Register anew where the worker has come online or has other slots than before."""
+        known = self._registration
+        if report is None or report.last:
+            return
+        if (known.online, known.max_jobs) != (report.online, report.max_jobs):
+            new = known.model_copy(update={"online": report.online, "max_jobs": report.max_jobs})
+            self._scheduler.register_node(new)
+            self._registration = new
+            logger.info(
+                "node %s is %s with %d slots",
+                *(new.node_id, "online" if new.online else "not taking jobs", new.max_jobs),
+            )
+
+    def _send(self, report: Report | None) -> None:
+        request = HeartbeatRequest(
+            node_id=self._registration.node_id,
+            online=self._registration.online and not (report and report.last),
+            load_json=json.dumps(self._meter.read()),
+            jobs=report.jobs if report else None,
+            instance=self._registration.instance,
+        )
+        try:
+            self._scheduler.heartbeat(request)
+        except UnknownNode:
+            if report and report.last:
+                return
+            self._scheduler.register_node(self._registration)
+            self._scheduler.heartbeat(request)
+            logger.info("node %s was not known any more and is registered again", request.node_id)

@@ -1,0 +1,105 @@
+"""Every ending of a request frees its slot.
+
+``celery.worker.request.Request`` in the main process sees every ending of a task that a pool ran;
+the message signals and the consumer (:mod:`node_agent.worker`) see the others. Which hook sees
+which ending was seen with celery 5.7.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import Ignore, Retry
+from celery.worker.request import Request
+
+from celery_minsched.router import HEADER
+
+
+def job_id_of(headers: Any) -> str:
+    """The job that a message or request belongs to, "" for none of the scheduler's."""
+    stated = headers.get(HEADER) if isinstance(headers, dict) else None
+    job_id = stated.get("job_id") if isinstance(stated, dict) else None
+    return job_id if isinstance(job_id, str) else ""
+
+
+@cache
+def with_slot(base: type[Request]) -> type[Request]:
+    """The request class ``base`` of some task, with the slot freed at its end."""
+    return (
+        base
+        if issubclass(base, SlotRequest)
+        else type("Slot" + base.__name__, (SlotRequest, base), {})
+    )
+
+
+class SlotRequest(Request):
+    """A request whose job ends with it."""
+
+    _ended = False
+    _requeued = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """``create_request_cls`` derives a class and redefines ``on_success`` there, without a call
+        to the one it inherits; so it is wrapped where it is defined.
+        """
+        super().__init_subclass__(**kwargs)
+        if "on_success" in cls.__dict__:
+            cls.on_success = _ending(cls.on_success)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().on_failure(exc_info, *args, **kwargs)
+        finally:
+            self._end(*_outcome(exc_info.exception))
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        try:
+            super().on_timeout(soft, timeout)
+        finally:
+            if not soft:
+                self._end("failed", "time limit")
+
+    def reject(self, requeue: bool = False) -> None:
+        if requeue and not self.acknowledged:
+            self._requeued = True  # the same message comes again, and finds its slot
+        never_ran = self.time_start is None
+        super().reject(requeue)
+        if never_ran:  # celery rejects a time that it cannot convert, and sends no signal
+            self._end("failed", "rejected")
+
+    def _end(self, status: str, reason: str = "") -> None:
+        job_id = job_id_of(self.request_dict)
+        if not job_id or self._ended:
+            return
+        self._ended = True
+        if self._requeued:
+            self.app.node.slots.forget(job_id)
+        else:
+            self.app.node.slots.end(job_id, status, reason)
+
+
+def _ending(on_success: Any) -> Any:
+    def on_success_and_end(self: SlotRequest, outcome: Any, **kwargs: Any) -> Any:
+        try:
+            answer = on_success(self, outcome, **kwargs)
+        except BaseException as exc:
+            # sys.exit() in a thread: celery hands an ExceptionInfo where it expects a triple.
+            self._end("failed", type(getattr(outcome, "exception", exc)).__name__)
+            raise
+        self._end("finished")  # on_failure has ended it already where the task failed
+        return answer
+
+    return on_success_and_end
+
+
+def _outcome(exception: Any) -> tuple[str, str]:
+    """Status and reason; a reason names the exception's class and shows nothing of its text."""
+    if isinstance(exception, ExceptionWithTraceback):
+        exception = exception.exc
+    if isinstance(exception, Ignore):
+        return "finished", "ignored"
+    if isinstance(exception, Retry):
+        return "failed", "retry"
+    return "failed", type(exception).__name__

@@ -1,0 +1,218 @@
+"""Builds and tunes the Celery worker of a node."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, signals
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu import Queue
+from kombu.utils.imports import symbol_by_name
+
+from celery_minsched import RegisterNodeRequest
+from celery_minsched.keys import QUEUES, queue_name
+from celery_minsched.plugin import MinSched
+from celery_minsched.router import HEADER
+
+from .pulse import Pulse, Report
+from .requests import job_id_of, with_slot
+from .slots import Slots
+
+logger = logging.getLogger(__name__)
+
+_NEVER = 10 * 365 * 86400  # seconds
+_ASK_AGAIN = 0.5  # seconds until a node that is full asks for a slot again
+
+
+class Node:
+    """One node: its slots, its pulse, its worker. Found again as ``app.node``."""
+
+    def __init__(self, plugin: MinSched, registration: RegisterNodeRequest) -> None:
+        self.slots = Slots(plugin.scheduler, registration.node_id)
+        self.pulse = Pulse(plugin.scheduler, registration)
+        self._slots_at_start = registration.max_jobs
+        self._controller: Any = None
+        self._pool_at_start = 0
+        self._takes_jobs = False
+
+    def on_ready(self, controller: Any) -> None:
+        """The worker consumes: take jobs from now on."""
+        self._controller = controller
+        self._pool_at_start = _pool_size(controller)
+        self._takes_jobs = True
+        self.slots.start()
+        self.pulse.report_from(self._look)
+
+    def on_shutting_down(self) -> None:
+        """The worker was asked to stop: take no more jobs, and finish what runs."""
+        self._takes_jobs = False
+        self.pulse.nudge()
+
+    def stop(self) -> None:
+        """The worker has stopped: tell which jobs ended, and go offline."""
+        self.slots.stop()
+        self.pulse.stop()
+
+    def _look(self) -> Report:
+        # The slots move with the pool: a process more is a slot more.
+        max_jobs = self._slots_at_start + _pool_size(self._controller) - self._pool_at_start
+        return Report(self._takes_jobs, max(1, max_jobs), sorted(self.slots.held.copy()))
+
+
+def _pool_size(controller: Any) -> int:
+    """Processes or threads of the pool; under autoscale, as many as it may grow to."""
+    autoscaler = getattr(controller, "autoscaler", None)
+    return int(autoscaler.max_concurrency if autoscaler else controller.pool.num_processes)
+
+
+class NodeConsumer(Consumer):
+    """Celery's consumer, which asks whether a job's slot is its own before it runs the job.
+
+    Endings that no request sees (the body does not decode, the task is not known) are seen here.
+    """
+
+    _connections = 0
+    _twins: dict[str, list[Any]]
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        self._slots.on_end = self._drop_twins
+        self._slots.in_loop.register(hub)
+        super().register_with_event_loop(hub)
+
+    def update_strategies(self) -> None:
+        for task in self.app.tasks.values():
+            task.Request = with_slot(symbol_by_name(task.Request))
+        super().update_strategies()
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        handle = super().create_task_handler(*args, **kwargs)
+        self._twins = {}
+
+        def on_task_received(message: Any) -> None:
+            job_id = job_id_of(message.headers)
+            if not job_id:  # not the scheduler's: a queue that the caller chose
+                handle(message)
+            elif job_id in self._slots.ended:
+                self._drop(message)
+            elif job_id in self._slots.held:  # came twice, and the first one is being worked on
+                self._twins.setdefault(job_id, []).append(message)
+            else:
+                self._claim(job_id, message, handle)
+
+        return on_task_received
+
+    def _claim(self, job_id: str, message: Any, handle: Any) -> None:
+        connection = self._connections
+
+        def answer(verdict: str) -> None:
+            if connection != self._connections:
+                return  # the connection was lost meanwhile, and the message comes again
+            if verdict == "run":
+                handle(message)
+            elif verdict == "full":
+                logger.warning(
+                    "job %s has no slot at this node any more, and waits for one", job_id
+                )
+                self.timer.call_after(_ASK_AGAIN, self._slots.claim, (job_id, answer))
+            else:
+                self._slots.forget(job_id)
+                logger.warning("job %s has ended or is another node's: dropped its message", job_id)
+                self._drop(message)
+
+        self._slots.claim(job_id, answer)
+
+    def _drop(self, message: Any) -> None:
+        message.ack_log_error(logger, self.connection_errors)
+
+    def _drop_twins(self, job_id: str) -> None:
+        for twin in self._twins.pop(job_id, ()):
+            self._drop(twin)
+
+    def on_close(self) -> None:
+        # What is not running is dropped, and its messages come again; a pool without a semaphore
+        # (threads) was handed all that it was sent, and runs it.
+        kept = set(state.active_requests)
+        if self.controller and not self.controller.semaphore:
+            kept |= set(state.reserved_requests)
+        super().on_close()
+        self._connections += 1
+        self._twins = {}
+        self._slots.keep_only({job_id_of(request.request_dict) for request in kept})
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        self._lost(message, "undecodable")
+        super().on_decode_error(message, exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        self._lost(message, "no task message")
+        super().on_unknown_message(body, message)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        self._lost(message, "unregistered")
+        super().on_unknown_task(body, message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        self._lost(message, "invalid")
+        super().on_invalid_task(body, message, exc)
+
+    def _lost(self, message: Any, reason: str) -> None:
+        if job_id := job_id_of(message.headers):
+            self._slots.end(job_id, "failed", reason)
+
+    @property
+    def _slots(self) -> Slots:
+        slots: Slots = self.app.node.slots
+        return slots
+
+
+def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) -> Node:
+    """Make the application's worker this node's: its queue, its keys, its consumer."""
+    queue = queue_name(registration.node_id)
+    on_redis = app.connection_for_read().transport.driver_type == "redis"
+    app.conf.update(
+        worker_consumer=NodeConsumer,
+        # Each message in the queue has a slot here: take them all.
+        worker_prefetch_multiplier=0,
+        # A node's unacknowledged messages are its own for as long as it lives.
+        broker_transport_options={
+            **app.conf.broker_transport_options,
+            "unacked_key": QUEUES["node_unacked"].format(registration.node_id),
+            "unacked_index_key": QUEUES["node_unacked_index"].format(registration.node_id),
+            "unacked_mutex_key": QUEUES["node_unacked_mutex"].format(registration.node_id),
+            "visibility_timeout": _NEVER,
+        },
+    )
+    # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.
+    app.amqp.queues.add(Queue(queue, no_declare=on_redis))
+    if on_redis:
+        _take_up_leftovers(app)
+    node = app.node = Node(plugin, registration)
+    signals.worker_ready.connect(_on_ready, weak=False)
+    signals.worker_shutting_down.connect(
+        lambda **_: node.on_shutting_down(), weak=False, dispatch_uid="minsched-shutting-down"
+    )
+    signals.task_revoked.connect(_on_revoked, weak=False)
+    return node
+
+
+def _take_up_leftovers(app: Celery) -> None:
+    """Put back what an earlier process of this node had taken and not acknowledged."""
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        for tag in channel.client.hkeys(channel.unacked_key):
+            channel.qos.restore_by_tag(tag.decode() if isinstance(tag, bytes) else tag)
+
+
+def _on_ready(sender: Any, **_: Any) -> None:
+    sender.app.node.on_ready(sender.controller)
+
+
+def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
+    """Revoked or expired, and never run. One that is terminated ends with its process, which
+    ``Request.on_failure`` sees.
+    """
+    job_id = job_id_of({HEADER: getattr(request, HEADER, None)})
+    if job_id and not terminated:
+        sender.app.node.slots.end(job_id, "failed", "expired" if expired else "revoked")
