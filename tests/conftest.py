@@ -1,0 +1,50 @@
+"""What the tests share: one real server for the session, and a fleet of real nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery_minsched import MinimalSchedulerService
+from celery_minsched.views import Views
+
+from .fleet import Fleet
+from .server import Server
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(_server: Server) -> Server:
+    """The server of the session, empty."""
+    with _server.client() as client:
+        client.flushall()
+    return _server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def service(client: redis.Redis) -> Iterator[MinimalSchedulerService]:
+    """A scheduler without Celery. Every test that ends leaves a state that passes the check."""
+    service = MinimalSchedulerService(client)
+    yield service
+    assert Views(client, service.keys).check() == []
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    """Starts nodes as real processes; at the end none is left and the state passes the check."""
+    fleet = Fleet(server)
+    yield fleet
+    fleet.close()

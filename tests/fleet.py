@@ -1,0 +1,136 @@
+"""Real nodes in processes of their own, and the application whose tasks they run (tests/app.py)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery_minsched import MinSched
+from celery_minsched.views import JobView, NodeView, Views
+
+from .server import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def wait_for(condition: Callable[[], Any], what: str = "", patience: float = 20.0) -> Any:
+    """The first true answer of ``condition``; fails after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience} s in vain for {what or condition}")
+        time.sleep(0.02)
+    return answer
+
+
+class Fleet:
+    """Nodes of the application ``tests.app`` on one server."""
+
+    def __init__(self, server: Server, **environment: str) -> None:
+        self.server = server
+        self.environment = {
+            **os.environ,
+            "MINSCHED_TEST_BROKER": server.url,
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.logs = tempfile.TemporaryDirectory(prefix="minsched-logs-")
+        self.app = make_app(server.url)
+
+    @property
+    def plugin(self) -> MinSched:
+        plugin: MinSched = self.app.minsched
+        return plugin
+
+    @property
+    def views(self) -> Views:
+        return self.plugin.views
+
+    def start(self, node_id: str, *options: str, slots: int = 2, pool: str = "asr") -> None:
+        """Start a node; its output goes to a log of its own."""
+        log = open(self.log_path(node_id), "ab")  # noqa: SIM115 - the process writes to it
+        self.processes[node_id] = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "node_agent", "-A", "tests.app", "--node-id", node_id),
+                *("--slots", str(slots), "--pool", pool, "--loglevel", "INFO"),
+                *("--without-gossip", "--without-mingle", *options),
+            ],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+
+    def start_ready(self, node_id: str, *options: str, slots: int = 2, pool: str = "asr") -> None:
+        """Start a node and wait until it takes jobs."""
+        self.start(node_id, *options, slots=slots, pool=pool)
+        self.wait_online(node_id)
+
+    def wait_online(self, *node_ids: str) -> None:
+        for node_id in node_ids:
+            wait_for(
+                lambda node_id=node_id: (node := self.node(node_id)) and node.online,
+                f"{node_id} to come online; its log:\n{self.log(node_id)}",
+                patience=30,
+            )
+
+    def node(self, node_id: str) -> NodeView | None:
+        return next((node for node in self.views.nodes() if node.node_id == node_id), None)
+
+    def job(self, task_id: str) -> JobView | None:
+        return self.plugin.where(task_id)
+
+    def wait_idle(self, patience: float = 20.0) -> None:
+        """Wait until every slot is free."""
+        wait_for(
+            lambda: all(node.current_jobs == 0 for node in self.views.nodes()),
+            "all slots to be free",
+            patience,
+        )
+
+    def log_path(self, node_id: str) -> Path:
+        return Path(self.logs.name) / f"{node_id}.log"
+
+    def log(self, node_id: str) -> str:
+        path = self.log_path(node_id)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def kill(self, node_id: str, signum: int) -> None:
+        self.processes[node_id].send_signal(signum)
+
+    def stop(self, node_id: str, signum: int = signal.SIGTERM, patience: float = 30.0) -> int:
+        """Signal a node and wait for its end; the exit code."""
+        self.kill(node_id, signum)
+        return self.processes[node_id].wait(patience)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.app.close()
+        self.logs.cleanup()
+
+
+def make_app(url: str, **conf: object) -> Celery:
+    """A fresh application with the tasks of tests/app.py by name, for a test process."""
+    app = Celery("tests", broker=url, backend=url, set_as_current=False)
+    app.conf.update(task_publish_retry_policy={"max_retries": 1}, **conf)
+    MinSched(app)
+    return app
