@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from celery import Celery
+
 from celery_minsched import MinSched
 
 url = os.environ["MINSCHED_TEST_BROKER"]

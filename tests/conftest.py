@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+
 from celery_minsched import MinimalSchedulerService
 from celery_minsched.views import Views
 

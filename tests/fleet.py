@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+
 from celery_minsched import MinSched
 from celery_minsched.views import JobView, NodeView, Views
 
