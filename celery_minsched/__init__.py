@@ -1,6 +1,7 @@
 """A Celery plugin: each task goes to the least-loaded node that can do it and has a free slot."""
 
 from .errors import (
+    Backlogged,
     EmptyPool,
     InvalidDemand,
     NoAvailableNode,
@@ -29,6 +30,7 @@ from .settings import Settings
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backlogged",
     "CompleteTaskRequest",
     "CompleteTaskResponse",
     "DispatchRequest",

@@ -15,6 +15,8 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from kombu import Connection
 
+from .keys import PRIORITY_STEPS, SEP, Keys
+
 #: Seconds. kombu has none by default; a call of the scheduler must come back.
 SOCKET_TIMEOUT = 5.0
 
@@ -48,6 +50,34 @@ def client_of(app: Celery, url: str | None) -> redis.Redis:
     return redis.Redis(connection_pool=pool)
 
 
-def queue_prefix(app: Celery) -> str:
-    """kombu's ``global_keyprefix``: what stands before every key of the broker."""
-    return str(app.conf.broker_transport_options.get("global_keyprefix", ""))
+def keys_of(app: Celery, key_prefix: str) -> Keys:
+    """The keys, with what the broker's transport options say of keys and lists."""
+    options = app.conf.broker_transport_options
+    return Keys(
+        key_prefix,
+        queue_prefix=options.get("global_keyprefix", ""),
+        priority_steps=options.get("priority_steps", PRIORITY_STEPS),
+        sep=options.get("sep", SEP),
+    )
+
+
+def broker_of(app: Celery) -> Connection:
+    """The broker to which tasks are sent. Not ``app.connection_for_write()``: that needs
+    ``app.amqp``, which is being made when this is asked.
+    """
+    return Connection(app.conf.broker_write_url, transport=app.conf.broker_transport)
+
+
+def is_shared(app: Celery, url: str | None) -> bool:
+    """Are the scheduler's keys and the broker's messages in one Redis database?"""
+    broker = broker_of(app)
+    if broker.transport.driver_type != "redis":
+        return False
+    if url is None:
+        return True
+    return _place(broker) == _place(Connection(url))
+
+
+def _place(connection: Connection) -> tuple[object, ...]:
+    database = str(connection.virtual_host or "0").strip("/") or "0"
+    return (connection.hostname, connection.port or 6379, database)

@@ -27,16 +27,21 @@ class Demand(_Model):
     session_id: SessionId = ""
     preferred_node: Name | None = None
     capabilities: list[Name] = Field(default=[])
-    #: What to do when every slot is taken: ``error`` raises :class:`NoAvailableNode`.
-    when_full: Literal["error"] = "error"
+    affinity: Literal["prefer", "require", "none"] = "prefer"
+    fairness_key: SessionId | None = None
+    #: What to do when every slot is taken; ``None``: as ``minsched_when_full`` says.
+    when_full: Literal["wait", "error"] | None = None
 
-    def request(self, task_id: str, task_name: str, token: str) -> DispatchRequest:
+    def request(
+        self, default_when_full: Literal["wait", "error"] = "wait", task_name: str = "", **job: Any
+    ) -> DispatchRequest:
         """The demand of one job, as the scheduler takes it. The payload names the task only."""
+        when_full = self.when_full or default_when_full
         return DispatchRequest(
             **self.model_dump(exclude={"when_full"}),
-            task_id=task_id,
-            token=token,
+            when_full=when_full,
             payload_json=json.dumps({"task": task_name}),
+            **job,
         )
 
 
@@ -62,7 +67,7 @@ def parse(stated: Mapping[str, Any]) -> Demand:
             raise InvalidDemand(message=f"a demand has no key {key!r}.{hint} It has {known}.")
     try:
         demand = Demand.model_validate(dict(stated))
-        demand.request("", "", "")  # what only the whole shows: no pool and no pair, half a pair
+        demand.request()  # what only the whole shows: no pool and no pair, half a pair
     except ValidationError as exc:
         raise InvalidDemand(
             message="; ".join(

@@ -57,6 +57,16 @@ class NoAvailableNode(SchedulerError):
     )
 
 
+class Backlogged(SchedulerError):
+    """The line for this demand is as long as it may get."""
+
+    code = "BACKLOGGED"
+    sentence = (
+        "{waiting} jobs wait for the same ({demand}) already, as many as minsched_max_waiting "
+        "allows. Nothing was sent. Try again later, add a node, or allow more."
+    )
+
+
 class NodeMismatch(SchedulerError):
     """The job belongs to another node."""
 

@@ -6,7 +6,13 @@ makes of the same table, so a key is spelled once.
 
 from __future__ import annotations
 
+from bisect import bisect
+from collections.abc import Sequence
 from typing import Final
+
+#: kombu's defaults for the transport options of the same names (seen in kombu 5.7).
+PRIORITY_STEPS: Final = (0, 3, 6, 9)
+SEP: Final = "\x06\x16"
 
 #: Keys of the scheduler's own state, below the prefix (``scheduler:`` by default).
 STATE: Final = {
@@ -27,6 +33,17 @@ STATE: Final = {
     "job_id_seq": "job:id_seq",
     "task": "task:{}",  # the latest job of a task id
     "session": "session:{}",
+    "turn": "turn",  # counts up: who was chosen, or served, longest ago
+    # A line is named by what must be true of the node, see lua/include/line.lua.
+    "lines": "lines",
+    "waiting": "waiting:{}",
+    "line_turns": "waiting:{}:turns",
+    "pool_waiting": "pool:{}:waiting",
+    "node_waiting": "node:waiting:{}",
+    "lang_waiting": "lang:{}:waiting",
+    "parking": "parking",
+    "delayed": "delayed",
+    "expiring": "expiring",
 }
 
 #: Lists of messages. Their names are queues of Celery's, so they stand below the broker's
@@ -45,18 +62,37 @@ class Keys:
     """Formats keys: ``keys("node_info", "gpu-1")`` is ``scheduler:node:info:gpu-1``.
 
     ``queue_prefix`` is kombu's ``global_keyprefix``. It stands before all keys, so that two
-    installations that share a Redis by it stay apart.
+    installations that share a Redis by it stay apart. ``priority_steps`` and ``sep`` are kombu's
+    transport options, by which it names a queue's list for a priority.
     """
 
-    def __init__(self, prefix: str = "scheduler", queue_prefix: str = "") -> None:
+    def __init__(
+        self,
+        prefix: str = "scheduler",
+        queue_prefix: str = "",
+        priority_steps: Sequence[int] = PRIORITY_STEPS,
+        sep: str = SEP,
+    ) -> None:
         self.prefix = f"{queue_prefix}{prefix}:"
         self.queue_prefix = queue_prefix
+        self._steps = sorted(priority_steps)
+        #: What kombu appends to a queue's name for each of its priority steps, first to last.
+        self.suffixes = ["" if step == 0 else f"{sep}{step}" for step in self._steps]
+
+    def band(self, priority: int) -> int:
+        """Index of the priority step that kombu's Redis transport files this priority under."""
+        return max(bisect(self._steps, min(max(priority, 0), 9)) - 1, 0)
 
     def __call__(self, name: str, *parts: str) -> str:
         """The key ``name`` for these ids; ``KeyError`` for a name that is in no table."""
         if name in QUEUES:
             return self.queue_prefix + QUEUES[name].format(*parts)
         return self.prefix + STATE[name].format(*parts)
+
+
+def job_queue_name(job_id: str) -> str:
+    """The list in which a parked job's message lies."""
+    return QUEUES["job_queue"].format(job_id)
 
 
 def queue_name(node_id: str) -> str:

@@ -220,6 +220,8 @@ class HeartbeatResponse(_Model):
     draining: bool
     #: Jobs that the node reported and that are not, or no longer, its own.
     not_yours: list[str]
+    #: Milliseconds after which another heartbeat has something to do; -1 for nothing known.
+    next_due_ms: int = -1
 
 
 class DispatchRequest(_Model):
@@ -237,6 +239,19 @@ class DispatchRequest(_Model):
     pool: Name | None = None
     capabilities: list[Name] = Field(default=[], max_length=MAX_CAPABILITIES)
     preferred_node: Name | None = None
+    #: ``prefer`` the session's node; ``require`` it (or the preferred one) while it is there to
+    #: work; ``none``.
+    affinity: Literal["prefer", "require", "none"] = "prefer"
+    #: ``error`` raises where every slot is taken; ``wait`` answers with a job and no node. Then the
+    #: caller sends the message to the job's own list and calls ``place_job``.
+    when_full: Literal["error", "wait"] = "error"
+    #: Jobs in one line take turns by this key; the session where it is not given.
+    fairness_key: SessionId | None = None
+    #: Celery's priority: 0 is first, 9 is last (kombu's Redis transport).
+    priority: int = 0
+    #: Hold no slot before, and drop after, this time: ms since the epoch, 0 for none.
+    due_ts: int = Field(default=0, ge=0)
+    expires_ts: int = Field(default=0, ge=0)
     task_id: str = Field(default="", max_length=255)
     #: Makes the call safe to repeat: the same token and task id get the same job.
     token: str = Field(default="", max_length=64)
@@ -255,6 +270,12 @@ class DispatchRequest(_Model):
         self.pairs  # noqa: B018 - raises for a language that is none
 
     @property
+    def where(self) -> str:
+        """Which pools will do, as the scripts read it: see lua/include/demand.lua."""
+        pairs = "|".join(self.pairs)
+        return f"{self.pool}={pairs}" if self.pool and pairs else self.pool or pairs
+
+    @property
     def pairs(self) -> list[str]:
         """The pairs to look up, the first that some pool serves wins."""
         if self.src_lang is None or self.tgt_lang is None:
@@ -270,10 +291,12 @@ class DispatchRequest(_Model):
 class DispatchResponse(_Model):
     """Where a job went, and why there."""
 
+    #: "" for a job that waits.
     node_id: str
     job_id: str
     pool: str = ""
-    #: ``preferred`` (the caller's node), ``sticky`` (the session's), or ``least_loaded``.
+    #: ``preferred`` (the caller's node), ``sticky`` (the session's), or ``least_loaded``; of a job
+    #: without a node ``busy``, ``impossible`` (no registered node could do it), or ``delayed``.
     chosen_by: str = ""
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
+from itertools import islice
 
-from celery import Celery
+from celery import Celery, Signature
 from celery.app.amqp import AMQP
 from celery.exceptions import ImproperlyConfigured
+from celery.result import AsyncResult
 from kombu.utils.imports import symbol_by_name
 
 from . import connection, settings
 from .publish import SchedulingAMQP
 from .scheduler import MinimalSchedulerService
 from .views import JobView, Views
+
+#: Tasks in a batch of ``dispatch_many``: Redis is busy with it for some ten milliseconds.
+BATCH = 500
 
 
 class MinSched:
@@ -37,18 +43,40 @@ class MinSched:
     @cached_property
     def settings(self) -> settings.Settings:
         """The ``minsched_*`` settings. Raises ``ImproperlyConfigured`` for a wrong one."""
-        return settings.from_app(self.app)
+        found = settings.from_app(self.app)
+        if found.when_full == "wait" and not connection.is_shared(self.app, found.redis_url):
+            raise ImproperlyConfigured(
+                "A task can wait for a slot only where the scheduler's keys and the broker's "
+                "messages are in one Redis database, since both change in one step. Here the "
+                f"broker is {connection.broker_of(self.app).as_uri()} and minsched_redis_url is "
+                f"{found.redis_url!r}. Set minsched_when_full = 'error', or let them be the same."
+            )
+        return found
 
     @cached_property
     def scheduler(self) -> MinimalSchedulerService:
         """The scheduler on this application's Redis. Raises kombu's ``OperationalError``."""
         client = connection.client_of(self.app, self.settings.redis_url)
-        return MinimalSchedulerService(client, self.settings, connection.queue_prefix(self.app))
+        keys = connection.keys_of(self.app, self.settings.key_prefix)
+        return MinimalSchedulerService(client, self.settings, keys)
 
     @property
     def views(self) -> Views:
         """Read-only questions about nodes, pools and jobs."""
         return Views(self.scheduler.redis, self.scheduler.keys)
+
+    def dispatch_many(self, signatures: Iterable[Signature]) -> list[AsyncResult]:
+        """Send many tasks, a batch in three round trips; their results in order.
+
+        ``dispatch_many(group(...).tasks)`` sends a group's tasks. Raises what ``apply_async`` does;
+        the batches before have then been sent.
+        """
+        results = []
+        signatures = iter(signatures)
+        while batch := list(islice(signatures, BATCH)):
+            with self.app.amqp.collect():
+                results += [signature.apply_async() for signature in batch]
+        return results
 
     def where(self, task_id: str) -> JobView | None:
         """Where a task went: its latest job; ``None`` where the scheduler never placed it."""

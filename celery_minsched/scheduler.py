@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis
@@ -28,16 +28,17 @@ class MinimalSchedulerService:
     """Registers nodes, dispatches jobs to them and completes jobs, for any Python program.
 
     ``redis`` is a client of any kind of connection; its ``decode_responses`` does not matter.
-    ``queue_prefix`` is kombu's ``global_keyprefix``. Every method raises the
-    :class:`~celery_minsched.errors.SchedulerError` of its script's answer, or redis-py's errors.
+    ``keys`` are those of a broker with a key prefix or priority steps of its own. Every method
+    raises the :class:`~celery_minsched.errors.SchedulerError` of its script's answer, or redis-py's
+    errors.
     """
 
     def __init__(
-        self, redis: redis.Redis, settings: Settings | None = None, queue_prefix: str = ""
+        self, redis: redis.Redis, settings: Settings | None = None, keys: Keys | None = None
     ) -> None:
         self.redis = redis
         self.settings = settings or Settings()
-        self.keys = Keys(self.settings.key_prefix, queue_prefix)
+        self.keys = keys or Keys(self.settings.key_prefix)
 
     def register_node(self, request: RegisterNodeRequest) -> RegisterNodeResponse:
         """Announce a node, or announce it anew after a change.
@@ -55,7 +56,6 @@ class MinimalSchedulerService:
             request.pools_json,
             "".join(f"{pool.id}\t{cap}\n" for pool in pools for cap in ["", *capabilities]),
             "".join(f"{pool.id}\t{pair}\n" for pool in pools for pair in _pairs(pool)),
-            self._ms("node_ttl"),
         )
         if code == errors.NodeIdInUse.code:
             raise errors.NodeIdInUse(node_id=request.node_id, holder=values[0], age_ms=values[1])
@@ -73,44 +73,76 @@ class MinimalSchedulerService:
             _lua_bool(request.online),
             request.load_json,
             request.load,
-            self._ms("node_ttl"),
-            self._ms("lease"),
-            self._ms("history_ttl"),
+            "\n".join(self.keys.suffixes),
             "" if request.jobs is None else "jobs",
             *(request.jobs or ()),
         )
         if code == errors.UnknownNode.code:
             raise errors.UnknownNode(node_id=request.node_id)
+        taken, draining, next_due_ms, *not_yours = values
         return HeartbeatResponse(
-            current_jobs=values[0], draining=values[1] == "true", not_yours=values[2:]
+            current_jobs=taken,
+            draining=draining == "true",
+            next_due_ms=next_due_ms,
+            not_yours=not_yours,
         )
 
     def dispatch_task(self, request: DispatchRequest) -> DispatchResponse:
         """Take a slot for a job on the best node, and say which.
 
-        Raises :class:`NoPoolForLangPair`, :class:`EmptyPool` or :class:`NoAvailableNode`.
+        Raises :class:`NoPoolForLangPair`, :class:`EmptyPool` or :class:`NoAvailableNode`; where the
+        request says ``wait``, :class:`Backlogged`.
         """
-        code, *values = self._call(
-            "dispatch_task",
-            request.session_id,
-            request.pool or "",
-            json.dumps(request.pairs),
-            json.dumps(request.capabilities),
-            request.preferred_node or "",
-            request.task_id,
-            request.token,
-            request.src_lang or "",
-            request.tgt_lang or "",
-            request.payload_json,
-            self._ms("node_ttl"),
-            self._ms("lease"),
-            self._ms("history_ttl"),
-            self._ms("session_ttl"),
-        )
-        if code != "OK":
-            raise _no_node(code, values, request)
-        node_id, job_id, pool, chosen_by = values
-        return DispatchResponse(node_id=node_id, job_id=job_id, pool=pool, chosen_by=chosen_by)
+        return self.dispatch_tasks([request])[0]
+
+    def dispatch_tasks(self, requests: Sequence[DispatchRequest]) -> list[DispatchResponse]:
+        """Dispatch many jobs in one round trip, each as ``dispatch_task`` does.
+
+        Raises the error of the first that is refused. The slots of those dispatched are given back.
+        """
+        answers = self._call_many("dispatch_task", [self._job(request) for request in requests])
+        placed = [
+            DispatchResponse(node_id=node_id, job_id=job_id, pool=pool, chosen_by=chosen_by)
+            for code, node_id, job_id, pool, chosen_by in (a for a in answers if a[0] == "OK")
+        ]
+        if len(placed) < len(requests):
+            for job in placed:
+                self.release_job(job.job_id)
+            refused = next(i for i, answer in enumerate(answers) if answer[0] != "OK")
+            raise _refusal(answers[refused], requests[refused])
+        return placed
+
+    def _job(self, request: DispatchRequest) -> tuple[str, str]:
+        """A job's fields as the script takes them, and its payload."""
+        band = self.keys.band(request.priority)
+        fields = {
+            "session_id": request.session_id,
+            "src_lang": request.src_lang or "",
+            "tgt_lang": request.tgt_lang or "",
+            "where": request.where,
+            "caps": ",".join(request.capabilities),
+            "preferred": request.preferred_node or "",
+            "affinity": request.affinity,
+            "fairness": request.fairness_key or request.session_id,
+            "band": str(band),
+            "suffix": self.keys.suffixes[band],
+            "due_ts": str(request.due_ts),
+            "expires_ts": str(request.expires_ts),
+            "task_id": request.task_id,
+            "token": request.token,
+            "when_full": request.when_full,
+            "max_waiting": str(self.settings.max_waiting),
+        }
+        return json.dumps(fields), request.payload_json
+
+    def place_jobs(self, job_ids: Sequence[str], handed_back_by: str = "") -> list[str]:
+        """Place jobs whose messages lie in their own lists: at a node, or in line.
+
+        ``handed_back_by`` is the node that gives up their slots. What became of each:
+        ``dispatched``, ``waiting``, ``delayed``, or ``unchanged``.
+        """
+        answers = self._call_many("place_job", [(job_id, handed_back_by) for job_id in job_ids])
+        return [str(answer[1]) for answer in answers]
 
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
         """Free a job's slot and record how the job ended. A second call changes nothing.
@@ -118,12 +150,7 @@ class MinimalSchedulerService:
         Raises :class:`UnknownJob`, or :class:`NodeMismatch` where the job is another node's.
         """
         code, *values = self._call(
-            "complete_task",
-            request.job_id,
-            request.node_id,
-            request.status,
-            request.reason,
-            self._ms("history_ttl"),
+            "complete_task", request.job_id, request.node_id, request.status, request.reason
         )
         if code == errors.UnknownJob.code:
             raise errors.UnknownJob(job_id=request.job_id)
@@ -133,16 +160,25 @@ class MinimalSchedulerService:
             )
         return CompleteTaskResponse(job_id=request.job_id, already_ended=code != "OK")
 
-    def claim_job(self, job_id: str, node_id: str) -> str:
-        """Ask whether to run a job whose message a node received: ``run``, ``full`` or ``drop``."""
-        answer = self._call(
-            "claim_job", job_id, node_id, self._ms("lease"), self._ms("history_ttl")
-        )
-        return str(answer[1])
+    def claim_job(self, job_id: str, node_id: str) -> tuple[str, str]:
+        """Ask whether to run a job whose message a node received.
+
+        The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
+        the pool in which the job runs.
+        """
+        _, verdict, *pool = self._call("claim_job", job_id, node_id)
+        return verdict, "".join(pool)
 
     def release_job(self, job_id: str) -> None:
         """Give back the slot of a dispatch whose message could not be sent."""
-        self._call("release_job", job_id, self._ms("history_ttl"))
+        self._call("release_job", job_id)
+
+    def revoke_task(self, task_id: str, node_id: str) -> bool:
+        """Take a revoked task out of its line and hand its message to this node to discard.
+
+        False where it does not wait.
+        """
+        return bool(self._call("revoke_task", task_id, node_id)[1] == "discarded")
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
         """Map a language pair to pools without a node saying so; no pools takes it back."""
@@ -152,10 +188,17 @@ class MinimalSchedulerService:
         self._call("set_language_pools", f"{src_lang}:{tgt_lang}", *(offer.id for offer in offers))
 
     def _call(self, name: str, *args: str | int | float) -> list[Any]:
-        return scripts.call(self.redis, self.keys, name, *args)
+        return scripts.call(self.redis, self.keys, name, self._times(), *args)
 
-    def _ms(self, setting: str) -> int:
-        return round(float(getattr(self.settings, setting)) * 1000)
+    def _call_many(self, name: str, calls: Sequence[tuple[str, ...]]) -> list[list[Any]]:
+        times = self._times()
+        return scripts.call_many(self.redis, self.keys, name, [(times, *args) for args in calls])
+
+    def _times(self) -> str:
+        """What lua/include/context.lua reads, ms."""
+        settings = self.settings
+        times = (settings.node_ttl, settings.lease, settings.history_ttl, settings.session_ttl)
+        return " ".join(str(round(seconds * 1000)) for seconds in times)
 
 
 def _lua_bool(value: bool) -> str:
@@ -166,8 +209,9 @@ def _pairs(pool: PoolOffer) -> list[str]:
     return [f"{src}:{tgt}" for src, tgt in pool.langs]
 
 
-def _no_node(code: str, values: list[Any], request: DispatchRequest) -> errors.SchedulerError:
-    """The error for a dispatch that found no node, in the words of its demand."""
+def _refusal(answer: list[Any], request: DispatchRequest) -> errors.SchedulerError:
+    """The error for a dispatch that was refused, in the words of its demand."""
+    code, *values = answer
     if code == errors.NoPoolForLangPair.code:
         where = (
             f"pool {request.pool!r} does not list it, and no other" if request.pool else "no pool"
@@ -188,4 +232,7 @@ def _no_node(code: str, values: list[Any], request: DispatchRequest) -> errors.S
         request.src_lang and f"{request.src_lang} to {request.tgt_lang}",
         request.capabilities and f"with {', '.join(request.capabilities)}",
     ]
-    return errors.NoAvailableNode(demand=", ".join(part for part in parts if part))
+    demand = ", ".join(part for part in parts if part)
+    if code == errors.Backlogged.code:
+        return errors.Backlogged(waiting=values[0], demand=demand)
+    return errors.NoAvailableNode(demand=demand)

@@ -9,6 +9,8 @@ setting                          default    means
 ``minsched_node_ttl``            8 s        a node that was silent for longer is taken for dead
 ``minsched_heartbeat_interval``  1 s        pause between two heartbeats of a node
 ``minsched_lease``               30 s       how long a slot is held for a job that no node confirms
+``minsched_when_full``           wait       what a task does when every slot is taken: wait, error
+``minsched_max_waiting``         100000     jobs in one line; one more is refused
 ``minsched_session_ttl``         3600 s     how long a session is remembered after its last job
 ``minsched_history_ttl``         86400 s    how long an ended job and a departed node can be seen
 ===============================  =========  ========================================================
@@ -17,7 +19,7 @@ setting                          default    means
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
@@ -39,6 +41,8 @@ class Settings(BaseModel):
     node_ttl: float = Field(default=8.0, gt=0)
     heartbeat_interval: float = Field(default=1.0, gt=0)
     lease: float = Field(default=30.0, gt=0)
+    when_full: Literal["wait", "error"] = "wait"
+    max_waiting: int = Field(default=100_000, ge=1)
     session_ttl: float = Field(default=3600.0, gt=0)
     history_ttl: float = Field(default=86400.0, gt=0)
 

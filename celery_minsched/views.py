@@ -43,6 +43,17 @@ class JobView(BaseModel):
     ended_ts: int = 0
 
 
+class LineView(BaseModel):
+    """A line of jobs that wait for the same."""
+
+    where: str
+    capabilities: list[str]
+    required_node: str
+    waiting: int
+    #: False where no registered node could do it, so that waiting alone will not help.
+    possible: bool
+
+
 class Views:
     """Questions to a live scheduler. None of them changes anything."""
 
@@ -74,8 +85,41 @@ class Views:
         job_id = self._redis.get(self._keys("task", task_id))
         return self.job(_text(job_id)) if job_id else None
 
+    def lines(self) -> list[LineView]:
+        """All lines, by name."""
+        nodes = self.nodes()
+        lines = []
+        for name in sorted(_texts(self._redis.hkeys(self._keys("lines")))):
+            where, capabilities, required = name.split("/")
+            caps = [cap for cap in capabilities.split(",") if cap]
+            pools = self._pools_of(where)
+            lines.append(
+                LineView(
+                    where=where,
+                    capabilities=caps,
+                    required_node=required,
+                    waiting=self._redis.zcard(self._keys("waiting", name)),
+                    possible=any(_can(node, pools, caps) for node in nodes),
+                )
+            )
+        return lines
+
+    def _pools_of(self, where: str) -> set[str]:
+        """The pools that serve; as ``pools_of`` in lua/include/demand.lua."""
+        pool, equals, pairs = where.partition("=")
+        if not equals and ":" not in where:
+            return {where}
+        pools = (
+            set(_texts(self._redis.smembers(self._keys("lang", pair))))
+            for pair in (pairs if equals else where).split("|")
+        )
+        if not equals:
+            return next((found for found in pools if found), set())
+        listed = self._redis.exists(self._keys("pool_langs", pool))
+        return {pool} if not listed or any(pool in found for found in pools) else set()
+
     def check(self) -> list[str]:
-        """Breaches of the design's invariants 1 to 3, a sentence each; none on a sound state.
+        """Breaches of the invariants 1, 2, 3 and 7, a sentence each; none on a sound state.
 
         What is read while jobs move may not fit together: a breach counts when it stands in two
         looks running.
@@ -113,7 +157,18 @@ class Views:
             for name in _texts(self._redis.zrange(self._keys("pool_free", pool), 0, -1)):
                 if name not in members:
                     found.add(f"node {name}: free in pool {pool} and no member of it")
+        for line in self.lines():
+            pools = self._pools_of(line.where)
+            for node in self.nodes():
+                free = node.online and not node.draining and node.current_jobs < node.max_jobs
+                wanted = line.required_node in ("", node.node_id)
+                if line.waiting and free and wanted and _can(node, pools, line.capabilities):
+                    found.add(f"node {node.node_id} has a free slot while {line.where} waits")
         return found
+
+
+def _can(node: NodeView, pools: set[str], capabilities: list[str]) -> bool:
+    return bool(pools & set(node.pools)) and set(capabilities) <= set(node.capabilities)
 
 
 def _node(node_id: str, info: dict[str, str], taken: int) -> NodeView:

@@ -36,6 +36,7 @@ from .load import LoadMeter
 
 logger = logging.getLogger("node_agent.pulse")
 
+_NOT_SOONER = 0.005  # seconds between two heartbeats, however much is due
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
 
 
@@ -116,9 +117,10 @@ def _beat(
     heart = _Heart(scheduler, registration, meter)
     worker = psutil.Process(worker_pid)
     report: Report | None = None
+    pause = interval = scheduler.settings.heartbeat_interval
     while os.getppid() == worker_pid:
         try:
-            if pipe.poll(scheduler.settings.heartbeat_interval):
+            if pipe.poll(pause):
                 report = pipe.recv()
                 while pipe.poll(0):
                     report = pipe.recv()
@@ -129,7 +131,8 @@ def _beat(
                 continue
         except psutil.NoSuchProcess:
             return
-        heart.beat(report)
+        next_due = heart.beat(report)
+        pause = interval if next_due < 0 else min(interval, next_due + _NOT_SOONER)
         if report and report.last:
             return
         report = None  # what it says is true once
@@ -149,12 +152,16 @@ class _Heart:
         self._meter = meter
         self._trouble = ""
 
-    def beat(self, report: Report | None) -> None:
-        """One heartbeat, with the worker's report if there is a new one."""
+    def beat(self, report: Report | None) -> float:
+        """One heartbeat, with the worker's report if there is a new one.
+
+        Seconds until there is something to do for another, -1 for nothing known.
+        """
         trouble = ""
+        next_due = -1.0
         try:
             self._follow(report)
-            self._send(report)
+            next_due = self._send(report) / 1000
         except (RedisError, OperationalError) as exc:
             trouble = f"Redis is away, tasks go on and the node is found again later: {exc}"
         except NodeIdInUse as exc:
@@ -164,6 +171,7 @@ class _Heart:
         if self._trouble and not trouble:
             logger.info("node %s is heard again", self._registration.node_id)
         self._trouble = trouble
+        return next_due
 
     def _follow(self, report: Report | None) -> None:
         """Register anew where the worker has come online or has other slots than before."""
@@ -179,7 +187,7 @@ class _Heart:
                 *(new.node_id, "online" if new.online else "not taking jobs", new.max_jobs),
             )
 
-    def _send(self, report: Report | None) -> None:
+    def _send(self, report: Report | None) -> int:
         request = HeartbeatRequest(
             node_id=self._registration.node_id,
             online=self._registration.online and not (report and report.last),
@@ -188,10 +196,10 @@ class _Heart:
             instance=self._registration.instance,
         )
         try:
-            self._scheduler.heartbeat(request)
+            return self._scheduler.heartbeat(request).next_due_ms
         except UnknownNode:
             if report and report.last:
-                return
+                return -1
             self._scheduler.register_node(self._registration)
-            self._scheduler.heartbeat(request)
             logger.info("node %s was not known any more and is registered again", request.node_id)
+            return self._scheduler.heartbeat(request).next_due_ms

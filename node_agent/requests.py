@@ -63,7 +63,7 @@ class SlotRequest(Request):
 
     def reject(self, requeue: bool = False) -> None:
         if requeue and not self.acknowledged:
-            self._requeued = True  # the same message comes again, and finds its slot
+            self._requeued = True  # the same message is parked, and placed anew
         never_ran = self.time_start is None
         super().reject(requeue)
         if never_ran:  # celery rejects a time that it cannot convert, and sends no signal
@@ -75,7 +75,7 @@ class SlotRequest(Request):
             return
         self._ended = True
         if self._requeued:
-            self.app.node.slots.forget(job_id)
+            self.app.node.slots.hand_back([job_id])
         else:
             self.app.node.slots.end(job_id, status, reason)
 

@@ -12,7 +12,8 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -27,6 +28,7 @@ from celery_minsched import (
 
 logger = logging.getLogger(__name__)
 
+_TRIES, _TRY_AGAIN = 50, 0.02  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries while Redis is away
 
 
@@ -61,11 +63,9 @@ class Slots:
     def __init__(self, scheduler: MinimalSchedulerService, node_id: str) -> None:
         self.held: set[str] = set()
         self.ended: set[str] = set()  # of those: ended here, and Redis does not know yet
-        #: Called in the event loop when a job has ended.
-        self.on_end: Callable[[str], None] = lambda job_id: None
         self.in_loop = LoopCalls()
         self._scheduler = scheduler
-        self._node_id = node_id
+        self.node_id = node_id
         self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._leaving = threading.Event()
         self._courier: threading.Thread | None = None
@@ -82,22 +82,21 @@ class Slots:
             self._courier.join(patience)
         self._leaving.set()
 
-    def claim(self, job_id: str, answer: Callable[[str], None]) -> None:
-        """Ask whether to run a job; ``answer("run" | "full" | "drop")`` comes in the event loop."""
+    def claim(self, job_id: str, answer: Callable[[str, str], None]) -> None:
+        """Ask whether to run a job; ``answer(verdict, pool)`` comes in the event loop."""
         self.held.add(job_id)
 
         def ask() -> None:
-            verdict = self._scheduler.claim_job(job_id, self._node_id)
-            self.in_loop(lambda: answer(verdict))
+            verdict, pool = self._scheduler.claim_job(job_id, self.node_id)
+            self.in_loop(lambda: answer(verdict, pool))
 
         self._outbox.put(ask)
 
     def end(self, job_id: str, status: str, reason: str = "") -> None:
         """Free the job's slot. Never blocks; safe from any thread."""
         self.ended.add(job_id)
-        self.in_loop(lambda: self.on_end(job_id))
         request = CompleteTaskRequest.model_validate(
-            {"job_id": job_id, "node_id": self._node_id, "status": status, "reason": reason[:200]}
+            {"job_id": job_id, "node_id": self.node_id, "status": status, "reason": reason[:200]}
         )
 
         def tell() -> None:
@@ -110,13 +109,41 @@ class Slots:
 
         self._outbox.put(tell)
 
+    def hand_back(self, job_ids: Iterable[str]) -> None:
+        """Have jobs placed anew whose messages go back to their own lists; safe from any thread."""
+        jobs = set(job_ids)
+        self.held -= jobs
+
+        def place() -> None:
+            # The message may be on its way: Celery puts it back in the event loop, a moment later.
+            waiting = sorted(jobs)
+            for _ in range(_TRIES):
+                answers = self._scheduler.place_jobs(waiting, handed_back_by=self.node_id)
+                pairs = zip(waiting, answers, strict=True)
+                waiting = [job_id for job_id, answer in pairs if answer == "unchanged"]
+                if not waiting or self._leaving.wait(_TRY_AGAIN):
+                    return
+
+        if jobs:
+            self._outbox.put(place)
+
+    def revoke(self, task_ids: Iterable[str]) -> None:
+        """Take revoked tasks out of the lines in which they wait."""
+        for task_id in task_ids:
+            self._outbox.put(partial(self._revoke, task_id))
+
+    def _revoke(self, task_id: str) -> None:
+        self._scheduler.revoke_task(task_id, self.node_id)
+
     def forget(self, job_id: str) -> None:
-        """The job is not the node's, or its message went back to the queue and comes again."""
+        """The job is not the node's."""
         self.held.discard(job_id)
 
-    def keep_only(self, jobs: set[str]) -> None:
-        """Forget what the worker dropped: after a lost connection its messages come again."""
-        self.held &= jobs | self.ended
+    def keep_only(self, jobs: set[str]) -> frozenset[str]:
+        """Forget what the worker dropped with its connection; the jobs that it dropped."""
+        dropped = frozenset(self.held - jobs - self.ended)
+        self.held -= dropped
+        return dropped
 
     def _carry(self) -> None:
         while (call := self._outbox.get()) is not None:

@@ -6,8 +6,10 @@ import logging
 from typing import Any
 
 from celery import Celery, signals
-from celery.worker import state
+from celery.utils.functional import maybe_list
+from celery.worker import control, state
 from celery.worker.consumer import Consumer
+from celery.worker.control import control_command
 from kombu import Queue
 from kombu.utils.imports import symbol_by_name
 
@@ -18,6 +20,7 @@ from celery_minsched.router import HEADER
 
 from .pulse import Pulse, Report
 from .requests import job_id_of, with_slot
+from .rescue import NodeQoS, put_back
 from .slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -74,10 +77,19 @@ class NodeConsumer(Consumer):
     """
 
     _connections = 0
-    _twins: dict[str, list[Any]]
+    _dropped: frozenset[str] = frozenset()
+
+    def connect(self) -> Any:
+        connection = super().connect()
+        if connection.transport.driver_type == "redis":
+            # Before anything is consumed; kombu (5.7) makes a channel's qos when it is first asked.
+            connection.default_channel.QoS = NodeQoS
+            if self._connections:  # what was taken over the lost connection is placed anew
+                running = {job_id_of(request.request_dict) for request in state.active_requests}
+                self._slots.hand_back((put_back(self.app) | self._dropped) - running)
+        return connection
 
     def register_with_event_loop(self, hub: Any) -> None:
-        self._slots.on_end = self._drop_twins
         self._slots.in_loop.register(hub)
         super().register_with_event_loop(hub)
 
@@ -88,16 +100,13 @@ class NodeConsumer(Consumer):
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         handle = super().create_task_handler(*args, **kwargs)
-        self._twins = {}
 
         def on_task_received(message: Any) -> None:
             job_id = job_id_of(message.headers)
             if not job_id:  # not the scheduler's: a queue that the caller chose
                 handle(message)
-            elif job_id in self._slots.ended:
-                self._drop(message)
             elif job_id in self._slots.held:  # came twice, and the first one is being worked on
-                self._twins.setdefault(job_id, []).append(message)
+                self._drop(message)
             else:
                 self._claim(job_id, message, handle)
 
@@ -106,19 +115,22 @@ class NodeConsumer(Consumer):
     def _claim(self, job_id: str, message: Any, handle: Any) -> None:
         connection = self._connections
 
-        def answer(verdict: str) -> None:
+        def answer(verdict: str, pool: str) -> None:
             if connection != self._connections:
-                return  # the connection was lost meanwhile, and the message comes again
-            if verdict == "run":
+                return  # the connection was lost meanwhile, and the message is placed anew
+            if verdict in ("run", "discard"):
+                # One that waited was sent before anybody knew where it would run.
+                message.headers[HEADER].update(node_id=self._slots.node_id, pool=pool)
                 handle(message)
+            elif verdict == "hand_back":
+                logger.warning("job %s has no slot at this node any more: handed back", job_id)
+                message.reject_log_error(logger, self.connection_errors, requeue=True)
+                self._slots.hand_back([job_id])
             elif verdict == "full":
-                logger.warning(
-                    "job %s has no slot at this node any more, and waits for one", job_id
-                )
                 self.timer.call_after(_ASK_AGAIN, self._slots.claim, (job_id, answer))
             else:
+                logger.warning("job %s has ended or is elsewhere: dropped its message", job_id)
                 self._slots.forget(job_id)
-                logger.warning("job %s has ended or is another node's: dropped its message", job_id)
                 self._drop(message)
 
         self._slots.claim(job_id, answer)
@@ -126,20 +138,15 @@ class NodeConsumer(Consumer):
     def _drop(self, message: Any) -> None:
         message.ack_log_error(logger, self.connection_errors)
 
-    def _drop_twins(self, job_id: str) -> None:
-        for twin in self._twins.pop(job_id, ()):
-            self._drop(twin)
-
     def on_close(self) -> None:
-        # What is not running is dropped, and its messages come again; a pool without a semaphore
-        # (threads) was handed all that it was sent, and runs it.
+        # What is not running is dropped, and placed anew; a pool without a semaphore (threads) was
+        # handed all that it was sent, and runs it.
         kept = set(state.active_requests)
         if self.controller and not self.controller.semaphore:
             kept |= set(state.reserved_requests)
         super().on_close()
         self._connections += 1
-        self._twins = {}
-        self._slots.keep_only({job_id_of(request.request_dict) for request in kept})
+        self._dropped = self._slots.keep_only({job_id_of(r.request_dict) for r in kept})
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._lost(message, "undecodable")
@@ -186,9 +193,9 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     )
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.
     app.amqp.queues.add(Queue(queue, no_declare=on_redis))
-    if on_redis:
-        _take_up_leftovers(app)
     node = app.node = Node(plugin, registration)
+    if on_redis:
+        plugin.scheduler.place_jobs(sorted(put_back(app)), handed_back_by=registration.node_id)
     signals.worker_ready.connect(_on_ready, weak=False)
     signals.worker_shutting_down.connect(
         lambda **_: node.on_shutting_down(), weak=False, dispatch_uid="minsched-shutting-down"
@@ -197,16 +204,16 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     return node
 
 
-def _take_up_leftovers(app: Celery) -> None:
-    """Put back what an earlier process of this node had taken and not acknowledged."""
-    with app.connection_for_read() as connection:
-        channel = connection.default_channel
-        for tag in channel.client.hkeys(channel.unacked_key):
-            channel.qos.restore_by_tag(tag.decode() if isinstance(tag, bytes) else tag)
-
-
 def _on_ready(sender: Any, **_: Any) -> None:
     sender.app.node.on_ready(sender.controller)
+
+
+@control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")  # type: ignore[untyped-decorator]
+def revoke(state: Any, task_id: Any, **options: Any) -> Any:
+    """Celery's ``revoke``, which also finds a task that waits for a slot or for its time."""
+    answer = control.revoke(state, task_id, **options)
+    state.app.node.slots.revoke(maybe_list(task_id) or [])
+    return answer
 
 
 def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:

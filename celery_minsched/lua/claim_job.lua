@@ -1,29 +1,33 @@
 -- include: job
--- A node received a job's message and asks whether to run it. Run it where it holds the job's slot;
--- a slot that lapsed meanwhile is taken again if the node has one free.
+-- A node received a job's message and asks whether to run it. It does where it holds the job's slot.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
--- ARGV[1] job_id       ARGV[2] node_id       ARGV[3] lease, ms       ARGV[4] history_ttl, ms
+-- ARGV[1] times, see include/context.lua
+-- ARGV[2] job_id       ARGV[3] node_id
 --
--- Returns {"OK", "run"}     the slot is the job's
---         {"OK", "full"}    the slot had lapsed, and the node has no other: ask again
---         {"OK", "drop"}    the job has ended, or it is another node's: the message came twice
+-- Returns {"OK", "run", pool}  the slot is the job's
+--         {"OK", "discard"}    revoked or expired: the worker tells the caller, and runs nothing
+--         {"OK", "drop"}       the job has ended, or it is elsewhere: the message came twice
+--         {"OK", "hand_back"}  the slot lapsed, and the node has no other: to be dispatched anew
+--         {"OK", "full"}       the same, of a job whose record Redis has lost: ask again
 
-local job_id, node_id = ARGV[1], ARGV[2]
-local lease, history_ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
-local now = now_ms()
+local job, node_id = read_job(ARGV[2]), ARGV[3]
 
-local job = redis.call('HMGET', key.job(job_id), 'node_id', 'status', 'started_ts')
-if job[2] and (job[1] ~= node_id or (ENDED[job[2]] and job[2] ~= 'lost')) then
-  return {'OK', 'drop'}
+local was_given_up = job.status == 'lost'
+if job.status ~= '' and (job.node_id ~= node_id or PARKED[job.status]) then return {'OK', 'drop'} end
+if ENDED[job.status] and not was_given_up then
+  local reason = redis.call('HGET', key.job(job.id), 'reason')
+  return {'OK', (reason == 'revoked' or reason == 'expired') and 'discard' or 'drop'}
 end
-if not redis.call('ZSCORE', key.node_jobs(node_id), job_id) then
+if not redis.call('ZSCORE', key.node_jobs(node_id), job.id) then
   local max_jobs = tonumber(redis.call('HGET', key.node_info(node_id), 'max_jobs') or 0)
-  if redis.call('ZCARD', key.node_jobs(node_id)) >= max_jobs then return {'OK', 'full'} end
+  if redis.call('ZCARD', key.node_jobs(node_id)) >= max_jobs then
+    return {'OK', job.status == '' and 'full' or 'hand_back'}
+  end
 end
-hold_slot(node_id, job_id, now + lease)
-redis.call('HSET', key.job(job_id), 'node_id', node_id, 'status', 'running', 'started_ts', now)
-redis.call('HDEL', key.job(job_id), 'ended_ts', 'reason')
-redis.call('PEXPIRE', key.job(job_id), history_ttl)
+redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
+redis.call('HSET', key.job(job.id), 'node_id', node_id, 'status', 'running', 'started_ts', NOW)
+redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
+expire_record(job)
 place_node(node_id)
-return {'OK', 'run'}
+return {'OK', 'run', redis.call('HGET', key.job(job.id), 'pool') or ''}

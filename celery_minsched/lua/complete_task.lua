@@ -1,25 +1,28 @@
--- include: job
--- Frees a job's slot and records how the job ended. A second call changes nothing.
+-- include: line
+-- Frees a job's slot and records how the job ended; the first in line that this node can do takes
+-- the slot in the same step. A second call changes nothing.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
--- ARGV[1] job_id       ARGV[2] node_id
--- ARGV[3] status, "finished" or "failed"     ARGV[4] reason, "" where the status says it all
--- ARGV[5] history_ttl, ms
+-- ARGV[1] times, see include/context.lua
+-- ARGV[2] job_id       ARGV[3] node_id
+-- ARGV[4] status, "finished" or "failed"     ARGV[5] reason, "" where the status says it all
 --
 -- Returns {"OK"}  {"ALREADY_ENDED"}
---         {"NODE_MISMATCH", the node that the job belongs to}
+--         {"NODE_MISMATCH", the node that the job belongs to, "" for none}
 --         {"UNKNOWN_JOB"}
 
-local job_id, node_id, status, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local history_ttl = tonumber(ARGV[5])
+local job, node_id, status, reason = read_job(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 
-local job = redis.call('HMGET', key.job(job_id), 'node_id', 'status')
-if not job[2] then return {'UNKNOWN_JOB'} end
-if job[1] ~= node_id then return {'NODE_MISMATCH', job[1]} end
+if job.status == '' then return {'UNKNOWN_JOB'} end
+if job.node_id ~= node_id or PARKED[job.status] then
+  return {'NODE_MISMATCH', PARKED[job.status] and '' or job.node_id}
+end
 -- A job that was given up as lost and then ends after all has ended as it says.
-if ENDED[job[2]] and job[2] ~= 'lost' then return {'ALREADY_ENDED'} end
+if ENDED[job.status] and job.status ~= 'lost' then return {'ALREADY_ENDED'} end
 
-redis.call('ZREM', key.node_jobs(node_id), job_id)
-end_job(job_id, status, reason, now_ms(), history_ttl)
+redis.call('ZREM', key.node_jobs(node_id), job.id)
+redis.call('DEL', parked_list(job))  -- a second copy of its message, after a lost connection
+end_job(job, status, reason)
 place_node(node_id)
+fill_node(node_id)
 return {'OK'}

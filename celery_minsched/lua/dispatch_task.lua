@@ -1,73 +1,79 @@
--- include: demand
--- include: job
+-- include: line
 -- Resolves a demand to the least-loaded node with a free slot, takes the slot, records the job and
--- the session.
+-- the session. Where no slot is free, or it is not yet time: refuses, or opens a job without a node,
+-- whose message the caller sends to the job's own list and then calls place_job.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
--- ARGV[1] session_id, "" for none            ARGV[2] pool, "" for none
--- ARGV[3] JSON list of "src:tgt": the pairs to look up
--- ARGV[4] JSON list of capabilities          ARGV[5] preferred node, "" for none
--- ARGV[6] task_id, "" for none               ARGV[7] token: repeats of one call have the same
--- ARGV[8] src_lang     ARGV[9] tgt_lang      ARGV[10] payload_json, stored and not read
--- ARGV[11] node_ttl, ms  ARGV[12] lease, ms  ARGV[13] history_ttl, ms  ARGV[14] session_ttl, ms
+-- ARGV[1] times, see include/context.lua
+-- ARGV[2] JSON object of strings: the fields of a job that celery_minsched/scheduler.py gives it
+--         (where, caps: see include/demand.lua), and
+--         when_full    "error" or "wait"
+--         max_waiting  the most jobs in a line
+-- ARGV[3] payload_json, stored and not read
 --
 -- Returns {"OK", node_id, job_id, pool, chosen_by}
---         {"NO_POOL_FOR_LANG_PAIR"}          no pool, or not the one named, serves the pair
---         {"EMPTY_POOL", pool}               no node of the pool has what is asked for
---         {"NO_AVAILABLE_NODE"}              those that have it are full, draining or offline
+--         {"OK", "", job_id, "", "delayed"}      until its due_ts
+--         {"OK", "", job_id, "", "busy"}         all nodes that can do it are full
+--         {"OK", "", job_id, "", "impossible"}   no registered node can do it
+--         {"NO_POOL_FOR_LANG_PAIR"}              no pool, or not the one named, serves the pair
+--         {"EMPTY_POOL", pool}                   no node of the pool has what is asked for
+--         {"NO_AVAILABLE_NODE"}                  those that have it are full, draining or offline
+--         {"BACKLOGGED", jobs in line}
 
-local session_id, pool, preferred = ARGV[1], ARGV[2], ARGV[5]
-local langs, capabilities = cjson.decode(ARGV[3]), cjson.decode(ARGV[4])
-local task_id, token = ARGV[6], ARGV[7]
-local src_lang, tgt_lang, payload_json = ARGV[8], ARGV[9], ARGV[10]
-local node_ttl, lease = tonumber(ARGV[11]), tonumber(ARGV[12])
-local history_ttl, session_ttl = tonumber(ARGV[13]), tonumber(ARGV[14])
-local now = now_ms()
+local ask = cjson.decode(ARGV[2])
 
 -- A call that is made again, because its answer was lost on the way, gets the same answer.
-if task_id ~= '' and token ~= '' then
-  local earlier = redis.call('GET', key.task(task_id))
+if ask.task_id ~= '' and ask.token ~= '' then
+  local earlier = redis.call('GET', key.task(ask.task_id))
   if earlier then
     local job = redis.call('HMGET', key.job(earlier), 'token', 'node_id', 'pool', 'chosen_by')
-    if job[1] == token then return {'OK', job[2], earlier, job[3], job[4]} end
+    if job[1] == ask.token then
+      return {'OK', job[2] or '', earlier, job[3] or '', job[4] or 'busy'}
+    end
   end
 end
 
-local pools = pools_of(pool, langs)
-if not pools then return {'NO_POOL_FOR_LANG_PAIR'} end
-
-local session = {node_id = '', pool = ''}
-if session_id ~= '' then
-  local known = redis.call('HMGET', key.session(session_id), 'node_id', 'preferred_pool')
-  session = {node_id = known[1] or '', pool = known[2] or ''}
-end
-
-local node_id, in_pool, chosen_by =
-  choose_node(pools, capabilities, preferred, session, now, node_ttl)
-if not node_id then
-  for _, candidate in ipairs(pools) do
-    if has_members(candidate, capabilities) then return {'NO_AVAILABLE_NODE'} end
+local caps, session, pools = split(ask.caps, '[^,]+'), read_session(ask.session_id), pools_of(ask.where)
+local is_due = tonumber(ask.due_ts) <= NOW
+local node_id, pool, chosen_by
+if is_due then
+  local required = required_node(ask, session, pools, caps)
+  node_id, pool, chosen_by = choose_node(ask, session, pools, caps, required)
+  if not node_id and ask.when_full == 'error' then
+    if #pools == 0 then return {'NO_POOL_FOR_LANG_PAIR'} end
+    if not is_possible(pools, caps) then return {'EMPTY_POOL', pools[1]} end
+    return {'NO_AVAILABLE_NODE'}
   end
-  return {'EMPTY_POOL', pools[1]}
-end
-
-local turn = redis.call('INCR', key.job_id_seq())
-local job_id = session_id .. ':' .. string.format('%.0f', turn)
-hold_slot(node_id, job_id, now + lease)
-redis.call('HSET', key.node_info(node_id), 'turn', turn)
-place_node(node_id)
-
-redis.call('HSET', key.job(job_id), 'node_id', node_id, 'session_id', session_id,
-  'src_lang', src_lang, 'tgt_lang', tgt_lang, 'payload_json', payload_json,
-  'status', 'dispatched', 'created_ts', now, 'task_id', task_id, 'token', token,
-  'pool', in_pool, 'chosen_by', chosen_by)
-redis.call('PEXPIRE', key.job(job_id), history_ttl)
-if task_id ~= '' then redis.call('SET', key.task(task_id), job_id, 'PX', history_ttl) end
-if session_id ~= '' then
-  redis.call('HSET', key.session(session_id), 'node_id', node_id, 'preferred_pool', in_pool)
-  if src_lang ~= '' then
-    redis.call('HSET', key.session(session_id), 'last_lang_pair', src_lang .. ':' .. tgt_lang)
+  if not node_id then
+    local in_line = redis.call('ZCARD', key.waiting(line_of(ask, required)))
+    if in_line >= tonumber(ask.max_waiting) then return {'BACKLOGGED', in_line} end
+    chosen_by = is_possible(pools, caps) and 'busy' or 'impossible'
   end
-  redis.call('PEXPIRE', key.session(session_id), session_ttl)
 end
-return {'OK', node_id, job_id, in_pool, chosen_by}
+
+local number = redis.call('INCR', key.job_id_seq())
+local job = ask
+job.id = ask.session_id .. ':' .. string.format('%.0f', number)
+for _, field in ipairs({'when_full', 'max_waiting'}) do job[field] = nil end
+local record = {'status', is_due and 'parking' or 'delayed', 'created_ts', NOW, 'payload_json', ARGV[3]}
+for field, value in pairs(job) do
+  if value ~= '' and field ~= 'id' then
+    record[#record + 1] = field
+    record[#record + 1] = value
+  end
+end
+redis.call('HSET', key.job(job.id), unpack(record))
+if job.task_id ~= '' then redis.call('SET', key.task(job.task_id), job.id) end
+
+if node_id then
+  give_slot(job, node_id, pool, chosen_by)
+  return {'OK', node_id, job.id, pool, chosen_by}
+end
+if is_due then
+  redis.call('ZADD', key.parking(), NOW, job.id)
+else
+  redis.call('ZADD', key.delayed(), job.due_ts, job.id)
+  chosen_by = 'delayed'
+end
+if tonumber(job.expires_ts) > 0 then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
+return {'OK', '', job.id, '', chosen_by}

@@ -1,18 +1,20 @@
--- include: job
+-- include: line
 -- Undoes a dispatch whose message could not be sent, as far as the caller can tell. Should the
--- message have been sent all the same, the node that receives it takes a slot for it again.
+-- message have been sent all the same, the node that receives it takes a slot for it again, and a
+-- parked one is placed by no one but a call of place_job.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
--- ARGV[1] job_id       ARGV[2] history_ttl, ms
+-- ARGV[1] times, see include/context.lua     ARGV[2] job_id
 --
 -- Returns {"OK"}
 
-local job_id, history_ttl = ARGV[1], tonumber(ARGV[2])
-
-local job = redis.call('HMGET', key.job(job_id), 'node_id', 'status')
-if job[2] == 'dispatched' then
-  redis.call('ZREM', key.node_jobs(job[1]), job_id)
-  end_job(job_id, 'lost', 'its message could not be sent', now_ms(), history_ttl)
-  place_node(job[1])
+local job = read_job(ARGV[2])
+if job.status == 'dispatched' or job.status == 'parking' or job.status == 'delayed' then
+  redis.call('ZREM', key.parking(), job.id)
+  redis.call('ZREM', key.delayed(), job.id)
+  redis.call('ZREM', key.expiring(), job.id)
+  local freed = free_slot(job)
+  end_job(job, 'lost', 'its message could not be sent')
+  if freed then fill_node(freed) end
 end
 return {'OK'}

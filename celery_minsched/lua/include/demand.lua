@@ -1,38 +1,72 @@
 -- include: node
 -- From a demand to a node.
+--
+-- `where` says which pools will do: "asr" (the pool), "zh:en" (those that serve the pair; after a
+-- "|" the pair to look up next), or "asr=zh:en" (the pool, if it serves the pair or lists none).
+-- `caps` are the capabilities that a node must have, separated by commas.
 
--- The pools that could serve: the one that is named, or those of the first pair that any serves.
--- A named pool that lists language pairs must list one of these. nil: none does.
-local function pools_of(pool, pairs)
-  if pool ~= '' then
-    if #pairs == 0 or redis.call('EXISTS', key.pool_langs(pool)) == 0 then return {pool} end
-    for _, pair in ipairs(pairs) do
+local function split(text, pattern)
+  local parts = {}
+  for part in string.gmatch(text, pattern) do parts[#parts + 1] = part end
+  return parts
+end
+
+-- The pool that `where` names, or nil, and its language pairs.
+local function parse_where(where)
+  local pool, pairs_text = string.match(where, '^([^=]*)=(.*)$')
+  if not pool and string.find(where, ':', 1, true) then
+    pairs_text = where
+  elseif not pool then
+    pool, pairs_text = where, ''
+  end
+  return pool, split(pairs_text, '[^|]+')
+end
+
+-- The pools that could serve; none where none does.
+local function pools_of(where)
+  local pool, langs = parse_where(where)
+  if pool then
+    if #langs == 0 or redis.call('EXISTS', key.pool_langs(pool)) == 0 then return {pool} end
+    for _, pair in ipairs(langs) do
       if redis.call('SISMEMBER', key.pool_langs(pool), pair) == 1 then return {pool} end
     end
-    return nil
+    return {}
   end
-  for _, pair in ipairs(pairs) do
+  for _, pair in ipairs(langs) do
     local pools = redis.call('SMEMBERS', key.lang(pair))
-    if #pools > 0 then
-      table.sort(pools)
-      return pools
+    table.sort(pools)
+    if #pools > 0 then return pools end
+  end
+  return {}
+end
+
+-- The pool of these in which the node is a member with all the capabilities, or nil.
+local function pool_in(node_id, pools, caps)
+  for _, pool in ipairs(pools) do
+    local fits = redis.call('SISMEMBER', members_key(pool, ''), node_id) == 1
+    for _, capability in ipairs(caps) do
+      fits = fits and redis.call('SISMEMBER', members_key(pool, capability), node_id) == 1
     end
+    if fits then return pool end
   end
   return nil
 end
 
--- Has the pool, by its registrations, a node with each of the capabilities?
-local function has_members(pool, capabilities)
-  if redis.call('EXISTS', members_key(pool, '')) == 0 then return false end
-  for _, capability in ipairs(capabilities) do
-    if redis.call('EXISTS', members_key(pool, capability)) == 0 then return false end
+-- Has one of the pools, by its registrations, nodes with each of the capabilities?
+local function is_possible(pools, caps)
+  for _, pool in ipairs(pools) do
+    local possible = redis.call('EXISTS', members_key(pool, '')) == 1
+    for _, capability in ipairs(caps) do
+      possible = possible and redis.call('EXISTS', members_key(pool, capability)) == 1
+    end
+    if possible then return true end
   end
-  return true
+  return false
 end
 
-local function is_free(node_id, pool, capabilities)
+local function is_free(node_id, pool, caps)
   if not redis.call('ZSCORE', free_key(pool, ''), node_id) then return false end
-  for _, capability in ipairs(capabilities) do
+  for _, capability in ipairs(caps) do
     if not redis.call('ZSCORE', free_key(pool, capability), node_id) then return false end
   end
   return true
@@ -41,9 +75,9 @@ end
 -- The least-loaded live node of the pool with a free slot and all the capabilities, and its place in
 -- load order. One capability, or none: the head of one set. With more, the smallest of their sets
 -- is walked in load order until a node has the others too.
-local function head_of(pool, capabilities, now, node_ttl)
+local function head_of(pool, caps)
   local smallest, fewest = '', nil
-  for _, capability in ipairs(capabilities) do
+  for _, capability in ipairs(caps) do
     local count = redis.call('ZCARD', free_key(pool, capability))
     if not fewest or count < fewest then smallest, fewest = capability, count end
   end
@@ -51,9 +85,9 @@ local function head_of(pool, capabilities, now, node_ttl)
   while true do
     local found = redis.call('ZRANGE', free_key(pool, smallest), at, at, 'WITHSCORES')
     if #found == 0 then return nil end
-    if not is_alive(found[1], now, node_ttl) then
+    if not is_alive(found[1]) then
       redis.call('ZREM', free_key(pool, smallest), found[1])  -- whatever its record says
-    elseif is_free(found[1], pool, capabilities) then
+    elseif is_free(found[1], pool, caps) then
       return found[1], tonumber(found[2])
     else
       at = at + 1
@@ -61,22 +95,34 @@ local function head_of(pool, capabilities, now, node_ttl)
   end
 end
 
--- The node for a demand: the one the caller prefers, else the session's, else the least loaded of
--- the session's pool, else the least loaded of all. Returns node, pool, and by what it was chosen.
-local function choose_node(pools, capabilities, preferred, session, now, node_ttl)
-  local wishes = {{preferred, 'preferred'}, {session.node_id, 'sticky'}}
-  for _, wish in ipairs(wishes) do
+-- The node that a job must have: the preferred one, or else its session's, while that is there to
+-- work in one of the pools. "" where any will do.
+local function required_node(job, session, pools, caps)
+  if job.affinity ~= 'require' then return '' end
+  local wanted = job.preferred ~= '' and job.preferred or session.node_id
+  if wanted ~= '' and pool_in(wanted, pools, caps) and takes_jobs(wanted) then return wanted end
+  return ''
+end
+
+-- The node for a job: the one the caller prefers, else the session's, else the least loaded of the
+-- session's pool, else the least loaded of all. Returns node, pool, and by what it was chosen.
+local function choose_node(job, session, pools, caps, required)
+  local sticky = job.affinity ~= 'none' and session.node_id or ''
+  for _, wish in ipairs({{job.preferred, 'preferred'}, {sticky, 'sticky'}}) do
     for _, pool in ipairs(pools) do
-      if wish[1] ~= '' and is_free(wish[1], pool, capabilities)
-        and is_alive(wish[1], now, node_ttl) then
+      if wish[1] ~= '' and (required == '' or required == wish[1])
+        and is_free(wish[1], pool, caps) and is_alive(wish[1]) then
         return wish[1], pool, wish[2]
       end
     end
   end
+  if required ~= '' then return nil end
   local best, best_order, best_pool
   for _, pool in ipairs(pools) do
-    local node_id, order = head_of(pool, capabilities, now, node_ttl)
-    if node_id and pool == session.pool then return node_id, pool, 'least_loaded' end
+    local node_id, order = head_of(pool, caps)
+    if node_id and pool == session.pool and job.affinity ~= 'none' then
+      return node_id, pool, 'least_loaded'
+    end
     if node_id and (not best or order < best_order) then
       best, best_order, best_pool = node_id, order, pool
     end

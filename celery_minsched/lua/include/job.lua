@@ -1,51 +1,110 @@
 -- include: node
--- A job's slot and its record. A slot is the job's membership in the node's set of jobs, so taking
--- it twice or freeing it twice changes nothing.
+-- A job's record, its slot and its message. A slot is the job's membership in the node's set of
+-- jobs, so taking it twice or freeing it twice changes nothing. While a job is at no node, its
+-- message lies in a list of its own: it is parked.
 
 local ENDED = {finished = true, failed = true, lost = true}
+local PARKED = {parking = true, waiting = true, delayed = true}
 
-local function hold_slot(node_id, job_id, until_ms)
-  redis.call('ZADD', key.node_jobs(node_id), until_ms, job_id)
+-- The fields that a script needs to place a job; a missing one is "", a missing job has no status.
+local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_lang', 'where', 'caps',
+  'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket'}
+
+local function read_job(job_id)
+  local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
+  local job = {id = job_id}
+  for i, field in ipairs(FIELDS) do job[field] = values[i] or '' end
+  return job
 end
 
-local function end_job(job_id, status, reason, now, history_ttl)
-  redis.call('HSET', key.job(job_id), 'status', status, 'reason', reason, 'ended_ts', now)
-  redis.call('PEXPIRE', key.job(job_id), history_ttl)
+local function keep_record(job)
+  redis.call('PERSIST', key.job(job.id))
+  if job.task_id ~= '' then redis.call('PERSIST', key.task(job.task_id)) end
+end
+
+local function expire_record(job)
+  redis.call('PEXPIRE', key.job(job.id), TTL.history)
+  if job.task_id ~= '' then redis.call('PEXPIRE', key.task(job.task_id), TTL.history) end
+end
+
+-- kombu's list of a queue and a priority: the suffix is "" for the first of its priority steps.
+local function parked_list(job) return key.job_queue(job.id) .. job.suffix end
+
+local function is_parked(job) return redis.call('EXISTS', parked_list(job)) == 1 end
+
+local function move_message(job, node_id)
+  redis.call('LMOVE', parked_list(job), key.node_queue(node_id) .. job.suffix, 'RIGHT', 'LEFT')
+end
+
+local function end_job(job, status, reason)
+  redis.call('HSET', key.job(job.id), 'status', status, 'reason', reason, 'ended_ts', NOW)
+  expire_record(job)
+end
+
+-- Frees the job's slot, if it has one. Returns the node that has one more now, or nil.
+local function free_slot(job)
+  if job.node_id == '' or redis.call('ZREM', key.node_jobs(job.node_id), job.id) == 0 then
+    return nil
+  end
+  place_node(job.node_id)
+  return job.node_id
+end
+
+local function read_session(session_id)
+  if session_id == '' then return {node_id = '', pool = ''} end
+  local known = redis.call('HMGET', key.session(session_id), 'node_id', 'preferred_pool')
+  return {node_id = known[1] or '', pool = known[2] or ''}
+end
+
+-- Gives a job its slot at a node, and its session with it.
+local function give_slot(job, node_id, pool, chosen_by)
+  redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
+  redis.call('HSET', key.node_info(node_id), 'turn', redis.call('INCR', key.turn()))
+  place_node(node_id)
+  redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'node_id', node_id, 'pool', pool,
+    'chosen_by', chosen_by, 'dispatched_ts', NOW)
+  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'ended_ts', 'reason')
+  expire_record(job)
+  if job.session_id == '' then return end
+  redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
+  if job.src_lang ~= '' then
+    redis.call('HSET', key.session(job.session_id),
+      'last_lang_pair', job.src_lang .. ':' .. job.tgt_lang)
+  end
+  redis.call('PEXPIRE', key.session(job.session_id), TTL.session)
 end
 
 -- A node says that it holds the job: renews the lease, half-way through it so as not to write at
 -- every heartbeat. A job of which Redis has lost the record, or only the slot, is taken up again:
 -- what the node runs is the truth. False: the job is not this node's.
-local function confirm_job(node_id, job_id, now, lease, history_ttl)
+local function confirm_job(node_id, job_id)
   local until_ms = tonumber(redis.call('ZSCORE', key.node_jobs(node_id), job_id) or -1)
-  if until_ms > now + lease / 2 then return true end
-  local job = redis.call('HMGET', key.job(job_id), 'node_id', 'status', 'task_id')
-  if until_ms < 0 and job[2] then
-    if job[1] ~= node_id then return false end
-    if ENDED[job[2]] and job[2] ~= 'lost' then return true end  -- it ended since the node looked
+  if until_ms > NOW + TTL.lease / 2 then return true end
+  local job = read_job(job_id)
+  if until_ms < 0 and job.status ~= '' then
+    if job.node_id ~= node_id or PARKED[job.status] then return false end
+    if ENDED[job.status] and job.status ~= 'lost' then return true end  -- since the node looked
   end
-  hold_slot(node_id, job_id, now + lease)
-  if job[2] ~= 'running' then
+  redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job_id)
+  if job.status ~= 'running' then
     redis.call('HSET', key.job(job_id), 'node_id', node_id, 'status', 'running')
-    redis.call('HSETNX', key.job(job_id), 'started_ts', now)
+    redis.call('HSETNX', key.job(job_id), 'started_ts', NOW)
     redis.call('HDEL', key.job(job_id), 'ended_ts', 'reason')
   end
-  redis.call('PEXPIRE', key.job(job_id), history_ttl)
-  if job[3] and job[3] ~= '' then redis.call('PEXPIRE', key.task(job[3]), history_ttl) end
+  expire_record(job)
   return true
 end
 
 -- Frees the slots whose lease ran out: the node was asked and did not say that it holds them. While
 -- messages lie in the node's queue, theirs may be among them, and they wait for the next call.
-local function lapse_jobs(node_id, now, history_ttl, most)
-  local lapsed = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', now, 'LIMIT', 0, most)
+local function lapse_jobs(node_id, suffixes, most)
+  local lapsed = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', NOW, 'LIMIT', 0, most)
   if #lapsed == 0 then return end
-  for _, suffix in ipairs({'', '\6\0223', '\6\0226', '\6\0229'}) do  -- kombu's priority steps
+  for _, suffix in ipairs(suffixes) do
     if redis.call('EXISTS', key.node_queue(node_id) .. suffix) == 1 then return end
   end
   for _, job_id in ipairs(lapsed) do
     redis.call('ZREM', key.node_jobs(node_id), job_id)
-    end_job(job_id, 'lost', 'its message never reached the node, or its end was never told', now,
-      history_ttl)
+    end_job(read_job(job_id), 'lost', 'its message never reached the node, or its end was never told')
   end
 end

@@ -1,5 +1,5 @@
--- include: clock
--- A node's slots, its place in load order, and whether it lives.
+-- include: context
+-- A node's slots, its place in load order, and whether it takes jobs.
 --
 -- A node's `offers` are its indexes: a line "pool<TAB>" for each pool it is in, and a line
 -- "pool<TAB>capability" for each of its capabilities there. Each index is a set of members and a
@@ -34,10 +34,11 @@ end
 -- is online, not draining and has a free slot, else out of them. Returns the number of slots taken.
 local function place_node(node_id)
   local taken = redis.call('ZCARD', key.node_jobs(node_id))
-  redis.call('HSET', key.node_runtime(node_id), 'current_jobs', taken)
   local node = redis.call('HMGET', key.node_info(node_id),
     'online', 'draining', 'max_jobs', 'load', 'turn', 'offers')
-  local max_jobs = tonumber(node[3] or 0)
+  if not node[3] then return taken end
+  redis.call('HSET', key.node_runtime(node_id), 'current_jobs', taken)
+  local max_jobs = tonumber(node[3])
   local order = node[1] == 'true' and node[2] ~= 'true' and taken < max_jobs
     and load_order(taken, max_jobs, tonumber(node[4] or 0), tonumber(node[5] or 0))
   for pool, capability in lines(node[6]) do
@@ -51,13 +52,19 @@ local function place_node(node_id)
 end
 
 -- A node that has not been heard of for this long is taken out of dispatch, where it is met.
-local function is_alive(node_id, now, node_ttl)
+local function is_alive(node_id)
   local seen = tonumber(redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts') or 0)
-  if now - seen <= node_ttl then return true end
+  if NOW - seen <= TTL.node then return true end
   if seen == 0 then return false end  -- no record at all
   redis.call('HSET', key.node_info(node_id), 'online', 'false')
   place_node(node_id)
   return false
+end
+
+-- Is the node there to work, be it full just now?
+local function takes_jobs(node_id)
+  local node = redis.call('HMGET', key.node_info(node_id), 'online', 'draining')
+  return node[1] == 'true' and node[2] ~= 'true' and is_alive(node_id)
 end
 
 -- Takes the node out of every index that its registration put it in.
@@ -79,9 +86,13 @@ local function withdraw_offers(node_id)
   end
 end
 
--- Says that a node, or a program ('*', which is no node id), has the pool serve the pair.
+-- Says that a node, or a program ('*', which is no node id), has the pool serve the pair. Those who
+-- wait for the pair wait for this pool too from now on.
 local function serve_pair(pair, pool, speaker)
   redis.call('SADD', key.lang_speakers(pair, pool), speaker)
   redis.call('SADD', key.lang(pair), pool)
   redis.call('SADD', key.pool_langs(pool), pair)
+  for _, line in ipairs(redis.call('SMEMBERS', key.lang_waiting(pair))) do
+    redis.call('ZADD', key.pool_waiting(pool), 'NX', redis.call('INCR', key.turn()), line)
+  end
 end

@@ -1,5 +1,0 @@
--- The server's time in milliseconds. Never a client's: their clocks differ.
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
