@@ -33,10 +33,11 @@ def wait_for(condition: Callable[[], Any], what: str = "", patience: float = 20.
 
 
 class Fleet:
-    """Nodes of the application ``tests.app`` on one server."""
+    """Nodes of one application, a module that is named, on one server."""
 
-    def __init__(self, server: Server, **environment: str) -> None:
+    def __init__(self, server: Server, app: str = "tests.app", **environment: str) -> None:
         self.server = server
+        self.app_name = app
         self.environment = {
             **os.environ,
             "MINSCHED_TEST_BROKER": server.url,
@@ -61,7 +62,7 @@ class Fleet:
         log = open(self.log_path(node_id), "ab")  # noqa: SIM115 - the process writes to it
         self.processes[node_id] = subprocess.Popen(
             [
-                *(sys.executable, "-m", "node_agent", "-A", "tests.app", "--node-id", node_id),
+                *(sys.executable, "-m", "node_agent", "-A", self.app_name, "--node-id", node_id),
                 *("--slots", str(slots), "--pool", pool, "--loglevel", "INFO"),
                 *("--without-gossip", "--without-mingle", *options),
             ],
