@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 
@@ -65,16 +66,26 @@ class MinSched:
         """Read-only questions about nodes, pools and jobs."""
         return Views(self.scheduler.redis, self.scheduler.keys)
 
-    def dispatch_many(self, signatures: Iterable[Signature]) -> list[AsyncResult]:
-        """Send many tasks, a batch in three round trips; their results in order.
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Hold back the tasks sent within, in this thread, and send them at the end in three round
+        trips: ``with app.minsched.batch(): group(...).apply_async()``.
 
-        ``dispatch_many(group(...).tasks)`` sends a group's tasks. Raises what ``apply_async`` does;
-        the batches before have then been sent.
+        What ``apply_async`` raises for a task that could not be sent is raised at the end, and then
+        none of the batch that was dispatched keeps its slot.
+        """
+        with self.app.amqp.collect():
+            yield
+
+    def dispatch_many(self, signatures: Iterable[Signature]) -> list[AsyncResult]:
+        """Send many tasks, each ``BATCH`` of them in three round trips; their results in order.
+
+        Raises what ``apply_async`` does; the batches before have then been sent.
         """
         results = []
         signatures = iter(signatures)
         while batch := list(islice(signatures, BATCH)):
-            with self.app.amqp.collect():
+            with self.batch():
                 results += [signature.apply_async() for signature in batch]
         return results
 

@@ -87,6 +87,16 @@ class MinimalSchedulerService:
             not_yours=not_yours,
         )
 
+    def drain_node(self, node_id: str, draining: bool = True) -> int:
+        """Give the node no more jobs, or jobs again; the number of slots still taken.
+
+        Raises :class:`UnknownNode`.
+        """
+        code, *values = self._call("drain_node", node_id, _lua_bool(draining))
+        if code == errors.UnknownNode.code:
+            raise errors.UnknownNode(node_id=node_id)
+        return int(values[0])
+
     def dispatch_task(self, request: DispatchRequest) -> DispatchResponse:
         """Take a slot for a job on the best node, and say which.
 

@@ -1,0 +1,18 @@
+-- include: line
+-- Takes a node out of dispatch, or back into it. What it holds it finishes; who waits for it alone
+-- waits for any node of its pools from now on. It stays drained over a restart.
+--
+-- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
+-- ARGV[1] times, see include/context.lua
+-- ARGV[2] node_id      ARGV[3] draining, "true" or "false"
+--
+-- Returns {"OK", slots still taken}
+--         {"UNKNOWN_NODE"}
+
+local node_id, draining = ARGV[2], ARGV[3]
+
+if redis.call('EXISTS', key.node_info(node_id)) == 0 then return {'UNKNOWN_NODE'} end
+redis.call('HSET', key.node_info(node_id), 'draining', draining)
+local taken = place_node(node_id)
+if draining == 'true' then open_lines(node_id) else fill_node(node_id) end
+return {'OK', taken}
