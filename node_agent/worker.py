@@ -119,8 +119,10 @@ class NodeConsumer(Consumer):
             if connection != self._connections:
                 return  # the connection was lost meanwhile, and the message is placed anew
             if verdict in ("run", "discard"):
-                # One that waited was sent before anybody knew where it would run.
+                # One that waited was sent before anybody knew where it would run. A retry goes by
+                # delivery_info, and the router knows a node's queue for no choice of the caller's.
                 message.headers[HEADER].update(node_id=self._slots.node_id, pool=pool)
+                message.delivery_info["routing_key"] = queue_name(self._slots.node_id)
                 handle(message)
             elif verdict == "hand_back":
                 logger.warning("job %s has no slot at this node any more: handed back", job_id)
