@@ -65,6 +65,7 @@ def from_app(app: Celery) -> Settings:
 
     Raises ``ImproperlyConfigured`` for a name that is no setting, and for a wrong value.
     """
+    _ = app.conf.broker_url  # makes a configuration of what was set before; without, maps is empty
     given = {
         name.removeprefix(PREFIX): app.conf[name]
         for name in (str(key).lower() for layer in app.conf.maps[:-1] for key in layer)
