@@ -44,6 +44,9 @@ STATE: Final = {
     "parking": "parking",
     "delayed": "delayed",
     "expiring": "expiring",
+    "heard": "heard",
+    "rescues": "rescues",
+    "lost": "lost",
 }
 
 #: Lists of messages. Their names are queues of Celery's, so they stand below the broker's
@@ -55,6 +58,8 @@ QUEUES: Final = {
     "node_unacked": "minsched.unacked.{}",
     "node_unacked_index": "minsched.unacked_index.{}",
     "node_unacked_mutex": "minsched.unacked_mutex.{}",
+    # Those of a node's unacked messages that its worker has acknowledged: kept until the job ends.
+    "node_acked": "minsched.acked.{}",
 }
 
 

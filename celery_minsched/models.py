@@ -222,6 +222,8 @@ class HeartbeatResponse(_Model):
     not_yours: list[str]
     #: Milliseconds after which another heartbeat has something to do; -1 for nothing known.
     next_due_ms: int = -1
+    #: Is there something to rescue for whoever can read messages? Then call ``claim_rescue``.
+    rescue_due: bool = False
 
 
 class DispatchRequest(_Model):
@@ -307,6 +309,8 @@ class CompleteTaskRequest(_Model):
     node_id: Name
     status: Literal["finished", "failed"]
     reason: str = Field(default="", max_length=200)
+    #: Of the job's message, which the node had kept until now; "" where there is none.
+    delivery_tag: str = Field(default="", max_length=255)
 
 
 class CompleteTaskResponse(_Model):

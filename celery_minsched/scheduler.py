@@ -79,11 +79,12 @@ class MinimalSchedulerService:
         )
         if code == errors.UnknownNode.code:
             raise errors.UnknownNode(node_id=request.node_id)
-        taken, draining, next_due_ms, *not_yours = values
+        taken, draining, next_due_ms, rescue_due, *not_yours = values
         return HeartbeatResponse(
             current_jobs=taken,
             draining=draining == "true",
             next_due_ms=next_due_ms,
+            rescue_due=rescue_due == "true",
             not_yours=not_yours,
         )
 
@@ -160,7 +161,9 @@ class MinimalSchedulerService:
         Raises :class:`UnknownJob`, or :class:`NodeMismatch` where the job is another node's.
         """
         code, *values = self._call(
-            "complete_task", request.job_id, request.node_id, request.status, request.reason
+            "complete_task",
+            *(request.job_id, request.node_id, request.status, request.reason),
+            request.delivery_tag,
         )
         if code == errors.UnknownJob.code:
             raise errors.UnknownJob(job_id=request.job_id)
@@ -170,13 +173,13 @@ class MinimalSchedulerService:
             )
         return CompleteTaskResponse(job_id=request.job_id, already_ended=code != "OK")
 
-    def claim_job(self, job_id: str, node_id: str) -> tuple[str, str]:
+    def claim_job(self, job_id: str, node_id: str, delivery_tag: str = "") -> tuple[str, str]:
         """Ask whether to run a job whose message a node received.
 
         The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
         the pool in which the job runs.
         """
-        _, verdict, *pool = self._call("claim_job", job_id, node_id)
+        _, verdict, *pool = self._call("claim_job", job_id, node_id, delivery_tag)
         return verdict, "".join(pool)
 
     def release_job(self, job_id: str) -> None:
@@ -189,6 +192,19 @@ class MinimalSchedulerService:
         False where it does not wait.
         """
         return bool(self._call("revoke_task", task_id, node_id)[1] == "discarded")
+
+    def claim_rescue(self) -> tuple[str, list[str]]:
+        """Take on what only a reader of messages can do, for ten seconds.
+
+        A node that is gone, whose messages should be moved to their jobs' own lists, and then
+        ``rescue_node`` called ("" for none); and lost jobs, whose callers should be told.
+        """
+        _, node_id, *lost = self._call("claim_rescue")
+        return str(node_id), lost
+
+    def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> None:
+        """Place the jobs of a node that is gone, whose messages were moved to their own lists."""
+        self._call("rescue_node", node_id, "\n".join(self.keys.suffixes), *job_ids)
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
         """Map a language pair to pools without a node saying so; no pools takes it back."""
@@ -208,7 +224,8 @@ class MinimalSchedulerService:
         """What lua/include/context.lua reads, ms."""
         settings = self.settings
         times = (settings.node_ttl, settings.lease, settings.history_ttl, settings.session_ttl)
-        return " ".join(str(round(seconds * 1000)) for seconds in times)
+        milliseconds = " ".join(str(round(seconds * 1000)) for seconds in times)
+        return f"{milliseconds} {settings.max_rescues}"
 
 
 def _lua_bool(value: bool) -> str:

@@ -12,6 +12,7 @@ setting                          default    means
 ``minsched_when_full``           wait       what a task does when every slot is taken: wait, error
 ``minsched_max_waiting``         100000     jobs in one line; one more is refused
 ``minsched_session_ttl``         3600 s     how long a session is remembered after its last job
+``minsched_max_rescues``         3          a job is failed when this many nodes have died under it
 ``minsched_history_ttl``         86400 s    how long an ended job and a departed node can be seen
 ===============================  =========  ========================================================
 """
@@ -44,6 +45,7 @@ class Settings(BaseModel):
     when_full: Literal["wait", "error"] = "wait"
     max_waiting: int = Field(default=100_000, ge=1)
     session_ttl: float = Field(default=3600.0, gt=0)
+    max_rescues: int = Field(default=3, ge=1)
     history_ttl: float = Field(default=86400.0, gt=0)
 
     def model_post_init(self, _context: Any) -> None:

@@ -16,9 +16,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import psutil
 from kombu.exceptions import OperationalError
@@ -50,19 +52,33 @@ class Report:
     last: bool = False
 
 
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, the same in all its processes."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Pulse:
-    """The worker's end: starts the process, and reports to it every heartbeat interval."""
+    """The worker's end: starts the process, and reports to it every heartbeat interval.
+
+    ``ring`` is called in the process when a heartbeat says that there is something to rescue.
+    """
 
     def __init__(
-        self, scheduler: MinimalSchedulerService, registration: RegisterNodeRequest
+        self,
+        scheduler: MinimalSchedulerService,
+        registration: RegisterNodeRequest,
+        ring: Callable[[], None],
     ) -> None:
         self._interval = scheduler.settings.heartbeat_interval
+        self._node_ttl = scheduler.settings.node_ttl
         self._changed = threading.Event()
         self._stopping = False
         context = multiprocessing.get_context("fork")
         theirs, self._pipe = context.Pipe(duplex=False)
+        self._heard = context.RawArray("d", [_now(), 0])  # when, and in which term
+        heart = _Heart(scheduler, registration, ring, self._heard)
         self._process = context.Process(
-            target=_beat, args=(theirs, scheduler, registration, os.getpid()), name="node-pulse"
+            target=_beat, args=(theirs, heart, self._interval, os.getpid()), name="node-pulse"
         )
         self._process.start()
         theirs.close()
@@ -76,6 +92,13 @@ class Pulse:
     def nudge(self) -> None:
         """Report now: something has changed that dispatch should know."""
         self._changed.set()
+
+    def term(self) -> int | None:
+        """Which of its lives, as the fleet sees them, the node is in: one more each time it was
+        silent for so long that it was taken for dead. ``None`` while that may be so.
+        """
+        heard, term = self._heard
+        return int(term) if _now() - heard < self._node_ttl else None
 
     def stop(self) -> None:
         """Send the last heartbeat, offline and with no jobs, and end the process."""
@@ -105,19 +128,18 @@ class Pulse:
 
 def _beat(
     pipe: Connection,
-    scheduler: MinimalSchedulerService,
-    registration: RegisterNodeRequest,
+    heart: _Heart,
+    interval: float,
     worker_pid: int,
 ) -> None:
     """The process: heartbeats until the worker says it is the last, or is gone."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # the worker stops the pulse, after its last task
     logging.basicConfig(format="[%(asctime)s: %(levelname)s/pulse] %(message)s", level=logging.INFO)
-    meter = LoadMeter()
-    heart = _Heart(scheduler, registration, meter)
+    heart.meter = LoadMeter()
     worker = psutil.Process(worker_pid)
     report: Report | None = None
-    pause = interval = scheduler.settings.heartbeat_interval
+    pause = interval
     while os.getppid() == worker_pid:
         try:
             if pipe.poll(pause):
@@ -145,11 +167,14 @@ class _Heart:
         self,
         scheduler: MinimalSchedulerService,
         registration: RegisterNodeRequest,
-        meter: LoadMeter,
+        ring: Callable[[], None],
+        heard: Any,
     ) -> None:
+        self.meter: LoadMeter
         self._scheduler = scheduler
         self._registration = registration
-        self._meter = meter
+        self._ring = ring
+        self._heard = heard
         self._trouble = ""
 
     def beat(self, report: Report | None) -> float:
@@ -159,9 +184,13 @@ class _Heart:
         """
         trouble = ""
         next_due = -1.0
+        began = _now()
         try:
             self._follow(report)
             next_due = self._send(report) / 1000
+            if began - self._heard[0] > self._scheduler.settings.node_ttl:
+                self._heard[1] += 1
+            self._heard[0] = began
         except (RedisError, OperationalError) as exc:
             trouble = f"Redis is away, tasks go on and the node is found again later: {exc}"
         except NodeIdInUse as exc:
@@ -191,15 +220,18 @@ class _Heart:
         request = HeartbeatRequest(
             node_id=self._registration.node_id,
             online=self._registration.online and not (report and report.last),
-            load_json=json.dumps(self._meter.read()),
+            load_json=json.dumps(self.meter.read()),
             jobs=report.jobs if report else None,
             instance=self._registration.instance,
         )
         try:
-            return self._scheduler.heartbeat(request).next_due_ms
+            answer = self._scheduler.heartbeat(request)
         except UnknownNode:
             if report and report.last:
                 return -1
             self._scheduler.register_node(self._registration)
             logger.info("node %s was not known any more and is registered again", request.node_id)
-            return self._scheduler.heartbeat(request).next_due_ms
+            answer = self._scheduler.heartbeat(request)
+        if answer.rescue_due:
+            self._ring()
+        return answer.next_due_ms

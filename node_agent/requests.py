@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore, Retry, TaskRevokedError
 from celery.worker.request import Request
 
 from celery_minsched.router import HEADER
@@ -37,22 +37,27 @@ def with_slot(base: type[Request]) -> type[Request]:
 class SlotRequest(Request):
     """A request whose job ends with it."""
 
+    #: Was it given to the pool?
+    is_begun = False
     _ended = False
     _requeued = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """``create_request_cls`` derives a class and redefines ``on_success`` there, without a call
-        to the one it inherits; so it is wrapped where it is defined.
+        """``create_request_cls`` derives a class and redefines these two there, without a call to
+        those it inherits; so they are wrapped where they are defined.
         """
         super().__init_subclass__(**kwargs)
         if "on_success" in cls.__dict__:
             cls.on_success = _ending(cls.on_success)
+        if "execute_using_pool" in cls.__dict__:
+            cls.execute_using_pool = _beginning(cls.execute_using_pool)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().on_failure(exc_info, *args, **kwargs)
         finally:
-            self._end(*_outcome(exc_info.exception))
+            if not self._already_cancelled:  # killed by a cold shutdown: see node_agent/rescue.py
+                self._end(*_outcome(exc_info.exception))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         try:
@@ -69,6 +74,18 @@ class SlotRequest(Request):
         if never_ran:  # celery rejects a time that it cannot convert, and sends no signal
             self._end("failed", "rejected")
 
+    def _may_begin(self) -> bool:
+        job_id = job_id_of(self.request_dict)
+        node = self.app.node
+        # First: another thread sets closing, and only then looks at this.
+        self.is_begun = True
+        if not job_id or (not node.slots.closing and node.slots.is_sure(job_id)):
+            return True
+        self.is_begun = False
+        if not node.slots.closing:
+            node.consumer.claim_again(self)
+        return False
+
     def _end(self, status: str, reason: str = "") -> None:
         job_id = job_id_of(self.request_dict)
         if not job_id or self._ended:
@@ -78,6 +95,15 @@ class SlotRequest(Request):
             self.app.node.slots.hand_back([job_id])
         else:
             self.app.node.slots.end(job_id, status, reason)
+
+
+def _beginning(execute_using_pool: Any) -> Any:
+    def begin(self: SlotRequest, pool: Any, **kwargs: Any) -> Any:
+        if not self._may_begin():
+            raise TaskRevokedError(self.id)  # by which celery's worker takes its process back
+        return execute_using_pool(self, pool, **kwargs)
+
+    return begin
 
 
 def _ending(on_success: Any) -> Any:

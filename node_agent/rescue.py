@@ -1,21 +1,52 @@
-"""What a process of a node leaves behind: messages that it had taken and not acknowledged.
+"""What a node leaves behind, and how another (or the same, started again) sees to it.
 
-They lie in the node's ``unacked`` hash, and each names the job's own list as its place
-(:class:`NodeQoS`), so putting one back parks it, and the scheduler places the job anew.
+A node's unacknowledged messages lie under keys of its own, and each names its job's own list as
+its place (:class:`NodeQoS`): putting one back parks it, and the scheduler places the job anew. A
+message that was acknowledged before its job ended stays there, marked, until the job ends: should
+the node die, it says who is to be told (:func:`tell_lost`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
 from celery import Celery
+from celery.app.task import Context
+from celery.worker.request import Request
+from kombu import Connection
+from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
+from kombu.serialization import prepare_accept_content
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import RedisError, WatchError
 
-from celery_minsched.keys import job_queue_name
+from celery_minsched import MaxRescuesExceededError, NodeLostError
+from celery_minsched.keys import QUEUES, job_queue_name
+from celery_minsched.plugin import MinSched
 
 from .requests import job_id_of
+
+logger = logging.getLogger(__name__)
+
+_NEVER = 10 * 365 * 86400  # seconds
+
+
+def transport_options(app: Celery, node_id: str) -> dict[str, Any]:
+    """kombu's transport options by which a node's unacknowledged messages are its own, for life."""
+    return {
+        **app.conf.broker_transport_options,
+        "unacked_key": QUEUES["node_unacked"].format(node_id),
+        "unacked_index_key": QUEUES["node_unacked_index"].format(node_id),
+        "unacked_mutex_key": QUEUES["node_unacked_mutex"].format(node_id),
+        "visibility_timeout": _NEVER,
+    }
 
 
 class NodeQoS(QoS):
@@ -23,6 +54,11 @@ class NodeQoS(QoS):
 
     Whatever puts it back there (a requeue, a shutdown, a lost connection, a rescue) so parks it.
     """
+
+    #: Key of the set of messages that were acknowledged while their jobs go on.
+    acked_key: str
+    #: Is the job with this message going on?
+    is_held: Callable[[str, str], bool]
 
     def append(self, message: Any, delivery_tag: str) -> None:
         delivered = message.delivery_info
@@ -35,17 +71,178 @@ class NodeQoS(QoS):
         super().append(message, delivery_tag)  # writes exchange and routing key (kombu 5.7)
         message.delivery_info = delivered
 
+    def ack(self, delivery_tag: str) -> None:
+        message = self._delivered.get(delivery_tag)
+        job_id = job_id_of(message.headers) if message else ""
+        if not job_id or not self.is_held(job_id, delivery_tag):
+            super().ack(delivery_tag)
+            return
+        with self.channel.conn_or_acquire() as client:
+            client.sadd(self.acked_key, delivery_tag)
+        self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
 
-def put_back(app: Celery) -> set[str]:
-    """Put back all that this node's keys hold; the jobs whose messages are parked now.
 
-    Only for the time when nothing that the node has taken is in use: before it consumes.
+def _connection(app: Celery, node_id: str) -> Connection:
+    """A connection to the broker whose channel has the node's keys."""
+    options = transport_options(app, node_id)
+    connection: Connection = app.connection_for_read(transport_options=options)
+    return connection
+
+
+def park_messages(
+    plugin: MinSched, node_id: str, keep: Callable[[str], bool] = lambda job_id: False
+) -> list[str]:
+    """Move a node's messages, queued and unacknowledged, to their jobs' own lists; those jobs.
+
+    Those of jobs to ``keep`` stay. Each message is moved in a transaction, so two may do this at
+    a time, or one after the other had died half-way.
     """
-    jobs = set()
-    with app.connection_for_read() as connection:
-        channel = connection.default_channel
-        for tag, entry in channel.client.hgetall(channel.unacked_key).items():
+    client, keys = plugin.scheduler.redis, plugin.scheduler.keys
+    jobs = []
+    acked = client.smembers(keys("node_acked", node_id))
+    with _connection(plugin.app, node_id) as connection:
+        for tag, entry in client.hgetall(keys("node_unacked", node_id)).items():
             message, _, _ = loads(bytes_to_str(entry))
-            jobs.add(job_id_of(message.get("headers")))
-            channel.qos.restore_by_tag(bytes_to_str(tag))
-    return jobs - {""}
+            job_id = job_id_of(message.get("headers"))
+            if tag not in acked and not keep(job_id):
+                connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
+                jobs.append(job_id)
+    for suffix in keys.suffixes:
+        while job_id := _park_last(plugin, keys("node_queue", node_id) + suffix, suffix):
+            jobs.append(job_id)
+    return [job_id for job_id in jobs if job_id]
+
+
+def _park_last(plugin: MinSched, queue: str, suffix: str) -> str:
+    """Move the queue's next message to its job's own list; the job, "" where the queue is empty."""
+    keys = plugin.scheduler.keys
+    with plugin.scheduler.redis.pipeline(transaction=True) as pipe:
+        while True:
+            try:
+                pipe.watch(queue)
+                message = pipe.lindex(queue, -1)
+                if message is None:
+                    return ""
+                job_id = job_id_of(loads(bytes_to_str(message)).get("headers"))
+                if not job_id:  # put there by hand
+                    logger.error("%s has a message that is no job's; it stays there", queue)
+                    return ""
+                pipe.multi()
+                pipe.lmove(queue, keys("job_queue", job_id) + suffix, "RIGHT", "LEFT")
+                pipe.execute()
+            except WatchError:
+                continue
+            return job_id
+
+
+def rescue(plugin: MinSched) -> None:
+    """Take on rescues until none is due: move messages of dead nodes, tell of lost jobs."""
+    scheduler = plugin.scheduler
+    while True:
+        node_id, lost = scheduler.claim_rescue()
+        if node_id:
+            jobs = park_messages(plugin, node_id)
+            logger.warning("node %s is gone: %d of its jobs are placed anew", node_id, len(jobs))
+            scheduler.rescue_node(node_id, jobs)
+            _remove_mailbox(plugin.app, node_id)
+        for job_id in lost:
+            tell_lost(plugin, job_id)
+        if not node_id and not lost:
+            return
+
+
+def _remove_mailbox(app: Celery, node_id: str) -> None:
+    """The dead worker's queue for remote control, which would fill with every broadcast."""
+    with app.connection_for_write() as connection:
+        queue = app.control.mailbox.get_queue(f"celery@{node_id}")
+        queue(connection.default_channel).delete()
+
+
+def tell_lost(plugin: MinSched, job_id: str) -> None:
+    """Tell whoever waits for a lost job's result, by Celery's rules for a lost worker.
+
+    The result backend, errbacks, chord and chain are told, ``task_failure`` is sent, and
+    ``retry_on_worker_lost`` is honoured. Where the message itself is lost only the result backend
+    can be told. One that dies in the middle of this is followed by another, which tells all again.
+    """
+    scheduler = plugin.scheduler
+    client, keys = scheduler.redis, scheduler.keys
+    record = {
+        bytes_to_str(name): bytes_to_str(value)
+        for name, value in client.hgetall(keys("job", job_id)).items()
+    }
+    task_id, node_id, tag = (record.get(name, "") for name in ("task_id", "node_id", "tag"))
+    parked = keys("job_queue", job_id) + record.get("suffix", "")
+    if task_id:
+        entry = client.hget(keys("node_unacked", node_id), tag) if tag else None
+        raw = loads(bytes_to_str(entry))[0] if entry else None
+        if raw is None and (lying := client.lindex(parked, 0)):
+            raw = loads(bytes_to_str(lying))
+        reason = record.get("reason", "")
+        text = f"job {job_id} of task {task_id}, last at node {node_id or '(none)'}: {reason}"
+        _fail(plugin.app, task_id, _lost(record.get("status", ""), text), raw, node_id)
+    with client.pipeline(transaction=True) as pipe:
+        pipe.hdel(keys("node_unacked", node_id), tag)
+        pipe.zrem(keys("node_unacked_index", node_id), tag)
+        pipe.srem(keys("node_acked", node_id), tag)
+        pipe.delete(parked)
+        pipe.zrem(keys("lost"), job_id)
+        pipe.execute()
+
+
+def _lost(status: str, text: str) -> Exception:
+    return NodeLostError(text) if status == "lost" else MaxRescuesExceededError(text)
+
+
+def _fail(app: Celery, task_id: str, exc: Exception, raw: Any, node_id: str) -> None:
+    logger.error("%s: %s", type(exc).__name__, exc)
+    try:
+        raise exc
+    except Exception:
+        einfo = ExceptionInfo()
+    request = _request(app, raw, node_id)
+    if request:
+        request.on_failure(einfo)
+    else:
+        app.backend.mark_as_failure(task_id, exc, request=Context({"id": task_id}))
+
+
+def _request(app: Celery, raw: Any, node_id: str) -> Request | None:
+    """Celery's request for the message, ``None`` where none can be made of it."""
+    if raw is None:
+        return None
+    with app.connection_for_read() as connection:
+        message = connection.default_channel.Message(raw, channel=connection.default_channel)
+        message.accept = prepare_accept_content(app.conf.accept_content)
+        try:
+            return Request(message, app=app, hostname=f"celery@{node_id}")
+        except (KeyError, ValueError, TypeError, ContentDisallowed, DecodeError) as exc:
+            logger.error("a lost message cannot be read, only its id is told: %r", exc)
+            return None
+
+
+class Rescuer:
+    """A thread that rescues each time it is rung for, and goes on when that fails."""
+
+    def __init__(self, plugin: MinSched) -> None:
+        self._plugin = plugin
+        self._bell, self._ringer = os.pipe()
+        os.set_blocking(self._ringer, False)
+
+    def ring(self) -> None:
+        """There is something to rescue. Never blocks; also in a process that was forked of this."""
+        with contextlib.suppress(BlockingIOError):  # it has been rung for often enough
+            os.write(self._ringer, b".")
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._wait, name="rescuer", daemon=True).start()
+
+    def _wait(self) -> None:
+        while os.read(self._bell, 4096):
+            try:
+                rescue(self._plugin)
+            except (RedisError, OperationalError) as exc:
+                logger.warning("a rescue was broken off, and is due again in seconds: %s", exc)
+            except Exception:
+                logger.exception("a rescue failed, and is tried again in seconds")

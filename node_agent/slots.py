@@ -13,6 +13,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -57,13 +58,26 @@ class LoopCalls:
             self._calls.popleft()()
 
 
+@dataclass
+class Hold:
+    """A job that the node holds."""
+
+    tag: str  # the delivery tag of its message
+    term: int | None = None  # in which the node's claim to it was good; see Pulse.term
+
+
 class Slots:
     """The jobs that this node holds."""
 
-    def __init__(self, scheduler: MinimalSchedulerService, node_id: str) -> None:
-        self.held: set[str] = set()
+    def __init__(
+        self, scheduler: MinimalSchedulerService, node_id: str, term: Callable[[], int | None]
+    ) -> None:
+        self.held: dict[str, Hold] = {}
         self.ended: set[str] = set()  # of those: ended here, and Redis does not know yet
         self.in_loop = LoopCalls()
+        self.term = term
+        #: The worker was asked to stop, and starts no task any more.
+        self.closing = False
         self._scheduler = scheduler
         self.node_id = node_id
         self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -82,12 +96,17 @@ class Slots:
             self._courier.join(patience)
         self._leaving.set()
 
-    def claim(self, job_id: str, answer: Callable[[str, str], None]) -> None:
-        """Ask whether to run a job; ``answer(verdict, pool)`` comes in the event loop."""
-        self.held.add(job_id)
+    def claim(self, job_id: str, tag: str, answer: Callable[[str, str], None]) -> None:
+        """Ask whether to run a job, whose message has the delivery tag ``tag``.
+
+        ``answer(verdict, pool)`` comes in the event loop.
+        """
+        hold = self.held[job_id] = Hold(tag)
 
         def ask() -> None:
-            verdict, pool = self._scheduler.claim_job(job_id, self.node_id)
+            term = self.term()
+            verdict, pool = self._scheduler.claim_job(job_id, self.node_id, tag)
+            hold.term = term
             self.in_loop(lambda: answer(verdict, pool))
 
         self._outbox.put(ask)
@@ -95,8 +114,15 @@ class Slots:
     def end(self, job_id: str, status: str, reason: str = "") -> None:
         """Free the job's slot. Never blocks; safe from any thread."""
         self.ended.add(job_id)
+        hold = self.held.get(job_id)
         request = CompleteTaskRequest.model_validate(
-            {"job_id": job_id, "node_id": self.node_id, "status": status, "reason": reason[:200]}
+            {
+                "job_id": job_id,
+                "node_id": self.node_id,
+                "status": status,
+                "reason": reason[:200],
+                "delivery_tag": hold.tag if hold else "",
+            }
         )
 
         def tell() -> None:
@@ -105,14 +131,15 @@ class Slots:
             except (NodeMismatch, UnknownJob) as exc:
                 logger.warning("%s", exc)
             self.ended.discard(job_id)
-            self.held.discard(job_id)
+            self.forget(job_id)
 
         self._outbox.put(tell)
 
     def hand_back(self, job_ids: Iterable[str]) -> None:
         """Have jobs placed anew whose messages go back to their own lists; safe from any thread."""
         jobs = set(job_ids)
-        self.held -= jobs
+        for job_id in jobs:
+            self.forget(job_id)
 
         def place() -> None:
             # The message may be on its way: Celery puts it back in the event loop, a moment later.
@@ -137,12 +164,23 @@ class Slots:
 
     def forget(self, job_id: str) -> None:
         """The job is not the node's."""
-        self.held.discard(job_id)
+        self.held.pop(job_id, None)
+
+    def is_held(self, job_id: str, tag: str) -> bool:
+        """Is the job with this message going on here?"""
+        hold = self.held.get(job_id)
+        return hold is not None and hold.tag == tag and job_id not in self.ended
+
+    def is_sure(self, job_id: str) -> bool:
+        """Is the job still the node's? Not if that may have been taken for dead since its claim."""
+        hold = self.held.get(job_id)
+        return hold is not None and hold.term is not None and hold.term == self.term()
 
     def keep_only(self, jobs: set[str]) -> frozenset[str]:
         """Forget what the worker dropped with its connection; the jobs that it dropped."""
-        dropped = frozenset(self.held - jobs - self.ended)
-        self.held -= dropped
+        dropped = frozenset(self.held.keys() - jobs - self.ended)
+        for job_id in dropped:
+            self.forget(job_id)
         return dropped
 
     def _carry(self) -> None:

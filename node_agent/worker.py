@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
@@ -11,7 +13,9 @@ from celery.worker import control, state
 from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 from kombu import Queue
+from kombu.exceptions import OperationalError
 from kombu.utils.imports import symbol_by_name
+from redis.exceptions import RedisError
 
 from celery_minsched import RegisterNodeRequest
 from celery_minsched.keys import QUEUES, queue_name
@@ -20,12 +24,11 @@ from celery_minsched.router import HEADER
 
 from .pulse import Pulse, Report
 from .requests import job_id_of, with_slot
-from .rescue import NodeQoS, put_back
+from .rescue import NodeQoS, Rescuer, park_messages, transport_options
 from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
-_NEVER = 10 * 365 * 86400  # seconds
 _ASK_AGAIN = 0.5  # seconds until a node that is full asks for a slot again
 
 
@@ -33,8 +36,11 @@ class Node:
     """One node: its slots, its pulse, its worker. Found again as ``app.node``."""
 
     def __init__(self, plugin: MinSched, registration: RegisterNodeRequest) -> None:
-        self.slots = Slots(plugin.scheduler, registration.node_id)
-        self.pulse = Pulse(plugin.scheduler, registration)
+        self.node_id = registration.node_id
+        self.rescuer = Rescuer(plugin)
+        self.pulse = Pulse(plugin.scheduler, registration, self.rescuer.ring)
+        self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
+        self._plugin = plugin
         self._slots_at_start = registration.max_jobs
         self._controller: Any = None
         self._pool_at_start = 0
@@ -46,17 +52,38 @@ class Node:
         self._pool_at_start = _pool_size(controller)
         self._takes_jobs = True
         self.slots.start()
+        self.rescuer.start()
         self.pulse.report_from(self._look)
 
+    @property
+    def consumer(self) -> NodeConsumer:
+        """The worker's consumer."""
+        consumer: NodeConsumer = self._controller.consumer
+        return consumer
+
     def on_shutting_down(self) -> None:
-        """The worker was asked to stop: take no more jobs, and finish what runs."""
+        """The worker was asked to stop: hand back at once what has not begun, finish what runs."""
         self._takes_jobs = False
+        self.slots.closing = True
         self.pulse.nudge()
+        threading.Thread(target=self._hand_back, name="hand-back", daemon=True).start()
 
     def stop(self) -> None:
-        """The worker has stopped: tell which jobs ended, and go offline."""
+        """The worker has stopped: tell which jobs ended, hand back the others, and go offline."""
         self.slots.stop()
+        self._hand_back()
         self.pulse.stop()
+
+    def _hand_back(self) -> None:
+        begun = {job_id_of(r.request_dict) for r in set(state.reserved_requests) if r.is_begun}
+        try:
+            jobs = park_messages(self._plugin, self.node_id, keep=begun.__contains__)
+            self._plugin.scheduler.place_jobs(jobs, handed_back_by=self.node_id)
+        except (RedisError, OperationalError) as exc:
+            logger.warning("jobs could not be handed back; other nodes will fetch them: %s", exc)
+            return
+        for job_id in jobs:
+            self.slots.forget(job_id)
 
     def _look(self) -> Report:
         # The slots move with the pool: a process more is a slot more.
@@ -79,14 +106,24 @@ class NodeConsumer(Consumer):
     _connections = 0
     _dropped: frozenset[str] = frozenset()
 
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        connection = super().connection_for_read(heartbeat)
+        if connection.transport.driver_type == "redis":
+            # Here, since kombu (5.7) makes a channel's qos as soon as an event loop knows of it.
+            slots, acked = self._slots, QUEUES["node_acked"].format(self._slots.node_id)
+            connection.default_channel.QoS = type(
+                "QoS", (NodeQoS,), {"acked_key": acked, "is_held": staticmethod(slots.is_held)}
+            )
+        return connection
+
     def connect(self) -> Any:
         connection = super().connect()
-        if connection.transport.driver_type == "redis":
-            # Before anything is consumed; kombu (5.7) makes a channel's qos when it is first asked.
-            connection.default_channel.QoS = NodeQoS
-            if self._connections:  # what was taken over the lost connection is placed anew
-                running = {job_id_of(request.request_dict) for request in state.active_requests}
-                self._slots.hand_back((put_back(self.app) | self._dropped) - running)
+        if connection.transport.driver_type == "redis" and self._connections:
+            # What was taken over the lost connection, and does not run, is placed anew.
+            slots = self._slots
+            running = {job_id_of(request.request_dict) for request in state.active_requests}
+            parked = park_messages(self.app.minsched, slots.node_id, keep=running.__contains__)
+            slots.hand_back({*parked, *self._dropped} - running)
         return connection
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -112,30 +149,45 @@ class NodeConsumer(Consumer):
 
         return on_task_received
 
-    def _claim(self, job_id: str, message: Any, handle: Any) -> None:
+    def _claim(self, job_id: str, message: Any, begin: Callable[[Any], None]) -> None:
         connection = self._connections
 
         def answer(verdict: str, pool: str) -> None:
-            if connection != self._connections:
-                return  # the connection was lost meanwhile, and the message is placed anew
+            if connection != self._connections or self._slots.closing:
+                return  # the message was put back, or is at the stop
             if verdict in ("run", "discard"):
                 # One that waited was sent before anybody knew where it would run. A retry goes by
                 # delivery_info, and the router knows a node's queue for no choice of the caller's.
                 message.headers[HEADER].update(node_id=self._slots.node_id, pool=pool)
                 message.delivery_info["routing_key"] = queue_name(self._slots.node_id)
-                handle(message)
+                if verdict == "discard":  # this worker may not have heard of the revocation
+                    state.revoked.add(message.headers["id"])
+                begin(message)
             elif verdict == "hand_back":
                 logger.warning("job %s has no slot at this node any more: handed back", job_id)
                 message.reject_log_error(logger, self.connection_errors, requeue=True)
                 self._slots.hand_back([job_id])
             elif verdict == "full":
-                self.timer.call_after(_ASK_AGAIN, self._slots.claim, (job_id, answer))
+                self.timer.call_after(
+                    _ASK_AGAIN, self._slots.claim, (job_id, message.delivery_tag, answer)
+                )
             else:
                 logger.warning("job %s has ended or is elsewhere: dropped its message", job_id)
                 self._slots.forget(job_id)
                 self._drop(message)
 
-        self._slots.claim(job_id, answer)
+        self._slots.claim(job_id, message.delivery_tag, answer)
+
+    def claim_again(self, request: Any) -> None:
+        """The node may have been taken for dead before the request began: ask whose it is now."""
+        if self._slots.term() is None:  # nor can it tell yet
+            self.timer.call_after(_ASK_AGAIN, self.claim_again, (request,))
+            return
+
+        def begin(_: Any) -> None:
+            self.on_task_request(request)
+
+        self._claim(job_id_of(request.request_dict), request.message, begin)
 
     def _drop(self, message: Any) -> None:
         message.ack_log_error(logger, self.connection_errors)
@@ -184,20 +236,14 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
         worker_consumer=NodeConsumer,
         # Each message in the queue has a slot here: take them all.
         worker_prefetch_multiplier=0,
-        # A node's unacknowledged messages are its own for as long as it lives.
-        broker_transport_options={
-            **app.conf.broker_transport_options,
-            "unacked_key": QUEUES["node_unacked"].format(registration.node_id),
-            "unacked_index_key": QUEUES["node_unacked_index"].format(registration.node_id),
-            "unacked_mutex_key": QUEUES["node_unacked_mutex"].format(registration.node_id),
-            "visibility_timeout": _NEVER,
-        },
+        broker_transport_options=transport_options(app, registration.node_id),
     )
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.
     app.amqp.queues.add(Queue(queue, no_declare=on_redis))
     node = app.node = Node(plugin, registration)
-    if on_redis:
-        plugin.scheduler.place_jobs(sorted(put_back(app)), handed_back_by=registration.node_id)
+    if on_redis:  # what a process that had this id before has left behind
+        jobs = park_messages(plugin, registration.node_id)
+        plugin.scheduler.rescue_node(registration.node_id, jobs)
     signals.worker_ready.connect(_on_ready, weak=False)
     signals.worker_shutting_down.connect(
         lambda **_: node.on_shutting_down(), weak=False, dispatch_uid="minsched-shutting-down"

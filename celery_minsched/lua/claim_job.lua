@@ -3,7 +3,7 @@
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] job_id       ARGV[3] node_id
+-- ARGV[2] job_id       ARGV[3] node_id      ARGV[4] the message's delivery tag
 --
 -- Returns {"OK", "run", pool}  the slot is the job's
 --         {"OK", "discard"}    revoked or expired: the worker tells the caller, and runs nothing
@@ -13,6 +13,7 @@
 
 local job, node_id = read_job(ARGV[2]), ARGV[3]
 
+write_even_without_memory()
 local was_given_up = job.status == 'lost'
 if job.status ~= '' and (job.node_id ~= node_id or PARKED[job.status]) then return {'OK', 'drop'} end
 if ENDED[job.status] and not was_given_up then
@@ -26,8 +27,10 @@ if not redis.call('ZSCORE', key.node_jobs(node_id), job.id) then
   end
 end
 redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
-redis.call('HSET', key.job(job.id), 'node_id', node_id, 'status', 'running', 'started_ts', NOW)
+redis.call('HSET', key.job(job.id), 'node_id', node_id, 'status', 'running', 'started_ts', NOW,
+  'tag', ARGV[4])
 redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
+redis.call('ZREM', key.lost(), job.id)
 expire_record(job)
 place_node(node_id)
 return {'OK', 'run', redis.call('HGET', key.job(job.id), 'pool') or ''}

@@ -6,6 +6,7 @@
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] job_id       ARGV[3] node_id
 -- ARGV[4] status, "finished" or "failed"     ARGV[5] reason, "" where the status says it all
+-- ARGV[6] delivery tag of the job's message, "" for none: the node forgets the message
 --
 -- Returns {"OK"}  {"ALREADY_ENDED"}
 --         {"NODE_MISMATCH", the node that the job belongs to, "" for none}
@@ -13,6 +14,7 @@
 
 local job, node_id, status, reason = read_job(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 
+if ARGV[6] ~= '' then forget_message(node_id, ARGV[6]) end
 if job.status == '' then return {'UNKNOWN_JOB'} end
 if job.node_id ~= node_id or PARKED[job.status] then
   return {'NODE_MISMATCH', PARKED[job.status] and '' or job.node_id}
@@ -22,6 +24,7 @@ if ENDED[job.status] and job.status ~= 'lost' then return {'ALREADY_ENDED'} end
 
 redis.call('ZREM', key.node_jobs(node_id), job.id)
 redis.call('DEL', parked_list(job))  -- a second copy of its message, after a lost connection
+redis.call('ZREM', key.lost(), job.id)
 end_job(job, status, reason)
 place_node(node_id)
 fill_node(node_id)

@@ -13,7 +13,7 @@
 -- ARGV[9...] job ids
 --
 -- Returns {"OK", slots taken, draining "true"/"false", ms until this is worth calling again or -1,
---          a job that is not the node's, ...}
+--          is there something to rescue "true"/"false", a job that is not the node's, ...}
 --         {"UNKNOWN_NODE"}
 
 local node_id, instance, online, load_json, load = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -24,28 +24,30 @@ if not node[3] or (instance ~= '' and node[1] ~= '' and node[1] ~= instance) the
   return {'UNKNOWN_NODE'}
 end
 
+write_even_without_memory()
 redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_json, 'load', load,
   'last_heartbeat_ts', NOW)
+-- It has left: its id is free to take, and what it still holds is rescued.
+local has_left = online ~= 'true' and ARGV[8] == 'jobs' and not ARGV[9]
 if online == 'true' then
   if instance ~= '' then redis.call('HSET', key.node_info(node_id), 'instance', instance) end
 else
-  if ARGV[8] == 'jobs' and not ARGV[9] then  -- it has left, and its id is free to take
-    redis.call('HSET', key.node_info(node_id), 'instance', '')
-  end
+  if has_left then redis.call('HSET', key.node_info(node_id), 'instance', '') end
   open_lines(node_id)
 end
 redis.call('ZADD', key.nodes(), NOW, node_id)
 
-local answer = {'OK', 0, node[2] or 'false', -1}
+local answer = {'OK', 0, node[2] or 'false', -1, 'false'}
 if ARGV[8] == 'jobs' then
   for i = 9, #ARGV do
     if not confirm_job(node_id, ARGV[i]) then answer[#answer + 1] = ARGV[i] end
   end
-  lapse_jobs(node_id, suffixes, MOST_CHORES)
+  if has_left then give_up_node(node_id) else lapse_jobs(node_id, suffixes) end
 end
 place_node(node_id)
 local more = fill_node(node_id)
-answer[4] = do_chores(node_id)
+answer[4] = do_chores(node_id, suffixes)
 if more then answer[4] = 0 end
+if is_rescue_due() then answer[5] = 'true' end
 answer[2] = redis.call('ZCARD', key.node_jobs(node_id))
 return answer

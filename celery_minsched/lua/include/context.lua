@@ -4,10 +4,18 @@
 local time = redis.call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- ARGV[1] of every script is "node_ttl lease history_ttl session_ttl", milliseconds.
+-- ARGV[1] of every script is "node_ttl lease history_ttl session_ttl", milliseconds, and max_rescues.
 local TTL = {}
+local MAX_RESCUES
 do
-  local node, lease, history, session = string.match(ARGV[1], '^(%d+) (%d+) (%d+) (%d+)$')
+  local node, lease, history, session, rescues =
+    string.match(ARGV[1], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
   TTL.node, TTL.lease = tonumber(node), tonumber(lease)
   TTL.history, TTL.session = tonumber(history), tonumber(session)
+  MAX_RESCUES = tonumber(rescues)
 end
+
+-- With no memory left Redis refuses a script at its first write, if that may grow, and else not at all
+-- (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). A script by which jobs end, and memory
+-- comes back, begins with a write that cannot grow.
+local function write_even_without_memory() redis.call('PERSIST', key.nodes()) end

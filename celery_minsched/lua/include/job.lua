@@ -8,7 +8,8 @@ local PARKED = {parking = true, waiting = true, delayed = true}
 
 -- The fields that a script needs to place a job; a missing one is "", a missing job has no status.
 local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_lang', 'where', 'caps',
-  'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket'}
+  'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket',
+  'rescues'}
 
 local function read_job(job_id)
   local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
@@ -41,6 +42,22 @@ local function end_job(job, status, reason)
   expire_record(job)
 end
 
+-- The job is lost: whoever waits for its result is told, by the node that first takes that on. Not so
+-- where a later job of the same task goes on (a retry that was sent before the node died).
+local function lose_job(job, reason)
+  end_job(job, 'lost', reason)
+  if job.task_id ~= '' and redis.call('GET', key.task(job.task_id)) == job.id then
+    redis.call('ZADD', key.lost(), NOW, job.id)
+  end
+end
+
+-- Forgets a message that a node had taken, and had acknowledged or not.
+local function forget_message(node_id, tag)
+  redis.call('HDEL', key.node_unacked(node_id), tag)
+  redis.call('ZREM', key.node_unacked_index(node_id), tag)
+  redis.call('SREM', key.node_acked(node_id), tag)
+end
+
 -- Frees the job's slot, if it has one. Returns the node that has one more now, or nil.
 local function free_slot(job)
   if job.node_id == '' or redis.call('ZREM', key.node_jobs(job.node_id), job.id) == 0 then
@@ -63,7 +80,7 @@ local function give_slot(job, node_id, pool, chosen_by)
   place_node(node_id)
   redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'node_id', node_id, 'pool', pool,
     'chosen_by', chosen_by, 'dispatched_ts', NOW)
-  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'ended_ts', 'reason')
+  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'tag', 'ended_ts', 'reason')
   expire_record(job)
   if job.session_id == '' then return end
   redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
@@ -90,21 +107,8 @@ local function confirm_job(node_id, job_id)
     redis.call('HSET', key.job(job_id), 'node_id', node_id, 'status', 'running')
     redis.call('HSETNX', key.job(job_id), 'started_ts', NOW)
     redis.call('HDEL', key.job(job_id), 'ended_ts', 'reason')
+    redis.call('ZREM', key.lost(), job_id)
   end
   expire_record(job)
   return true
-end
-
--- Frees the slots whose lease ran out: the node was asked and did not say that it holds them. While
--- messages lie in the node's queue, theirs may be among them, and they wait for the next call.
-local function lapse_jobs(node_id, suffixes, most)
-  local lapsed = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', NOW, 'LIMIT', 0, most)
-  if #lapsed == 0 then return end
-  for _, suffix in ipairs(suffixes) do
-    if redis.call('EXISTS', key.node_queue(node_id) .. suffix) == 1 then return end
-  end
-  for _, job_id in ipairs(lapsed) do
-    redis.call('ZREM', key.node_jobs(node_id), job_id)
-    end_job(read_job(job_id), 'lost', 'its message never reached the node, or its end was never told')
-  end
 end

@@ -130,7 +130,7 @@ local function serve_line(line, node_id, pool)
   end
   if required ~= '' then redis.call('ZADD', key.node_waiting(required), 'XX', served, line) end
   leave_line(job)
-  if not is_parked(job) then return end_job(job, 'lost', 'its message is gone') end
+  if not is_parked(job) then return lose_job(job, 'its message is gone') end
   give_slot(job, node_id, pool, 'first_free')
   move_message(job, node_id)
 end
@@ -189,6 +189,18 @@ local function place_parked(job)
   end
   if freed then fill_node(freed) end
   return node_id and 'dispatched' or 'waiting'
+end
+
+-- The message of a job that has ended was put back. That of one revoked or expired has yet to tell the
+-- caller, at the next node that is heard; any other came twice.
+local function settle_ended(job)
+  local reason = redis.call('HGET', key.job(job.id), 'reason')
+  if reason == 'revoked' or reason == 'expired' then
+    redis.call('HSET', key.job(job.id), 'status', 'parking')
+    redis.call('ZADD', key.expiring(), 0, job.id)
+  else
+    redis.call('DEL', parked_list(job))
+  end
 end
 
 -- Hands the message of a job that will not run (revoked, expired) to a node, whose worker finds that

@@ -1,0 +1,21 @@
+-- include: rescue
+-- Takes on what only a reader of messages can do: moving a gone node's messages to their jobs' own
+-- lists, and telling who waits for lost jobs. Left to the caller alone for ten seconds, and then to
+-- whoever asks next.
+--
+-- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
+-- ARGV[1] times, see include/context.lua
+--
+-- Returns {"OK", a node that is gone or "", a lost job, ...}
+
+local answer = {'OK', ''}
+local node = redis.call('ZRANGEBYSCORE', key.rescues(), '-inf', NOW, 'LIMIT', 0, 1)[1]
+if node then
+  redis.call('ZADD', key.rescues(), NOW + RESCUE_CLAIM, node)
+  answer[2] = node
+end
+for _, job_id in ipairs(redis.call('ZRANGEBYSCORE', key.lost(), '-inf', NOW, 'LIMIT', 0, 20)) do
+  redis.call('ZADD', key.lost(), NOW + RESCUE_CLAIM, job_id)
+  answer[#answer + 1] = job_id
+end
+return answer

@@ -1,0 +1,99 @@
+-- include: line
+-- What becomes of the jobs of a node that is gone. Their messages lie in the node's queue, among its
+-- unacknowledged messages, or nowhere. Moving them to the jobs' own lists takes a reader of messages
+-- (node_agent/rescue.py); all else is done here, and can be done again at any time.
+
+local RESCUE_CLAIM = 10000  -- ms for which one who took on a rescue is left alone with it
+local RESCUE_PAUSE = 1000   -- ms between two looks at what is left
+local MOST_RESCUED = 100    -- jobs of one node in one call
+
+local function give_up_node(node_id)
+  redis.call('ZADD', key.rescues(), 'NX', NOW, node_id)
+end
+
+local function is_queue_empty(node_id, suffixes)
+  for _, suffix in ipairs(suffixes) do
+    if redis.call('EXISTS', key.node_queue(node_id) .. suffix) == 1 then return false end
+  end
+  return true
+end
+
+-- Does the node's queue or its book of unacknowledged messages hold one that may run again?
+local function has_messages(node_id, suffixes)
+  if not is_queue_empty(node_id, suffixes) then return true end
+  for _, tag in ipairs(redis.call('HKEYS', key.node_unacked(node_id))) do
+    if redis.call('SISMEMBER', key.node_acked(node_id), tag) == 0 then return true end
+  end
+  return false
+end
+
+-- Places a job whose message was found, unless its nodes died under it too often.
+local function place_anew(job)
+  local rescues = tonumber(job.rescues) or 0
+  if job.status == 'running' then rescues = redis.call('HINCRBY', key.job(job.id), 'rescues', 1) end
+  if rescues < MAX_RESCUES then return place_parked(job) end
+  free_slot(job)
+  end_job(job, 'failed', 'its node died under it ' .. rescues .. ' times')
+  redis.call('ZADD', key.lost(), NOW, job.id)
+end
+
+-- Jobs of the node whose lease ran out, or all of one that is gone, once no message is left at it:
+-- one whose message is parked is placed; one that was dispatched just now may yet be published; the
+-- others ran, or were handed over and never noted, and are lost.
+local function settle_jobs(node_id, before)
+  local jobs = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', before,
+    'WITHSCORES', 'LIMIT', 0, MOST_RESCUED)
+  for i = 1, #jobs, 2 do
+    local job, lease = read_job(jobs[i]), tonumber(jobs[i + 1])
+    if job.node_id ~= node_id or ENDED[job.status] then
+      redis.call('ZREM', key.node_jobs(node_id), job.id)
+    elseif is_parked(job) then
+      place_anew(job)
+    elseif job.status ~= 'dispatched' or lease <= NOW then
+      redis.call('ZREM', key.node_jobs(node_id), job.id)
+      lose_job(job, job.status == 'dispatched' and 'its message never reached its node'
+        or 'its node was lost while it ran')
+    end
+  end
+  if #jobs > 0 then place_node(node_id) end
+end
+
+-- Frees the slots that a live node does not say that it holds. While messages lie in its queue,
+-- theirs may be among them, and they wait for the next call.
+local function lapse_jobs(node_id, suffixes)
+  local first = redis.call('ZRANGE', key.node_jobs(node_id), 0, 0, 'WITHSCORES')
+  if #first == 0 or tonumber(first[2]) > NOW or not is_queue_empty(node_id, suffixes) then return end
+  settle_jobs(node_id, NOW)
+end
+
+-- Settles the jobs of a node that is gone. False while its messages have yet to be moved.
+local function rescue_node(node_id, suffixes)
+  if has_messages(node_id, suffixes) then return false end
+  settle_jobs(node_id, '+inf')
+  if redis.call('EXISTS', key.node_jobs(node_id)) == 0 then
+    redis.call('ZREM', key.rescues(), node_id)
+  else
+    redis.call('ZADD', key.rescues(), NOW + RESCUE_PAUSE, node_id)
+  end
+  return true
+end
+
+local function is_gone(node_id)
+  return redis.call('HGET', key.node_info(node_id), 'online') ~= 'true' or not is_alive(node_id)
+end
+
+-- Goes on with the rescues that are due. Those that need a reader of messages stay due.
+local function rescue_due(suffixes)
+  for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', key.rescues(), '-inf', NOW, 'LIMIT', 0, 10)) do
+    if is_gone(node_id) then
+      rescue_node(node_id, suffixes)
+    else
+      redis.call('ZREM', key.rescues(), node_id)
+    end
+  end
+end
+
+-- Is there something that a reader of messages should do?
+local function is_rescue_due()
+  return redis.call('ZCOUNT', key.rescues(), '-inf', NOW) + redis.call('ZCOUNT', key.lost(), '-inf', NOW) > 0
+end
