@@ -59,13 +59,6 @@ class SlotRequest(Request):
             if not self._already_cancelled:  # killed by a cold shutdown: see node_agent/rescue.py
                 self._end(*_outcome(exc_info.exception))
 
-    def on_timeout(self, soft: bool, timeout: float) -> None:
-        try:
-            super().on_timeout(soft, timeout)
-        finally:
-            if not soft:
-                self._end("failed", "time limit")
-
     def reject(self, requeue: bool = False) -> None:
         if requeue and not self.acknowledged:
             self._requeued = True  # the same message is parked, and placed anew
@@ -112,7 +105,7 @@ def _ending(on_success: Any) -> Any:
             answer = on_success(self, outcome, **kwargs)
         except BaseException as exc:
             # sys.exit() in a thread: celery hands an ExceptionInfo where it expects a triple.
-            self._end("failed", type(getattr(outcome, "exception", exc)).__name__)
+            self._end(*_outcome(getattr(outcome, "exception", exc)))
             raise
         self._end("finished")  # on_failure has ended it already where the task failed
         return answer

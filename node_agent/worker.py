@@ -162,7 +162,11 @@ class NodeConsumer(Consumer):
                 message.delivery_info["routing_key"] = queue_name(self._slots.node_id)
                 if verdict == "discard":  # this worker may not have heard of the revocation
                     state.revoked.add(message.headers["id"])
-                begin(message)
+                try:
+                    begin(message)
+                except (KeyError, TypeError, ValueError) as exc:
+                    # celery 5.7 expects a body of three parts, and its worker ends where it is not.
+                    self.on_invalid_task(message.body, message, exc)
             elif verdict == "hand_back":
                 logger.warning("job %s has no slot at this node any more: handed back", job_id)
                 message.reject_log_error(logger, self.connection_errors, requeue=True)

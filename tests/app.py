@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import Ignore, Reject
 
 from celery_minsched import MinSched
 
 url = os.environ["MINSCHED_TEST_BROKER"]
 app = Celery("tests", broker=url, backend=url)
+for name, value in os.environ.items():
+    if name.startswith("MINSCHED_TEST_CONF_"):  # a number each, such as …_node_ttl=2
+        app.conf[f"minsched_{name.removeprefix('MINSCHED_TEST_CONF_').lower()}"] = float(value)
 MinSched(app)
 
 
@@ -25,3 +31,116 @@ def where_am_i(self: Any, pause: float = 0.0) -> dict[str, Any]:
     """What the task sees of its own place."""
     time.sleep(pause)
     return {"minsched": self.request.minsched, "hostname": self.request.hostname}
+
+
+@scheduled()
+def note(self: Any, what: str, pause: float = 0.0) -> str:
+    """Write down that it ran, and where, before and after a pause."""
+    client = app.backend.client
+    client.rpush(f"test:began:{what}", self.request.hostname)
+    time.sleep(pause)
+    client.rpush(f"test:ended:{what}", self.request.hostname)
+    return what
+
+
+@scheduled(acks_late=True)
+def note_late(self: Any, what: str, pause: float = 0.0) -> str:
+    return str(note.run(what, pause))
+
+
+@scheduled(acks_late=True)
+def late(self: Any) -> str:
+    return "late"
+
+
+@scheduled()
+def fails(self: Any) -> None:
+    raise ValueError("no luck")
+
+
+@scheduled(acks_late=True, acks_on_failure=False)
+def fails_late(self: Any) -> None:
+    raise ValueError("no luck")
+
+
+@scheduled(max_retries=2)
+def retries(self: Any, countdown: float = 0) -> dict[str, Any]:
+    """Succeeds at the third attempt; what it sees of its place then."""
+    if self.request.retries < 2:
+        raise self.retry(countdown=countdown)
+    return dict(self.request.minsched)
+
+
+@scheduled()
+def ignores(self: Any) -> None:
+    raise Ignore
+
+
+@scheduled()
+def rejects(self: Any) -> None:
+    raise Reject("no")
+
+
+@scheduled(acks_late=True)
+def requeues(self: Any) -> str:
+    """Asks for its own message again, once."""
+    if app.backend.client.incr(f"test:requeues:{self.request.id}") == 1:
+        raise Reject("again", requeue=True)
+    return "second time"
+
+
+@scheduled()
+def requeues_early(self: Any) -> str:
+    raise Reject("too late", requeue=True)
+
+
+@scheduled(soft_time_limit=0.3)
+def too_long_softly(self: Any) -> None:
+    time.sleep(30)
+
+
+@scheduled(time_limit=0.3)
+def too_long(self: Any) -> None:
+    time.sleep(30)
+
+
+@scheduled(time_limit=0.3, acks_late=True, acks_on_timeout=False)
+def too_long_once(self: Any) -> str:
+    """Is killed by its time limit, and its message delivered again, once."""
+    if app.backend.client.incr(f"test:too_long:{self.request.id}") == 1:
+        time.sleep(30)
+    return "second time"
+
+
+@scheduled()
+def killed(self: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@scheduled(acks_late=True)
+def killed_late(self: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@scheduled(acks_late=True, reject_on_worker_lost=True)
+def killed_and_requeued(self: Any) -> str:
+    if app.backend.client.incr(f"test:killed:{self.request.id}") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "second time"
+
+
+@scheduled(retry_on_worker_lost=True, default_retry_delay=0)
+def killed_and_retried(self: Any) -> str:
+    if self.request.retries == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "second time"
+
+
+@scheduled()
+def exits(self: Any) -> None:
+    sys.exit(3)
+
+
+@scheduled()
+def out_of_memory(self: Any) -> None:
+    raise MemoryError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis  # noqa: F401 - before any test: its plugin imports it at the end, too deep down
 import pytest
 import redis
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.result import AsyncResult
 
 from celery_minsched import MinSched
 from celery_minsched.views import JobView, NodeView, Views
@@ -82,9 +83,14 @@ class Fleet:
         for node_id in node_ids:
             wait_for(
                 lambda node_id=node_id: (node := self.node(node_id)) and node.online,
-                f"{node_id} to come online; its log:\n{self.log(node_id)}",
+                f"{node_id} to come online; its log:\n{self.log_tail(node_id)}",
                 patience=30,
             )
+
+    def send(self, task: str, *args: object, **options: Any) -> AsyncResult:
+        """Call a task by name, with a demand for pool "asr" and what else is given."""
+        demand = {"pool": "asr", **options.pop("minsched", {})}
+        return self.app.send_task(f"{self.app_name}.{task}", args, minsched=demand, **options)
 
     def node(self, node_id: str) -> NodeView | None:
         return next((node for node in self.views.nodes() if node.node_id == node_id), None)
@@ -106,6 +112,10 @@ class Fleet:
     def log(self, node_id: str) -> str:
         path = self.log_path(node_id)
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def log_tail(self, node_id: str) -> str:
+        """Its last lines, for a message."""
+        return "\n".join(self.log(node_id).splitlines()[-15:])
 
     def kill(self, node_id: str, signum: int) -> None:
         self.processes[node_id].send_signal(signum)
