@@ -96,7 +96,9 @@ end
 -- what the node runs is the truth. False: the job is not this node's.
 local function confirm_job(node_id, job_id)
   local until_ms = tonumber(redis.call('ZSCORE', key.node_jobs(node_id), job_id) or -1)
-  if until_ms > NOW + TTL.lease / 2 then return true end
+  if until_ms > NOW + TTL.lease / 2 and redis.call('HGET', key.job(job_id), 'status') == 'running' then
+    return true
+  end
   local job = read_job(job_id)
   if until_ms < 0 and job.status ~= '' then
     if job.node_id ~= node_id or PARKED[job.status] then return false end
