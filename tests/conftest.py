@@ -11,6 +11,7 @@ import redis
 from celery_minsched import MinimalSchedulerService
 from celery_minsched.views import Views
 
+from .desk import Desk
 from .fleet import Fleet
 from .server import Server
 
@@ -42,6 +43,11 @@ def service(client: redis.Redis) -> Iterator[MinimalSchedulerService]:
     service = MinimalSchedulerService(client)
     yield service
     assert Views(client, service.keys).check() == []
+
+
+@pytest.fixture
+def desk(service: MinimalSchedulerService) -> Desk:
+    return Desk(service)
 
 
 @pytest.fixture
