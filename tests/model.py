@@ -1,0 +1,92 @@
+"""The scheduler as plain Python: dicts, loops, no time. What the scripts are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Node:
+    slots: int
+    pools: frozenset[str]
+    caps: frozenset[str]
+    online: bool = True
+    draining: bool = False
+    load: int = 0
+    turn: int = 0  # when it was last chosen
+    jobs: set[str] = field(default_factory=set)
+
+    @property
+    def takes_jobs(self) -> bool:
+        return self.online and not self.draining
+
+    @property
+    def is_free(self) -> bool:
+        return self.takes_jobs and len(self.jobs) < self.slots
+
+
+@dataclass
+class Job:
+    pool: str
+    caps: frozenset[str]
+    session: str = ""
+    affinity: str = "prefer"
+    node: str = ""
+    status: str = ""
+    required: str = ""  # the node that it waits for
+
+
+class Model:
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.jobs: dict[str, Job] = {}
+        self.sessions: dict[str, str] = {}
+
+    def fits(self, node: Node, job: Job) -> bool:
+        return job.pool in node.pools and job.caps <= node.caps
+
+    def could_take(self, node_id: str, job: Job) -> bool:
+        """Has the node a free slot that this job may have?"""
+        node = self.nodes[node_id]
+        required = self.nodes.get(job.required)
+        bound = required is not None and required.takes_jobs and job.required != node_id
+        return node.is_free and self.fits(node, job) and not bound
+
+    def required_node(self, job: Job) -> str:
+        home = self.nodes.get(self.sessions.get(job.session, ""))
+        if job.affinity != "require" or home is None:
+            return ""
+        return self.sessions[job.session] if self.fits(home, job) and home.takes_jobs else ""
+
+    def choose(self, job: Job) -> str:
+        """The node that the job goes to now, "" for none."""
+        free = {name for name, node in self.nodes.items() if node.is_free and self.fits(node, job)}
+        required = self.required_node(job)
+        if required:
+            return required if required in free else ""
+        home = self.sessions.get(job.session, "") if job.affinity != "none" else ""
+        if home in free:
+            return home
+        return min(free, key=self.load_order, default="")
+
+    def load_order(self, name: str) -> tuple[int, int, int, str]:
+        node = self.nodes[name]
+        return (len(node.jobs) * 4095 // node.slots, node.load, node.turn, name)
+
+    def is_possible(self, job: Job) -> bool:
+        """Do registered nodes, of whatever state, have what the job asks for?"""
+        pool = [node for node in self.nodes.values() if job.pool in node.pools]
+        return bool(pool) and all(any(cap in node.caps for node in pool) for cap in job.caps)
+
+    def give(self, job_id: str, node_id: str) -> None:
+        job = self.jobs[job_id]
+        job.node, job.status = node_id, "dispatched"
+        self.nodes[node_id].jobs.add(job_id)
+        if job.session:
+            self.sessions[job.session] = node_id
+
+    def end(self, job_id: str, status: str) -> None:
+        job = self.jobs[job_id]
+        if job.node:
+            self.nodes[job.node].jobs.discard(job_id)
+        job.status = status
