@@ -13,7 +13,7 @@
 local job, giver = read_job(ARGV[2]), ARGV[3]
 local is_handed_back = job.node_id ~= '' and job.node_id == giver
   and (job.status == 'dispatched' or job.status == 'running')
-if job.status ~= 'lost' and ENDED[job.status] then settle_ended(job) end
+if job.status ~= 'lost' and ENDED[job.status] and is_parked(job) then settle_ended(job) end
 local is_sent = job.status == 'parking' or job.status == 'delayed' or job.status == 'lost'
 if not (is_handed_back or is_sent) or not is_parked(job) then return {'OK', 'unchanged'} end
 return {'OK', place_parked(job)}

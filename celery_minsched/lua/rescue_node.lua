@@ -15,7 +15,7 @@ local node_id = ARGV[2]
 
 for i = 4, #ARGV do
   local job = read_job(ARGV[i])
-  if job.status ~= 'lost' and ENDED[job.status] then settle_ended(job) end
+  if job.status ~= 'lost' and ENDED[job.status] and is_parked(job) then settle_ended(job) end
 end
 if is_gone(node_id) then
   rescue_node(node_id, split(ARGV[3] .. '\n', '([^\n]*)\n'))
