@@ -1,0 +1,15 @@
+# A node, Flower or the producer of docker-compose.yml, by the command; examples/demo_app.py is
+# the application.
+FROM python:3.11-slim
+ENV PYTHONUNBUFFERED=1
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY celery_minsched celery_minsched
+COPY node_agent node_agent
+RUN pip install --no-cache-dir '.[flower]'
+
+WORKDIR /app
+COPY examples/demo_app.py examples/compose_app.py ./
+USER nobody
+CMD ["node-agent"]
