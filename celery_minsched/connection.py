@@ -44,7 +44,8 @@ def client_of(app: Celery, url: str | None) -> redis.Redis:
             "Redis. Set minsched_redis_url."
         )
     with connection._reraise_as_library_errors():
-        channel: Any = connection.default_channel
+        connection.connect()  # once; default_channel would try for its connect_timeout, three times
+        channel: Any = connection.channel()
     pool = channel._get_pool()
     connection.release()
     return redis.Redis(connection_pool=pool)

@@ -144,3 +144,26 @@ def exits(self: Any) -> None:
 @scheduled()
 def out_of_memory(self: Any) -> None:
     raise MemoryError
+
+
+@scheduled()
+def add(self: Any, *numbers: Any) -> Any:
+    """Sum of numbers, and of lists of them (a chord's results)."""
+    return sum(sum(n) if isinstance(n, list) else n for n in numbers)
+
+
+@scheduled()
+def replaced(self: Any, number: int) -> Any:
+    raise self.replace(add.s(number, 100))
+
+
+@app.task
+def errback(request: Any, exc: Any, traceback: Any) -> None:
+    """Note that a task failed; called in the worker."""
+    app.backend.client.rpush("test:errback", f"{request.id} {type(exc).__name__}")
+
+
+@app.task(bind=True)
+def anywhere(self: Any) -> Any:
+    """A task without a demand."""
+    return getattr(self.request, "minsched", None)
