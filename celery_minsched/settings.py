@@ -68,11 +68,12 @@ def from_app(app: Celery) -> Settings:
     Raises ``ImproperlyConfigured`` for a name that is no setting, and for a wrong value.
     """
     _ = app.conf.broker_url  # makes a configuration of what was set before; without, maps is empty
-    given = {
-        name.removeprefix(PREFIX): app.conf[name]
-        for name in (str(key).lower() for layer in app.conf.maps[:-1] for key in layer)
-        if name.startswith(PREFIX)
+    # As config_from_object(namespace="CELERY") leaves them, keys may be CELERY_MINSCHED_NODE_TTL.
+    namespace = (app.conf.prefix or "").lower()
+    names = {
+        str(key).lower().removeprefix(namespace) for layer in app.conf.maps[:-1] for key in layer
     }
+    given = {name.removeprefix(PREFIX): app.conf[name] for name in names if name.startswith(PREFIX)}
     for name in given:
         if name not in Settings.model_fields:
             close = get_close_matches(name, Settings.model_fields, n=1)

@@ -59,7 +59,7 @@ class Server:
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
-                with self.client() as client:
+                with self.client() as client, contextlib.suppress(redis.AuthenticationError):
                     client.ping()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -1,0 +1,161 @@
+"""docker-compose.yml as a whole: it comes up, does work, and bears the loss of a node.
+
+``COMPOSE`` names the program, such as ``docker-compose``; by default it is what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+from urllib.request import urlopen
+
+import docker
+import pytest
+
+from ..fleet import ROOT, wait_for
+from ..server import free_port
+
+PROJECT = "minsched-check"
+SERVICES = {"redis", "large", "medium", "small", "flower", "producer"}
+NODE = re.compile(r"(\w+) +pool (\w+) +(\d) slots +(\d+) jobs +slots busy for ([\d.]+) s")
+
+
+class Stack:
+    """The services of docker-compose.yml, under a project name of their own."""
+
+    def __init__(self) -> None:
+        self.flower_port = free_port()
+        self._compose = shlex.split(os.environ.get("COMPOSE") or _compose())
+        self._docker = docker.from_env()
+
+    def __call__(self, *command: str) -> str:
+        """What a command of compose says; fails with all of it where the command fails."""
+        done = subprocess.run(
+            [*self._compose, "--project-name", PROJECT, *command],
+            cwd=ROOT,
+            env={**os.environ, "FLOWER_PORT": str(self.flower_port)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def state(self, service: str) -> dict[str, Any]:
+        """What Docker says of a service's container; it may have ended."""
+        labels = [
+            f"com.docker.compose.{key}" for key in (f"project={PROJECT}", f"service={service}")
+        ]
+        [container] = self._docker.containers.list(all=True, filters={"label": labels})
+        return dict(container.attrs["State"])
+
+    def wait_healthy(self, *services: str) -> None:
+        for service in services:
+            wait_for(
+                lambda service=service: self.state(service)["Health"]["Status"] == "healthy",
+                f"{service} to be healthy",
+                patience=120,
+            )
+
+    def round(self, number: int) -> dict[str, int] | None:
+        """How the jobs of a round ended, once it has."""
+        said = re.search(rf"round {number}: (\d+) jobs in [\d.]+ s, (.*)", self("logs", "producer"))
+        if not said or not self.shares(number):
+            return None
+        ended = {status: int(many) for many, status in re.findall(r"(\d+) (\w+)", said[2])}
+        return {"all": int(said[1]), **ended}
+
+    def shares(self, number: int) -> dict[str, tuple[str, int, int, float]]:
+        """Who did a round: for each node its pool, slots, jobs and the time of its slots."""
+        _, _, said = self("logs", "producer").partition(f"round {number}: ")
+        this_round, _, _ = said.partition(f"round {number + 1}: ")
+        shares = {
+            node: (pool, int(slots), int(jobs), float(busy))
+            for node, pool, slots, jobs, busy in NODE.findall(this_round)
+        }
+        return shares if len(shares) == 3 else {}
+
+
+def _compose() -> str:
+    has_plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    return "docker-compose" if has_plugin.returncode else "docker compose"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    stack = Stack()
+    try:
+        stack("up", "--detach", "--build")
+        yield stack
+    finally:
+        stack("down", "--volumes", "--timeout", "20")
+
+
+def test_every_service_becomes_healthy(stack: Stack) -> None:
+    assert set(stack("config", "--services").split()) == SERVICES
+    stack.wait_healthy(*SERVICES)
+
+
+def test_the_producers_work_is_done_by_each_node_in_proportion_to_its_slots(stack: Stack) -> None:
+    ended = wait_for(lambda: stack.round(1), "the first round", patience=300)
+    assert ended["finished"] == ended["all"]
+    shares = stack.shares(1)
+    assert sum(jobs for _, _, jobs, _ in shares.values()) == ended["all"]
+    assert {node: share[:2] for node, share in shares.items()} == {
+        "large": ("pack", 4),
+        "medium": ("pack", 2),
+        "small": ("index", 1),
+    }
+    # Each slot of the pool was in use for as long as any other.
+    large, medium = (shares[node][3] / shares[node][1] for node in ("large", "medium"))
+    assert large == pytest.approx(medium, rel=0.2)
+
+
+def test_flower_shows_the_nodes_as_workers_named_by_their_id(stack: Stack) -> None:
+    def workers() -> dict[str, Any]:
+        url = f"http://127.0.0.1:{stack.flower_port}/api/workers?refresh=1"
+        with urlopen(url, timeout=30) as answer:
+            return dict(json.load(answer))
+
+    names = {"celery@large", "celery@medium", "celery@small"}
+    found = wait_for(lambda: (seen := workers()) and names <= set(seen) and seen, "workers", 60)
+    assert set(found) == names
+    [queue] = found["celery@large"]["active_queues"]
+    assert queue["name"] == "minsched.node.large"
+
+
+def test_a_node_that_is_stopped_ends_by_itself_and_loses_no_job(stack: Stack) -> None:
+    number = _next_round(stack)
+    stack("stop", "medium")
+    assert stack.state("medium")["ExitCode"] == 0
+    ended = wait_for(lambda: stack.round(number), f"round {number}", patience=300)
+    assert ended["finished"] == ended["all"]
+    stack("start", "medium")
+    stack.wait_healthy("medium")
+
+
+def test_a_node_that_is_killed_loses_no_more_than_it_ran(stack: Stack) -> None:
+    number = _next_round(stack)
+    stack("kill", "large")
+    ended = wait_for(lambda: stack.round(number), f"round {number}", patience=300)
+    assert ended.get("lost", 0) <= 4
+    assert ended["finished"] + ended.get("lost", 0) == ended["all"]
+
+
+def _next_round(stack: Stack) -> int:
+    """Wait until a round has begun; its number."""
+    number = 1
+    while stack.round(number):
+        number += 1
+
+    def works() -> str:
+        keys = stack("exec", "-T", "redis", "redis-cli", "zcard", "scheduler:node:jobs:large")
+        return keys.strip() if keys.strip() != "0" else ""
+
+    wait_for(works, f"round {number} to begin", patience=60)
+    return number

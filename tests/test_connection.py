@@ -1,0 +1,130 @@
+"""The scheduler finds Redis by the broker's own settings, whatever they are."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from celery_minsched import MinSched, RegisterNodeRequest
+
+from .fleet import wait_for
+from .server import Server, free_port, program
+
+
+def speaks(app: Celery) -> list[str]:
+    """Register a node and send a task through the application; the keys that are there then."""
+    plugin = MinSched(app)
+    plugin.scheduler.register_node(
+        RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]')
+    )
+    app.conf.result_backend = "disabled://"
+    app.send_task("x", minsched={"pool": "asr"})
+    app.send_task("y", minsched={"pool": "asr"})  # waits
+    client = plugin.scheduler.redis
+    keys = [key.decode() for key in client.keys("*")]
+    app.close()
+    return keys
+
+
+def test_password_and_database_number() -> None:
+    server = Server("--requirepass", "secret@word")
+    try:
+        app = Celery("c", broker=f"redis://:secret%40word@127.0.0.1:{server.port}/3")
+        assert "minsched.node.n1" in speaks(app)
+        with server.client(password="secret@word", db=3) as client:
+            assert client.exists("scheduler:nodes")
+    finally:
+        server.close()
+
+
+def test_unix_socket(server: Server) -> None:
+    app = Celery("c", broker=f"redis+socket://{server.socket_path}")
+    assert {"minsched.node.n1", "minsched.job.:2"} <= set(speaks(app))
+
+
+def test_global_key_prefix_stands_before_everything(server: Server) -> None:
+    app = Celery("c", broker=server.url)
+    app.conf.broker_transport_options = {"global_keyprefix": "app1."}
+    keys = speaks(app)
+    assert {"app1.minsched.node.n1", "app1.scheduler:nodes", "app1.minsched.job.:2"} <= set(keys)
+    assert all(key.startswith("app1.") for key in keys)
+
+
+def test_a_key_prefix_of_one_s_own(server: Server) -> None:
+    app = Celery("c", broker=server.url)
+    app.conf.minsched_key_prefix = "speech"
+    assert "speech:nodes" in speaks(app)
+
+
+def test_another_redis_for_the_scheduler(server: Server) -> None:
+    app = Celery("c", broker="memory://")
+    app.conf.update(minsched_redis_url=server.url, minsched_when_full="error")
+    plugin = MinSched(app)
+    plugin.scheduler.register_node(
+        RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]')
+    )
+    app.conf.result_backend = "disabled://"
+    app.send_task("x", minsched={"pool": "asr"})
+    assert app.connection().SimpleQueue("minsched.node.n1").get(timeout=2).headers["task"] == "x"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for localhost, and its key."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    command += ["-subj", "/CN=localhost"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no openssl on this machine")
+    return tmp_path
+
+
+def test_tls(certificate: Path) -> None:
+    port = free_port()
+    cert, key = f"{certificate}/cert.pem", f"{certificate}/key.pem"
+    options = ("--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
+    try:
+        server = Server("--tls-port", str(port), *options)
+    except RuntimeError:
+        pytest.skip("this server was built without TLS")
+    try:
+        ca = f"ssl_cert_reqs=required&ssl_ca_certs={cert}&ssl_check_hostname=false"
+        assert "minsched.node.n1" in speaks(Celery("c", broker=f"rediss://localhost:{port}/0?{ca}"))
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def sentinel(server: Server, tmp_path: Path) -> Iterator[int]:
+    """A sentinel that watches the server; its port."""
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"port {port}\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
+    process = subprocess.Popen(
+        [program(), str(config), "--sentinel"], stdout=subprocess.DEVNULL, cwd=tmp_path
+    )
+    yield port
+    process.terminate()
+    process.wait(10)
+
+
+def test_sentinel(server: Server, sentinel: int) -> None:
+    app = Celery("c", broker=f"sentinel://127.0.0.1:{sentinel}/0")
+    app.conf.broker_transport_options = {"master_name": "main"}
+
+    def is_watching() -> Any:
+        try:
+            return redis.Redis(port=sentinel).sentinel_get_master_addr_by_name("main")
+        except redis.ConnectionError:
+            return None
+
+    wait_for(is_watching)
+    assert "minsched.node.n1" in speaks(app)
