@@ -17,11 +17,11 @@ PAUSE = 5.0  # seconds between two rounds
 
 
 def work() -> list[Signature]:
-    """Two jobs for each source file of the standard library; a directory's are a session."""
+    """Two jobs for each source file of the standard library's packages; a package is a session."""
     return [
-        task.s(str(path)).set(minsched={"session_id": str(path.parent.relative_to(SOURCES))})
-        for path in sorted(SOURCES.rglob("*.py"))
-        if "site-packages" not in path.parts
+        task.s(str(path)).set(minsched={"session_id": path.parent.name})
+        for path in sorted(SOURCES.glob("*/*.py"))
+        if path.parent.name != "site-packages"
         for task in (compress, index)
     ]
 
@@ -31,13 +31,22 @@ def do_round(number: int) -> None:
     began = time.monotonic()
     results = app.minsched.dispatch_many(work())
     for result in results:
-        result.get()
+        result.get(propagate=False)
         ALIVE.touch()
-    print(f"round {number}: {len(results)} jobs in {time.monotonic() - began:.1f} s")
-    done = Counter(app.minsched.where(result.id).node_id for result in results)
+    took = time.monotonic() - began
+    ended, jobs, busy = Counter[str](), Counter[str](), Counter[str]()
+    for job in (app.minsched.where(result.id) for result in results):
+        ended[job.status] += 1
+        jobs[job.node_id] += 1
+        busy[job.node_id] += job.ended_ts - job.started_ts
+    endings = ", ".join(f"{many} {status}" for status, many in sorted(ended.items()))
+    print(f"round {number}: {len(results)} jobs in {took:.1f} s, {endings}")
     for node in app.minsched.views.nodes():
-        pool, slots = ", ".join(node.pools), node.max_jobs
-        print(f"  {node.node_id:6} {pool:5} {slots} slots {done[node.node_id]:5} jobs")
+        name, pool = node.node_id, ", ".join(node.pools)
+        print(
+            f"  {name:6}  pool {pool:5}  {node.max_jobs} slots  {jobs[name]:4} jobs  "
+            f"slots busy for {busy[name] / 1000:.1f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -48,9 +48,8 @@ class Stack:
 
     def state(self, service: str) -> dict[str, Any]:
         """What Docker says of a service's container; it may have ended."""
-        labels = [
-            f"com.docker.compose.{key}" for key in (f"project={PROJECT}", f"service={service}")
-        ]
+        prefix = "com.docker.compose"
+        labels = [f"{prefix}.project={PROJECT}", f"{prefix}.service={service}"]
         [container] = self._docker.containers.list(all=True, filters={"label": labels})
         return dict(container.attrs["State"])
 
