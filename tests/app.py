@@ -35,17 +35,41 @@ def where_am_i(self: Any, pause: float = 0.0) -> dict[str, Any]:
 
 @scheduled()
 def note(self: Any, what: str, pause: float = 0.0) -> str:
-    """Write down that it ran, and where, before and after a pause."""
-    client = app.backend.client
-    client.rpush(f"test:began:{what}", self.request.hostname)
-    time.sleep(pause)
-    client.rpush(f"test:ended:{what}", self.request.hostname)
-    return what
+    return _note(self.request.hostname, what, pause)
+
+
+@scheduled(ignore_result=True)
+def sleeps(self: Any, seconds: float) -> None:
+    """Work without Redis; the log says when it is done."""
+    time.sleep(seconds)
+    print("slept", flush=True)
 
 
 @scheduled(acks_late=True)
 def note_late(self: Any, what: str, pause: float = 0.0) -> str:
-    return str(note.run(what, pause))
+    return _note(self.request.hostname, what, pause)
+
+
+def _note(hostname: str, what: str, pause: float) -> str:
+    """Write down that it ran, and where, before and after a pause."""
+    client = app.backend.client
+    client.rpush(f"test:began:{what}", hostname)
+    time.sleep(pause)
+    client.rpush(f"test:ended:{what}", hostname)
+    return what
+
+
+@scheduled()
+def hold(self: Any, what: str) -> None:
+    """Write down that it runs, and run until it is let go."""
+    client = app.backend.client
+    client.rpush(f"test:began:{what}", self.request.hostname)
+    client.blpop(f"test:release:{what}", 30)
+
+
+@scheduled(rate_limit="2/s")
+def rarely(self: Any) -> None:
+    """The worker holds a second one back for a while."""
 
 
 @scheduled(acks_late=True)
@@ -167,3 +191,18 @@ def errback(request: Any, exc: Any, traceback: Any) -> None:
 def anywhere(self: Any) -> Any:
     """A task without a demand."""
     return getattr(self.request, "minsched", None)
+
+
+@scheduled()
+def hogs(self: Any, seconds: float) -> None:
+    """Hold the interpreter, as a C extension may."""
+    client = app.backend.client
+    client.rpush("test:hogging", self.request.hostname)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # no other thread of this process runs until this one blocks
+    try:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            sum(range(1000))
+    finally:
+        sys.setswitchinterval(before)

@@ -1,20 +1,231 @@
-"""The node agent as a whole: real processes."""
+"""The node agent: real processes, from start to stop, and what it does when things fail."""
 
 from __future__ import annotations
 
-import pytest
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-from .fleet import Fleet
+import psutil
+import pytest
+import redis
+
+from .fleet import ROOT, Fleet, wait_for
+from .server import Server, free_port
+
+FAST = {
+    "MINSCHED_TEST_CONF_node_ttl": "2",
+    "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
+    "MINSCHED_TEST_CONF_lease": "5",
+}
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    """Nodes that are found dead in two seconds."""
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.close()
+    assert fleet.views.check() == []
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_task_goes_to_a_node_and_sees_where_it_is(fleet: Fleet, pool: str) -> None:
+def test_a_node_works_and_leaves_nothing(fleet: Fleet, client: redis.Redis, pool: str) -> None:
     fleet.start_ready("n1", "-P", pool)
-    result = fleet.app.send_task("tests.app.where_am_i", minsched={"pool": "asr"})
-    seen = result.get(timeout=20)
-    assert seen["minsched"]["node_id"] == "n1"
-    assert seen["hostname"] == "celery@n1"
+    assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+    family = psutil.Process(fleet.processes["n1"].pid).children(recursive=True)
+    assert fleet.stop("n1") == 0
+    node = fleet.node("n1")
+    assert node is not None
+    assert (node.online, node.current_jobs) == (False, 0)
+    assert client.keys("minsched.*") == []
+    assert not [process for process in family if process.is_running()]
+    fleet.start_ready("n1")  # its id is free at once
+
+
+def test_it_reports_its_load_and_what_it_runs(fleet: Fleet, client: redis.Redis) -> None:
+    fleet.start_ready("n1", "-P", "threads")
+    fleet.send("note", "loaded", 1.0)
+    wait_for(lambda: client.exists("test:began:loaded"))
+    node = fleet.node("n1")
+    assert node is not None
+    assert node.current_jobs == 1
+    assert 0 < wait_for(lambda: fleet.node("n1").load.get("mem")) <= 100  # type: ignore[union-attr]
+
+
+def test_the_pulse_goes_on_while_a_task_holds_the_interpreter(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads", "--without-heartbeat")
+    fleet.send("hogs", 4.0)
+    wait_for(lambda: client.exists("test:hogging"))
+    before = fleet.node("n1")
+    assert before is not None
+    later = before.last_heartbeat_ts + 3000  # more than node_ttl
+    wait_for(lambda: fleet.node("n1").last_heartbeat_ts > later)  # type: ignore[union-attr]
+    assert fleet.node("n1").online  # type: ignore[union-attr]
     fleet.wait_idle()
-    job = fleet.job(result.id)
-    assert job is not None
-    assert (job.status, job.node_id, job.pool) == ("finished", "n1", "asr")
+
+
+def test_slots_follow_the_pool(fleet: Fleet) -> None:
+    fleet.start_ready("n1", slots=2)
+    control = fleet.app.control
+
+    def slots() -> int:
+        node = fleet.node("n1")
+        return node.max_jobs if node else 0
+
+    control.pool_grow(2, destination=["celery@n1"])
+    wait_for(lambda: slots() == 4)
+    control.pool_shrink(1, destination=["celery@n1"])
+    wait_for(lambda: slots() == 3)
+    fleet.start_ready("n2", "--autoscale", "5,1", slots=5)
+    assert fleet.node("n2").max_jobs == 5  # type: ignore[union-attr]
+
+
+def test_a_second_node_of_the_same_id_refuses_and_says_who_holds_it(fleet: Fleet) -> None:
+    fleet.start_ready("n1")
+    fleet.start("again", "--node-id", "n1")
+    assert fleet.processes["again"].wait(20) == 1
+    pid = fleet.processes["n1"].pid
+    assert f"node id 'n1' is held by {os.uname().nodename}/{pid}/" in fleet.log("again")
+    assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+
+
+def test_redis_away_for_a_while(client: redis.Redis) -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    fleet = Fleet(server, **FAST)
+    try:
+        fleet.start_ready("n1", "-P", "threads", slots=3)
+        running = [fleet.send("sleeps", 3.0, ignore_result=True) for _ in range(2)]
+        wait_for(lambda: fleet.node("n1").current_jobs == 2)  # type: ignore[union-attr]
+        wait_for(lambda: all(fleet.job(r.id).status == "running" for r in running))  # type: ignore[union-attr]
+        server.stop()
+        wait_for(lambda: "Redis is away" in fleet.log("n1"))
+        wait_for(lambda: fleet.log("n1").count("slept") == 2)  # tasks go on
+        server.start()
+        fleet.wait_idle()
+        for result in running:
+            wait_for(lambda result=result: fleet.job(result.id).status == "finished")  # type: ignore[union-attr]
+        wait_for(lambda: "n1 is heard again" in fleet.log("n1"))
+        said = fleet.log("n1").count("the node is found again later")
+        assert said == 1
+        assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+        assert fleet.views.check() == []
+    finally:
+        fleet.close()
+        server.close()
+
+
+def test_redis_restarted_without_its_data(
+    fleet: Fleet, server: Server, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads", slots=3)
+    result = fleet.send("note", "kept", 3.0)
+    wait_for(lambda: client.exists("test:began:kept"))
+    client.flushall()
+    wait_for(lambda: fleet.node("n1") and fleet.node("n1").current_jobs == 1)  # type: ignore[union-attr]
+    assert result.get(timeout=20) == "kept"
+    fleet.wait_idle()
+
+
+class TestCommandLine:
+    def run(self, server: Server, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "node_agent", *options],
+            cwd=ROOT,
+            env={**os.environ, "MINSCHED_TEST_BROKER": server.url, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ("--pool asr", "Missing option '--node-id'"),
+            ("--node-id n1", "Missing option '--pool'"),
+            ("--node-id a:b --pool asr", "'a:b' is no name"),
+            ("--node-id n1 --pool asr --slots 0", "0 is not in the range"),
+            ("--node-id n1 --pool asr --lang zh", "'zh' is no language pair such as zh:en"),
+            ("--node-id n1 --pool asr --lang z/h:en", "'z/h' is no language"),
+            ("--node-id n1 --pool asr --capability a,b", "'a,b' is no name"),
+            ("--node-id n1 --pool asr --pool asr", "names a pool twice"),
+            ("--node-id n1 --pool asr -Q other", "leave out -D, -Q and -n"),
+            ("--node-id n1 --pool asr -c auto", "give --slots too"),
+        ],
+    )
+    def test_a_wrong_option_is_explained(self, server: Server, options: str, says: str) -> None:
+        answer = self.run(server, "-A", "tests.app", *options.split())
+        assert answer.returncode == 2
+        assert says in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+    def test_an_application_without_a_scheduler(self, server: Server, tmp_path: Path) -> None:
+        (tmp_path / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
+        answer = self.run(
+            server, "-A", "plain", "--node-id", "n1", "--pool", "p", PYTHONPATH=str(tmp_path)
+        )
+        assert answer.returncode == 1
+        assert "write MinSched(app) below its Celery(...)" in answer.stderr
+
+    def test_redis_that_is_not_there(self, server: Server) -> None:
+        away = f"redis://127.0.0.1:{free_port()}/0"
+        options = ("-A", "tests.app", "--node-id", "n1", "--pool", "p")
+        answer = self.run(server, *options, MINSCHED_TEST_BROKER=away)
+        assert answer.returncode == 1
+        assert "Connection refused" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
+def test_every_option_from_the_environment(server: Server) -> None:
+    fleet = Fleet(
+        server,
+        NODE_AGENT_NODE_ID="from-env",
+        NODE_AGENT_POOLS="asr mt",
+        NODE_AGENT_LANGS="zh:en en:zh",
+        NODE_AGENT_CAPABILITIES="gpu whisper",
+        NODE_AGENT_SLOTS="3",
+        NODE_AGENT_APP="tests.app",
+        NODE_AGENT_WORKER_POOL="threads",
+    )
+    try:
+        fleet.processes["env"] = subprocess.Popen(
+            [str(Path(sys.executable).parent / "node-agent")],
+            cwd=ROOT,
+            env=fleet.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        fleet.wait_online("from-env")
+        node = fleet.node("from-env")
+        assert node is not None
+        assert (node.pools, node.max_jobs) == (["asr", "mt"], 3)
+        assert node.capabilities == ["gpu", "whisper"]
+        demand = {"pool": None, "src_lang": "en", "tgt_lang": "zh"}
+        assert fleet.send("where_am_i", minsched=demand).get(timeout=20)
+    finally:
+        fleet.close()
+
+
+def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redis.Redis) -> None:
+    fleet.start("n1", "-c", "1", slots=3)  # one process, three slots
+    fleet.start("n2", slots=3)
+    fleet.wait_online("n1", "n2")
+    fleet.plugin.scheduler.drain_node("n2")
+    results = [fleet.send("note", f"stop{n}", 1.5) for n in range(3)]
+    wait_for(lambda: client.exists("test:began:stop0"))
+    wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
+    fleet.plugin.scheduler.drain_node("n2", draining=False)
+    fleet.kill("n1", signal.SIGTERM)
+    wait_for(lambda: client.exists("test:began:stop1") and client.exists("test:began:stop2"))
+    assert not client.exists("test:ended:stop0")  # while the first one runs on
+    assert fleet.processes["n1"].wait(20) == 0
+    for result in results:
+        result.get(timeout=20)
+    assert client.lrange("test:ended:stop0", 0, -1) == ["celery@n1"]
+    assert [client.lrange(f"test:ended:stop{n}", 0, -1) for n in (1, 2)] == [["celery@n2"]] * 2
+    fleet.wait_idle()

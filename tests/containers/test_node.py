@@ -1,0 +1,184 @@
+"""Our image as the worker of pytest-celery, with its own broker: what only containers show."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from celery import Celery
+from pytest_celery import (
+    DEFAULT_WORKER_VOLUME,
+    CeleryBackendCluster,
+    CeleryBrokerCluster,
+    CeleryTestSetup,
+    CeleryTestWorker,
+    CeleryWorkerCluster,
+    CeleryWorkerContainer,
+    RedisContainer,
+    RedisTestBackend,
+    RedisTestBroker,
+)
+from pytest_docker_tools import build, container, fxtr
+
+from celery_minsched import MinSched, NodeLostError
+from celery_minsched.views import NodeView
+
+from ..fleet import ROOT, wait_for
+from . import node_app
+
+
+class NodeContainer(CeleryWorkerContainer):
+    """A node instead of a worker that consumes a queue of its own choice."""
+
+    @classmethod
+    def command(cls, *args: str, **_: Any) -> list[str]:
+        return ["node-agent", "-A", "app", "--slots", "2", "--pool", "asr", "-l", "INFO", *args]
+
+    @classmethod
+    def app_module(cls) -> ModuleType:
+        return node_app
+
+
+class Setup(CeleryTestSetup):
+    """The tests' own application has the scheduler too."""
+
+    @classmethod
+    def update_app_config(cls, app: Celery) -> None:
+        MinSched(app)
+
+
+class Redis7(RedisContainer):
+    @classmethod
+    def image(cls) -> str:
+        return "redis:7"
+
+
+node_image = build(path=str(ROOT), tag="celery-minsched-test", rm=True)
+
+
+def node(node_id: str) -> Any:
+    """A container that is the node of that id."""
+    return container(
+        image="{node_image.id}",
+        command=NodeContainer.command("--node-id", node_id),
+        environment=fxtr("default_worker_env"),
+        network="{default_pytest_celery_network.name}",
+        volumes={"{default_worker_volume.name}": DEFAULT_WORKER_VOLUME},
+        wrapper_class=NodeContainer,
+        init=True,
+        timeout=60,
+    )
+
+
+n1 = node("n1")
+n2 = node("n2")
+
+
+@pytest.fixture
+def default_worker_container_cls() -> type[CeleryWorkerContainer]:
+    return NodeContainer
+
+
+@pytest.fixture
+def default_redis_broker_cls() -> type[RedisContainer]:
+    return Redis7
+
+
+@pytest.fixture
+def default_redis_backend_cls() -> type[RedisContainer]:
+    return Redis7
+
+
+@pytest.fixture
+def celery_broker_cluster(celery_redis_broker: RedisTestBroker) -> CeleryBrokerCluster:
+    return CeleryBrokerCluster(celery_redis_broker)
+
+
+@pytest.fixture
+def celery_backend_cluster(celery_redis_backend: RedisTestBackend) -> CeleryBackendCluster:
+    return CeleryBackendCluster(celery_redis_backend)
+
+
+@pytest.fixture
+def celery_worker_cluster(
+    n1: NodeContainer, n2: NodeContainer, celery_setup_app: Celery
+) -> CeleryWorkerCluster:
+    return CeleryWorkerCluster(*(CeleryTestWorker(node, celery_setup_app) for node in (n1, n2)))
+
+
+@pytest.fixture
+def celery_setup_cls() -> type[CeleryTestSetup]:
+    return Setup
+
+
+SLEEP = "pytest_celery.vendors.worker.tasks.sleep"
+
+
+def send(setup: CeleryTestSetup, seconds: float, **demand: object) -> Any:
+    return setup.app.send_task(SLEEP, (seconds,), minsched={"pool": "asr", **demand})
+
+
+def nodes(setup: CeleryTestSetup) -> dict[str, NodeView]:
+    return {view.node_id: view for view in setup.app.minsched.views.nodes()}
+
+
+def runs(setup: CeleryTestSetup, node_id: str) -> bool:
+    """Does a job that must run at that node do so?"""
+    result = send(setup, 0, preferred_node=node_id, affinity="require")
+    return bool(result.get(timeout=60)) and status(setup, result)[:2] == ("finished", node_id)
+
+
+def status(setup: CeleryTestSetup, result: Any) -> tuple[str, str]:
+    job = setup.app.minsched.where(result.id)
+    return (job.status, job.node_id)
+
+
+def test_jobs_are_spread_over_the_nodes_and_end(celery_setup: CeleryTestSetup) -> None:
+    wait_for(lambda: len([node for node in nodes(celery_setup).values() if node.online]) == 2)
+    results = [send(celery_setup, 1) for _ in range(4)]
+    assert [result.get(timeout=60) for result in results] == [True] * 4
+    wait_for(lambda: all(node.current_jobs == 0 for node in nodes(celery_setup).values()))
+    ran = sorted(status(celery_setup, result) for result in results)
+    assert ran == [("finished", "n1")] * 2 + [("finished", "n2")] * 2
+    assert celery_setup.app.minsched.views.check() == []
+
+
+def test_a_container_that_is_stopped_finishes_what_it_runs(celery_setup: CeleryTestSetup) -> None:
+    result = send(celery_setup, 3, preferred_node="n1")
+    wait_for(lambda: status(celery_setup, result) == ("running", "n1"))
+    n1 = docker_container(celery_setup, 0)
+    n1.stop(timeout=60)
+    assert n1.wait()["StatusCode"] == 0
+    assert result.get(timeout=10) is True
+    assert status(celery_setup, result) == ("finished", "n1")
+    assert not nodes(celery_setup)["n1"].online
+
+
+def test_a_node_that_the_network_lost_is_taken_for_dead_and_comes_back(
+    celery_setup: CeleryTestSetup, default_pytest_celery_network: Any
+) -> None:
+    result = send(celery_setup, 60, preferred_node="n1")
+    wait_for(lambda: status(celery_setup, result) == ("running", "n1"))
+    n1 = docker_container(celery_setup, 0)
+    default_pytest_celery_network.disconnect(n1)
+    with pytest.raises(
+        NodeLostError
+    ):  # it was acknowledged, and nobody can tell that it still runs
+        result.get(timeout=60)
+    assert status(celery_setup, result) == ("lost", "n1")
+    default_pytest_celery_network.connect(n1)
+    assert runs(celery_setup, "n1")
+    assert celery_setup.app.minsched.views.check() == []
+
+
+def test_the_fleet_registers_anew_at_a_broker_that_forgot_all(
+    celery_setup: CeleryTestSetup,
+) -> None:
+    celery_setup.broker.restart()  # and it saves nothing
+    assert runs(celery_setup, "n1")
+    assert runs(celery_setup, "n2")
+
+
+def docker_container(setup: CeleryTestSetup, number: int) -> Any:
+    return setup.worker_cluster[number].container._container
