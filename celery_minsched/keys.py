@@ -47,6 +47,11 @@ STATE: Final = {
     "heard": "heard",
     "rescues": "rescues",
     "lost": "lost",
+    "paused": "paused",  # pools that an operator has paused
+    # What happened, for those who watch; see lua/include/journal.lua.
+    "events": "events",
+    "counts": "counts",
+    "pool_counts": "pool:{}:counts",
 }
 
 #: Lists of messages. Their names are queues of Celery's, so they stand below the broker's

@@ -98,6 +98,28 @@ class MinimalSchedulerService:
             raise errors.UnknownNode(node_id=node_id)
         return int(values[0])
 
+    def pause_pool(self, pool: str, paused: bool = True) -> None:
+        """Give the pool's nodes no more jobs for it, so that they wait; or jobs again.
+
+        Raises :class:`EmptyPool` for a pool in which no node is registered.
+        """
+        code, *values = self._call("pause_pool", pool, _lua_bool(paused))
+        if code == errors.EmptyPool.code:
+            raise errors.EmptyPool(pool=values[0], with_capability="", flags="")
+
+    def declare_dead(self, node_id: str) -> int:
+        """Have a node rescued now that was silent for two heartbeats and more; the jobs it held.
+
+        Raises :class:`UnknownNode`, or :class:`NodeIdInUse` where the node lives.
+        """
+        silence = round(2000 * self.settings.heartbeat_interval)
+        code, *values = self._call("declare_dead", node_id, silence)
+        if code == errors.UnknownNode.code:
+            raise errors.UnknownNode(node_id=node_id)
+        if code == errors.NodeIdInUse.code:
+            raise errors.NodeIdInUse(node_id=node_id, holder=values[0], age_ms=values[1])
+        return int(values[0])
+
     def dispatch_task(self, request: DispatchRequest) -> DispatchResponse:
         """Take a slot for a job on the best node, and say which.
 

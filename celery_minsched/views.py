@@ -1,14 +1,23 @@
-"""Read-only questions: nodes, pools, jobs, and whether the invariants hold."""
+"""Read-only questions: nodes, pools, jobs, lines, events, and why a job is where it is.
+
+Each reads Redis in pages, a bounded number of keys at a time, so that no look holds it up: with a
+thousand nodes and ten thousand jobs none takes more than some milliseconds of it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import redis
 from pydantic import BaseModel
 
 from .keys import Keys
+
+PAGE = 200  # keys read in one round trip
 
 
 class NodeView(BaseModel):
@@ -23,6 +32,47 @@ class NodeView(BaseModel):
     capabilities: list[str]
     load: dict[str, Any]
     last_heartbeat_ts: int  # ms, the server's clock
+    #: "host/pid/random" of its process, "" where it left and said so.
+    instance: str = ""
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Is it there to work, be it full just now?"""
+        return self.online and not self.draining
+
+    @property
+    def is_free(self) -> bool:
+        """Does it take a job now?"""
+        return self.takes_jobs and self.current_jobs < self.max_jobs
+
+    @property
+    def state(self) -> str:
+        """``free``, ``full``, ``draining``, ``dead`` (it fell silent) or ``left`` (it said so)."""
+        if not self.online:
+            return "dead" if self.instance else "left"
+        if self.draining:
+            return "draining"
+        return "free" if self.is_free else "full"
+
+
+class PoolView(BaseModel):
+    """A pool, and what its nodes have together."""
+
+    pool: str
+    paused: bool
+    nodes: int
+    online: int
+    slots: int  # of the nodes that take jobs
+    taken: int
+    waiting: int  # in the lines that it could serve
+    langs: list[str]  # "src:tgt"; none where it is not asked for languages
+
+    @property
+    def load(self) -> float:
+        """(taken + waiting) / slots, above 1 where jobs wait: what to scale a fleet by. With no
+        slot it is the number of jobs that wait, so that a fleet of none grows.
+        """
+        return (self.taken + self.waiting) / max(self.slots, 1)
 
 
 class JobView(BaseModel):
@@ -30,17 +80,41 @@ class JobView(BaseModel):
 
     job_id: str
     task_id: str = ""
+    #: Where it is, or was last.
     node_id: str = ""
     pool: str = ""
     session_id: str = ""
     src_lang: str = ""
     tgt_lang: str = ""
+    #: ``parking``, ``waiting``, ``delayed``, ``dispatched``, ``running``, ``finished``, ``failed``
+    #: or ``lost``.
     status: str
     reason: str = ""
     chosen_by: str = ""
+    where: str = ""
+    caps: str = ""
+    preferred: str = ""
+    affinity: str = ""
+    payload_json: str = "{}"
+    line: str = ""
+    ticket: str = ""
+    decision: str = ""
+    from_node: str = ""  # the node that it was taken from
+    session_node: str = ""  # where its session was before it
+    rescues: int = 0
+    waited_ms: int = 0
+    due_ts: int = 0
     created_ts: int = 0
+    waiting_ts: int = 0
+    dispatched_ts: int = 0
     started_ts: int = 0
     ended_ts: int = 0
+
+    @property
+    def task(self) -> str:
+        """Name of the task, "" where there is none."""
+        payload = json.loads(self.payload_json)
+        return str(payload.get("task", "")) if isinstance(payload, dict) else ""
 
 
 class LineView(BaseModel):
@@ -52,6 +126,24 @@ class LineView(BaseModel):
     waiting: int
     #: False where no registered node could do it, so that waiting alone will not help.
     possible: bool
+    #: When its first job began to wait; ms.
+    oldest_ts: int = 0
+
+
+class Event(BaseModel):
+    """Something that happened; see lua/include/journal.lua for the kinds."""
+
+    event_id: str
+    kind: str
+    fields: dict[str, str]
+
+    @property
+    def ts(self) -> int:
+        """When; ms of the server's clock."""
+        return int(self.event_id.partition("-")[0])
+
+
+_NODE = ("online", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts", "instance")
 
 
 class Views:
@@ -61,62 +153,177 @@ class Views:
         self._redis = redis
         self._keys = keys
 
+    def now(self) -> int:
+        """The server's clock, ms."""
+        seconds, microseconds = self._redis.time()
+        return seconds * 1000 + microseconds // 1000
+
     def nodes(self) -> list[NodeView]:
         """All nodes that are registered and not yet forgotten, by id."""
-        node_ids = sorted(_texts(self._redis.zrange(self._keys("nodes"), 0, -1)))
-        with self._redis.pipeline(transaction=True) as pipe:
-            for node_id in node_ids:
-                pipe.hgetall(self._keys("node_info", node_id))
-                pipe.hget(self._keys("node_runtime", node_id), "current_jobs")
-            answers = pipe.execute()
+        return sorted(self._nodes(self._members("nodes")), key=lambda node: node.node_id)
+
+    def node(self, node_id: str) -> NodeView | None:
+        """A node by its id."""
+        return next(self._nodes([node_id]), None)
+
+    def _nodes(self, node_ids: Iterable[str]) -> Iterator[NodeView]:
+        for page in _pages(node_ids):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for node_id in page:
+                    pipe.hmget(self._keys("node_info", node_id), _NODE)
+                    pipe.hget(self._keys("node_runtime", node_id), "current_jobs")
+                answers = pipe.execute()
+            for node_id, info, taken in zip(page, answers[::2], answers[1::2], strict=True):
+                fields = dict(zip(_NODE, map(_text_or_none, info), strict=True))
+                if fields["max_jobs"] is not None:
+                    yield _node(node_id, fields, int(taken or 0))
+
+    def pools(self) -> list[PoolView]:
+        """All pools that have nodes, by name."""
+        nodes, waiting, paused = self.nodes(), self._waiting_by_pool(), self.paused()
         return [
-            _node(node_id, _texts_of(info), int(taken or 0))
-            for node_id, info, taken in zip(node_ids, answers[::2], answers[1::2], strict=True)
-            if info
+            self._pool(pool, [node for node in nodes if pool in node.pools], waiting, paused)
+            for pool in sorted(self._members("pools"))
         ]
+
+    def paused(self) -> set[str]:
+        """The pools that an operator has paused."""
+        return set(self._members("paused"))
+
+    def _pool(
+        self, pool: str, nodes: list[NodeView], waiting: Counter[str], paused: set[str]
+    ) -> PoolView:
+        return PoolView(
+            pool=pool,
+            paused=pool in paused,
+            nodes=len(nodes),
+            online=sum(node.online for node in nodes),
+            slots=sum(node.max_jobs for node in nodes if node.takes_jobs),
+            taken=sum(node.current_jobs for node in nodes),
+            waiting=waiting[pool],
+            langs=sorted(self._members("pool_langs", pool)),
+        )
+
+    def _waiting_by_pool(self) -> Counter[str]:
+        count: Counter[str] = Counter()
+        for line in self.lines():
+            for pool in self.pools_of(line.where):
+                count[pool] += line.waiting
+        return count
 
     def job(self, job_id: str) -> JobView | None:
         """A job by its id."""
-        record = _texts_of(self._redis.hgetall(self._keys("job", job_id)))
-        return JobView.model_validate({"job_id": job_id, **record}) if record else None
+        return next(self._jobs([job_id]), None)
 
     def job_of_task(self, task_id: str) -> JobView | None:
         """The latest job of a task."""
         job_id = self._redis.get(self._keys("task", task_id))
         return self.job(_text(job_id)) if job_id else None
 
+    def jobs(self, limit: int = 1000) -> list[JobView]:
+        """Jobs that are at a node, wait, or are delayed; ``limit`` at most."""
+        return list(self._jobs(islice(self._live_jobs(limit), limit)))
+
+    def jobs_at(self, node_id: str) -> list[JobView]:
+        """The jobs that hold the node's slots."""
+        return list(self._jobs(_texts(self._redis.zrange(self._keys("node_jobs", node_id), 0, -1))))
+
+    def _live_jobs(self, limit: int) -> Iterator[str]:
+        for node_id in self._members("nodes"):
+            yield from _texts(self._redis.zrange(self._keys("node_jobs", node_id), 0, limit - 1))
+        for name in self._lines():
+            tickets = self._redis.zrange(self._keys("waiting", name), 0, limit - 1)
+            yield from (ticket.partition(" ")[2] for ticket in _texts(tickets))
+        yield from _texts(self._redis.zrange(self._keys("delayed"), 0, limit - 1))
+
+    def _jobs(self, job_ids: Iterable[str]) -> Iterator[JobView]:
+        fields = tuple(JobView.model_fields)[1:]
+        for page in _pages(job_ids):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in page:
+                    pipe.hmget(self._keys("job", job_id), fields)
+                answers = pipe.execute()
+            for job_id, answer in zip(page, answers, strict=True):
+                record = {
+                    name: _text(value)
+                    for name, value in zip(fields, answer, strict=True)
+                    if value is not None
+                }
+                if "status" in record:
+                    yield JobView.model_validate({"job_id": job_id, **record})
+
     def lines(self) -> list[LineView]:
         """All lines, by name."""
-        nodes = self.nodes()
-        lines = []
-        for name in sorted(_texts(self._redis.hkeys(self._keys("lines")))):
-            where, capabilities, required = name.split("/")
-            caps = [cap for cap in capabilities.split(",") if cap]
-            pools = self._pools_of(where)
-            lines.append(
-                LineView(
-                    where=where,
-                    capabilities=caps,
-                    required_node=required,
-                    waiting=self._redis.zcard(self._keys("waiting", name)),
-                    possible=any(_can(node, pools, caps) for node in nodes),
-                )
-            )
-        return lines
+        return [self.line(name) for name in self._lines()]
 
-    def _pools_of(self, where: str) -> set[str]:
+    def _lines(self) -> list[str]:
+        found = self._redis.hscan_iter(self._keys("lines"), count=PAGE)
+        return sorted({_text(name) for name, _ in found})
+
+    def line(self, name: str) -> LineView:
+        """A line by its name, "where/capabilities/required node"."""
+        where, capabilities, required = name.split("/")
+        caps = [cap for cap in capabilities.split(",") if cap]
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(self._keys("waiting", name))
+            pipe.zrange(self._keys("waiting", name), 0, 0)
+            waiting, first = pipe.execute()
+        job = self.job(_text(first[0]).partition(" ")[2]) if first else None
+        return LineView(
+            where=where,
+            capabilities=caps,
+            required_node=required,
+            waiting=waiting,
+            possible=self.is_possible(where, caps),
+            oldest_ts=job.waiting_ts if job else 0,
+        )
+
+    def place_in_line(self, job: JobView) -> int | None:
+        """How many jobs stand before a waiting job in its line; ``None`` where it is in none."""
+        rank = self._redis.zrank(self._keys("waiting", job.line), job.ticket)
+        return cast("int | None", rank)
+
+    def is_possible(self, where: str, capabilities: Sequence[str]) -> bool:
+        """Could a registered node do it? As ``is_possible`` in lua/include/demand.lua."""
+        for pool in self.pools_of(where):
+            names: list[tuple[str, ...]] = [("pool_members", pool)]
+            names += [("capable_members", pool, capability) for capability in capabilities]
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.exists(self._keys(*name))
+                if all(pipe.execute()):
+                    return True
+        return False
+
+    def pools_of(self, where: str) -> set[str]:
         """The pools that serve; as ``pools_of`` in lua/include/demand.lua."""
         pool, equals, pairs = where.partition("=")
         if not equals and ":" not in where:
             return {where}
         pools = (
-            set(_texts(self._redis.smembers(self._keys("lang", pair))))
-            for pair in (pairs if equals else where).split("|")
+            set(self._members("lang", pair)) for pair in (pairs if equals else where).split("|")
         )
         if not equals:
             return next((found for found in pools if found), set())
         listed = self._redis.exists(self._keys("pool_langs", pool))
         return {pool} if not listed or any(pool in found for found in pools) else set()
+
+    def events(self, after: str = "", limit: int = 100, block_ms: int | None = None) -> list[Event]:
+        """Events after the one of that id, or the latest; waits ``block_ms`` for one, if given."""
+        stream = self._keys("events")
+        if not after:
+            found = cast("list[Any]", self._redis.xrevrange(stream, count=limit))[::-1]
+        elif block_ms is None:
+            found = cast("list[Any]", self._redis.xrange(stream, f"({after}", count=limit))
+        else:
+            answer = cast("Any", self._redis.xread({stream: after}, count=limit, block=block_ms))
+            found = answer[0][1] if answer else []
+        return [_event(event_id, fields) for event_id, fields in found]
+
+    def counts(self, pool: str = "") -> dict[str, int]:
+        """What was counted of a pool; without one, of the fleet. See lua/include/journal.lua."""
+        key = self._keys("pool_counts", pool) if pool else self._keys("counts")
+        return {name: int(value) for name, value in _texts_of(self._redis.hgetall(key)).items()}
 
     def check(self) -> list[str]:
         """Breaches of the invariants 1, 2, 3 and 7, a sentence each; none on a sound state.
@@ -158,36 +365,62 @@ class Views:
                 if name not in members:
                     found.add(f"node {name}: free in pool {pool} and no member of it")
         for line in self.lines():
-            pools = self._pools_of(line.where)
+            pools = self.pools_of(line.where)
             for node in self.nodes():
                 free = node.online and not node.draining and node.current_jobs < node.max_jobs
                 wanted = line.required_node in ("", node.node_id)
-                if line.waiting and free and wanted and _can(node, pools, line.capabilities):
+                if line.waiting and free and wanted and can_do(node, pools, line.capabilities):
                     found.add(f"node {node.node_id} has a free slot while {line.where} waits")
         return found
 
+    def _members(self, *name: str) -> Iterator[str]:
+        """Of a set or sorted set, each once, in pages."""
+        key = self._keys(*name)
+        if name[0] == "nodes":
+            found: Iterable[Any] = (member for member, _ in self._redis.zscan_iter(key, count=PAGE))
+        else:
+            found = self._redis.sscan_iter(key, count=PAGE)
+        yield from dict.fromkeys(map(_text, found))
 
-def _can(node: NodeView, pools: set[str], capabilities: list[str]) -> bool:
-    return bool(pools & set(node.pools)) and set(capabilities) <= set(node.capabilities)
+
+def can_do(node: NodeView, pools: Iterable[str], capabilities: Iterable[str]) -> bool:
+    """Is the node in one of the pools, with all the capabilities?"""
+    return bool(set(pools) & set(node.pools)) and set(capabilities) <= set(node.capabilities)
 
 
-def _node(node_id: str, info: dict[str, str], taken: int) -> NodeView:
-    offers = [line.split("\t") for line in info.get("offers", "").splitlines()]
+def _node(node_id: str, info: dict[str, str | None], taken: int) -> NodeView:
+    offers = [line.split("\t") for line in (info["offers"] or "").splitlines()]
     return NodeView(
         node_id=node_id,
-        online=info.get("online") == "true",
-        draining=info.get("draining") == "true",
-        max_jobs=int(info.get("max_jobs", 0)),
+        online=info["online"] == "true",
+        draining=info["draining"] == "true",
+        max_jobs=int(info["max_jobs"] or 0),
         current_jobs=taken,
         pools=sorted({pool for pool, _ in offers}),
         capabilities=sorted({capability for _, capability in offers if capability}),
-        load=json.loads(info.get("load_json") or "{}"),
-        last_heartbeat_ts=int(info.get("last_heartbeat_ts", 0)),
+        load=json.loads(info["load_json"] or "{}"),
+        last_heartbeat_ts=int(info["last_heartbeat_ts"] or 0),
+        instance=info["instance"] or "",
     )
+
+
+def _event(event_id: object, fields: object) -> Event:
+    given = _texts_of(fields)
+    return Event(event_id=_text(event_id), kind=given.pop("kind"), fields=given)
+
+
+def _pages(items: Iterable[str]) -> Iterator[list[str]]:
+    items = iter(items)
+    while page := list(islice(items, PAGE)):
+        yield page
 
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _texts(values: object) -> list[str]:

@@ -21,6 +21,8 @@ LASTING = {
     r"scheduler:lang:zh:en(:in:asr)?": "of a pair that a node serves",
     r"scheduler:job:id_seq": "a counter: an id is never used twice",
     r"scheduler:turn": "a counter: who was chosen longest ago",
+    r"scheduler:events": "what happened; a stream of bounded length",
+    r"scheduler:counts": "counters, a bounded number",
 }
 
 

@@ -39,15 +39,21 @@ local node_id, pool, chosen_by
 if is_due then
   local required = required_node(ask, session, pools, caps)
   node_id, pool, chosen_by = choose_node(ask, session, pools, caps, required)
-  if not node_id and ask.when_full == 'error' then
-    if #pools == 0 then return {'NO_POOL_FOR_LANG_PAIR'} end
-    if not is_possible(pools, caps) then return {'EMPTY_POOL', pools[1]} end
-    return {'NO_AVAILABLE_NODE'}
-  end
   if not node_id then
+    local possible = is_possible(pools, caps)
+    local function refuse(code, ...)
+      count(possible and pools[1] or '', code)
+      return {code, ...}
+    end
+    if ask.when_full == 'error' then
+      if #pools == 0 then return refuse('NO_POOL_FOR_LANG_PAIR') end
+      if not possible then return refuse('EMPTY_POOL', pools[1]) end
+      return refuse('NO_AVAILABLE_NODE')
+    end
     local in_line = redis.call('ZCARD', key.waiting(line_of(ask, required)))
-    if in_line >= tonumber(ask.max_waiting) then return {'BACKLOGGED', in_line} end
-    chosen_by = is_possible(pools, caps) and 'busy' or 'impossible'
+    if in_line >= tonumber(ask.max_waiting) then return refuse('BACKLOGGED', in_line) end
+    chosen_by = possible and 'busy' or 'impossible'
+    count(possible and pools[1] or '', chosen_by)
   end
 end
 
@@ -74,6 +80,7 @@ if is_due then
 else
   redis.call('ZADD', key.delayed(), job.due_ts, job.id)
   chosen_by = 'delayed'
+  count('', chosen_by)
 end
 if tonumber(job.expires_ts) > 0 then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
 return {'OK', '', job.id, '', chosen_by}

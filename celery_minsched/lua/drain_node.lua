@@ -11,8 +11,12 @@
 
 local node_id, draining = ARGV[2], ARGV[3]
 
-if redis.call('EXISTS', key.node_info(node_id)) == 0 then return {'UNKNOWN_NODE'} end
+local was = redis.call('HGET', key.node_info(node_id), 'draining')
+if not was then return {'UNKNOWN_NODE'} end
 redis.call('HSET', key.node_info(node_id), 'draining', draining)
+if was ~= draining then
+  tell(draining == 'true' and 'node_drained' or 'node_undrained', 'node', node_id)
+end
 local taken = place_node(node_id)
 if draining == 'true' then open_lines(node_id) else fill_node(node_id) end
 return {'OK', taken}

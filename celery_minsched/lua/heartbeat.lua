@@ -19,7 +19,7 @@
 local node_id, instance, online, load_json, load = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local suffixes = split(ARGV[7] .. '\n', '([^\n]*)\n')
 
-local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'draining', 'max_jobs')
+local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'draining', 'max_jobs', 'online')
 if not node[3] or (instance ~= '' and node[1] ~= '' and node[1] ~= instance) then
   return {'UNKNOWN_NODE'}
 end
@@ -28,6 +28,7 @@ write_even_without_memory()
 redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_json, 'load', load,
   'last_heartbeat_ts', NOW)
 -- It has left: its id is free to take, and what it still holds is rescued.
+if online ~= node[4] then tell(online == 'true' and 'node_joined' or 'node_left', 'node', node_id) end
 local has_left = online ~= 'true' and ARGV[8] == 'jobs' and not ARGV[9]
 if online == 'true' then
   if instance ~= '' then redis.call('HSET', key.node_info(node_id), 'instance', instance) end

@@ -17,18 +17,27 @@ local function is_hearing()
   return NOW - since > TTL.node
 end
 
--- Nodes that fell silent leave dispatch, those who waited for them alone wait for others too, and
--- their jobs are rescued. A silent node then stands at minus its last heartbeat, so that the next call
--- meets the next ones. One that has been away for long is forgotten.
+-- A node that is gone leaves dispatch, those who waited for it alone wait for others too, and its jobs
+-- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again.
+local function bury_node(node_id, last_heartbeat)
+  redis.call('HSET', key.node_info(node_id), 'online', 'false')
+  place_node(node_id)
+  open_lines(node_id)
+  give_up_node(node_id)
+  redis.call('ZADD', key.nodes(), -last_heartbeat, node_id)
+  if has_died(node_id) then
+    tell('node_died', 'node', node_id, 'last_heartbeat_ts', last_heartbeat)
+    count('', 'node_deaths')
+  end
+end
+
+-- Buries the nodes that fell silent, and forgets those that have been away for long.
 local function sweep_nodes()
   if not is_hearing() then return end
   local silent = redis.call('ZRANGEBYSCORE', key.nodes(), 0, NOW - TTL.node - 1,
     'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
   for i = 1, #silent, 2 do
-    is_alive(silent[i])
-    open_lines(silent[i])
-    give_up_node(silent[i])
-    redis.call('ZADD', key.nodes(), -tonumber(silent[i + 1]), silent[i])
+    bury_node(silent[i], tonumber(silent[i + 1]))
   end
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
       'LIMIT', 0, MOST_CHORES)) do

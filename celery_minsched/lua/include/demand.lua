@@ -64,7 +64,11 @@ local function is_possible(pools, caps)
   return false
 end
 
+-- An operator has paused the pool: its nodes take no more jobs for it, and those who ask for it wait.
+local function is_paused(pool) return redis.call('SISMEMBER', key.paused(), pool) == 1 end
+
 local function is_free(node_id, pool, caps)
+  if is_paused(pool) then return false end
   if not redis.call('ZSCORE', free_key(pool, ''), node_id) then return false end
   for _, capability in ipairs(caps) do
     if not redis.call('ZSCORE', free_key(pool, capability), node_id) then return false end
@@ -76,6 +80,7 @@ end
 -- load order. One capability, or none: the head of one set. With more, the smallest of their sets
 -- is walked in load order until a node has the others too.
 local function head_of(pool, caps)
+  if is_paused(pool) then return nil end
   local smallest, fewest = '', nil
   for _, capability in ipairs(caps) do
     local count = redis.call('ZCARD', free_key(pool, capability))
@@ -93,6 +98,15 @@ local function head_of(pool, caps)
       at = at + 1
     end
   end
+end
+
+-- What can be told later of why the node was the least loaded: how many were free, its place in load
+-- order, and the next best with its own. No script reads it.
+local function describe_choice(pool, caps, order)
+  local free = free_key(pool, caps[1] or '')
+  local two = redis.call('ZRANGE', free, 0, 1, 'WITHSCORES')
+  local said = string.format('%d %.0f', redis.call('ZCARD', free), order)
+  return two[3] and said .. ' ' .. two[3] .. ' ' .. two[4] or said
 end
 
 -- The node that a job must have: the preferred one, or else its session's, while that is there to
@@ -121,11 +135,13 @@ local function choose_node(job, session, pools, caps, required)
   for _, pool in ipairs(pools) do
     local node_id, order = head_of(pool, caps)
     if node_id and pool == session.pool and job.affinity ~= 'none' then
-      return node_id, pool, 'least_loaded'
+      best, best_order, best_pool = node_id, order, pool
+      break
     end
     if node_id and (not best or order < best_order) then
       best, best_order, best_pool = node_id, order, pool
     end
   end
+  if best then job.decision = describe_choice(best_pool, caps, best_order) end
   return best, best_pool, 'least_loaded'
 end

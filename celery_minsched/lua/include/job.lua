@@ -9,7 +9,7 @@ local PARKED = {parking = true, waiting = true, delayed = true}
 -- The fields that a script needs to place a job; a missing one is "", a missing job has no status.
 local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_lang', 'where', 'caps',
   'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket',
-  'rescues'}
+  'rescues', 'pool', 'waiting_ts'}
 
 local function read_job(job_id)
   local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
@@ -38,6 +38,7 @@ local function move_message(job, node_id)
 end
 
 local function end_job(job, status, reason)
+  count(job.pool or '', status)
   redis.call('HSET', key.job(job.id), 'status', status, 'reason', reason, 'ended_ts', NOW)
   expire_record(job)
 end
@@ -46,6 +47,7 @@ end
 -- where a later job of the same task goes on (a retry that was sent before the node died).
 local function lose_job(job, reason)
   end_job(job, 'lost', reason)
+  tell('job_lost', 'job', job.id, 'task', job.task_id, 'node', job.node_id, 'reason', reason)
   if job.task_id ~= '' and redis.call('GET', key.task(job.task_id)) == job.id then
     redis.call('ZADD', key.lost(), NOW, job.id)
   end
@@ -75,14 +77,29 @@ end
 
 -- Gives a job its slot at a node, and its session with it.
 local function give_slot(job, node_id, pool, chosen_by)
+  count(pool, chosen_by)
+  if (job.waiting_ts or '') ~= '' then
+    local waited = NOW - tonumber(job.waiting_ts)
+    count_wait(pool, waited)
+    redis.call('HSET', key.job(job.id), 'waited_ms', waited)
+  end
+  if (job.node_id or '') ~= '' and job.node_id ~= node_id then
+    redis.call('HSET', key.job(job.id), 'from_node', job.node_id)
+    tell('job_moved', 'job', job.id, 'task', job.task_id, 'from', job.node_id, 'node', node_id)
+  end
   redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
   redis.call('HSET', key.node_info(node_id), 'turn', redis.call('INCR', key.turn()))
   place_node(node_id)
   redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'node_id', node_id, 'pool', pool,
-    'chosen_by', chosen_by, 'dispatched_ts', NOW)
-  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'tag', 'ended_ts', 'reason')
+    'chosen_by', chosen_by, 'decision', job.decision or '', 'dispatched_ts', NOW)
+  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'ended_ts', 'reason')
   expire_record(job)
   if job.session_id == '' then return end
+  local home = redis.call('HGET', key.session(job.session_id), 'node_id')
+  if home and home ~= node_id then
+    count(pool, 'session_moves')
+    redis.call('HSET', key.job(job.id), 'session_node', home)
+  end
   redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
   if job.src_lang ~= '' then
     redis.call('HSET', key.session(job.session_id),

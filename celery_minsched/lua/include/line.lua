@@ -68,7 +68,9 @@ local function join_line(job, required)
   local place = string.format('%.0f', tonumber(job.band) * BAND + turn)
   redis.call('ZADD', key.waiting(line), place, ticket)
   redis.call('HSET', key.job(job.id), 'status', 'waiting', 'line', line, 'ticket', ticket)
-  redis.call('HSETNX', key.job(job.id), 'waiting_ts', NOW)
+  if redis.call('HSETNX', key.job(job.id), 'waiting_ts', NOW) == 1 then
+    tell('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
+  end
   keep_record(job)
 end
 
@@ -81,12 +83,16 @@ local function leave_line(job)
   end
 end
 
--- The pool in which the node can serve the line, or nil. A line for one node is anyone's while that
--- node is not there to work.
+-- The pool in which the node can serve the line now, or nil. A line for one node is anyone's while
+-- that node is not there to work.
 local function pool_for_line(node_id, line)
   local where, caps, required = parse_line(line)
   if required ~= '' and required ~= node_id and takes_jobs(required) then return nil end
-  return pool_in(node_id, pools_of(where), caps)
+  local pools = {}
+  for _, pool in ipairs(pools_of(where)) do
+    if not is_paused(pool) then pools[#pools + 1] = pool end
+  end
+  return pool_in(node_id, pools, caps)
 end
 
 -- The line whose turn it is at this node, and the pool to serve it in.

@@ -1,4 +1,4 @@
--- include: context
+-- include: journal
 -- A node's slots, its place in load order, and whether it takes jobs.
 --
 -- A node's `offers` are its indexes: a line "pool<TAB>" for each pool it is in, and a line
@@ -61,6 +61,12 @@ local function is_alive(node_id)
   return false
 end
 
+-- Was it found silent? One that left, and said so, is no process's any more.
+local function has_died(node_id)
+  return tonumber(redis.call('ZSCORE', key.nodes(), node_id) or 0) < 0
+    and redis.call('HGET', key.node_info(node_id), 'instance') ~= ''
+end
+
 -- Is the node there to work, be it full just now?
 local function takes_jobs(node_id)
   local node = redis.call('HMGET', key.node_info(node_id), 'online', 'draining')
@@ -75,6 +81,7 @@ local function withdraw_offers(node_id)
     redis.call('ZREM', free_key(pool, capability), node_id)
     if capability == '' and redis.call('EXISTS', members_key(pool, '')) == 0 then
       redis.call('SREM', key.pools(), pool)
+      redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
     end
   end
   for pool, pair in lines(old[2]) do

@@ -72,6 +72,10 @@ local function rescue_node(node_id, suffixes)
   settle_jobs(node_id, '+inf')
   if redis.call('EXISTS', key.node_jobs(node_id)) == 0 then
     redis.call('ZREM', key.rescues(), node_id)
+    if has_died(node_id) then
+      tell('node_rescued', 'node', node_id)
+      count('', 'rescues')
+    end
   else
     redis.call('ZADD', key.rescues(), NOW + RESCUE_PAUSE, node_id)
   end

@@ -1,0 +1,20 @@
+-- include: line
+-- Pauses a pool, or takes that back. The nodes of a paused pool finish what they have and take no more
+-- jobs for it; those who ask for it wait. They serve their other pools. When it goes on, who waited takes
+-- the free slots.
+--
+-- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
+-- ARGV[1] times, see include/context.lua
+-- ARGV[2] pool         ARGV[3] paused, "true" or "false"
+--
+-- Returns {"OK"}
+--         {"EMPTY_POOL", pool}   no node is registered in it
+
+local pool, paused = ARGV[2], ARGV[3] == 'true'
+
+if paused and redis.call('EXISTS', key.pool_members(pool)) == 0 then return {'EMPTY_POOL', pool} end
+if redis.call(paused and 'SADD' or 'SREM', key.paused(), pool) == 1 then
+  tell(paused and 'pool_paused' or 'pool_resumed', 'pool', pool)
+end
+if not paused then fill_pools({pool}) end
+return {'OK'}
