@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
-from celery_minsched import MinSched
+from celery_minsched import MinSched, Settings
+
+from .fleet import ROOT
 
 REDIS = "redis://localhost:6379/0"
 
@@ -76,3 +79,14 @@ def test_the_same_place_may_be_named_twice() -> None:
 def test_a_broker_that_is_not_redis_needs_a_url_for_the_scheduler() -> None:
     with pytest.raises(ImproperlyConfigured, match="Set minsched_redis_url"):
         _ = plugin("memory://", minsched_when_full="error").scheduler
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `minsched_(\w+)` \| (\S+)", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    told = dict(rows)
+    assert told.keys() == Settings.model_fields.keys()
+    for name, default in told.items():
+        value = Settings.model_fields[name].default
+        assert default == (f"{value:g}" if isinstance(value, float) else str(value))
