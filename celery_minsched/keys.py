@@ -39,7 +39,7 @@ STATE: Final = {
     "waiting": "waiting:{}",
     "line_coming": "waiting:{}:coming",  # jobs whose message is on its way
     "line_turns": "waiting:{}:turns:{}",  # line, priority: the next turn of a fairness key
-    # Where the lines are found: by the slots of a pool, or of the one node that they are for; and by
+    # Where lines are found: by the slots of a pool, or of the one node that they are for; and by
     # whoever changes which pools serve a pair, or which pairs a pool lists.
     "pool_waiting": "pool:{}:waiting",
     "pool_passed": "pool:{}:passed",

@@ -1,4 +1,4 @@
-"""Lines at their limits: nobody is starved, turns are fair, and no call costs more for many who wait."""
+"""Lines at their limits: nobody starves, turns are fair, no call costs more for many who wait."""
 
 from __future__ import annotations
 

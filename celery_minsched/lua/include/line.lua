@@ -197,19 +197,27 @@ local function fill_node(node_id)
   return false
 end
 
--- Links lines anew, and fills the free nodes of the pools that serve them now.
-local function spread_lines(found)
-  local pools = {}
-  for _, line in ipairs(found) do
-    for _, pool in ipairs(link_line(line)) do pools[pool] = true end
-  end
-  for pool in pairs(pools) do
+-- Fills the free nodes of pools.
+local function fill_pools(pools)
+  for _, pool in ipairs(pools) do
     for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, MOST_LOOKS - 1)) do
       if looks_left <= 0 or moves_left <= 0 then return end
       looks_left = looks_left - 1
       fill_node(node_id)
     end
   end
+end
+
+-- Links lines anew, and fills the free nodes of the pools that serve them now.
+local function spread_lines(found)
+  local pools, seen = {}, {}
+  for _, line in ipairs(found) do
+    for _, pool in ipairs(link_line(line)) do
+      if not seen[pool] then pools[#pools + 1] = pool end
+      seen[pool] = true
+    end
+  end
+  fill_pools(pools)
 end
 
 -- The node is not there to work, or not what it was: those who wait for it alone, and need not any
