@@ -69,14 +69,20 @@ def broker_of(app: Celery) -> Connection:
     return Connection(app.conf.broker_write_url, transport=app.conf.broker_transport)
 
 
-def is_shared(app: Celery, url: str | None) -> bool:
-    """Are the scheduler's keys and the broker's messages in one Redis database?"""
+def why_not_wait(app: Celery, url: str | None) -> str:
+    """Why no task can wait for a slot; "" where it can: the scheduler's keys and the broker's
+    messages are in one Redis database.
+    """
     broker = broker_of(app)
-    if broker.transport.driver_type != "redis":
-        return False
-    if url is None:
-        return True
-    return _place(broker) == _place(Connection(url))
+    if broker.transport.driver_type == "redis" and (
+        url is None or _place(broker) == _place(Connection(url))
+    ):
+        return ""
+    return (
+        "A task can wait for a slot only where the scheduler's keys and the broker's messages are "
+        "in one Redis database, since both change in one step. Here the broker is "
+        f"{broker.as_uri()} and minsched_redis_url is {Connection(url).as_uri() if url else None}."
+    )
 
 
 def _place(connection: Connection) -> tuple[object, ...]:

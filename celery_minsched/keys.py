@@ -37,10 +37,15 @@ STATE: Final = {
     # A line is named by what must be true of the node, see lua/include/line.lua.
     "lines": "lines",
     "waiting": "waiting:{}",
-    "line_turns": "waiting:{}:turns",
+    "line_coming": "waiting:{}:coming",  # jobs whose message is on its way
+    "line_turns": "waiting:{}:turns:{}",  # line, priority: the next turn of a fairness key
+    # Where lines are found: by the slots of a pool, or of the one node that they are for; and by
+    # whoever changes which pools serve a pair, or which pairs a pool lists.
     "pool_waiting": "pool:{}:waiting",
+    "pool_passed": "pool:{}:passed",
     "node_waiting": "node:waiting:{}",
     "lang_waiting": "lang:{}:waiting",
+    "pool_langs_waiting": "pool:{}:langs:waiting",
     "parking": "parking",
     "delayed": "delayed",
     "expiring": "expiring",

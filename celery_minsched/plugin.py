@@ -14,9 +14,13 @@ from celery.result import AsyncResult
 from kombu.utils.imports import symbol_by_name
 
 from . import connection, settings
+from .demand import Demand
+from .errors import InvalidDemand
 from .publish import SchedulingAMQP
 from .scheduler import MinimalSchedulerService
 from .views import JobView, Views
+
+_OR_ONE_REDIS = "or let minsched_redis_url and the broker be the same."
 
 #: Tasks in a batch of ``dispatch_many``: Redis is busy with it for some ten milliseconds.
 BATCH = 500
@@ -45,14 +49,26 @@ class MinSched:
     def settings(self) -> settings.Settings:
         """The ``minsched_*`` settings. Raises ``ImproperlyConfigured`` for a wrong one."""
         found = settings.from_app(self.app)
-        if found.when_full == "wait" and not connection.is_shared(self.app, found.redis_url):
-            raise ImproperlyConfigured(
-                "A task can wait for a slot only where the scheduler's keys and the broker's "
-                "messages are in one Redis database, since both change in one step. Here the "
-                f"broker is {connection.broker_of(self.app).as_uri()} and minsched_redis_url is "
-                f"{found.redis_url!r}. Set minsched_when_full = 'error', or let them be the same."
-            )
+        waits = {"minsched_when_full": found.when_full} | {
+            f"minsched_routes[{pattern!r}]['when_full']": demand.get("when_full")
+            for pattern, demand in found.routes.items()
+        }
+        obstacle = connection.why_not_wait(self.app, found.redis_url)
+        for name, when_full in waits.items():
+            if obstacle and when_full == "wait":
+                raise ImproperlyConfigured(f"{obstacle} Set {name} = 'error', {_OR_ONE_REDIS}")
         return found
+
+    def check_when_full(self, demand: Demand) -> None:
+        """Raise :class:`InvalidDemand` for one that would wait where that is not possible."""
+        if demand.when_full == "wait" and not self.can_park:
+            obstacle = connection.why_not_wait(self.app, self.settings.redis_url)
+            raise InvalidDemand(message=f"when_full: {obstacle} Ask for 'error', {_OR_ONE_REDIS}")
+
+    @cached_property
+    def can_park(self) -> bool:
+        """May a task's message lie at no node, until there is a slot or it is due?"""
+        return not connection.why_not_wait(self.app, self.settings.redis_url)
 
     @cached_property
     def scheduler(self) -> MinimalSchedulerService:

@@ -104,7 +104,8 @@ class SchedulingAMQP(AMQP):
             task_id=headers["id"],
             task_name=name,
             token=uuid.uuid4().hex,
-            due_ts=self._milliseconds(headers["eta"]),
+            # Where none can be parked the node's worker keeps it until it is due, in its slot.
+            due_ts=self._milliseconds(headers["eta"]) if self._plugin.can_park else 0,
             expires_ts=self._milliseconds(headers["expires"]),
             priority=int(options.get("priority") or 0),
         )

@@ -59,7 +59,7 @@ class MinSchedRouter:
         )
         if not stated or _destination(options):
             return None
-        demand.parse(stated)
+        self._plugin.check_when_full(demand.parse(stated))
         options["headers"] = {**headers, HEADER: {"demand": stated}}
         return {"queue": TO_BE_DISPATCHED}
 

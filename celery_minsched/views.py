@@ -286,14 +286,21 @@ class Views:
     def is_possible(self, where: str, capabilities: Sequence[str]) -> bool:
         """Could a registered node do it? As ``is_possible`` in lua/include/demand.lua."""
         for pool in self.pools_of(where):
-            names: list[tuple[str, ...]] = [("pool_members", pool)]
-            names += [("capable_members", pool, capability) for capability in capabilities]
-            with self._redis.pipeline(transaction=False) as pipe:
-                for name in names:
-                    pipe.exists(self._keys(*name))
-                if all(pipe.execute()):
-                    return True
+            sets = [
+                self._keys("capable_members", pool, capability) for capability in capabilities
+            ] or [self._keys("pool_members", pool)]
+            if len(sets) == 1 and self._redis.exists(sets[0]):
+                return True
+            if any(self._are_in_all(page, sets) for page in _pages(self._scan(sets[0]))):
+                return True
         return False
+
+    def _are_in_all(self, members: list[str], sets: Sequence[str]) -> bool:
+        """Is one of the members in all of the sets?"""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in sets:
+                pipe.smismember(key, members)
+            return any(map(all, zip(*pipe.execute(), strict=True)))
 
     def pools_of(self, where: str) -> set[str]:
         """The pools that serve; as ``pools_of`` in lua/include/demand.lua."""
@@ -374,13 +381,15 @@ class Views:
         return found
 
     def _members(self, *name: str) -> Iterator[str]:
-        """Of a set or sorted set, each once, in pages."""
-        key = self._keys(*name)
-        if name[0] == "nodes":
-            found: Iterable[Any] = (member for member, _ in self._redis.zscan_iter(key, count=PAGE))
-        else:
-            found = self._redis.sscan_iter(key, count=PAGE)
-        yield from dict.fromkeys(map(_text, found))
+        """Of a set, or of the nodes."""
+        if name == ("nodes",):
+            found = self._redis.zscan_iter(self._keys("nodes"), count=PAGE)
+            return iter(dict.fromkeys(_text(member) for member, _ in found))
+        return self._scan(self._keys(*name))
+
+    def _scan(self, key: str) -> Iterator[str]:
+        """Of a set, each once, in pages."""
+        return iter(dict.fromkeys(map(_text, self._redis.sscan_iter(key, count=PAGE))))
 
 
 def can_do(node: NodeView, pools: Iterable[str], capabilities: Iterable[str]) -> bool:

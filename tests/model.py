@@ -49,7 +49,8 @@ class Model:
         """Has the node a free slot that this job may have?"""
         node = self.nodes[node_id]
         required = self.nodes.get(job.required)
-        bound = required is not None and required.takes_jobs and job.required != node_id
+        is_there = required is not None and required.takes_jobs and self.fits(required, job)
+        bound = is_there and job.required != node_id
         return node.is_free and self.fits(node, job) and not bound
 
     def required_node(self, job: Job) -> str:
@@ -75,8 +76,7 @@ class Model:
 
     def is_possible(self, job: Job) -> bool:
         """Do registered nodes, of whatever state, have what the job asks for?"""
-        pool = [node for node in self.nodes.values() if job.pool in node.pools]
-        return bool(pool) and all(any(cap in node.caps for node in pool) for cap in job.caps)
+        return any(self.fits(node, job) for node in self.nodes.values())
 
     def give(self, job_id: str, node_id: str) -> None:
         job = self.jobs[job_id]

@@ -6,11 +6,13 @@ import re
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
-from celery_minsched import MinSched, Settings
+from celery_minsched import InvalidDemand, MinSched, Settings
 
+from .desk import Desk
 from .fleet import ROOT
 
 REDIS = "redis://localhost:6379/0"
@@ -72,6 +74,22 @@ def test_waiting_is_refused_where_messages_and_keys_are_apart(broker: str, url: 
     assert plugin(broker, minsched_redis_url=url, minsched_when_full="error").app.amqp
 
 
+def test_a_demand_that_would_wait_there_is_refused() -> None:
+    """By route when the application is configured, by task and by call before anything is sent."""
+    apart = {"minsched_redis_url": REDIS, "minsched_when_full": "error"}
+    waits = {"pool": "asr", "when_full": "wait"}
+    with pytest.raises(ImproperlyConfigured, match=r"Set minsched_routes\['speech"):
+        _ = plugin("memory://", **apart, minsched_routes={"speech.*": waits}).app.amqp
+    app = plugin("memory://", **apart).app
+
+    @app.task(name="by_task", minsched=waits)
+    def by_task() -> None: ...
+
+    for send in (by_task.delay, lambda: app.send_task("by_call", minsched=waits)):
+        with pytest.raises(InvalidDemand, match=r"when_full.*in one Redis database"):
+            send()
+
+
 def test_the_same_place_may_be_named_twice() -> None:
     assert plugin(REDIS, minsched_redis_url=REDIS).settings.when_full == "wait"
 
@@ -90,3 +108,19 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
     for name, default in told.items():
         value = Settings.model_fields[name].default
         assert default == (f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def test_a_delayed_task_takes_a_slot_where_it_cannot_be_parked(client: redis.Redis) -> None:
+    """It would be lost else: no script could move its message from another database."""
+    url = client.connection_pool.connection_kwargs["port"]
+    app = plugin(
+        f"redis://127.0.0.1:{url}/1",
+        minsched_redis_url=f"redis://127.0.0.1:{url}/0",
+        minsched_when_full="error",
+    ).app
+    Desk(app.minsched.scheduler).node("n1")
+    app.send_task("any", task_id="later", countdown=60, minsched={"pool": "asr"})
+    job = app.minsched.where("later")
+    assert (job.node_id, job.status) == ("n1", "dispatched")
+    with redis.Redis(port=url, db=1) as broker:
+        assert broker.llen("minsched.node.n1") == 1

@@ -50,7 +50,8 @@ if is_due then
       if not possible then return refuse('EMPTY_POOL', pools[1]) end
       return refuse('NO_AVAILABLE_NODE')
     end
-    local in_line = redis.call('ZCARD', key.waiting(line_of(ask, required)))
+    ask.line = line_of(ask, required)
+    local in_line = redis.call('ZCARD', key.waiting(ask.line)) + redis.call('SCARD', key.line_coming(ask.line))
     if in_line >= tonumber(ask.max_waiting) then return refuse('BACKLOGGED', in_line) end
     chosen_by = possible and 'busy' or 'impossible'
     count(possible and pools[1] or '', chosen_by)
@@ -77,10 +78,11 @@ if node_id then
 end
 if is_due then
   redis.call('ZADD', key.parking(), NOW, job.id)
+  redis.call('SADD', key.line_coming(job.line), job.id)
 else
   redis.call('ZADD', key.delayed(), job.due_ts, job.id)
   chosen_by = 'delayed'
   count('', chosen_by)
 end
-if tonumber(job.expires_ts) > 0 then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
+keep_record(job)
 return {'OK', '', job.id, '', chosen_by}

@@ -34,7 +34,6 @@ if online == 'true' then
   if instance ~= '' then redis.call('HSET', key.node_info(node_id), 'instance', instance) end
 else
   if has_left then redis.call('HSET', key.node_info(node_id), 'instance', '') end
-  open_lines(node_id)
 end
 redis.call('ZADD', key.nodes(), NOW, node_id)
 
@@ -46,6 +45,7 @@ if ARGV[8] == 'jobs' then
   if has_left then give_up_node(node_id) else lapse_jobs(node_id, suffixes) end
 end
 place_node(node_id)
+if not takes_jobs(node_id) then open_lines(node_id) end
 local more = fill_node(node_id)
 answer[4] = do_chores(node_id, suffixes)
 if more then answer[4] = 0 end

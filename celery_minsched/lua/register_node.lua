@@ -17,7 +17,8 @@
 local node_id, instance, max_jobs, online = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local cap_json, pools_json, offers, speaks = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
-local held = redis.call('HMGET', key.node_info(node_id), 'instance', 'last_heartbeat_ts', 'online')
+local held = redis.call('HMGET', key.node_info(node_id),
+  'instance', 'last_heartbeat_ts', 'speaks', 'online')
 local age = NOW - tonumber(held[2] or 0)
 if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
   return {'NODE_ID_IN_USE', held[1], age}
@@ -36,14 +37,10 @@ for pool, capability in lines(offers) do
   redis.call('SADD', key.pools(), pool)
   redis.call('PERSIST', key.pool_counts(pool))
 end
-local serving = {}
-for pool, pair in lines(speaks) do
-  serve_pair(pair, pool, node_id)
-  serving[#serving + 1] = pool
-end
+for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 place_node(node_id)
-if online == 'true' and held[3] ~= 'true' then tell('node_joined', 'node', node_id) end
-if online ~= 'true' then open_lines(node_id) end
+if online == 'true' and held[4] ~= 'true' then tell('node_joined', 'node', node_id) end
+open_lines(node_id)
+if speaks ~= (held[3] or '') then respread_pairs((held[3] or '') .. speaks) end
 fill_node(node_id)
-fill_pools(serving)
 return {'OK', redis.call('ZCARD', key.node_jobs(node_id))}

@@ -10,8 +10,7 @@
 
 local job = read_job(ARGV[2])
 if job.status == 'dispatched' or job.status == 'parking' or job.status == 'delayed' then
-  redis.call('ZREM', key.parking(), job.id)
-  redis.call('ZREM', key.delayed(), job.id)
+  arrive(job)
   redis.call('ZREM', key.expiring(), job.id)
   local freed = free_slot(job)
   end_job(job, 'lost', 'its message could not be sent')

@@ -10,16 +10,14 @@
 
 local pair = ARGV[2]
 
+local changed = ''
 for _, pool in ipairs(redis.call('SMEMBERS', key.lang(pair))) do
-  redis.call('SREM', key.lang_speakers(pair, pool), '*')
-  if redis.call('EXISTS', key.lang_speakers(pair, pool)) == 0 then
-    redis.call('SREM', key.lang(pair), pool)
-    redis.call('SREM', key.pool_langs(pool), pair)
-  end
+  unserve_pair(pair, pool, '*')
+  changed = changed .. pool .. '\t' .. pair .. '\n'
 end
-local serving = {unpack(ARGV, 3)}
-for _, pool in ipairs(serving) do
-  serve_pair(pair, pool, '*')
+for i = 3, #ARGV do
+  serve_pair(pair, ARGV[i], '*')
+  changed = changed .. ARGV[i] .. '\t' .. pair .. '\n'
 end
-fill_pools(serving)
+respread_pairs(changed)
 return {'OK'}

@@ -18,12 +18,14 @@ local function is_hearing()
 end
 
 -- A node that is gone leaves dispatch, those who waited for it alone wait for others too, and its jobs
--- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again.
+-- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again; not
+-- yet where more wait for it than one call opens.
 local function bury_node(node_id, last_heartbeat)
   redis.call('HSET', key.node_info(node_id), 'online', 'false')
   place_node(node_id)
   open_lines(node_id)
   give_up_node(node_id)
+  if redis.call('EXISTS', key.node_waiting(node_id)) == 1 then return end
   redis.call('ZADD', key.nodes(), -last_heartbeat, node_id)
   if has_died(node_id) then
     tell('node_died', 'node', node_id, 'last_heartbeat_ts', last_heartbeat)
@@ -42,51 +44,79 @@ local function sweep_nodes()
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
       'LIMIT', 0, MOST_CHORES)) do
     if redis.call('EXISTS', key.node_jobs(gone), key.node_unacked(gone)) == 0 then
+      local speaks = redis.call('HGET', key.node_info(gone), 'speaks') or ''
       withdraw_offers(gone)
+      respread_pairs(speaks)
       redis.call('DEL', key.node_info(gone), key.node_runtime(gone))
       redis.call('ZREM', key.nodes(), gone)
     end
   end
 end
 
--- Places the jobs of a sorted set whose time has come, if their message lies there. One whose
--- publisher died before it sent the message is forgotten, after the time of a lease.
-local function place_due(set, before)
-  local due = redis.call('ZRANGEBYSCORE', set, '-inf', before, 'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
-  for i = 1, #due, 2 do
-    local job = read_job(due[i])
-    if not PARKED[job.status] then
-      redis.call('ZREM', set, job.id)
+-- The jobs of a sorted set whose time has come, and whether there may be more of them.
+local function due(set, before)
+  local jobs = redis.call('ZRANGEBYSCORE', set, '-inf', before, 'LIMIT', 0, MOST_CHORES)
+  return jobs, #jobs == MOST_CHORES
+end
+
+-- Places the delayed jobs that are due. The message of one that was due at once may be on its way yet.
+local function place_delayed()
+  local jobs, more = due(key.delayed(), NOW)
+  for _, job_id in ipairs(jobs) do
+    local job = read_job(job_id)
+    if job.status ~= 'delayed' then
+      redis.call('ZREM', key.delayed(), job.id)
     elseif is_parked(job) then
       place_parked(job)
-    elseif tonumber(due[i + 1]) < NOW - TTL.lease then
-      redis.call('ZREM', set, job.id)
-      end_job(job, 'lost', 'its publisher took a place for it and never sent the message')
-    elseif set ~= key.parking() then
-      redis.call('ZREM', set, job.id)
+    else
+      redis.call('ZREM', key.delayed(), job.id)
       redis.call('ZADD', key.parking(), NOW, job.id)
       redis.call('HSET', key.job(job.id), 'status', 'parking')
     end
   end
+  return more
+end
+
+-- Places the jobs whose publisher died after it had sent the message. Where none lies there the job is
+-- looked at once more, after the time of a lease, and then given up.
+local function place_unplaced()
+  local jobs, more = due(key.parking(), NOW - PATIENCE)
+  for _, job_id in ipairs(jobs) do
+    local job = read_job(job_id)
+    if job.status ~= 'parking' then
+      redis.call('ZREM', key.parking(), job.id)
+    elseif is_parked(job) then
+      place_parked(job)
+    elseif redis.call('HSETNX', key.job(job.id), 'unsent_ts', NOW) == 1 then
+      redis.call('ZADD', key.parking(), NOW + TTL.lease - PATIENCE, job.id)
+    else
+      arrive(job)
+      end_job(job, 'lost', 'its publisher took a place for it and never sent the message')
+    end
+  end
+  return more
 end
 
 -- A second late, so that a node whose clock is a little behind finds them expired too.
 local function discard_expired(node_id)
-  for _, job_id in ipairs(redis.call('ZRANGEBYSCORE', key.expiring(), '-inf', NOW - 1000,
-      'LIMIT', 0, MOST_CHORES)) do
+  local jobs, more = due(key.expiring(), NOW - 1000)
+  for _, job_id in ipairs(jobs) do
     redis.call('ZREM', key.expiring(), job_id)
     discard_job(read_job(job_id), node_id, 'expired')
   end
+  return more
 end
 
--- Does all that is due, for the node that is heard. Returns the milliseconds until the next delayed job
--- falls due, -1 for none.
+-- Does all that is due, for the node that is heard. Returns the milliseconds until there is something to
+-- do again: at once where this call did as much as one may, else when the next delayed job falls
+-- due; -1 for nothing known.
 local function do_chores(node_id, suffixes)
   sweep_nodes()
   rescue_due(suffixes)
-  place_due(key.delayed(), NOW)
-  place_due(key.parking(), NOW - PATIENCE)
-  if takes_jobs(node_id) then discard_expired(node_id) end
+  local more = place_delayed()
+  more = place_unplaced() or more
+  if takes_jobs(node_id) then more = discard_expired(node_id) or more end
   local soonest = redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
+  if more then return 0 end
   return soonest and math.max(0, tonumber(soonest) - NOW) or -1
 end

@@ -52,13 +52,14 @@ local function pool_in(node_id, pools, caps)
   return nil
 end
 
--- Has one of the pools, by its registrations, nodes with each of the capabilities?
+-- Has one of the pools, by its registrations, a node with all of the capabilities?
 local function is_possible(pools, caps)
   for _, pool in ipairs(pools) do
-    local possible = redis.call('EXISTS', members_key(pool, '')) == 1
-    for _, capability in ipairs(caps) do
-      possible = possible and redis.call('EXISTS', members_key(pool, capability)) == 1
-    end
+    local sets = {}
+    for i, capability in ipairs(#caps > 0 and caps or {''}) do sets[i] = members_key(pool, capability) end
+    -- SINTERCARD, which can stop at the first, is not in Redis 6.2.
+    local possible = #sets == 1 and redis.call('EXISTS', sets[1]) == 1
+      or #sets > 1 and #redis.call('SINTER', unpack(sets)) > 0
     if possible then return true end
   end
   return false
@@ -66,6 +67,14 @@ end
 
 -- An operator has paused the pool: its nodes take no more jobs for it, and those who ask for it wait.
 local function is_paused(pool) return redis.call('SISMEMBER', key.paused(), pool) == 1 end
+
+local function not_paused(pools)
+  local open = {}
+  for _, pool in ipairs(pools) do
+    if not is_paused(pool) then open[#open + 1] = pool end
+  end
+  return open
+end
 
 local function is_free(node_id, pool, caps)
   if is_paused(pool) then return false end
@@ -109,13 +118,17 @@ local function describe_choice(pool, caps, order)
   return two[3] and said .. ' ' .. two[3] .. ' ' .. two[4] or said
 end
 
--- The node that a job must have: the preferred one, or else its session's, while that is there to
--- work in one of the pools. "" where any will do.
+-- Is the node there to do in one of the pools what is asked for, be it full just now?
+local function is_for(node_id, pools, caps)
+  return node_id ~= '' and pool_in(node_id, pools, caps) ~= nil and takes_jobs(node_id)
+end
+
+-- The node that a job must have: the preferred one, or else its session's, while that is there to do
+-- it. "" where any will do.
 local function required_node(job, session, pools, caps)
   if job.affinity ~= 'require' then return '' end
   local wanted = job.preferred ~= '' and job.preferred or session.node_id
-  if wanted ~= '' and pool_in(wanted, pools, caps) and takes_jobs(wanted) then return wanted end
-  return ''
+  return is_for(wanted, pools, caps) and wanted or ''
 end
 
 -- The node for a job: the one the caller prefers, else the session's, else the least loaded of the

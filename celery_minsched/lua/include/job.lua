@@ -15,12 +15,15 @@ local function read_job(job_id)
   local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
   local job = {id = job_id}
   for i, field in ipairs(FIELDS) do job[field] = values[i] or '' end
+  if job.band == '' then job.band, job.due_ts, job.expires_ts = '0', '0', '0' end  -- Redis had lost it
   return job
 end
 
+-- The job is at no node: its record stays, and its expiry is for a heartbeat to find.
 local function keep_record(job)
   redis.call('PERSIST', key.job(job.id))
   if job.task_id ~= '' then redis.call('PERSIST', key.task(job.task_id)) end
+  if job.expires_ts ~= '0' then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
 end
 
 local function expire_record(job)
@@ -93,6 +96,7 @@ local function give_slot(job, node_id, pool, chosen_by)
   redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'node_id', node_id, 'pool', pool,
     'chosen_by', chosen_by, 'decision', job.decision or '', 'dispatched_ts', NOW)
   redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'ended_ts', 'reason')
+  if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
   if job.session_id == '' then return end
   local home = redis.call('HGET', key.session(job.session_id), 'node_id')

@@ -8,127 +8,175 @@
 -- and nobody else. Between lines that compete for a slot, the one that was served longest ago is next.
 
 local BAND = 281474976710656  -- 2^48: the priorities' part of a place stands above the turns'
-local MOST_LINES = 256        -- lines of one pool that a freed slot looks at
-local MOST_JOBS = 100         -- jobs that one call moves to a node
+-- What one call does at the most, however many wait; a heartbeat goes on from there.
+local MOST_LOOKS = 256         -- lines looked at in vain, and nodes
+local looks_left = MOST_LOOKS
+local moves_left = 100         -- jobs moved from lines to nodes
 
 local function parse_line(line)
   local where, caps, required = string.match(line, '^([^/]*)/([^/]*)/(.*)$')
   return where, split(caps, '[^,]+'), required
 end
 
--- The sets in which the slots that can serve the line find it.
-local function link_to_pools(line)
-  local where = parse_line(line)
+-- Puts a line where the slots that can serve it find it: at the one node that it is for, while that is
+-- there to work, or else in its pools. Called again when that may have changed. Returns the pools.
+local function link_line(line)
+  local where, caps, required = parse_line(line)
   local pool, langs = parse_where(where)
   local pools = pools_of(where)
-  if pool then pools = {pool} end  -- also while it does not serve the pair yet
+  for _, pair in ipairs(langs) do redis.call('SADD', key.lang_waiting(pair), line) end
+  if pool and #langs > 0 then redis.call('SADD', key.pool_langs_waiting(pool), line) end
+  if is_for(required, pools, caps) then
+    redis.call('ZADD', key.node_waiting(required), 'NX', redis.call('INCR', key.turn()), line)
+    return {}
+  end
+  if required ~= '' then redis.call('ZREM', key.node_waiting(required), line) end
   for _, name in ipairs(pools) do
     redis.call('ZADD', key.pool_waiting(name), 'NX', redis.call('INCR', key.turn()), line)
-  end
-  if not pool then
-    for _, pair in ipairs(langs) do redis.call('SADD', key.lang_waiting(pair), line) end
   end
   return pools
 end
 
-local function link_line(line)
-  local _, _, required = parse_line(line)
-  if required == '' then
-    link_to_pools(line)
-    return
-  end
-  redis.call('ZADD', key.node_waiting(required), 'NX', redis.call('INCR', key.turn()), line)
-end
-
+-- Where it stands in a pool that does not serve it any more, a node of that pool strikes it off.
 local function unlink_line(line)
   local where, _, required = parse_line(line)
   local pool, langs = parse_where(where)
-  local pools = pools_of(where)
-  if pool then pools = {pool} end
-  for _, name in ipairs(pools) do redis.call('ZREM', key.pool_waiting(name), line) end
+  for _, name in ipairs(pools_of(where)) do redis.call('ZREM', key.pool_waiting(name), line) end
   for _, pair in ipairs(langs) do redis.call('SREM', key.lang_waiting(pair), line) end
+  if pool then redis.call('SREM', key.pool_langs_waiting(pool), line) end
   if required ~= '' then redis.call('ZREM', key.node_waiting(required), line) end
 end
 
 local function line_of(job, required) return job.where .. '/' .. job.caps .. '/' .. required end
 
--- Joins the line. A job that stood in one before (its node handed it back) goes to the head.
+-- The turn of the first in line of a priority, nil for none.
+local function first_turn(line, band)
+  local first = redis.call('ZRANGEBYSCORE', key.waiting(line), band * BAND,
+    string.format('(%.0f', (band + 1) * BAND), 'WITHSCORES', 'LIMIT', 0, 1)
+  return first[2] and tonumber(first[2]) - band * BAND
+end
+
+-- Joins the line. A job that was at a node before, which handed it back, goes to the head.
 local function join_line(job, required)
-  local line = line_of(job, required)
-  if redis.call('HSETNX', key.lines(), line, 0) == 1 then link_line(line) end
-  local turn = tonumber(redis.call('HGET', key.lines(), line))
-  if job.ticket == '' then
-    local own = tonumber(redis.call('ZSCORE', key.line_turns(line), job.fairness) or 0)
-    turn = math.max(turn, own)
-    redis.call('ZADD', key.line_turns(line), turn + 1, job.fairness)
+  local line, band = line_of(job, required), tonumber(job.band)
+  if redis.call('HSETNX', key.lines(), line, NOW) == 1 then link_line(line) end
+  local turn = first_turn(line, band) or 0
+  if job.node_id == '' then
+    local own = redis.call('ZSCORE', key.line_turns(line, job.band), job.fairness)
+    turn = math.max(turn, tonumber(own or 0))
+    redis.call('ZADD', key.line_turns(line, job.band), turn + 1, job.fairness)
   end
   -- Among equals the older job is first: ids end with a number that counts up.
   local number = tonumber(string.match(job.id, '(%d+)$'))
   local ticket = string.format('%015.0f', number) .. ' ' .. job.id
-  local place = string.format('%.0f', tonumber(job.band) * BAND + turn)
-  redis.call('ZADD', key.waiting(line), place, ticket)
+  redis.call('ZADD', key.waiting(line), string.format('%.0f', band * BAND + turn), ticket)
   redis.call('HSET', key.job(job.id), 'status', 'waiting', 'line', line, 'ticket', ticket)
   if redis.call('HSETNX', key.job(job.id), 'waiting_ts', NOW) == 1 then
     tell('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
   end
-  keep_record(job)
 end
 
 local function leave_line(job)
   redis.call('ZREM', key.waiting(job.line), job.ticket)
+  local turn = first_turn(job.line, tonumber(job.band))
+  if turn then
+    redis.call('ZREMRANGEBYSCORE', key.line_turns(job.line, job.band), '-inf', turn)
+  else
+    redis.call('DEL', key.line_turns(job.line, job.band))
+  end
   if redis.call('EXISTS', key.waiting(job.line)) == 0 then
     redis.call('HDEL', key.lines(), job.line)
-    redis.call('DEL', key.line_turns(job.line))
     unlink_line(job.line)
   end
 end
 
--- The pool in which the node can serve the line now, or nil. A line for one node is anyone's while
--- that node is not there to work.
-local function pool_for_line(node_id, line)
-  local where, caps, required = parse_line(line)
-  if required ~= '' and required ~= node_id and takes_jobs(required) then return nil end
-  local pools = {}
-  for _, pool in ipairs(pools_of(where)) do
-    if not is_paused(pool) then pools[#pools + 1] = pool end
+-- Leaves the line unserved: the turn goes back to whom it was given.
+local function give_up_place(job)
+  if redis.call('ZSCORE', key.line_turns(job.line, job.band), job.fairness) then
+    redis.call('ZINCRBY', key.line_turns(job.line, job.band), -1, job.fairness)
   end
-  return pool_in(node_id, pools, caps)
+  leave_line(job)
+end
+
+-- Does the line stand rightly in this pool? If not, it is struck off, and put where it belongs.
+local function stands_in(pool, line)
+  if redis.call('HEXISTS', key.lines(), line) == 1 then
+    local where, caps, required = parse_line(line)
+    local pools = pools_of(where)
+    for _, name in ipairs(pools) do
+      if name == pool and not is_for(required, pools, caps) then return true end
+    end
+    redis.call('ZREM', key.pool_waiting(pool), line)
+    link_line(line)
+  else
+    redis.call('ZREM', key.pool_waiting(pool), line)
+  end
+  return false
+end
+
+-- The line of the pool that was served longest ago of those that the node can serve, and its turn. A
+-- line for which the node lacks a capability is passed over once: `pool_passed` has the turn up to
+-- which all are of that kind, until the node registers anew.
+local function line_in_pool(node_id, pool)
+  local passed = redis.call('HGET', key.pool_passed(pool), node_id) or '-inf'
+  local before = passed
+  local line, turn
+  while looks_left > 0 and not line do
+    local found = redis.call('ZRANGEBYSCORE', key.pool_waiting(pool), '(' .. passed, '+inf',
+      'WITHSCORES', 'LIMIT', 0, 1)
+    if #found == 0 then break end
+    if not stands_in(pool, found[1]) then
+      looks_left = looks_left - 1
+    else
+      local _, caps = parse_line(found[1])
+      if pool_in(node_id, {pool}, caps) then
+        line, turn = found[1], tonumber(found[2])
+      else
+        looks_left = looks_left - 1
+        passed = found[2]
+      end
+    end
+  end
+  if passed ~= before then redis.call('HSET', key.pool_passed(pool), node_id, passed) end
+  return line, turn, pool
+end
+
+-- The line for this node alone that was served longest ago, its turn, and the pool to serve it in.
+local function line_at_node(node_id)
+  local after = '-inf'
+  while looks_left > 0 do
+    local found = redis.call('ZRANGEBYSCORE', key.node_waiting(node_id), '(' .. after, '+inf',
+      'WITHSCORES', 'LIMIT', 0, 1)
+    if #found == 0 then return nil end
+    local where, caps = parse_line(found[1])
+    local pools = pools_of(where)
+    local pool = pool_in(node_id, not_paused(pools), caps)
+    if pool then return found[1], tonumber(found[2]), pool end
+    looks_left = looks_left - 1
+    after = found[2]
+    -- The node's pool does not serve its pair any more.
+    if not pool_in(node_id, pools, caps) then link_line(found[1]) end
+  end
 end
 
 -- The line whose turn it is at this node, and the pool to serve it in.
 local function next_line(node_id)
   local best, best_turn, best_pool
-  local function look_in(set)
-    local found = redis.call('ZRANGE', set, 0, MOST_LINES - 1, 'WITHSCORES')
-    for i = 1, #found, 2 do
-      local line, turn = found[i], tonumber(found[i + 1])
-      if best and turn >= best_turn then return end
-      if redis.call('HEXISTS', key.lines(), line) == 0 then
-        redis.call('ZREM', set, line)  -- the pool did not serve the pair any more when it emptied
-      else
-        local pool = pool_for_line(node_id, line)
-        if pool then
-          best, best_turn, best_pool = line, turn, pool
-          return
-        end
-      end
-    end
+  local function compare(line, turn, pool)
+    if line and (not best or turn < best_turn) then best, best_turn, best_pool = line, turn, pool end
   end
   for pool, capability in lines(redis.call('HGET', key.node_info(node_id), 'offers')) do
-    if capability == '' then look_in(key.pool_waiting(pool)) end
+    if capability == '' and not is_paused(pool) then compare(line_in_pool(node_id, pool)) end
   end
-  look_in(key.node_waiting(node_id))
+  compare(line_at_node(node_id))  -- last: where a line stood in a pool, it may stand here now
   return best, best_pool
 end
 
 -- Gives the slot to the first in line; one whose message is gone is struck off.
 local function serve_line(line, node_id, pool)
-  local head = redis.call('ZRANGE', key.waiting(line), 0, 0, 'WITHSCORES')
-  local job = read_job(string.match(head[1], ' (.*)$'))
-  job.line, job.ticket = line, head[1]
-  local turn = math.max(tonumber(head[2]) % BAND, tonumber(redis.call('HGET', key.lines(), line)))
-  redis.call('HSET', key.lines(), line, string.format('%.0f', turn))
-  redis.call('ZREMRANGEBYSCORE', key.line_turns(line), '-inf', turn)
+  local ticket = redis.call('ZRANGE', key.waiting(line), 0, 0)[1]
+  local job = read_job(string.match(ticket, ' (.*)$'))
+  job.line, job.ticket = line, ticket
   local where, _, required = parse_line(line)
   local served = redis.call('INCR', key.turn())
   for _, name in ipairs(pools_of(where)) do
@@ -144,39 +192,71 @@ end
 -- Fills the node's free slots from the lines that it can serve. Returns true where there may be more
 -- to do than one call does.
 local function fill_node(node_id)
-  for _ = 1, MOST_JOBS do
-    if redis.call('EXISTS', key.lines()) == 0 or not takes_jobs(node_id) then return false end
+  while redis.call('EXISTS', key.lines()) == 1 and takes_jobs(node_id) do
     local max_jobs = tonumber(redis.call('HGET', key.node_info(node_id), 'max_jobs'))
     if redis.call('ZCARD', key.node_jobs(node_id)) >= max_jobs then return false end
+    if moves_left <= 0 then return true end
     local line, pool = next_line(node_id)
-    if not line then return false end
+    if not line then return looks_left <= 0 end
+    moves_left = moves_left - 1
     serve_line(line, node_id, pool)
   end
-  return true
+  return false
 end
 
--- Fills the free nodes of pools that have come to serve a line.
+-- Fills the free nodes of pools.
 local function fill_pools(pools)
-  if redis.call('EXISTS', key.lines()) == 0 then return end
   for _, pool in ipairs(pools) do
-    for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, MOST_JOBS - 1)) do
+    for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, MOST_LOOKS - 1)) do
+      if looks_left <= 0 or moves_left <= 0 then return end
+      looks_left = looks_left - 1
       fill_node(node_id)
     end
   end
 end
 
--- The node is not there to work: those who wait for it alone wait for any node of their pools too.
-local function open_lines(node_id)
-  for _, line in ipairs(redis.call('ZRANGE', key.node_waiting(node_id), 0, MOST_LINES - 1)) do
-    fill_pools(link_to_pools(line))
+-- Links lines anew, and fills the free nodes of the pools that serve them now.
+local function spread_lines(found)
+  local pools, seen = {}, {}
+  for _, line in ipairs(found) do
+    for _, pool in ipairs(link_line(line)) do
+      if not seen[pool] then pools[#pools + 1] = pool end
+      seen[pool] = true
+    end
   end
+  fill_pools(pools)
+end
+
+-- The node is not there to work, or not what it was: those who wait for it alone, and need not any
+-- more, wait for any node of their pools.
+local function open_lines(node_id)
+  spread_lines(redis.call('ZRANGE', key.node_waiting(node_id), 0, MOST_LOOKS - 1))
+end
+
+-- Which pools serve these pairs, a line "pool<TAB>src:tgt" each, has changed, or may have.
+local function respread_pairs(speaks)
+  if redis.call('EXISTS', key.lines()) == 0 then return end
+  local sets, found = {}, {}
+  for pool, pair in lines(speaks) do
+    sets[key.lang_waiting(pair)], sets[key.pool_langs_waiting(pool)] = true, true
+  end
+  for set in pairs(sets) do
+    for _, line in ipairs(redis.call('SMEMBERS', set)) do found[#found + 1] = line end
+  end
+  spread_lines(found)
+end
+
+-- The job's message has come, or nobody waits for it any more.
+local function arrive(job)
+  redis.call('ZREM', key.parking(), job.id)
+  redis.call('ZREM', key.delayed(), job.id)
+  if job.line ~= '' then redis.call('SREM', key.line_coming(job.line), job.id) end
 end
 
 -- Places a job whose message is parked: at a node that has a slot, or in line, or among the delayed.
 -- A slot that it held is freed. Returns what became of it.
 local function place_parked(job)
-  redis.call('ZREM', key.parking(), job.id)
-  redis.call('ZREM', key.delayed(), job.id)
+  arrive(job)
   if tonumber(job.due_ts) > NOW then
     redis.call('ZADD', key.delayed(), job.due_ts, job.id)
     redis.call('HSET', key.job(job.id), 'status', 'delayed')
@@ -192,6 +272,7 @@ local function place_parked(job)
     move_message(job, node_id)
   else
     join_line(job, required)
+    keep_record(job)
   end
   if freed then fill_node(freed) end
   return node_id and 'dispatched' or 'waiting'
@@ -213,9 +294,8 @@ end
 -- out by Celery's own rules and tells the caller. It takes no slot.
 local function discard_job(job, node_id, reason)
   if not PARKED[job.status] or not is_parked(job) then return false end
-  if job.status == 'waiting' then leave_line(job) end
-  redis.call('ZREM', key.parking(), job.id)
-  redis.call('ZREM', key.delayed(), job.id)
+  if job.status == 'waiting' then give_up_place(job) end
+  arrive(job)
   redis.call('ZREM', key.expiring(), job.id)
   redis.call('HSET', key.job(job.id), 'node_id', node_id)
   end_job(job, 'failed', reason)

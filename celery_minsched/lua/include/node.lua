@@ -73,33 +73,35 @@ local function takes_jobs(node_id)
   return node[1] == 'true' and node[2] ~= 'true' and is_alive(node_id)
 end
 
+-- Says that a node, or a program ('*', which is no node id), has the pool serve the pair; or that it has
+-- not any more.
+local function serve_pair(pair, pool, speaker)
+  redis.call('SADD', key.lang_speakers(pair, pool), speaker)
+  redis.call('SADD', key.lang(pair), pool)
+  redis.call('SADD', key.pool_langs(pool), pair)
+end
+
+local function unserve_pair(pair, pool, speaker)
+  redis.call('SREM', key.lang_speakers(pair, pool), speaker)
+  if redis.call('EXISTS', key.lang_speakers(pair, pool)) == 0 then
+    redis.call('SREM', key.lang(pair), pool)
+    redis.call('SREM', key.pool_langs(pool), pair)
+  end
+end
+
 -- Takes the node out of every index that its registration put it in.
 local function withdraw_offers(node_id)
   local old = redis.call('HMGET', key.node_info(node_id), 'offers', 'speaks')
   for pool, capability in lines(old[1]) do
     redis.call('SREM', members_key(pool, capability), node_id)
     redis.call('ZREM', free_key(pool, capability), node_id)
-    if capability == '' and redis.call('EXISTS', members_key(pool, '')) == 0 then
-      redis.call('SREM', key.pools(), pool)
-      redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
+    if capability == '' then
+      redis.call('HDEL', key.pool_passed(pool), node_id)
+      if redis.call('EXISTS', members_key(pool, '')) == 0 then
+        redis.call('SREM', key.pools(), pool)
+        redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
+      end
     end
   end
-  for pool, pair in lines(old[2]) do
-    redis.call('SREM', key.lang_speakers(pair, pool), node_id)
-    if redis.call('EXISTS', key.lang_speakers(pair, pool)) == 0 then
-      redis.call('SREM', key.lang(pair), pool)
-      redis.call('SREM', key.pool_langs(pool), pair)
-    end
-  end
-end
-
--- Says that a node, or a program ('*', which is no node id), has the pool serve the pair. Those who
--- wait for the pair wait for this pool too from now on.
-local function serve_pair(pair, pool, speaker)
-  redis.call('SADD', key.lang_speakers(pair, pool), speaker)
-  redis.call('SADD', key.lang(pair), pool)
-  redis.call('SADD', key.pool_langs(pool), pair)
-  for _, line in ipairs(redis.call('SMEMBERS', key.lang_waiting(pair))) do
-    redis.call('ZADD', key.pool_waiting(pool), 'NX', redis.call('INCR', key.turn()), line)
-  end
+  for pool, pair in lines(old[2]) do unserve_pair(pair, pool, node_id) end
 end
