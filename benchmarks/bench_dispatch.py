@@ -1,0 +1,166 @@
+"""Does a dispatch cost the same with 10 nodes and with 10,000?
+
+The server's own time in scripts (``INFO commandstats``) for a ``dispatch_task`` and the
+``complete_task`` of its job. Fleets stand on servers of their own, and take turns.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from benchmarks.common import Figure, machine, print_table, say
+from celery_minsched import (
+    CompleteTaskRequest,
+    DispatchRequest,
+    MinimalSchedulerService,
+    RegisterNodeRequest,
+)
+from celery_minsched.models import DispatchResponse
+from celery_minsched.settings import Settings
+from tests.server import Server
+
+POOL = "asr"
+SLOTS = 4
+OPEN_JOBS = 20  # at any time, in a fleet of any size
+EMPTY = "return {'OK'}"
+SCAN = (Path(__file__).parent / "scan_members.lua").read_text(encoding="utf-8")
+SCANNED = 20_000  # nodes that one round of scans looks at, at most
+DAY = 86400.0  # seconds
+
+
+@dataclass
+class Fleet:
+    """Registered nodes, with no processes behind them, and how long the server took, in µs."""
+
+    service: MinimalSchedulerService
+    nodes: int
+    pair: list[float] = field(default_factory=list)
+    scan: list[float] = field(default_factory=list)
+    empty: list[float] = field(default_factory=list)
+
+    def measure(self, jobs: int) -> None:
+        """One round."""
+        self.pair.append(self._server_time(lambda: self.work(jobs), jobs))
+        self.empty.append(self._server_time(lambda: self._evaluate(EMPTY, jobs), jobs))
+        scans = max(min(jobs, SCANNED // self.nodes), 1)
+        self.scan.append(self._server_time(lambda: self._evaluate(SCAN, scans), scans))
+
+    def work(self, jobs: int, session: str = "") -> None:
+        """Dispatch and complete so many jobs, some of which are open at any time."""
+        demand = DispatchRequest(pool=POOL, session_id=session)
+        opened: deque[DispatchResponse] = deque()
+        for _ in range(jobs):
+            opened.append(self.service.dispatch_task(demand))
+            if len(opened) > OPEN_JOBS:
+                self._complete(opened.popleft())
+        for job in opened:
+            self._complete(job)
+
+    def _complete(self, job: DispatchResponse) -> None:
+        self.service.complete_task(
+            CompleteTaskRequest(job_id=job.job_id, node_id=job.node_id, status="finished")
+        )
+
+    def _evaluate(self, script: str, times: int) -> None:
+        client = self.service.redis
+        sha = client.script_load(script)
+        for _ in range(times):
+            client.evalsha(sha, 1, self.service.keys.prefix, POOL)
+
+    def _server_time(self, calls: Callable[[], None], pieces: int) -> float:
+        client = self.service.redis
+        client.config_resetstat()
+        calls()
+        return float(client.info("commandstats")["cmdstat_evalsha"]["usec"]) / pieces
+
+
+@contextmanager
+def fleet(nodes: int) -> Iterator[Fleet]:
+    """A fleet whose nodes stay alive for a day."""
+    server = Server()
+    try:
+        with server.client() as client:
+            service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+            for number in range(nodes):
+                service.register_node(
+                    RegisterNodeRequest(
+                        node_id=f"node-{number}", max_jobs=SLOTS, pools_json=f'["{POOL}"]'
+                    )
+                )
+            yield Fleet(service, nodes)
+    finally:
+        server.close()
+
+
+def remember(fleet: Fleet, jobs: int) -> None:
+    """Leave so many ended jobs behind, each of a session of its own."""
+    for number in range(jobs):
+        fleet.work(1, session=f"session-{number}")
+
+
+def keep_waiting(fleet: Fleet, jobs: int) -> None:
+    """Put so many jobs in line in the fleet's pool, for what no node of it has."""
+    service = fleet.service
+    for _ in range(jobs):
+        demand = DispatchRequest(pool=POOL, capabilities=["none-has-it"], when_full="wait")
+        job_id = service.dispatch_task(demand).job_id
+        service.redis.lpush(service.keys("job_queue", job_id), "{}")
+        service.place_jobs([job_id])
+
+
+def measure(fleets: Sequence[Fleet], rounds: int, jobs: int) -> None:
+    """Rounds in turn, so that a slow moment of the machine meets all of them."""
+    for one in fleets:
+        one.work(jobs)  # warm
+    for _ in range(rounds):
+        for one in fleets:
+            one.measure(jobs)
+
+
+def row(fleet: Fleet, first: Fleet) -> list[str]:
+    """What a job costs in this fleet, and how much more than in the first."""
+    pair = Figure.of(fleet.pair)
+    return [str(pair), f"{pair.median / Figure.of(first.pair).median:.2f}"]
+
+
+@click.command()
+@click.option("--nodes", multiple=True, type=int, default=[10, 100, 1000, 10_000], help="A fleet.")
+@click.option("--rounds", default=9, help="Rounds for each fleet.")
+@click.option("--jobs", default=500, help="Jobs in a round.")
+@click.option("--stored", default=20_000, help="Jobs and sessions in the second table.")
+def main(nodes: Sequence[int], rounds: int, jobs: int, stored: int) -> None:
+    """The server's time for a dispatch and a completion, by what Redis holds."""
+    unit = "server time, µs: median (middle half of the rounds)"
+    with ExitStack() as stack:
+        fleets = [stack.enter_context(fleet(size)) for size in nodes]
+        say(machine(fleets[0].service.redis))
+        measure(fleets, rounds, jobs)
+        print_table(
+            f"By nodes; {unit}",
+            ["nodes", "dispatch + complete", "ratio", "an empty script", "a scan of all members"],
+            [
+                [f"{one.nodes:,}", *row(one, fleets[0]), Figure.of(one.empty), Figure.of(one.scan)]
+                for one in fleets
+            ],
+        )
+    with ExitStack() as stack:
+        fleets = [stack.enter_context(fleet(10 * nodes[0])) for _ in range(3)]
+        remember(fleets[1], stored)
+        keep_waiting(fleets[2], stored)
+        measure(fleets, rounds, jobs)
+        beside = ["nothing", f"{stored:,} ended jobs, a session each", f"{stored:,} waiting jobs"]
+        print_table(
+            f"By what is beside {fleets[0].nodes:,} nodes; {unit}",
+            ["beside them", "dispatch + complete", "ratio"],
+            [[name, *row(one, fleets[0])] for name, one in zip(beside, fleets, strict=True)],
+        )
+
+
+if __name__ == "__main__":
+    main()

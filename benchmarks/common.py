@@ -1,0 +1,66 @@
+"""What the benchmarks share: figures, tables, and what they were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from statistics import median, quantiles
+
+import redis
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A median over rounds, and the range that the middle half of the rounds lies in."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rounds: Sequence[float]) -> Figure:
+        if len(rounds) < 2:
+            return cls(rounds[0], rounds[0], rounds[0])
+        low, _, high = quantiles(rounds, n=4, method="inclusive")
+        return cls(median(rounds), low, high)
+
+    def __str__(self) -> str:
+        digits = 0 if self.median >= 1000 else 1
+        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+
+
+def say(text: str) -> None:
+    """Print a line, unbroken where it goes to a file."""
+    _console().print(text)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table that can be pasted into a page of docs/."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.MARKDOWN)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    _console().print(table)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def machine(client: redis.Redis) -> str:
+    """What it was measured on, in a line."""
+    server = client.info("server")
+    name = "valkey" if "valkey_version" in server else "redis"
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f} at start, "
+        f"Python {platform.python_version()}, celery {version('celery')}, "
+        f"{name} {server[f'{name}_version']}"
+    )
