@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery.app.amqp import AMQP
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from kombu.utils.functional import retry_over_time
 from kombu.utils.objects import cached_property
 from redis.exceptions import RedisError
@@ -187,10 +187,17 @@ class SchedulingAMQP(AMQP):
 
 
 def _flush(producer: Any) -> None:
-    """Send what ``producer.batch()`` holds back (kombu 5.7); nothing outside of a batch."""
+    """Send what ``producer.batch()`` holds back (kombu 5.7); nothing outside of a batch.
+
+    Raises kombu's ``OperationalError``. It is not tried again: some of it may have been sent.
+    """
     state = getattr(producer._batch_local, "current", None)
-    if state is not None:
+    if state is None:
+        return
+    try:
         state.flush()
+    except BatchPublishError as exc:
+        raise OperationalError(f"{exc}: {exc.__cause__}") from exc
 
 
 def _is_parked(place: DispatchResponse) -> bool:

@@ -7,10 +7,11 @@ which ending was seen with celery 5.7.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from functools import cache
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.exceptions import Ignore, Retry, TaskRevokedError
 from celery.worker.request import Request
 
@@ -67,6 +68,14 @@ class SlotRequest(Request):
         if never_ran:  # celery rejects a time that it cannot convert, and sends no signal
             self._end("failed", "rejected")
 
+    def _on_thread_end(self, future: Future[Any]) -> None:
+        """Report what celery (5.7) leaves in a thread's future, where nobody looks: an exception of
+        its own code, as when no result backend is there to store an outcome in.
+        """
+        exc = None if future.cancelled() else future.exception()
+        if exc is not None and job_id_of(self.request_dict) and not self._ended:
+            self.on_failure(ExceptionInfo((type(exc), exc, exc.__traceback__)))
+
     def _may_begin(self) -> bool:
         job_id = job_id_of(self.request_dict)
         node = self.app.node
@@ -94,7 +103,10 @@ def _beginning(execute_using_pool: Any) -> Any:
     def begin(self: SlotRequest, pool: Any, **kwargs: Any) -> Any:
         if not self._may_begin():
             raise TaskRevokedError(self.id)  # by which celery's worker takes its process back
-        return execute_using_pool(self, pool, **kwargs)
+        result = execute_using_pool(self, pool, **kwargs)
+        if isinstance(future := getattr(result, "f", None), Future):
+            future.add_done_callback(self._on_thread_end)
+        return result
 
     return begin
 

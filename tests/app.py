@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from celery import Celery
+from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
 
 from celery_minsched import MinSched
@@ -158,6 +159,11 @@ def killed_and_retried(self: Any) -> str:
     if self.request.retries == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return "second time"
+
+
+@scheduled(backend=RedisBackend(app=app, url="redis://127.0.0.1:1/0"))
+def cannot_be_stored(self: Any) -> None:
+    """Its result backend is away."""
 
 
 @scheduled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery, chain, chord, group, signature
+from celery import Celery, chain, chord, group, signals, signature
 from celery.beat import Scheduler as BeatScheduler
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import EncodeError, OperationalError
@@ -233,6 +234,21 @@ class TestFailure:
             app.send_task("x", minsched={"pool": "asr"})
         with pytest.raises(OperationalError), app.minsched.batch():
             app.send_task("x", minsched={"pool": "asr"})
+
+    def test_redis_that_goes_away_while_a_batch_is_sent_is_the_same_error(self) -> None:
+        server = Server()
+        app = make_app(server.url, result_backend="disabled://")
+
+        def cut(**_: Any) -> None:  # after it was published into the batch, before that is flushed
+            server.stop(signal.SIGKILL)
+
+        signals.after_task_publish.connect(cut, sender="cut")
+        try:
+            with pytest.raises(OperationalError), app.minsched.batch():
+                app.send_task("cut", minsched={"pool": "asr"})
+        finally:
+            signals.after_task_publish.disconnect(cut, sender="cut")
+            server.close()
 
     def test_a_broker_away_while_redis_is_there_frees_the_slot(
         self, fleet: Fleet, server_url: str, client: redis.Redis

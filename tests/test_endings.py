@@ -103,6 +103,7 @@ def test_an_ending_that_the_caller_sees(fleet: Fleet, pool: str, row: Row) -> No
         ("ignores", "finished", "ignored"),
         ("requeues_early", "failed", "Reject"),
         ("exits", "failed", "SystemExit"),
+        ("cannot_be_stored", "failed", "ConnectionError"),
     ],
 )
 def test_an_ending_of_which_celery_stores_nothing_or_not_always(
