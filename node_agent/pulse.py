@@ -223,6 +223,7 @@ class _Heart:
             load_json=json.dumps(self.meter.read()),
             jobs=report.jobs if report else None,
             instance=self._registration.instance,
+            rescues=not (report and report.last),
         )
         try:
             answer = self._scheduler.heartbeat(request)

@@ -70,11 +70,12 @@ local function discard_expired(node_id)
   end
 end
 
--- Does all that is due, for the node that is heard. Returns the milliseconds until the next delayed job
+-- Does all that is due, for the node that is heard. A rescue is left to one who reads messages, who
+-- also removes what only such a one can. Returns the milliseconds until the next delayed job
 -- falls due, -1 for none.
-local function do_chores(node_id, suffixes)
+local function do_chores(node_id, suffixes, is_rescuer)
   sweep_nodes()
-  rescue_due(suffixes)
+  if not is_rescuer then rescue_due(suffixes) end
   place_due(key.delayed(), NOW)
   place_due(key.parking(), NOW - PATIENCE)
   if takes_jobs(node_id) then discard_expired(node_id) end
