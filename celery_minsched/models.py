@@ -191,6 +191,8 @@ class HeartbeatRequest(_Model):
     jobs: list[str] | None = Field(default=None, max_length=2 * MAX_SLOTS)
     #: The process that speaks; ``None`` where only one can. Another's node answers UNKNOWN_NODE.
     instance: str | None = Field(default=None, max_length=MAX_ID)
+    #: Will the caller claim the rescues that the answer says are due? It can read messages then.
+    rescues: bool = False
 
     @field_validator("load_json")
     @classmethod

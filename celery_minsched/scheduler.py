@@ -75,6 +75,7 @@ class MinimalSchedulerService:
             request.load,
             "\n".join(self.keys.suffixes),
             "" if request.jobs is None else "jobs",
+            _lua_bool(request.rescues),
             *(request.jobs or ()),
         )
         if code == errors.UnknownNode.code:

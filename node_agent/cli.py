@@ -81,7 +81,7 @@ def main(
         celery_command(
             [
                 *("-A", app_name, "worker", "-n", f"celery@{node_id}", "-Q", queue_name(node_id)),
-                *("-P", worker_pool),
+                *("-P", worker_pool, "--without-gossip"),  # its queue has a name that none finds
                 *(("--concurrency", concurrency) if concurrency else ()),
                 *(("--autoscale", autoscale) if autoscale else ()),
                 *context.args,

@@ -4,7 +4,7 @@ A thread would do until a task holds the interpreter (a long regular expression,
 the worker's own ``heartbeat_sent`` is silent with ``--without-heartbeat``. The process is forked
 before the worker starts. The worker tells it, over a pipe, which jobs it holds; between two such
 reports the pulse still says that the node lives. It stops when the worker says so or is gone, and
-keeps still while the worker is stopped (SIGSTOP).
+keeps still while the worker is stopped (SIGSTOP). One that dies is forked anew.
 """
 
 from __future__ import annotations
@@ -73,15 +73,10 @@ class Pulse:
         self._node_ttl = scheduler.settings.node_ttl
         self._changed = threading.Event()
         self._stopping = False
-        context = multiprocessing.get_context("fork")
-        theirs, self._pipe = context.Pipe(duplex=False)
-        self._heard = context.RawArray("d", [_now(), 0])  # when, and in which term
-        heart = _Heart(scheduler, registration, ring, self._heard)
-        self._process = context.Process(
-            target=_beat, args=(theirs, heart, self._interval, os.getpid()), name="node-pulse"
-        )
-        self._process.start()
-        theirs.close()
+        self._context = multiprocessing.get_context("fork")
+        self._heard = self._context.RawArray("d", [_now(), 0])  # when, and in which term
+        self._heart = _Heart(scheduler, registration, ring, self._heard)
+        self._start()
 
     def report_from(self, look: Callable[[], Report]) -> None:
         """Report what ``look`` sees, from now on and in a thread of its own."""
@@ -113,15 +108,23 @@ class Pulse:
             self._process.kill()
             self._process.join()
 
+    def _start(self) -> None:
+        theirs, self._pipe = self._context.Pipe(duplex=False)
+        self._process = self._context.Process(
+            target=_beat, args=(theirs, self._heart, self._interval, os.getpid()), name="node-pulse"
+        )
+        self._process.start()
+        theirs.close()
+
     def _report(self) -> None:
         while not self._stopping:
             try:
                 self._pipe.send(self._look())
-            except OSError as exc:
-                logger.critical(
-                    "the pulse process is gone (%s): this node will be taken for dead", exc
-                )
-                return
+            except OSError as exc:  # somebody killed it, the kernel for want of memory perhaps
+                logger.error("the pulse process is gone and is started again: %s", exc)
+                self._pipe.close()
+                self._start()
+                continue
             self._changed.wait(self._interval)
             self._changed.clear()
 
@@ -223,6 +226,7 @@ class _Heart:
             load_json=json.dumps(self.meter.read()),
             jobs=report.jobs if report else None,
             instance=self._registration.instance,
+            rescues=not (report and report.last),
         )
         try:
             answer = self._scheduler.heartbeat(request)

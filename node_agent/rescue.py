@@ -141,10 +141,10 @@ def rescue(plugin: MinSched) -> None:
     while True:
         node_id, lost = scheduler.claim_rescue()
         if node_id:
+            _remove_mailbox(plugin.app, node_id)
             jobs = park_messages(plugin, node_id)
             logger.warning("node %s is gone: %d of its jobs are placed anew", node_id, len(jobs))
             scheduler.rescue_node(node_id, jobs)
-            _remove_mailbox(plugin.app, node_id)
         for job_id in lost:
             tell_lost(plugin, job_id)
         if not node_id and not lost:
@@ -152,10 +152,13 @@ def rescue(plugin: MinSched) -> None:
 
 
 def _remove_mailbox(app: Celery, node_id: str) -> None:
-    """The dead worker's queue for remote control, which would fill with every broadcast."""
+    """The dead worker's queue for remote control. One that comes back hears broadcasts all the same,
+    since on Redis they are published to subscribers (kombu 5.7).
+    """
     with app.connection_for_write() as connection:
-        queue = app.control.mailbox.get_queue(f"celery@{node_id}")
-        queue(connection.default_channel).delete()
+        queue = app.control.mailbox.get_queue(f"celery@{node_id}")(connection.default_channel)
+        queue.declare()  # kombu deletes the bindings that the connection knows of
+        queue.delete()
 
 
 def tell_lost(plugin: MinSched, job_id: str) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
 
-from celery_minsched import MinSched
+from celery_minsched import MaxRescuesExceededError, MinSched, NodeLostError
 
 url = os.environ["MINSCHED_TEST_BROKER"]
 app = Celery("tests", broker=url, backend=url)
 for name, value in os.environ.items():
     if name.startswith("MINSCHED_TEST_CONF_"):  # a number each, such as …_node_ttl=2
         app.conf[f"minsched_{name.removeprefix('MINSCHED_TEST_CONF_').lower()}"] = float(value)
+app.conf.update(json.loads(os.environ.get("MINSCHED_TEST_CELERY", "{}")))
 MinSched(app)
 
 
@@ -63,9 +65,33 @@ def _note(hostname: str, what: str, pause: float) -> str:
 @scheduled()
 def hold(self: Any, what: str) -> None:
     """Write down that it runs, and run until it is let go."""
+    _hold(self.request.hostname, what)
+
+
+@scheduled(acks_late=True)
+def hold_late(self: Any, what: str) -> None:
+    _hold(self.request.hostname, what)
+
+
+@scheduled(retry_on_worker_lost=True, default_retry_delay=0)
+def hold_and_retry(self: Any, what: str) -> str:
+    if not self.request.retries:
+        _hold(self.request.hostname, what)
+    return "second time"
+
+
+def _hold(hostname: str, what: str) -> None:
     client = app.backend.client
-    client.rpush(f"test:began:{what}", self.request.hostname)
+    client.rpush(f"test:began:{what}", hostname)
     client.blpop(f"test:release:{what}", 30)
+    client.rpush(f"test:ended:{what}", hostname)
+
+
+@scheduled(acks_late=True)
+def kills_its_node(self: Any) -> None:
+    """Take the agent down with it, in a pool of threads."""
+    app.backend.client.rpush("test:killers", self.request.hostname)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @scheduled(rate_limit="2/s")
@@ -191,6 +217,14 @@ def replaced(self: Any, number: int) -> Any:
 def errback(request: Any, exc: Any, traceback: Any) -> None:
     """Note that a task failed; called in the worker."""
     app.backend.client.rpush("test:errback", f"{request.id} {type(exc).__name__}")
+
+
+@signals.task_failure.connect
+def note_failure(task_id: str, exception: Exception, **_: Any) -> None:
+    """Note of which jobs that died with their node this node has told."""
+    if isinstance(exception, NodeLostError | MaxRescuesExceededError):
+        told = f"{task_id} {type(exception).__name__}"
+        app.backend.client.rpush("test:task_failure", told)
 
 
 @app.task(bind=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from celery import Celery
 from celery.result import AsyncResult
 
@@ -21,6 +22,13 @@ from celery_minsched.views import JobView, NodeView, Views
 from .server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
+
+#: Nodes that are found dead in two seconds.
+FAST = {
+    "MINSCHED_TEST_CONF_node_ttl": "2",
+    "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
+    "MINSCHED_TEST_CONF_lease": "5",
+}
 
 
 def wait_for(condition: Callable[[], Any], what: str = "", patience: float = 20.0) -> Any:
@@ -47,7 +55,13 @@ class Fleet:
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.logs = tempfile.TemporaryDirectory(prefix="minsched-logs-")
-        self.app = make_app(server.url)
+        prefix = "MINSCHED_TEST_CONF_"
+        conf = {
+            f"minsched_{name.removeprefix(prefix)}": float(value)
+            for name, value in environment.items()
+            if name.startswith(prefix)
+        }
+        self.app = make_app(server.url, **conf)
 
     @property
     def plugin(self) -> MinSched:
@@ -65,12 +79,13 @@ class Fleet:
             [
                 *(sys.executable, "-m", "node_agent", "-A", self.app_name, "--node-id", node_id),
                 *("--slots", str(slots), "--pool", pool, "--loglevel", "INFO"),
-                *("--without-gossip", "--without-mingle", *options),
+                *("--without-mingle", *options),
             ],
             cwd=ROOT,
             env=self.environment,
             stdout=log,
             stderr=log,
+            start_new_session=True,  # its process group is the node and all that it started
         )
         log.close()
 
@@ -119,6 +134,17 @@ class Fleet:
 
     def kill(self, node_id: str, signum: int) -> None:
         self.processes[node_id].send_signal(signum)
+
+    def kill_all(self, node_id: str, signum: int) -> None:
+        """Signal the node's whole process group: the agent, its children, its pulse."""
+        os.killpg(self.processes[node_id].pid, signum)
+
+    def destroy(self, node_id: str) -> None:
+        """kill -9 of the whole process group; returns when all of it is dead."""
+        family = psutil.Process(self.processes[node_id].pid).children(recursive=True)
+        self.kill_all(node_id, signal.SIGKILL)
+        self.processes[node_id].wait()
+        psutil.wait_procs(family)
 
     def stop(self, node_id: str, signum: int = signal.SIGTERM, patience: float = 30.0) -> int:
         """Signal a node and wait for its end; the exit code."""

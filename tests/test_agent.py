@@ -13,14 +13,8 @@ import psutil
 import pytest
 import redis
 
-from .fleet import ROOT, Fleet, wait_for
+from .fleet import FAST, ROOT, Fleet, wait_for
 from .server import Server, free_port
-
-FAST = {
-    "MINSCHED_TEST_CONF_node_ttl": "2",
-    "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
-    "MINSCHED_TEST_CONF_lease": "5",
-}
 
 
 @pytest.fixture

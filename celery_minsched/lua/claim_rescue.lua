@@ -9,10 +9,13 @@
 -- Returns {"OK", a node that is gone or "", a lost job, ...}
 
 local answer = {'OK', ''}
-local node = redis.call('ZRANGEBYSCORE', key.rescues(), '-inf', NOW, 'LIMIT', 0, 1)[1]
-if node then
-  redis.call('ZADD', key.rescues(), NOW + RESCUE_CLAIM, node)
-  answer[2] = node
+for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', key.rescues(), '-inf', NOW, 'LIMIT', 0, 10)) do
+  if is_gone(node_id) then
+    redis.call('ZADD', key.rescues(), NOW + RESCUE_CLAIM, node_id)
+    answer[2] = node_id
+    break
+  end
+  redis.call('ZREM', key.rescues(), node_id)
 end
 for _, job_id in ipairs(redis.call('ZRANGEBYSCORE', key.lost(), '-inf', NOW, 'LIMIT', 0, 20)) do
   redis.call('ZADD', key.lost(), NOW + RESCUE_CLAIM, job_id)

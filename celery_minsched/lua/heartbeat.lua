@@ -10,7 +10,8 @@
 -- ARGV[4] online, "true" or "false"          ARGV[5] load_json     ARGV[6] load, 0..100
 -- ARGV[7] suffixes of the message lists, one for each of kombu's priority steps, separated by lines
 -- ARGV[8] "jobs" where the job ids follow, "" where the node cannot tell just now
--- ARGV[9...] job ids
+-- ARGV[9] "true" where the caller rescues when this says so, "false" where it cannot read messages
+-- ARGV[10...] job ids
 --
 -- Returns {"OK", slots taken, draining "true"/"false", ms until this is worth calling again or -1,
 --          is there something to rescue "true"/"false", a job that is not the node's, ...}
@@ -29,7 +30,7 @@ redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_j
   'last_heartbeat_ts', NOW)
 -- It has left: its id is free to take, and what it still holds is rescued.
 if online ~= node[4] then tell(online == 'true' and 'node_joined' or 'node_left', 'node', node_id) end
-local has_left = online ~= 'true' and ARGV[8] == 'jobs' and not ARGV[9]
+local has_left = online ~= 'true' and ARGV[8] == 'jobs' and not ARGV[10]
 if online == 'true' then
   if instance ~= '' then redis.call('HSET', key.node_info(node_id), 'instance', instance) end
 else
@@ -39,15 +40,15 @@ redis.call('ZADD', key.nodes(), NOW, node_id)
 
 local answer = {'OK', 0, node[2] or 'false', -1, 'false'}
 if ARGV[8] == 'jobs' then
-  for i = 9, #ARGV do
+  for i = 10, #ARGV do
     if not confirm_job(node_id, ARGV[i]) then answer[#answer + 1] = ARGV[i] end
   end
-  if has_left then give_up_node(node_id) else lapse_jobs(node_id, suffixes) end
+  if has_left then leave_to_rescue(node_id, suffixes) else lapse_jobs(node_id, suffixes) end
 end
 place_node(node_id)
 if not takes_jobs(node_id) then open_lines(node_id) end
 local more = fill_node(node_id)
-answer[4] = do_chores(node_id, suffixes)
+answer[4] = do_chores(node_id, suffixes, ARGV[9] == 'true')
 if more then answer[4] = 0 end
 if is_rescue_due() then answer[5] = 'true' end
 answer[2] = redis.call('ZCARD', key.node_jobs(node_id))

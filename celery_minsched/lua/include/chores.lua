@@ -107,12 +107,13 @@ local function discard_expired(node_id)
   return more
 end
 
--- Does all that is due, for the node that is heard. Returns the milliseconds until there is something to
--- do again: at once where this call did as much as one may, else when the next delayed job falls
--- due; -1 for nothing known.
-local function do_chores(node_id, suffixes)
+-- Does all that is due, for the node that is heard. A rescue is left to one who reads messages, who
+-- also removes what only such a one can. Returns the milliseconds until there is something to do
+-- again: at once where this call did as much as one may, else when the next delayed job falls due;
+-- -1 for nothing known.
+local function do_chores(node_id, suffixes, is_rescuer)
   sweep_nodes()
-  rescue_due(suffixes)
+  if not is_rescuer then rescue_due(suffixes) end
   local more = place_delayed()
   more = place_unplaced() or more
   if takes_jobs(node_id) then more = discard_expired(node_id) or more end

@@ -82,6 +82,12 @@ local function rescue_node(node_id, suffixes)
   return true
 end
 
+-- The node has left in good order. Where it has left messages behind, a reader of messages is needed.
+local function leave_to_rescue(node_id, suffixes)
+  give_up_node(node_id)
+  rescue_node(node_id, suffixes)
+end
+
 local function is_gone(node_id)
   return redis.call('HGET', key.node_info(node_id), 'online') ~= 'true' or not is_alive(node_id)
 end
