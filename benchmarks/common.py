@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -31,8 +32,13 @@ class Figure:
         return cls(median(rounds), low, high)
 
     def __str__(self) -> str:
-        digits = 0 if self.median >= 1000 else 1
-        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+        return f"{_three(self.median)} ({_three(self.low)} to {_three(self.high)})"
+
+
+def _three(value: float) -> str:
+    """A number in three digits, or its whole part where that has more."""
+    digits = max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
+    return f"{value:,.{digits}f}"
 
 
 def say(text: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
@@ -226,7 +227,13 @@ def _with_destination(options: Mapping[str, Any], place: DispatchResponse) -> di
     }
     return {
         **options,
-        "queue": Queue(name, no_declare=True),
+        "queue": _list(name),
         "declare": [],
         "headers": {**options["headers"], HEADER: header},
     }
+
+
+@lru_cache(maxsize=256)
+def _list(name: str) -> Queue:
+    """Many messages go to the list of one node, and to make its Queue is some 30 µs."""
+    return Queue(name, no_declare=True)

@@ -1,0 +1,110 @@
+"""How much faster is ``dispatch_many`` than as many calls of ``apply_async``?
+
+Beside both, plain Celery: one call after the other, and in a batch of kombu's, which is what
+Celery takes to make the messages and schedules nothing. No worker runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from celery import Celery, Signature
+
+from benchmarks.common import Figure, machine, print_table, say
+from benchmarks.network import network
+from celery_minsched import MinSched, RegisterNodeRequest
+from tests.server import Server
+
+DAY = 86400.0  # seconds
+MOST_SLOTS = 4000
+
+
+def ways(ours: Celery, plain: Celery, tasks: int) -> dict[str, Callable[[], Any]]:
+    """By name, what sends so many tasks; each answers with their results."""
+    demanding = _signatures(ours, tasks, minsched={"pool": "asr"})
+    simple = _signatures(plain, tasks)
+
+    def batched() -> list[Any]:
+        with plain.producer_or_acquire() as producer, producer.batch():
+            return [one.apply_async(producer=producer) for one in simple]
+
+    return {
+        "one by one": lambda: [one.apply_async() for one in demanding],
+        "dispatch_many": lambda: ours.minsched.dispatch_many(demanding),
+        "plain, one by one": lambda: [one.apply_async() for one in simple],
+        "plain, batched": batched,
+    }
+
+
+def _signatures(app: Celery, tasks: int, **options: object) -> list[Signature]:
+    def work(number: int) -> None: ...
+
+    task = app.task(name="bulk.work", shared=False, **options)(work)
+    return [task.s(number) for number in range(tasks)]
+
+
+@contextmanager
+def applications(port: int) -> Iterator[tuple[Celery, Celery]]:
+    """One with the scheduler and one without, on the server behind the port."""
+    url = f"redis://127.0.0.1:{port}/0"
+    ours = Celery("ours", broker=url, backend=url, set_as_current=False)
+    ours.conf.update(minsched_node_ttl=DAY, minsched_lease=DAY)
+    MinSched(ours)
+    with ours, Celery("plain", broker=url, backend=url, set_as_current=False) as plain:
+        yield ours, plain
+
+
+def measure(server: Server, port: int, slots: int, tasks: int, rounds: int) -> dict[str, Figure]:
+    """Milliseconds a task for each way, which take turns.
+
+    The server holds one node and nothing else, and one task has been sent by each application: they
+    are connected, and one slot is taken.
+    """
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    with applications(port) as (ours, plain), server.client() as client:
+        node = RegisterNodeRequest(node_id="node", max_jobs=slots, pools_json='["asr"]')
+        for name, send in [*ways(ours, plain, tasks).items()] * rounds:
+            client.flushall()
+            ours.minsched.scheduler.register_node(node)
+            ours.send_task("bulk.work", (0,))
+            plain.send_task("bulk.work", (0,))
+            began = time.perf_counter()
+            results = send()
+            times[name].append((time.perf_counter() - began) * 1000 / tasks)
+            del results  # not before, since each then gives up its subscription
+    return {name: Figure.of(of_rounds) for name, of_rounds in times.items()}
+
+
+@click.command()
+@click.option("--tasks", default=1000, type=click.IntRange(1, MOST_SLOTS - 1), help="To send.")
+@click.option("--rounds", default=5, help="Rounds for each way.")
+@click.option("--round-trip", default=1.0, help="Of a network such as a data centre's, ms.")
+def main(tasks: int, rounds: int, round_trip: float) -> None:
+    """Milliseconds for a task that is sent, by the way it is sent."""
+    rows = []
+    server = Server()
+    try:
+        with server.client() as client:
+            say(machine(client))
+        with network(server.port, round_trip / 1000) as far:
+            for place, port in (("here", server.port), (f"{round_trip:g} ms away", far)):
+                for state, slots in (("free", MOST_SLOTS), ("taken", 1)):
+                    figures = measure(server, port, slots, tasks, rounds)
+                    ratio = figures["one by one"].median / figures["dispatch_many"].median
+                    rows.append([f"{place}, slots {state}", *figures.values(), f"{ratio:.1f}"])
+    finally:
+        server.close()
+    print_table(
+        f"Sending {tasks:,} tasks; ms a task: median (middle half of the rounds)",
+        ["Redis", *figures, "one by one / dispatch_many"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A network between a benchmark and its server: a proxy that holds everything back for a while."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+CHUNK = 1 << 20
+
+
+@contextmanager
+def network(port: int, round_trip: float) -> Iterator[int]:
+    """A local port behind which ``port`` is ``round_trip`` seconds away."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # A process of its own, which does not take turns with what is measured.
+        proxy = multiprocessing.get_context("fork").Process(
+            target=_serve, args=(listener, port, round_trip / 2), daemon=True
+        )
+        proxy.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            proxy.terminate()
+            proxy.join()
+
+
+def _serve(listener: socket.socket, port: int, delay: float) -> None:
+    while True:
+        near, _ = listener.accept()
+        far = socket.create_connection(("127.0.0.1", port))
+        for source, sink in ((near, far), (far, near)):
+            sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=_carry, args=(source, sink, delay), daemon=True).start()
+
+
+def _carry(source: socket.socket, sink: socket.socket, delay: float) -> None:
+    with suppress(OSError):
+        while data := source.recv(CHUNK):
+            time.sleep(delay)
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)

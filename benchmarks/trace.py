@@ -1,0 +1,130 @@
+"""The jobs of the replay, and what an ideal queue would make of them."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """Arrives ``at`` seconds into the replay, for a node of ``pool``; takes ``work`` seconds."""
+
+    at: float
+    work: float
+    pool: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A worker of the replay."""
+
+    name: str
+    slots: int
+    pools: tuple[str, ...]
+
+
+def read(path: Path) -> list[tuple[float, float]]:
+    """Seconds and tokens of each request of an Azure LLM inference trace (2023)."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            (
+                # Seven digits of a second's fraction; Python reads six.
+                datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(),
+                float(row["ContextTokens"]) + float(row["GeneratedTokens"]),
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def synthesize(requests: int) -> list[tuple[float, float]]:
+    """Requests of the same shape as that trace's conversations: the rate changes from minute to
+    minute and from second to second, the sizes are spread over two orders of magnitude.
+    """
+    chance = random.Random(2023)
+    now, rate, until = 0.0, 0.0, 0.0
+    made = []
+    for _ in range(requests):
+        if now >= until:
+            rate, until = 5.5 * chance.lognormvariate(-0.03, 0.25), now + chance.uniform(5, 60)
+        now += chance.expovariate(rate)
+        made.append((now, min(chance.lognormvariate(6.9, 0.8), 14_000.0)))
+    return made
+
+
+def jobs_of(
+    requests: Sequence[tuple[float, float]],
+    seconds: float,
+    work: float,
+    busy: float,
+    shares: Mapping[str, int],
+) -> list[Job]:
+    """The first so many requests in so many seconds, as jobs that keep the slots ``busy``.
+
+    ``work`` is the mean of a job, in seconds; ``shares`` the slots' worth of jobs for each pool.
+    Raises ``ValueError`` where there are not enough requests.
+    """
+    slots = sum(shares.values())
+    count = round(busy * slots * seconds / work)
+    if not 2 <= count <= len(requests):
+        raise ValueError(
+            f"{seconds} s of jobs of {work} s on {slots} slots are {count} requests, and the trace "
+            f"has {len(requests)}: give other --seconds or --work"
+        )
+    taken = requests[:count]
+    faster = (taken[-1][0] - taken[0][0]) / seconds
+    second = work * count / sum(tokens for _, tokens in taken)
+    chance = random.Random(count)
+    pools = chance.choices(list(shares), list(shares.values()), k=count)
+    return [
+        Job((at - taken[0][0]) / faster, tokens * second, pool)
+        for (at, tokens), pool in zip(taken, pools, strict=True)
+    ]
+
+
+def ideal(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[float]:
+    """Seconds from arrival to end of each job, by a queue that takes no time itself.
+
+    First come, first served by the first slot that can. Of several free slots a job takes one at
+    the node with the fewest pools, which leaves the others to jobs that have less choice.
+    """
+    free = {node.name: node.slots for node in nodes}
+    choice = sorted(nodes, key=lambda node: len(node.pools))
+    waiting: dict[str, deque[int]] = {job.pool: deque() for job in jobs}
+    ends: list[tuple[float, int, Node]] = []
+    responses = [0.0] * len(jobs)
+
+    def begin(number: int, node: Node, now: float) -> None:
+        free[node.name] -= 1
+        end = now + jobs[number].work
+        responses[number] = end - jobs[number].at
+        heapq.heappush(ends, (end, number, node))
+
+    def free_slots(until: float) -> None:
+        while ends and ends[0][0] <= until:
+            now, _, node = heapq.heappop(ends)
+            free[node.name] += 1
+            lines = [waiting[pool] for pool in node.pools if waiting.get(pool)]
+            if lines:
+                begin(min(lines, key=lambda line: line[0]).popleft(), node, now)
+
+    for number, job in enumerate(jobs):
+        free_slots(job.at)
+        can = (node for node in choice if job.pool in node.pools and free[node.name])
+        if node := next(can, None):
+            begin(number, node, job.at)
+        else:
+            waiting[job.pool].append(number)
+    free_slots(float("inf"))
+    return responses
+
+
+def with_work(jobs: Sequence[Job], seconds: Sequence[float]) -> list[Job]:
+    """The same jobs, of which each took so long."""
+    return [replace(job, work=work) for job, work in zip(jobs, seconds, strict=True)]
