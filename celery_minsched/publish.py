@@ -121,7 +121,8 @@ class SchedulingAMQP(AMQP):
         """Dispatch, publish, and place those for which no slot was free.
 
         A job's message lies in its own list before the job is placed: looking for a slot and
-        joining the line are then one atomic step, and no slot that frees meanwhile goes unseen.
+        joining the line are then one atomic step, and no slot that frees meanwhile goes unseen. A
+        delayed job may have fallen due while its message was on its way.
         """
         placed = self._dispatch([job.request for job in jobs], jobs[0].options)
         answer = None
@@ -136,7 +137,7 @@ class SchedulingAMQP(AMQP):
             # Of a batch nobody can tell what was sent: what was finds a slot or its place again.
             self._release([place.job_id for place in placed])
             raise
-        self._place([place.job_id for place in placed if _is_parked(place)])
+        self._place([place.job_id for place in placed if not place.node_id])
         return answer
 
     def _dispatch(
@@ -199,11 +200,6 @@ def _flush(producer: Any) -> None:
         state.flush()
     except BatchPublishError as exc:
         raise OperationalError(f"{exc}: {exc.__cause__}") from exc
-
-
-def _is_parked(place: DispatchResponse) -> bool:
-    """Is the message in the job's own list, for a slot? A delayed job is placed when it is due."""
-    return not place.node_id and place.chosen_by != "delayed"
 
 
 def _in_words(place: DispatchResponse, request: DispatchRequest) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 import psutil
+
+#: Seconds for which a measurement is good. While delayed jobs fall due a node beats every few
+#: milliseconds, and cpu over so short a time is 0 or 100.
+_PERIOD = 0.5
 
 
 class LoadMeter:
@@ -18,6 +23,8 @@ class LoadMeter:
 
     def __init__(self) -> None:
         psutil.cpu_percent()  # the first reading has nothing to compare with
+        self._load: dict[str, float] = {}
+        self._next = 0.0
         self._nvml: Any = None
         self._gpus: list[Any] = []
         with contextlib.suppress(Exception):  # no package, no driver, no GPU: all say so by raising
@@ -31,6 +38,12 @@ class LoadMeter:
 
     def read(self) -> dict[str, float]:
         """``{"cpu": …, "mem": …}``, with ``gpu`` and ``gpu_mem`` (means over the GPUs) if any."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _PERIOD
+            self._load = self._measure()
+        return self._load
+
+    def _measure(self) -> dict[str, float]:
         load = {"cpu": psutil.cpu_percent(), "mem": psutil.virtual_memory().percent}
         with contextlib.suppress(Exception):  # a GPU may fall off the bus; the pulse goes on
             if self._gpus:

@@ -2,7 +2,8 @@
 -- What no event brings about, done by the heartbeats of whichever node comes by, a bounded number of
 -- each a call.
 
-local MOST_CHORES = 50
+local MOST_CHORES = 50  -- nodes
+local MOST_DUE = 200    -- jobs of each kind: some 10 ms, so that one node alone places 10,000 a second
 -- A publisher has long sent the message after this time, ms; and is gone where none lies there.
 local PATIENCE = 2000
 
@@ -55,8 +56,8 @@ end
 
 -- The jobs of a sorted set whose time has come, and whether there may be more of them.
 local function due(set, before)
-  local jobs = redis.call('ZRANGEBYSCORE', set, '-inf', before, 'LIMIT', 0, MOST_CHORES)
-  return jobs, #jobs == MOST_CHORES
+  local jobs = redis.call('ZRANGEBYSCORE', set, '-inf', before, 'LIMIT', 0, MOST_DUE)
+  return jobs, #jobs == MOST_DUE
 end
 
 -- Places the delayed jobs that are due. The message of one that was due at once may be on its way yet.
