@@ -14,7 +14,7 @@ if job.status == 'dispatched' or job.status == 'parking' or job.status == 'delay
   redis.call('ZREM', key.delayed(), job.id)
   redis.call('ZREM', key.expiring(), job.id)
   local freed = free_slot(job)
-  end_job(job, 'lost', 'its message could not be sent')
+  end_job(job, 'lost', 'its message could not be sent', 'unsent')
   if freed then fill_node(freed) end
 end
 return {'OK'}
