@@ -27,15 +27,15 @@ def exporter(ctx: click.Context, port: int, address: str) -> None:
     _ = plugin_of(app).settings  # a wrong one is told here, and not at each scrape
     registry = CollectorRegistry()
     register(app, registry)
-    stopped = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stopped.set())
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as exc:
         raise click.ClickException(
             f"cannot listen at {address}:{port}: {exc.strerror}. Choose with --port and --address."
         ) from exc
+    stopped = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stopped.set())
     click.echo(f"metrics at http://{address}:{server.server_port}/metrics")
     stopped.wait()
     server.shutdown()
