@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -122,12 +123,9 @@ def test_the_dashboard_has_its_rows_and_takes_any_datasource() -> None:
     sources = {panel["datasource"]["uid"] for panel in panels()}
     assert sources == {"${datasource}"}
     assert len({panel["id"] for panel in dashboard()["panels"]}) == len(dashboard()["panels"])
-    for one in panels():
-        place = one["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        for other in panels():
-            if one is not other:
-                assert not overlap(place, other["gridPos"]), (one["title"], other["title"])
+    places = [panel["gridPos"] for panel in dashboard()["panels"]]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert not any(overlap(one, other) for one, other in combinations(places, 2))
 
 
 def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
