@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -315,7 +316,7 @@ class TestExporter:
 
 
 def run_exporter(server: Server, *options: str) -> subprocess.Popen[bytes]:
-    fleet_environment = {"MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
     code = (
         "from celery.bin.celery import celery; from celery_minsched.exporter import exporter;"
         "celery.add_command(exporter); celery()"
@@ -323,7 +324,7 @@ def run_exporter(server: Server, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", code, "-A", "tests.app", "exporter", *options],
         cwd=ROOT,
-        env=fleet_environment,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
