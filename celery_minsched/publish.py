@@ -23,7 +23,7 @@ from kombu.utils.functional import retry_over_time
 from kombu.utils.objects import cached_property
 from redis.exceptions import RedisError
 
-from . import demand
+from . import demand, tracing
 from .keys import job_queue_name, queue_name
 from .models import DispatchRequest, DispatchResponse
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
@@ -124,13 +124,19 @@ class SchedulingAMQP(AMQP):
         joining the line are then one atomic step, and no slot that frees meanwhile goes unseen. A
         delayed job may have fallen due while its message was on its way.
         """
-        placed = self._dispatch([job.request for job in jobs], jobs[0].options)
+        began = tracing.now()
+        try:
+            placed = self._dispatch([job.request for job in jobs], jobs[0].options)
+        except Exception as exc:
+            tracing.refused(((job.name, job.request) for job in jobs), exc, began)
+            raise
         answer = None
         sent = 0
         try:
             for job, place in zip(jobs, placed, strict=True):
                 options = _with_destination(job.options, place)
-                answer = self._publish(producer, job.name, job.message, **options)
+                with tracing.dispatched(job.name, job.request, place, began):
+                    answer = self._publish(producer, job.name, job.message, **options)
                 sent += 1
             _flush(producer)
         except BaseException:

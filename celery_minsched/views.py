@@ -7,13 +7,16 @@ thousand nodes and ten thousand jobs none takes more than some milliseconds of i
 from __future__ import annotations
 
 import json
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any, cast
 
 import redis
 from pydantic import BaseModel
+from redis.exceptions import NoPermissionError
 
 from .keys import Keys
 
@@ -129,6 +132,12 @@ class LineView(BaseModel):
     #: When its first job began to wait; ms.
     oldest_ts: int = 0
 
+    @property
+    def demand(self) -> str:
+        """What its jobs ask for: ``asr``, ``zh:en +gpu``, ``asr @n1`` (at that node)."""
+        node = [f"@{self.required_node}"] if self.required_node else []
+        return " ".join([self.where, *(f"+{name}" for name in self.capabilities), *node])
+
 
 class Event(BaseModel):
     """Something that happened; see lua/include/journal.lua for the kinds."""
@@ -141,6 +150,15 @@ class Event(BaseModel):
     def ts(self) -> int:
         """When; ms of the server's clock."""
         return int(self.event_id.partition("-")[0])
+
+
+class ServerView(BaseModel):
+    """Redis; but for the round trip since its start, and 0 where it does not tell."""
+
+    round_trip_ms: float
+    scripts: int = 0  # calls
+    script_us: int = 0  # time in them
+    commands: int = 0  # calls, those made in scripts too
 
 
 _NODE = ("online", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts", "instance")
@@ -178,36 +196,45 @@ class Views:
                 if fields["max_jobs"] is not None:
                     yield _node(node_id, fields, int(taken or 0))
 
-    def pools(self) -> list[PoolView]:
-        """All pools that have nodes, by name."""
-        nodes, waiting, paused = self.nodes(), self._waiting_by_pool(), self.paused()
+    def pools(
+        self, nodes: Iterable[NodeView] | None = None, lines: Iterable[LineView] | None = None
+    ) -> list[PoolView]:
+        """All pools that have nodes, or jobs that wait for them, by name.
+
+        ``nodes`` and ``lines`` where the caller has just read them.
+        """
+        members: dict[str, list[NodeView]] = defaultdict(list)
+        for node in self.nodes() if nodes is None else nodes:
+            for pool in node.pools:
+                members[pool].append(node)
+        waiting = self._waiting_by_pool(self.lines() if lines is None else lines)
+        paused = self.paused()
         return [
-            self._pool(pool, [node for node in nodes if pool in node.pools], waiting, paused)
-            for pool in sorted(self._members("pools"))
+            self._pool(pool, members[pool], waiting[pool], pool in paused)
+            for pool in sorted({*self._members("pools"), *waiting})
         ]
 
     def paused(self) -> set[str]:
         """The pools that an operator has paused."""
         return set(self._members("paused"))
 
-    def _pool(
-        self, pool: str, nodes: list[NodeView], waiting: Counter[str], paused: set[str]
-    ) -> PoolView:
+    def _pool(self, pool: str, nodes: list[NodeView], waiting: int, paused: bool) -> PoolView:
         return PoolView(
             pool=pool,
-            paused=pool in paused,
+            paused=paused,
             nodes=len(nodes),
             online=sum(node.online for node in nodes),
             slots=sum(node.max_jobs for node in nodes if node.takes_jobs),
             taken=sum(node.current_jobs for node in nodes),
-            waiting=waiting[pool],
+            waiting=waiting,
             langs=sorted(self._members("pool_langs", pool)),
         )
 
-    def _waiting_by_pool(self) -> Counter[str]:
+    def _waiting_by_pool(self, lines: Iterable[LineView]) -> Counter[str]:
+        pools_of = cache(self.pools_of)
         count: Counter[str] = Counter()
-        for line in self.lines():
-            for pool in self.pools_of(line.where):
+        for line in lines:
+            for pool in pools_of(line.where):
                 count[pool] += line.waiting
         return count
 
@@ -254,7 +281,7 @@ class Views:
 
     def lines(self) -> list[LineView]:
         """All lines, by name."""
-        return [self.line(name) for name in self._lines()]
+        return list(self._lines_of(self._lines()))
 
     def _lines(self) -> list[str]:
         found = self._redis.hscan_iter(self._keys("lines"), count=PAGE)
@@ -262,21 +289,31 @@ class Views:
 
     def line(self, name: str) -> LineView:
         """A line by its name, "where/capabilities/required node"."""
-        where, capabilities, required = name.split("/")
-        caps = [cap for cap in capabilities.split(",") if cap]
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(self._keys("waiting", name))
-            pipe.zrange(self._keys("waiting", name), 0, 0)
-            waiting, first = pipe.execute()
-        job = self.job(_text(first[0]).partition(" ")[2]) if first else None
-        return LineView(
-            where=where,
-            capabilities=caps,
-            required_node=required,
-            waiting=waiting,
-            possible=self.is_possible(where, caps),
-            oldest_ts=job.waiting_ts if job else 0,
-        )
+        return next(self._lines_of([name]))
+
+    def _lines_of(self, names: Iterable[str]) -> Iterator[LineView]:
+        is_possible = cache(self.is_possible)
+        for page in _pages(names):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in page:
+                    pipe.zcard(self._keys("waiting", name))
+                    pipe.zrange(self._keys("waiting", name), 0, 0)
+                answers = pipe.execute()
+                for first in answers[1::2]:
+                    job_id = _text(first[0]).partition(" ")[2] if first else ""
+                    pipe.hget(self._keys("job", job_id), "waiting_ts")
+                since = pipe.execute()
+            for name, waiting, oldest_ts in zip(page, answers[::2], since, strict=True):
+                where, capabilities, required = name.split("/")
+                caps = tuple(cap for cap in capabilities.split(",") if cap)
+                yield LineView(
+                    where=where,
+                    capabilities=list(caps),
+                    required_node=required,
+                    waiting=waiting,
+                    possible=is_possible(where, caps),
+                    oldest_ts=int(oldest_ts or 0),
+                )
 
     def place_in_line(self, job: JobView) -> int | None:
         """How many jobs stand before a waiting job in its line; ``None`` where it is in none."""
@@ -329,8 +366,36 @@ class Views:
 
     def counts(self, pool: str = "") -> dict[str, int]:
         """What was counted of a pool; without one, of the fleet. See lua/include/journal.lua."""
-        key = self._keys("pool_counts", pool) if pool else self._keys("counts")
-        return {name: int(value) for name, value in _texts_of(self._redis.hgetall(key)).items()}
+        return self.counts_of([pool])[pool]
+
+    def counts_of(self, pools: Iterable[str]) -> dict[str, dict[str, int]]:
+        """What was counted of each of these pools; of the fleet for ""."""
+        found: dict[str, dict[str, int]] = {}
+        for page in _pages(pools):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for pool in page:
+                    key = self._keys("pool_counts", pool) if pool else self._keys("counts")
+                    pipe.hgetall(key)
+                for pool, counts in zip(page, pipe.execute(), strict=True):
+                    found[pool] = {name: int(n) for name, n in _texts_of(counts).items()}
+        return found
+
+    def server(self) -> ServerView:
+        """The server's round trip, and its own account of its work, where we may read that."""
+        began = time.perf_counter()
+        self._redis.ping()
+        round_trip_ms = 1000 * (time.perf_counter() - began)
+        try:
+            commands = self._redis.info("commandstats")
+        except NoPermissionError:  # INFO is an administrator's
+            return ServerView(round_trip_ms=round_trip_ms)
+        scripts = commands.get("cmdstat_evalsha", {})
+        return ServerView(
+            round_trip_ms=round_trip_ms,
+            scripts=scripts.get("calls", 0),
+            script_us=scripts.get("usec", 0),
+            commands=sum(command["calls"] for command in commands.values()),
+        )
 
     def check(self) -> list[str]:
         """Breaches of the invariants 1, 2, 3 and 7, a sentence each; none on a sound state.

@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.imports import symbol_by_name
 from redis.exceptions import RedisError
 
-from celery_minsched import RegisterNodeRequest
+from celery_minsched import RegisterNodeRequest, tracing
 from celery_minsched.keys import QUEUES, queue_name
 from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
@@ -253,6 +253,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
         lambda **_: node.on_shutting_down(), weak=False, dispatch_uid="minsched-shutting-down"
     )
     signals.task_revoked.connect(_on_revoked, weak=False)
+    tracing.follow_tasks()
     return node
 
 

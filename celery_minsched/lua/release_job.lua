@@ -13,7 +13,7 @@ if job.status == 'dispatched' or job.status == 'parking' or job.status == 'delay
   arrive(job)
   redis.call('ZREM', key.expiring(), job.id)
   local freed = free_slot(job)
-  end_job(job, 'lost', 'its message could not be sent')
+  end_job(job, 'lost', 'its message could not be sent', 'unsent')
   if freed then fill_node(freed) end
 end
 return {'OK'}

@@ -40,8 +40,9 @@ local function move_message(job, node_id)
   redis.call('LMOVE', parked_list(job), key.node_queue(node_id) .. job.suffix, 'RIGHT', 'LEFT')
 end
 
-local function end_job(job, status, reason)
-  count(job.pool or '', status)
+-- It is counted by its status, or as what is given.
+local function end_job(job, status, reason, counted_as)
+  count(job.pool or '', counted_as or status)
   redis.call('HSET', key.job(job.id), 'status', status, 'reason', reason, 'ended_ts', NOW)
   expire_record(job)
 end

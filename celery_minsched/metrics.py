@@ -1,0 +1,259 @@
+"""What Prometheus scrapes: a collector over :mod:`celery_minsched.views`.
+
+It asks Redis at each scrape and keeps nothing, so any number of processes may expose the same
+figures, and whatever is no longer in Redis is no longer in a scrape. No label is a task, a job or a
+session; the demands that wait may be many, and are cut to the largest (:data:`MOST_DEMANDS`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from .plugin import plugin_of
+from .views import LineView, NodeView, PoolView, ServerView, Views
+
+logger = logging.getLogger(__name__)
+
+#: Demands that have series of their own, those for which most jobs wait. What others wait for is
+#: of the demand ``(other)``: pools, capabilities and required nodes combine without bound.
+MOST_DEMANDS = 50
+OTHER = "(other)"  # no demand: a pool's name has no brackets
+
+#: Bounds of the wait histogram, ms: those of lua/include/journal.lua.
+WAITED = (10, 100, 500, 1000, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000)
+
+#: Outcomes of a dispatch, as the scripts count them, and as the label has them. Each is there from
+#: the first scrape on: a rate sees no series' first step.
+OUTCOMES = {
+    name: name.lower()
+    for name in (
+        *("preferred", "sticky", "least_loaded", "first_free"),
+        *("busy", "impossible", "delayed"),
+        *("NO_AVAILABLE_NODE", "EMPTY_POOL", "NO_POOL_FOR_LANG_PAIR", "BACKLOGGED"),
+    )
+}
+STATUSES = ("finished", "failed", "lost", "unsent")
+
+
+class SchedulerCollector(Collector):
+    """The scheduler's figures, of the ``views`` of one Redis.
+
+    Where Redis does not answer, ``minsched_up`` is 0 and there is nothing else: a page that has
+    other figures too, as Flower's has, is still scraped.
+    """
+
+    def __init__(self, views: Callable[[], Views]) -> None:
+        self._views = views
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what registers a collector else makes a scrape of it, to learn its names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One scrape."""
+        up = "Did Redis answer this scrape? 1 or 0."
+        began = time.perf_counter()
+        try:
+            metrics = list(_metrics(self._views()))
+        except (RedisError, OperationalError) as exc:
+            logger.warning("Redis does not answer, so there is nothing to scrape: %s", exc)
+            yield GaugeMetricFamily("minsched_up", up, value=0)
+            return
+        yield GaugeMetricFamily("minsched_up", up, value=1)
+        yield from metrics
+        yield GaugeMetricFamily(
+            "minsched_scrape_duration_seconds",
+            "How long this scrape took to read Redis.",
+            value=time.perf_counter() - began,
+        )
+
+
+def register(app: Celery, registry: CollectorRegistry) -> SchedulerCollector:
+    """Have the registry scrape the application's scheduler. Connects at the first scrape."""
+    collector = SchedulerCollector(lambda: plugin_of(app).views)
+    registry.register(collector)
+    return collector
+
+
+def _metrics(views: Views) -> Iterator[Metric]:
+    nodes, lines = views.nodes(), views.lines()
+    pools = views.pools(nodes, lines)
+    yield from _of_nodes(nodes)
+    yield from _of_pools(pools)
+    yield from _of_lines(lines, views.now())
+    yield from _of_counts(views.counts_of(["", *(pool.pool for pool in pools)]))
+    yield from _of_server(views.server())
+
+
+def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
+    """A node that fell silent is down until it is forgotten, and has no other series; one that said
+    that it leaves has none.
+    """
+    up = GaugeMetricFamily(
+        "minsched_node_up", "1 while the node is heard, 0 once it is dead.", labels=["node"]
+    )
+    info = InfoMetricFamily(
+        "minsched_node", "A pool that the node is in; to join by.", labels=["node", "pool"]
+    )
+    draining = GaugeMetricFamily(
+        "minsched_node_draining", "1 where the node is given no more jobs.", labels=["node"]
+    )
+    slots = GaugeMetricFamily("minsched_node_slots", "Slots of the node.", labels=["node"])
+    taken = GaugeMetricFamily(
+        "minsched_node_slots_taken", "Slots of the node that jobs hold.", labels=["node"]
+    )
+    load = GaugeMetricFamily(
+        "minsched_node_load_ratio", "Load last reported, 0 to 1.", labels=["node", "resource"]
+    )
+    for node in nodes:
+        if node.state != "left":
+            up.add_metric([node.node_id], int(node.online))
+        if not node.online:
+            continue
+        for pool in node.pools:
+            info.add_metric([node.node_id, pool], {})
+        draining.add_metric([node.node_id], int(node.draining))
+        slots.add_metric([node.node_id], node.max_jobs)
+        taken.add_metric([node.node_id], node.current_jobs)
+        for resource in ("cpu", "gpu", "mem"):
+            if node.load.get(resource) is not None:
+                load.add_metric([node.node_id, resource], node.load[resource] / 100)
+    yield from (up, info, draining, slots, taken, load)
+
+
+def _of_pools(pools: Iterable[PoolView]) -> Iterator[Metric]:
+    def gauge(name: str, text: str, value: Callable[[PoolView], float]) -> Metric:
+        family = GaugeMetricFamily(f"minsched_pool_{name}", text, labels=["pool"])
+        for pool in pools:
+            family.add_metric([pool.pool], value(pool))
+        return family
+
+    pools = list(pools)
+    yield gauge("nodes", "Nodes of the pool that are up.", lambda pool: pool.online)
+    yield gauge("slots", "Slots of its nodes that take jobs.", lambda pool: pool.slots)
+    yield gauge("slots_taken", "Slots of its nodes that jobs hold.", lambda pool: pool.taken)
+    yield gauge(
+        "waiting_jobs",
+        "Jobs in line that the pool could serve; one that several could serve counts in each.",
+        lambda pool: pool.waiting,
+    )
+    yield gauge(
+        "load_ratio",
+        "(slots taken + jobs in line) / slots: what to scale by. With no slot, the jobs.",
+        lambda pool: pool.load,
+    )
+    yield gauge("paused", "1 where an operator has paused the pool.", lambda pool: pool.paused)
+
+
+def _of_lines(lines: Iterable[LineView], now: int) -> Iterator[Metric]:
+    waiting: Counter[str] = Counter()
+    since: dict[str, int] = {}
+    impossible = 0
+    ranked = sorted(lines, key=lambda line: (-line.waiting, line.demand))
+    for rank, line in enumerate(ranked):
+        demand = line.demand if rank < MOST_DEMANDS else OTHER
+        waiting[demand] += line.waiting
+        since[demand] = min(since.get(demand, now), line.oldest_ts or now)
+        impossible += 0 if line.possible else line.waiting
+    jobs = GaugeMetricFamily("minsched_waiting_jobs", "Jobs in line.", labels=["demand"])
+    oldest = GaugeMetricFamily(
+        "minsched_oldest_waiting_seconds",
+        "How long the first in line has waited; with priorities or turns others may have longer.",
+        labels=["demand"],
+    )
+    for demand, number in waiting.items():
+        jobs.add_metric([demand], number)
+        oldest.add_metric([demand], max(now - since[demand], 0) / 1000)
+    yield from (jobs, oldest)
+    yield GaugeMetricFamily(
+        "minsched_impossible_jobs",
+        "Jobs in line that no registered node could ever do.",
+        value=impossible,
+    )
+
+
+def _of_counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """Counts by pool end with the pool. Of no pool (``""``) is what none could be found for."""
+    dispatches = CounterMetricFamily(
+        "minsched_dispatches",
+        "Jobs that were given a slot (preferred, sticky, least_loaded; first_free after a wait), "
+        "put in line (busy, impossible), put off (delayed), or refused.",
+        labels=["pool", "outcome"],
+    )
+    ended = CounterMetricFamily(
+        "minsched_jobs_ended",
+        "Jobs that ended. Lost: with their node, while they ran; unsent: their publisher failed.",
+        labels=["pool", "status"],
+    )
+    waits = HistogramMetricFamily(
+        "minsched_wait_seconds",
+        "How long jobs stood in line, of those that did, when they were given a slot.",
+        labels=["pool"],
+    )
+    moves = CounterMetricFamily(
+        "minsched_session_moves",
+        "Jobs that went elsewhere than their session's last one; with sticky dispatches, all.",
+        labels=["pool"],
+    )
+    for pool, count in counts.items():
+        for name, outcome in OUTCOMES.items():
+            dispatches.add_metric([pool, outcome], count.get(name, 0))
+        for status in STATUSES:
+            ended.add_metric([pool, status], count.get(status, 0))
+        if pool:
+            waits.add_metric([pool], _buckets(count), count.get("waited_ms", 0) / 1000)
+            moves.add_metric([pool], count.get("session_moves", 0))
+    yield from (dispatches, ended, waits, moves)
+    fleet = counts[""]
+    yield CounterMetricFamily(
+        "minsched_node_deaths", "Nodes that fell silent.", value=fleet.get("node_deaths", 0)
+    )
+    yield CounterMetricFamily(
+        "minsched_rescues",
+        "Dead nodes whose jobs were all placed anew or told lost.",
+        value=fleet.get("rescues", 0),
+    )
+
+
+def _buckets(count: Mapping[str, int]) -> list[tuple[str, float]]:
+    bounds = [*(str(bound / 1000) for bound in WAITED), "+Inf"]
+    numbers = [count.get(f"waited:{bound}", 0) for bound in (*WAITED, "inf")]
+    return list(zip(bounds, accumulate(numbers), strict=True))
+
+
+def _of_server(server: ServerView) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "minsched_redis_round_trip_seconds",
+        "How long Redis took to answer a PING of this scrape.",
+        value=server.round_trip_ms / 1000,
+    )
+    yield CounterMetricFamily(
+        "minsched_redis_commands",
+        "Commands of all clients of this Redis, those that scripts call too.",
+        value=server.commands,
+    )
+    yield CounterMetricFamily(
+        "minsched_script_calls", "Calls of scripts in this Redis.", value=server.scripts
+    )
+    yield CounterMetricFamily(
+        "minsched_script_seconds",
+        "How long scripts kept this Redis busy; by calls, the server's time for a dispatch.",
+        value=server.script_us / 1e6,
+    )

@@ -1,0 +1,92 @@
+"""Spans, where OpenTelemetry is installed (``pip install 'celery-minsched[tracing]'``).
+
+``minsched dispatch`` is a child of the caller's span and the parent of Celery's producer span
+(opentelemetry-instrumentation-celery), of which the consumer span is a child in turn: the one trace
+shows who called, where the job went and why, how long it waited, and how it ran. Without
+OpenTelemetry nothing is imported and nothing is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from celery import signals
+
+from .models import DispatchRequest, DispatchResponse
+from .router import HEADER
+
+try:
+    from opentelemetry import trace
+except ImportError:
+    trace = None  # type: ignore[assignment]
+
+SPAN = "minsched dispatch"
+_NO_SPAN = nullcontext()
+
+
+def dispatched(
+    task: str, request: DispatchRequest, place: DispatchResponse, began: int
+) -> AbstractContextManager[object]:
+    """The span of a dispatch that ``began`` at ``time.time_ns()``; within it the task is sent.
+
+    Of a job that waits it has no node: the consumer's span has that.
+    """
+    if trace is None:
+        return _NO_SPAN
+    found = {
+        "minsched.job_id": place.job_id,
+        "minsched.node": place.node_id,
+        "minsched.pool": place.pool,
+        "minsched.chosen_by": place.chosen_by,
+    }
+    attributes = _asked(task, request) | {name: value for name, value in found.items() if value}
+    return trace.get_tracer("celery_minsched").start_as_current_span(
+        SPAN, start_time=began, attributes=attributes
+    )
+
+
+def refused(asked: Iterable[tuple[str, DispatchRequest]], error: Exception, began: int) -> None:
+    """The spans of dispatches that failed, for no fault of all but one of them."""
+    if trace is None:
+        return
+    for task, request in asked:
+        span = trace.get_tracer("celery_minsched").start_span(
+            SPAN, start_time=began, attributes=_asked(task, request)
+        )
+        span.record_exception(error)
+        span.set_status(trace.StatusCode.ERROR, str(error))
+        span.end()
+
+
+def now() -> int:
+    """When a dispatch begins: ns since the epoch, 0 where nobody wants to know."""
+    return time.time_ns() if trace else 0
+
+
+def _asked(task: str, request: DispatchRequest) -> dict[str, str]:
+    return {
+        "celery.task_name": task,
+        "messaging.message.id": request.task_id,
+        "minsched.demand": " ".join([request.where, *(f"+{c}" for c in request.capabilities)]),
+    }
+
+
+def follow_tasks() -> None:
+    """In a node: say on the consumer's span where the job is, and how it came there."""
+    if trace is None:
+        return
+    # The instrumentation opens that span in the one signal and closes it in the other, before or
+    # after this is called, as it was set up before or after: the span is there in one of the two.
+    signals.task_prerun.connect(_note_place, weak=False, dispatch_uid="minsched-tracing")
+    signals.task_postrun.connect(_note_place, weak=False, dispatch_uid="minsched-tracing")
+
+
+def _note_place(task: Any, **_: Any) -> None:
+    place = getattr(task.request, HEADER, None) or {}
+    span = trace.get_current_span()
+    for name, field in (("job_id", "job_id"), ("node", "node_id"), ("pool", "pool")):
+        if place.get(field):
+            span.set_attribute(f"minsched.{name}", place[field])
