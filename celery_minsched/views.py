@@ -7,13 +7,16 @@ thousand nodes and ten thousand jobs none takes more than some milliseconds of i
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from functools import cache
+from itertools import count, islice
 from typing import Any, cast
 
 import redis
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
+from redis.exceptions import NoPermissionError
 
 from .keys import Keys
 
@@ -45,6 +48,7 @@ class NodeView(BaseModel):
         """Does it take a job now?"""
         return self.takes_jobs and self.current_jobs < self.max_jobs
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def state(self) -> str:
         """``free``, ``full``, ``draining``, ``dead`` (it fell silent) or ``left`` (it said so)."""
@@ -67,6 +71,7 @@ class PoolView(BaseModel):
     waiting: int  # in the lines that it could serve
     langs: list[str]  # "src:tgt"; none where it is not asked for languages
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def load(self) -> float:
         """(taken + waiting) / slots, above 1 where jobs wait: what to scale a fleet by. With no
@@ -111,6 +116,12 @@ class JobView(BaseModel):
     ended_ts: int = 0
 
     @property
+    def has_slot(self) -> bool:
+        """Does it hold a slot of its node?"""
+        return self.status in ("dispatched", "running")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def task(self) -> str:
         """Name of the task, "" where there is none."""
         payload = json.loads(self.payload_json)
@@ -137,10 +148,20 @@ class Event(BaseModel):
     kind: str
     fields: dict[str, str]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def ts(self) -> int:
         """When; ms of the server's clock."""
         return int(self.event_id.partition("-")[0])
+
+
+class ServerView(BaseModel):
+    """Redis; but for the round trip since its start, and 0 where it does not tell."""
+
+    round_trip_ms: float
+    scripts: int = 0  # calls
+    script_us: int = 0  # time in them
+    commands: int = 0  # calls, those made in scripts too
 
 
 _NODE = ("online", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts", "instance")
@@ -166,6 +187,10 @@ class Views:
         """A node by its id."""
         return next(self._nodes([node_id]), None)
 
+    def is_rescue_pending(self, node_id: str) -> bool:
+        """Is the node gone, with jobs or messages that nobody has seen to yet?"""
+        return self._redis.zscore(self._keys("rescues"), node_id) is not None
+
     def _nodes(self, node_ids: Iterable[str]) -> Iterator[NodeView]:
         for page in _pages(node_ids):
             with self._redis.pipeline(transaction=False) as pipe:
@@ -180,15 +205,22 @@ class Views:
 
     def pools(self) -> list[PoolView]:
         """All pools that have nodes, by name."""
-        nodes, waiting, paused = self.nodes(), self._waiting_by_pool(), self.paused()
-        return [
-            self._pool(pool, [node for node in nodes if pool in node.pools], waiting, paused)
-            for pool in sorted(self._members("pools"))
-        ]
+        return self._pools(sorted(self._members("pools")))
+
+    def pool(self, pool: str) -> PoolView:
+        """A pool by its name; one in which no node is has none."""
+        return self._pools([pool])[0]
 
     def paused(self) -> set[str]:
         """The pools that an operator has paused."""
         return set(self._members("paused"))
+
+    def _pools(self, pools: list[str]) -> list[PoolView]:
+        nodes, waiting, paused = self.nodes(), self._waiting_by_pool(), self.paused()
+        return [
+            self._pool(pool, [node for node in nodes if pool in node.pools], waiting, paused)
+            for pool in pools
+        ]
 
     def _pool(
         self, pool: str, nodes: list[NodeView], waiting: Counter[str], paused: set[str]
@@ -205,11 +237,11 @@ class Views:
         )
 
     def _waiting_by_pool(self) -> Counter[str]:
-        count: Counter[str] = Counter()
+        waiting: Counter[str] = Counter()
         for line in self.lines():
             for pool in self.pools_of(line.where):
-                count[pool] += line.waiting
-        return count
+                waiting[pool] += line.waiting
+        return waiting
 
     def job(self, job_id: str) -> JobView | None:
         """A job by its id."""
@@ -220,21 +252,43 @@ class Views:
         job_id = self._redis.get(self._keys("task", task_id))
         return self.job(_text(job_id)) if job_id else None
 
-    def jobs(self, limit: int = 1000) -> list[JobView]:
-        """Jobs that are at a node, wait, or are delayed; ``limit`` at most."""
-        return list(self._jobs(islice(self._live_jobs(limit), limit)))
+    def jobs(
+        self, limit: int = 1000, *, node_id: str = "", pool: str = "", status: str = ""
+    ) -> list[JobView]:
+        """Jobs that are at a node, wait, or are delayed; ``limit`` at most.
+
+        Those at a node only, of a pool (where they are, or that could serve them), of a status.
+        """
+        serves = cache(lambda where: pool in self.pools_of(where))
+        wanted = (
+            job
+            for job in self._jobs(self._live_jobs(node_id))
+            if (not status or job.status == status)
+            and (not pool or (job.pool == pool if job.has_slot else serves(job.where)))
+        )
+        return list(islice(wanted, limit))
 
     def jobs_at(self, node_id: str) -> list[JobView]:
         """The jobs that hold the node's slots."""
-        return list(self._jobs(_texts(self._redis.zrange(self._keys("node_jobs", node_id), 0, -1))))
+        return list(self._jobs(self._live_jobs(node_id)))
 
-    def _live_jobs(self, limit: int) -> Iterator[str]:
-        for node_id in self._members("nodes"):
-            yield from _texts(self._redis.zrange(self._keys("node_jobs", node_id), 0, limit - 1))
+    def _live_jobs(self, at_node: str = "") -> Iterator[str]:
+        for node_id in [at_node] if at_node else self._members("nodes"):
+            yield from self._in_order("node_jobs", node_id)
+        if at_node:
+            return
         for name in self._lines():
-            tickets = self._redis.zrange(self._keys("waiting", name), 0, limit - 1)
-            yield from (ticket.partition(" ")[2] for ticket in _texts(tickets))
-        yield from _texts(self._redis.zrange(self._keys("delayed"), 0, limit - 1))
+            for ticket in self._in_order("waiting", name):
+                yield ticket.partition(" ")[2]
+        yield from self._in_order("delayed")
+
+    def _in_order(self, *name: str) -> Iterator[str]:
+        """Of a sorted set, in pages. One that changes meanwhile may show a member twice or not."""
+        for start in count(0, PAGE):
+            page = _texts(self._redis.zrange(self._keys(*name), start, start + PAGE - 1))
+            yield from page
+            if len(page) < PAGE:
+                return
 
     def _jobs(self, job_ids: Iterable[str]) -> Iterator[JobView]:
         fields = tuple(JobView.model_fields)[1:]
@@ -324,6 +378,23 @@ class Views:
         """What was counted of a pool; without one, of the fleet. See lua/include/journal.lua."""
         key = self._keys("pool_counts", pool) if pool else self._keys("counts")
         return {name: int(value) for name, value in _texts_of(self._redis.hgetall(key)).items()}
+
+    def server(self) -> ServerView:
+        """The server's round trip, and its own account of its work, where we may read that."""
+        began = time.perf_counter()
+        self._redis.ping()
+        round_trip_ms = 1000 * (time.perf_counter() - began)
+        try:
+            commands = self._redis.info("commandstats")
+        except NoPermissionError:  # INFO is an administrator's
+            return ServerView(round_trip_ms=round_trip_ms)
+        scripts = commands.get("cmdstat_evalsha", {})
+        return ServerView(
+            round_trip_ms=round_trip_ms,
+            scripts=scripts.get("calls", 0),
+            script_us=scripts.get("usec", 0),
+            commands=sum(command["calls"] for command in commands.values()),
+        )
 
     def check(self) -> list[str]:
         """Breaches of the invariants 1, 2, 3 and 7, a sentence each; none on a sound state.

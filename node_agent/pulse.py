@@ -75,7 +75,7 @@ class Pulse:
         self._stopping = False
         context = multiprocessing.get_context("fork")
         theirs, self._pipe = context.Pipe(duplex=False)
-        self._heard = context.RawArray("d", [_now(), 0])  # when, and in which term
+        self._heard = context.RawArray("d", [_now(), 0, 0])  # when, in which term, draining
         heart = _Heart(scheduler, registration, ring, self._heard)
         self._process = context.Process(
             target=_beat, args=(theirs, heart, self._interval, os.getpid()), name="node-pulse"
@@ -97,8 +97,17 @@ class Pulse:
         """Which of its lives, as the fleet sees them, the node is in: one more each time it was
         silent for so long that it was taken for dead. ``None`` while that may be so.
         """
-        heard, term = self._heard
-        return int(term) if _now() - heard < self._node_ttl else None
+        return int(self._heard[1]) if self.silence < self._node_ttl else None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the scheduler last heard the node."""
+        return _now() - float(self._heard[0])
+
+    @property
+    def draining(self) -> bool:
+        """Did the scheduler say then that the node gets no more jobs?"""
+        return bool(self._heard[2])
 
     def stop(self) -> None:
         """Send the last heartbeat, offline and with no jobs, and end the process."""
@@ -232,6 +241,15 @@ class _Heart:
             self._scheduler.register_node(self._registration)
             logger.info("node %s was not known any more and is registered again", request.node_id)
             answer = self._scheduler.heartbeat(request)
+        if answer.draining != bool(self._heard[2]):
+            self._heard[2] = answer.draining
+            logger.info(
+                "node %s %s",
+                *(
+                    request.node_id,
+                    "is draining" if answer.draining else "is not draining any more",
+                ),
+            )
         if answer.rescue_due:
             self._ring()
         return answer.next_due_ms
