@@ -217,24 +217,20 @@ class Views:
 
     def _pools(self, pools: list[str]) -> list[PoolView]:
         nodes, waiting, paused = self.nodes(), self._waiting_by_pool(), self.paused()
+        members = {pool: [node for node in nodes if pool in node.pools] for pool in pools}
         return [
-            self._pool(pool, [node for node in nodes if pool in node.pools], waiting, paused)
+            PoolView(
+                pool=pool,
+                paused=pool in paused,
+                nodes=len(members[pool]),
+                online=sum(node.online for node in members[pool]),
+                slots=sum(node.max_jobs for node in members[pool] if node.takes_jobs),
+                taken=sum(node.current_jobs for node in members[pool]),
+                waiting=waiting[pool],
+                langs=sorted(self._members("pool_langs", pool)),
+            )
             for pool in pools
         ]
-
-    def _pool(
-        self, pool: str, nodes: list[NodeView], waiting: Counter[str], paused: set[str]
-    ) -> PoolView:
-        return PoolView(
-            pool=pool,
-            paused=pool in paused,
-            nodes=len(nodes),
-            online=sum(node.online for node in nodes),
-            slots=sum(node.max_jobs for node in nodes if node.takes_jobs),
-            taken=sum(node.current_jobs for node in nodes),
-            waiting=waiting[pool],
-            langs=sorted(self._members("pool_langs", pool)),
-        )
 
     def _waiting_by_pool(self) -> Counter[str]:
         waiting: Counter[str] = Counter()

@@ -207,7 +207,8 @@ class _Heart:
         if trouble and not self._trouble:
             logger.warning("%s", trouble)
         if self._trouble and not trouble:
-            logger.info("node %s is heard again", self._registration.node_id)
+            node_id = self._registration.node_id
+            logger.info("node %s is heard again", node_id, extra={"node_id": node_id})
         self._trouble = trouble
         return next_due
 
@@ -223,6 +224,7 @@ class _Heart:
             logger.info(
                 "node %s is %s with %d slots",
                 *(new.node_id, "online" if new.online else "not taking jobs", new.max_jobs),
+                extra={"node_id": new.node_id, "online": new.online, "max_jobs": new.max_jobs},
             )
 
     def _send(self, report: Report | None) -> int:
@@ -239,17 +241,22 @@ class _Heart:
             if report and report.last:
                 return -1
             self._scheduler.register_node(self._registration)
-            logger.info("node %s was not known any more and is registered again", request.node_id)
+            logger.info(
+                "node %s was not known any more and is registered again",
+                request.node_id,
+                extra={"node_id": request.node_id},
+            )
             answer = self._scheduler.heartbeat(request)
         if answer.draining != bool(self._heard[2]):
             self._heard[2] = answer.draining
+            change = "draining" if answer.draining else "not draining any more"
             logger.info(
-                "node %s %s",
-                *(
-                    request.node_id,
-                    "is draining" if answer.draining else "is not draining any more",
-                ),
+                "node %s is %s",
+                *(request.node_id, change),
+                extra={"node_id": request.node_id, "draining": answer.draining},
             )
+        if report and report.last:
+            logger.info("node %s has left", request.node_id, extra={"node_id": request.node_id})
         if answer.rescue_due:
             self._ring()
         return answer.next_due_ms

@@ -142,7 +142,11 @@ def rescue(plugin: MinSched) -> None:
         node_id, lost = scheduler.claim_rescue()
         if node_id:
             jobs = park_messages(plugin, node_id)
-            logger.warning("node %s is gone: %d of its jobs are placed anew", node_id, len(jobs))
+            logger.warning(
+                "node %s is gone: %d of its jobs are placed anew",
+                *(node_id, len(jobs)),
+                extra={"node_id": node_id, "jobs": len(jobs)},
+            )
             scheduler.rescue_node(node_id, jobs)
             _remove_mailbox(plugin.app, node_id)
         for job_id in lost:

@@ -90,7 +90,6 @@ class Node:
     def drain(self, draining: bool) -> None:
         """Ask the scheduler for no more jobs, or for jobs again. Does not block."""
         self.slots.drain(draining)
-        self.pulse.nudge()
 
     def _hand_back(self) -> None:
         begun = {job_id_of(r.request_dict) for r in set(state.reserved_requests) if r.is_begun}
@@ -171,6 +170,11 @@ class NodeConsumer(Consumer):
         connection = self._connections
 
         def answer(verdict: str, pool: str) -> None:
+            logger.debug(
+                "job %s came to this node: %s",
+                *(job_id, verdict),
+                extra={"job_id": job_id, "node_id": self._slots.node_id, "verdict": verdict},
+            )
             if connection != self._connections or self._slots.closing:
                 return  # the message was put back, or is at the stop
             if verdict in ("run", "discard"):

@@ -118,7 +118,7 @@ def rescue(node_id: str, timeout: float, as_json: bool) -> None:
 
     \b
     Exit code  0  its jobs are placed anew, in line, or lost
-               1  not in time, or no live node is there to do it; it is done as soon as one is
+               1  not yet, or no live node is there to do it; it will be done
     """
     scheduler = plugin()
     views = scheduler.views

@@ -27,6 +27,8 @@ from .common import (
 #: ms for which one look for events waits: below any sensible time-out of a connection.
 LOOK = 500
 
+UUID = 36  # characters: Celery's own task ids are shown on one line
+
 #: Exit codes of ``why`` by its verdict.
 VERDICTS = {
     "placed": 0,
@@ -133,12 +135,12 @@ def jobs(node: str, pool: str, status: str | None, limit: int, as_json: bool) ->
 
 
 def _jobs_table(found: list[JobView], now: int) -> Table:
+    are_uuids = all(len(job.task_id) <= UUID for job in found)
     made = table(
         *("STATUS", "NODE", "FOR", "TASK ID", "TASK"),
         right=("FOR",),
-        fold=("NODE", "TASK ID", "TASK"),
+        fold=("NODE", "TASK") if are_uuids else ("NODE", "TASK ID", "TASK"),
     )
-    made.columns[3].min_width = min(36, max(len(job.task_id) for job in found))  # a UUID, whole
     for job in found:
         since = job.started_ts if job.status == "running" else job.waiting_ts or job.created_ts
         span = job.due_ts - now if job.status == "delayed" else now - since

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import suppress
 
 import click
+from redis.exceptions import RedisError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -47,7 +48,8 @@ def top(once: bool, interval: float, as_json: bool) -> None:
     """The fleet, live: slots, load, what waits, and how fast things go. Ctrl-C ends it.
 
     The fullest nodes first, as many as the terminal has lines for. Where the output is no terminal,
-    each look is written below the one before; with --json, as one object a line.
+    each look is written below the one before; with --json, as one object a line. On a terminal it
+    goes on while Redis is away, and says so.
     """
     views = plugin().views
     out = console()
@@ -73,16 +75,22 @@ def _write(out: Console, snapshot: Snapshot, as_json: bool) -> None:
 
 
 def _watch(out: Console, views: Views, snapshot: Snapshot, interval: float) -> None:
+    trouble = ""
     with Live(console=out, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_page(snapshot, out.height), refresh=True)
+            live.update(_page(snapshot, out.height, trouble), refresh=True)
             time.sleep(interval)
-            snapshot = look(views, snapshot)
+            try:
+                snapshot, trouble = look(views, snapshot), ""
+            except RedisError as exc:
+                trouble = f"Redis is away, this was before: {exc}"
 
 
-def _page(snapshot: Snapshot, height: int | None = None) -> RenderableType:
+def _page(snapshot: Snapshot, height: int | None = None, trouble: str = "") -> RenderableType:
     """All of it; on ``height`` lines, with no more nodes than fit."""
     parts: list[RenderableType] = [_head(snapshot)]
+    if trouble:
+        parts.append(Text(trouble, style="red", no_wrap=True))
     used = 4
     if snapshot.pools:
         parts += ["", pools_table(snapshot.pools[:_MOST])]
