@@ -175,6 +175,7 @@ class SchedulingAMQP(AMQP):
                 level,
                 "task %s is job %s, %s",
                 *(request.task_id, place.job_id, _in_words(place, request)),
+                extra=place.model_dump() | {"task_id": request.task_id},
             )
         return placed
 

@@ -11,11 +11,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any, cast
 
 import redis
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 from redis.exceptions import NoPermissionError
 
 from .keys import Keys
@@ -48,6 +48,7 @@ class NodeView(BaseModel):
         """Does it take a job now?"""
         return self.takes_jobs and self.current_jobs < self.max_jobs
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def state(self) -> str:
         """``free``, ``full``, ``draining``, ``dead`` (it fell silent) or ``left`` (it said so)."""
@@ -70,6 +71,7 @@ class PoolView(BaseModel):
     waiting: int  # in the lines that it could serve
     langs: list[str]  # "src:tgt"; none where it is not asked for languages
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def load(self) -> float:
         """(taken + waiting) / slots, above 1 where jobs wait: what to scale a fleet by. With no
@@ -114,6 +116,12 @@ class JobView(BaseModel):
     ended_ts: int = 0
 
     @property
+    def has_slot(self) -> bool:
+        """Does it hold a slot of its node?"""
+        return self.status in ("dispatched", "running")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def task(self) -> str:
         """Name of the task, "" where there is none."""
         payload = json.loads(self.payload_json)
@@ -146,6 +154,7 @@ class Event(BaseModel):
     kind: str
     fields: dict[str, str]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def ts(self) -> int:
         """When; ms of the server's clock."""
@@ -184,6 +193,10 @@ class Views:
         """A node by its id."""
         return next(self._nodes([node_id]), None)
 
+    def is_rescue_pending(self, node_id: str) -> bool:
+        """Is the node gone, with jobs or messages that nobody has seen to yet?"""
+        return self._redis.zscore(self._keys("rescues"), node_id) is not None
+
     def _nodes(self, node_ids: Iterable[str]) -> Iterator[NodeView]:
         for page in _pages(node_ids):
             with self._redis.pipeline(transaction=False) as pipe:
@@ -214,6 +227,11 @@ class Views:
             for pool in sorted({*self._members("pools"), *waiting})
         ]
 
+    def pool(self, pool: str) -> PoolView:
+        """A pool by its name; one that is not there has no nodes and nobody who waits."""
+        found = next((view for view in self.pools() if view.pool == pool), None)
+        return found or self._pool(pool, [], 0, pool in self.paused())
+
     def paused(self) -> set[str]:
         """The pools that an operator has paused."""
         return set(self._members("paused"))
@@ -232,11 +250,11 @@ class Views:
 
     def _waiting_by_pool(self, lines: Iterable[LineView]) -> Counter[str]:
         pools_of = cache(self.pools_of)
-        count: Counter[str] = Counter()
+        waiting: Counter[str] = Counter()
         for line in lines:
             for pool in pools_of(line.where):
-                count[pool] += line.waiting
-        return count
+                waiting[pool] += line.waiting
+        return waiting
 
     def job(self, job_id: str) -> JobView | None:
         """A job by its id."""
@@ -247,21 +265,43 @@ class Views:
         job_id = self._redis.get(self._keys("task", task_id))
         return self.job(_text(job_id)) if job_id else None
 
-    def jobs(self, limit: int = 1000) -> list[JobView]:
-        """Jobs that are at a node, wait, or are delayed; ``limit`` at most."""
-        return list(self._jobs(islice(self._live_jobs(limit), limit)))
+    def jobs(
+        self, limit: int = 1000, *, node_id: str = "", pool: str = "", status: str = ""
+    ) -> list[JobView]:
+        """Jobs that are at a node, wait, or are delayed; ``limit`` at most.
+
+        Those at a node only, of a pool (where they are, or that could serve them), of a status.
+        """
+        serves = cache(lambda where: pool in self.pools_of(where))
+        wanted = (
+            job
+            for job in self._jobs(self._live_jobs(node_id))
+            if (not status or job.status == status)
+            and (not pool or (job.pool == pool if job.has_slot else serves(job.where)))
+        )
+        return list(islice(wanted, limit))
 
     def jobs_at(self, node_id: str) -> list[JobView]:
         """The jobs that hold the node's slots."""
-        return list(self._jobs(_texts(self._redis.zrange(self._keys("node_jobs", node_id), 0, -1))))
+        return list(self._jobs(self._live_jobs(node_id)))
 
-    def _live_jobs(self, limit: int) -> Iterator[str]:
-        for node_id in self._members("nodes"):
-            yield from _texts(self._redis.zrange(self._keys("node_jobs", node_id), 0, limit - 1))
+    def _live_jobs(self, at_node: str = "") -> Iterator[str]:
+        for node_id in [at_node] if at_node else self._members("nodes"):
+            yield from self._in_order("node_jobs", node_id)
+        if at_node:
+            return
         for name in self._lines():
-            tickets = self._redis.zrange(self._keys("waiting", name), 0, limit - 1)
-            yield from (ticket.partition(" ")[2] for ticket in _texts(tickets))
-        yield from _texts(self._redis.zrange(self._keys("delayed"), 0, limit - 1))
+            for ticket in self._in_order("waiting", name):
+                yield ticket.partition(" ")[2]
+        yield from self._in_order("delayed")
+
+    def _in_order(self, *name: str) -> Iterator[str]:
+        """Of a sorted set, in pages. One that changes meanwhile may show a member twice or not."""
+        for start in count(0, PAGE):
+            page = _texts(self._redis.zrange(self._keys(*name), start, start + PAGE - 1))
+            yield from page
+            if len(page) < PAGE:
+                return
 
     def _jobs(self, job_ids: Iterable[str]) -> Iterator[JobView]:
         fields = tuple(JobView.model_fields)[1:]

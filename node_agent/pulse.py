@@ -74,7 +74,7 @@ class Pulse:
         self._changed = threading.Event()
         self._stopping = False
         self._context = multiprocessing.get_context("fork")
-        self._heard = self._context.RawArray("d", [_now(), 0])  # when, and in which term
+        self._heard = self._context.RawArray("d", [_now(), 0, 0])  # when, in which term, draining
         self._heart = _Heart(scheduler, registration, ring, self._heard)
         self._start()
 
@@ -92,8 +92,17 @@ class Pulse:
         """Which of its lives, as the fleet sees them, the node is in: one more each time it was
         silent for so long that it was taken for dead. ``None`` while that may be so.
         """
-        heard, term = self._heard
-        return int(term) if _now() - heard < self._node_ttl else None
+        return int(self._heard[1]) if self.silence < self._node_ttl else None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the scheduler last heard the node."""
+        return _now() - float(self._heard[0])
+
+    @property
+    def draining(self) -> bool:
+        """Did the scheduler say then that the node gets no more jobs?"""
+        return bool(self._heard[2])
 
     def stop(self) -> None:
         """Send the last heartbeat, offline and with no jobs, and end the process."""
@@ -201,7 +210,8 @@ class _Heart:
         if trouble and not self._trouble:
             logger.warning("%s", trouble)
         if self._trouble and not trouble:
-            logger.info("node %s is heard again", self._registration.node_id)
+            node_id = self._registration.node_id
+            logger.info("node %s is heard again", node_id, extra={"node_id": node_id})
         self._trouble = trouble
         return next_due
 
@@ -217,6 +227,7 @@ class _Heart:
             logger.info(
                 "node %s is %s with %d slots",
                 *(new.node_id, "online" if new.online else "not taking jobs", new.max_jobs),
+                extra={"node_id": new.node_id, "online": new.online, "max_jobs": new.max_jobs},
             )
 
     def _send(self, report: Report | None) -> int:
@@ -234,8 +245,22 @@ class _Heart:
             if report and report.last:
                 return -1
             self._scheduler.register_node(self._registration)
-            logger.info("node %s was not known any more and is registered again", request.node_id)
+            logger.info(
+                "node %s was not known any more and is registered again",
+                request.node_id,
+                extra={"node_id": request.node_id},
+            )
             answer = self._scheduler.heartbeat(request)
+        if answer.draining != bool(self._heard[2]):
+            self._heard[2] = answer.draining
+            change = "draining" if answer.draining else "not draining any more"
+            logger.info(
+                "node %s is %s",
+                *(request.node_id, change),
+                extra={"node_id": request.node_id, "draining": answer.draining},
+            )
+        if report and report.last:
+            logger.info("node %s has left", request.node_id, extra={"node_id": request.node_id})
         if answer.rescue_due:
             self._ring()
         return answer.next_due_ms

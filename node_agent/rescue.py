@@ -143,7 +143,11 @@ def rescue(plugin: MinSched) -> None:
         if node_id:
             _remove_mailbox(plugin.app, node_id)
             jobs = park_messages(plugin, node_id)
-            logger.warning("node %s is gone: %d of its jobs are placed anew", node_id, len(jobs))
+            logger.warning(
+                "node %s is gone: %d of its jobs are placed anew",
+                *(node_id, len(jobs)),
+                extra={"node_id": node_id, "jobs": len(jobs)},
+            )
             scheduler.rescue_node(node_id, jobs)
         for job_id in lost:
             tell_lost(plugin, job_id)

@@ -159,6 +159,13 @@ class Slots:
         for task_id in task_ids:
             self._outbox.put(partial(self._revoke, task_id))
 
+    def drain(self, draining: bool) -> None:
+        """Ask for no more jobs, or for jobs again."""
+        self._outbox.put(partial(self._drain, draining))
+
+    def _drain(self, draining: bool) -> None:
+        self._scheduler.drain_node(self.node_id, draining)
+
     def _revoke(self, task_id: str) -> None:
         self._scheduler.revoke_task(task_id, self.node_id)
 

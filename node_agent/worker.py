@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.imports import symbol_by_name
 from redis.exceptions import RedisError
 
-from celery_minsched import RegisterNodeRequest, tracing
+from celery_minsched import RegisterNodeRequest, remote, tracing  # noqa: F401 - remote registers its commands
 from celery_minsched.keys import QUEUES, queue_name
 from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
@@ -73,6 +73,23 @@ class Node:
         self.slots.stop()
         self._hand_back()
         self.pulse.stop()
+
+    def describe(self) -> dict[str, Any]:
+        """The node's state, as :mod:`celery_minsched.remote` tells it."""
+        report = self._look()
+        return {
+            "node_id": self.node_id,
+            "online": report.online,
+            "draining": self.pulse.draining,
+            "max_jobs": report.max_jobs,
+            "jobs": report.jobs,
+            "endings_to_tell": len(self.slots.ended),
+            "seconds_since_heard": round(self.pulse.silence, 3),
+        }
+
+    def drain(self, draining: bool) -> None:
+        """Ask the scheduler for no more jobs, or for jobs again. Does not block."""
+        self.slots.drain(draining)
 
     def _hand_back(self) -> None:
         begun = {job_id_of(r.request_dict) for r in set(state.reserved_requests) if r.is_begun}
@@ -153,6 +170,11 @@ class NodeConsumer(Consumer):
         connection = self._connections
 
         def answer(verdict: str, pool: str) -> None:
+            logger.debug(
+                "job %s came to this node: %s",
+                *(job_id, verdict),
+                extra={"job_id": job_id, "node_id": self._slots.node_id, "verdict": verdict},
+            )
             if connection != self._connections or self._slots.closing:
                 return  # the message was put back, or is at the stop
             if verdict in ("run", "discard"):

@@ -1,0 +1,51 @@
+"""``celery -A app minsched …``: see the fleet, know why, and act on it.
+
+Celery finds the group by its entry point ``celery.commands`` (celery 5.7, ``celery/bin/celery.py``)
+and leaves the application in the context. A command is a face over :mod:`celery_minsched.views`;
+only those in :mod:`.act` change anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from celery.exceptions import ImproperlyConfigured
+from click_didyoumean import DYMGroup
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from .. import remote  # noqa: F401 - celery inspect and control know what their own process knows
+from ..errors import SchedulerError
+from .act import drain, pause, rescue, resume, undrain
+from .common import Failure
+from .show import events, jobs, nodes, pools, waiting, why
+from .top import top
+
+
+class _Group(DYMGroup):
+    """Tells what goes wrong in a sentence, with exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (RedisError, OperationalError) as exc:
+            raise Failure(f"Redis does not answer as it should: {exc}") from exc
+        except (SchedulerError, ImproperlyConfigured) as exc:
+            raise Failure(str(exc)) from exc
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def minsched() -> None:
+    """The nodes, what waits and why; and act on it.
+
+    Every command has --json. Exit code 2 says that it could not be done or answered; why, a
+    sentence on standard error.
+    """
+
+
+for command in (
+    *(nodes, pools, jobs, waiting, top, why, events),
+    *(drain, undrain, pause, resume, rescue),
+):
+    minsched.add_command(command)

@@ -1,0 +1,118 @@
+"""What the commands share: the application's scheduler, and how answers are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..plugin import MinSched
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+STYLES = {
+    "free": "green",
+    "full": "yellow",
+    "draining": "cyan",
+    "dead": "red",
+    "left": "dim",
+    "open": "green",
+    "paused": "cyan",
+    "busy": "yellow",
+    "impossible": "red",
+}
+
+
+class Failure(click.ClickException):
+    """It could not be done or answered."""
+
+    exit_code = 2
+
+
+def plugin() -> MinSched:
+    """The scheduler of the application that ``celery -A`` names."""
+    app = click.get_current_context().obj.app
+    found = getattr(app, "minsched", None)
+    if not isinstance(found, MinSched):
+        raise Failure(
+            f"the application {app.main!r} has no scheduler: write MinSched(app) below its "
+            "Celery(...), and name it before the command: celery -A APP minsched …"
+        )
+    return found
+
+
+def json_option(command: Command) -> Command:
+    """``--json``, as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Write JSON.")(command)
+
+
+def print_json(answer: BaseModel | Iterable[BaseModel], *, on_one_line: bool = False) -> None:
+    """A model as an object, several as a list."""
+    plain: Any = (
+        answer.model_dump(mode="json")
+        if isinstance(answer, BaseModel)
+        else [item.model_dump(mode="json") for item in answer]
+    )
+    click.echo(json.dumps(plain, indent=None if on_one_line else 2))
+
+
+def console() -> Console:
+    """Writes to standard output: colours on a terminal only, 80 columns where there is none."""
+    no_color = bool(click.get_current_context().obj.no_color) or None
+    return Console(no_color=no_color, highlight=False, markup=False, emoji=False)
+
+
+def table(*columns: str, right: Iterable[str] = (), fold: Iterable[str] = ()) -> Table:
+    """A plain table. Columns to ``fold`` give way where the width does not do; none is cut off."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        made.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            no_wrap=name not in fold,
+        )
+    return made
+
+
+def state(word: str) -> Text:
+    """A state in its colour."""
+    return Text(word, style=STYLES.get(word, ""))
+
+
+def duration(milliseconds: float) -> str:
+    """A time span in the two units that matter: ``0.4 s``, ``12 s``, ``3 m 10 s``, ``2 d 4 h``."""
+    seconds = max(milliseconds, 0) / 1000
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for size, unit, smaller, lower in ((86400, "d", 3600, "h"), (3600, "h", 60, "m")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {lower}"
+    return f"{whole // 60} m {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def percent(value: object) -> str:
+    """A reported load; "-" where there is none."""
+    return f"{value:.0f}%" if isinstance(value, int | float) else "-"
+
+
+def names(values: Iterable[str]) -> str:
+    """Names in one cell."""
+    return " ".join(values) or "-"
+
+
+def printable(text: str) -> str:
+    """A text of a caller's, such as a task id, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def plural(number: int, what: str) -> str:
+    """``1 job``, ``2 jobs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,265 @@
+"""The commands that look. None of them changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+
+import click
+from rich.table import Table
+
+from .. import why as why_module
+from ..views import Event, JobView, LineView, NodeView, PoolView, Views
+from .common import (
+    console,
+    duration,
+    json_option,
+    names,
+    percent,
+    plugin,
+    print_json,
+    printable,
+    state,
+    table,
+)
+
+#: ms for which one look for events waits: below any sensible time-out of a connection.
+LOOK = 500
+
+UUID = 36  # characters: Celery's own task ids are shown on one line
+
+#: Exit codes of ``why`` by its verdict.
+VERDICTS = {
+    "placed": 0,
+    "ended": 0,
+    "unknown": 1,
+    "waiting": 3,
+    "parking": 3,
+    "delayed": 3,
+    "impossible": 4,
+    "lost": 4,
+}
+
+
+@click.command()
+@json_option
+def nodes(as_json: bool) -> None:
+    """Who is there, who is full, who is dead.
+
+    STATE is free, full, draining (takes no more jobs), dead (fell silent) or left (said so). HEARD
+    is the time since the last heartbeat.
+    """
+    views = plugin().views
+    found = views.nodes()
+    if as_json:
+        return print_json(found)
+    return console().print(nodes_table(found, views.now()) if found else "No node is registered.")
+
+
+def nodes_table(found: list[NodeView], now: int) -> Table:
+    """The nodes, one a row."""
+    made = table(
+        *("NODE", "STATE", "SLOTS", "CPU", "GPU", "MEM", "HEARD", "POOLS", "CAPABILITIES"),
+        right=("SLOTS", "CPU", "GPU", "MEM", "HEARD"),
+        fold=("NODE", "POOLS", "CAPABILITIES"),
+    )
+    for node in found:
+        made.add_row(
+            *(node.node_id, state(node.state), f"{node.current_jobs}/{node.max_jobs}"),
+            *(percent(node.load.get(part)) for part in ("cpu", "gpu", "mem")),
+            *(duration(now - node.last_heartbeat_ts), names(node.pools), names(node.capabilities)),
+        )
+    return made
+
+
+@click.command()
+@json_option
+def pools(as_json: bool) -> None:
+    """The pools: nodes online, slots taken, what waits.
+
+    LOAD is (taken + waiting) / slots: above 1 jobs wait.
+    """
+    found = plugin().views.pools()
+    if as_json:
+        return print_json(found)
+    return console().print(pools_table(found) if found else "No pool has a node.")
+
+
+def pools_table(found: list[PoolView]) -> Table:
+    """The pools, one a row."""
+    made = table(
+        *("POOL", "STATE", "ONLINE", "SLOTS", "WAITING", "LOAD", "LANGUAGES"),
+        right=("ONLINE", "SLOTS", "WAITING", "LOAD"),
+        fold=("POOL", "LANGUAGES"),
+    )
+    for pool in found:
+        made.add_row(
+            *(pool.pool, state("paused" if pool.paused else "open")),
+            *(f"{pool.online}/{pool.nodes}", f"{pool.taken}/{pool.slots}", str(pool.waiting)),
+            *(f"{pool.load:.2f}", names(pool.langs)),
+        )
+    return made
+
+
+@click.command()
+@click.option("--node", default="", help="Only those that hold a slot of this node.")
+@click.option("--pool", default="", help="Only those in this pool, or that it could serve.")
+@click.option(
+    "--status",
+    type=click.Choice(["dispatched", "running", "waiting", "delayed"]),
+    default=None,
+    help="Only those of this status.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+)
+@json_option
+def jobs(node: str, pool: str, status: str | None, limit: int, as_json: bool) -> None:
+    """The jobs that run, wait, or are delayed.
+
+    FOR is the time since the job runs, waits, or was sent; for a delayed one, until it is due.
+    """
+    views = plugin().views
+    found = views.jobs(limit + 1, node_id=node, pool=pool, status=status or "")
+    shown = found[:limit]
+    if as_json:
+        return print_json(shown)
+    out = console()
+    if not shown:
+        return out.print("No such job.")
+    out.print(_jobs_table(shown, views.now()))
+    if len(found) > limit:
+        out.print(f"… and more; --limit was {limit}.")
+    return None
+
+
+def _jobs_table(found: list[JobView], now: int) -> Table:
+    are_uuids = all(len(job.task_id) <= UUID for job in found)
+    made = table(
+        *("STATUS", "NODE", "FOR", "TASK ID", "TASK"),
+        right=("FOR",),
+        fold=("NODE", "TASK") if are_uuids else ("NODE", "TASK ID", "TASK"),
+    )
+    for job in found:
+        since = job.started_ts if job.status == "running" else job.waiting_ts or job.created_ts
+        span = job.due_ts - now if job.status == "delayed" else now - since
+        node = job.node_id if job.has_slot else ""
+        ids = (printable(text) or "-" for text in (job.task_id, job.task))
+        made.add_row(job.status, node or "-", duration(span), *ids)
+    return made
+
+
+@click.command()
+@json_option
+def waiting(as_json: bool) -> None:
+    """What waits, by what it waits for; the longest wait first.
+
+    WHY is busy (every node that could do it is full or away), or impossible: no registered node
+    could ever do it, and waiting alone will not help.
+    """
+    views = plugin().views
+    found = sorted(views.lines(), key=lambda line: line.oldest_ts)
+    if as_json:
+        return print_json(found)
+    return console().print(lines_table(found, views.now()) if found else "Nothing waits.")
+
+
+def lines_table(found: list[LineView], now: int) -> Table:
+    """The lines, one a row."""
+    made = table(
+        *("FOR", "CAPABILITIES", "NODE", "WAITING", "OLDEST", "WHY"),
+        right=("WAITING", "OLDEST"),
+        fold=("FOR", "CAPABILITIES", "NODE"),
+    )
+    for line in found:
+        made.add_row(
+            *(line.where.replace("|", " or "), names(line.capabilities), line.required_node or "-"),
+            *(str(line.waiting), duration(now - line.oldest_ts) if line.oldest_ts else "-"),
+            state("busy" if line.possible else "impossible"),
+        )
+    return made
+
+
+@click.command()
+@click.argument("task_id")
+@json_option
+def why(task_id: str, as_json: bool) -> None:
+    """Why a task is where it is, or what it waits for.
+
+    \b
+    Exit code  0  it has a slot, or has ended
+               1  the scheduler does not know it
+               3  it waits, or is delayed
+               4  it is lost, or no registered node could ever do it
+    """
+    said = why_module.why(plugin().views, task_id)
+    if as_json:
+        print_json(said)
+    else:
+        _explain(said)
+    click.get_current_context().exit(VERDICTS[said.verdict])
+
+
+def _explain(said: why_module.Explanation) -> None:
+    out = console()
+    if said.job:
+        name = f" ({printable(said.job.task)})" if said.job.task else ""
+        out.print(f"Task {said.task_id}{name}, job {said.job.job_id}: {said.verdict}.")
+        out.print(f"It asks for {said.demand}.\n")
+    for sentence in said.story:
+        out.print(sentence)
+    if said.candidates:
+        made = table(
+            *("NODE", "SLOTS", "CPU", "GPU", "MEM", "NOW"),
+            right=("SLOTS", "CPU", "GPU", "MEM"),
+            fold=("NODE", "NOW"),
+        )
+        for node in said.candidates:
+            made.add_row(
+                *(node.node_id, f"{node.taken}/{node.slots}"),
+                *(percent(node.load.get(part)) for part in ("cpu", "gpu", "mem")),
+                node.obstacle or "could have it",
+            )
+        out.print()
+        out.print(made)
+
+
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens; Ctrl-C ends it.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The last so many."
+)
+@json_option
+def events(follow: bool, limit: int, as_json: bool) -> None:
+    """What happened to nodes, pools and jobs, oldest first.
+
+    Times are local. The fleet remembers some ten thousand events. With --follow, --json writes
+    one object a line.
+    """
+    views = plugin().views
+    if as_json and not follow:
+        return print_json(views.events(limit=limit))
+    with suppress(KeyboardInterrupt):
+        for event in _go_on(views, limit) if follow else views.events(limit=limit):
+            if as_json:
+                print_json(event, on_one_line=True)
+            else:
+                click.echo(_event_line(event))
+    return None
+
+
+def _go_on(views: Views, limit: int) -> Iterator[Event]:
+    """The last events, then each as it happens."""
+    last, found = "0-0", views.events(limit=limit)
+    while True:
+        for event in found:
+            yield event
+            last = event.event_id
+        found = views.events(after=last, block_ms=LOOK)
+
+
+def _event_line(event: Event) -> str:
+    when = datetime.fromtimestamp(event.ts / 1000).strftime("%Y-%m-%d %H:%M:%S")
+    about = " ".join(f"{name}={printable(value)}" for name, value in event.fields.items())
+    return f"{when}  {event.kind:<14} {about}"

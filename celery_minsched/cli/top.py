@@ -1,0 +1,164 @@
+"""``top``: the fleet, live."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+
+import click
+from redis.exceptions import RedisError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..snapshot import Snapshot, look
+from ..views import NodeView, Views
+from .common import (
+    console,
+    duration,
+    json_option,
+    names,
+    percent,
+    plugin,
+    plural,
+    print_json,
+    state,
+    table,
+)
+from .show import lines_table, pools_table
+
+_BAR = 12  # cells
+_MOST = 8  # pools, and lines, that are shown
+_ORDER = ("full", "free", "draining", "dead", "left")
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Two looks, an interval apart; then it ends.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@json_option
+def top(once: bool, interval: float, as_json: bool) -> None:
+    """The fleet, live: slots, load, what waits, and how fast things go. Ctrl-C ends it.
+
+    The fullest nodes first, as many as the terminal has lines for. Where the output is no terminal,
+    each look is written below the one before; with --json, as one object a line. On a terminal it
+    goes on while Redis is away, and says so.
+    """
+    views = plugin().views
+    out = console()
+    with suppress(KeyboardInterrupt):
+        first = look(views)
+        if once:
+            time.sleep(interval)
+            _write(out, look(views, first), as_json)
+        elif out.is_terminal and not as_json:
+            _watch(out, views, first, interval)
+        else:
+            while True:
+                time.sleep(interval)
+                first = look(views, first)
+                _write(out, first, as_json)
+
+
+def _write(out: Console, snapshot: Snapshot, as_json: bool) -> None:
+    if as_json:
+        print_json(snapshot, on_one_line=True)
+    else:
+        out.print(_page(snapshot), "")
+
+
+def _watch(out: Console, views: Views, snapshot: Snapshot, interval: float) -> None:
+    trouble = ""
+    with Live(console=out, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(_page(snapshot, out.height, trouble), refresh=True)
+            time.sleep(interval)
+            try:
+                snapshot, trouble = look(views, snapshot), ""
+            except RedisError as exc:
+                trouble = f"Redis is away, this was before: {exc}"
+
+
+def _page(snapshot: Snapshot, height: int | None = None, trouble: str = "") -> RenderableType:
+    """All of it; on ``height`` lines, with no more nodes than fit."""
+    parts: list[RenderableType] = [_head(snapshot)]
+    if trouble:
+        parts.append(Text(trouble, style="red", no_wrap=True))
+    used = 4
+    if snapshot.pools:
+        parts += ["", pools_table(snapshot.pools[:_MOST])]
+        used += 2 + len(snapshot.pools[:_MOST])
+    if snapshot.lines:
+        parts += ["", lines_table(snapshot.lines[:_MOST], snapshot.ts)]
+        used += 2 + len(snapshot.lines[:_MOST])
+    nodes = sorted(snapshot.nodes, key=_fullest_first)
+    shown = nodes if height is None else nodes[: max(height - used - 3, 1)]
+    if shown:
+        parts += ["", _nodes_table(shown)]
+    if len(shown) < len(nodes):
+        parts.append(f"… and {plural(len(nodes) - len(shown), 'node')} more")
+    return Group(*parts)
+
+
+def _fullest_first(node: NodeView) -> tuple[int, float, str]:
+    return _ORDER.index(node.state), -node.current_jobs / node.max_jobs, node.node_id
+
+
+def _head(snapshot: Snapshot) -> Table:
+    """Three lines: the fleet, its pace, the server."""
+    states = Counter(node.state for node in snapshot.nodes)
+    told = ", ".join(f"{states[word]} {word}" for word in _ORDER if states[word])
+    slots = sum(node.max_jobs for node in snapshot.nodes if node.takes_jobs)
+    taken = sum(node.current_jobs for node in snapshot.nodes)
+    waiting = sum(line.waiting for line in snapshot.lines)
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_row(
+        Text("fleet", style="bold"),
+        f"{plural(len(snapshot.nodes), 'node')}{f' ({told})' if told else ''}, "
+        f"{taken}/{slots} slots, {waiting} waiting",
+    )
+    pace, server = snapshot.pace, snapshot.server
+    if pace:
+        waits = f", waits of {duration(pace.wait_ms)}" if pace.wait_ms else ""
+        made.add_row(
+            Text("jobs/s", style="bold"),
+            f"{pace.placed:.1f} placed, {pace.ended:.1f} ended, {pace.failed:.1f} failed or lost, "
+            f"{pace.began_to_wait:.1f} began to wait{waits}",
+        )
+    scripts = (
+        f", {pace.script_ms:.3f} ms a script, {pace.scripts:.0f} scripts/s, "
+        f"{pace.commands:.0f} commands/s"
+        if pace and server.commands
+        else ""
+    )
+    made.add_row(Text("Redis", style="bold"), f"{server.round_trip_ms:.2f} ms away{scripts}")
+    return made
+
+
+def _nodes_table(nodes: list[NodeView]) -> Table:
+    made = table(
+        *("NODE", "STATE", "SLOTS", "", "CPU", "GPU", "MEM", "POOLS"),
+        right=("CPU", "GPU", "MEM"),
+        fold=("NODE", "POOLS"),
+    )
+    for node in nodes:
+        made.add_row(
+            *(node.node_id, state(node.state), _bar(node), f"{node.current_jobs}/{node.max_jobs}"),
+            *(percent(node.load.get(part)) for part in ("cpu", "gpu", "mem")),
+            names(node.pools),
+        )
+    return made
+
+
+def _bar(node: NodeView) -> Text:
+    """A cell for each slot, or for a share of them; one that is taken at all shows."""
+    cells = min(node.max_jobs, _BAR)
+    filled = min(-(-node.current_jobs * cells // node.max_jobs), cells)
+    return Text("■" * filled + "□" * (cells - filled), style=state(node.state).style)
