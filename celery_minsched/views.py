@@ -120,6 +120,7 @@ class JobView(BaseModel):
 class LineView(BaseModel):
     """A line of jobs that wait for the same."""
 
+    name: str
     where: str
     capabilities: list[str]
     required_node: str
@@ -270,6 +271,7 @@ class Views:
             waiting, first = pipe.execute()
         job = self.job(_text(first[0]).partition(" ")[2]) if first else None
         return LineView(
+            name=name,
             where=where,
             capabilities=caps,
             required_node=required,
@@ -277,6 +279,11 @@ class Views:
             possible=self.is_possible(where, caps),
             oldest_ts=job.waiting_ts if job else 0,
         )
+
+    def in_line(self, name: str, limit: int = 100) -> list[JobView]:
+        """The first jobs of a line, in their order."""
+        tickets = _texts(self._redis.zrange(self._keys("waiting", name), 0, limit - 1))
+        return list(self._jobs(ticket.partition(" ")[2] for ticket in tickets))
 
     def place_in_line(self, job: JobView) -> int | None:
         """How many jobs stand before a waiting job in its line; ``None`` where it is in none."""
