@@ -38,12 +38,18 @@ class FlowerProcess:
     """``celery minsched flower``, or ``celery flower`` where ``plain``, for tests/app.py."""
 
     def __init__(
-        self, broker: str, *options: str, plain: bool = False, prefix: str = "", auth: str = ""
+        self,
+        broker: str,
+        *options: str,
+        plain: bool = False,
+        prefix: str = "",
+        auth: str = "",
+        **environment: str,
     ) -> None:
         self.port = free_port()
         self.auth = auth
         self.root = f"http://127.0.0.1:{self.port}" + (f"/{prefix}" if prefix else "")
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         start = ["-m", "celery"] if plain else ["-c", _OURS]
         given = [f"--url_prefix={prefix}"] * bool(prefix) + [f"--basic_auth={auth}"] * bool(auth)
         self.process = subprocess.Popen(
@@ -53,7 +59,12 @@ class FlowerProcess:
                 *("flower", f"--port={self.port}", "--address=127.0.0.1", *given, *options),
             ],
             cwd=ROOT,
-            env={**os.environ, "MINSCHED_TEST_BROKER": broker, "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "MINSCHED_TEST_BROKER": broker,
+                "PYTHONPATH": str(ROOT),
+                **environment,
+            },
             stdout=self.log,
             stderr=self.log,
         )
@@ -165,10 +176,8 @@ class Browser:
         """The whole page, below the window too."""
         time.sleep(0.4)  # fonts, and bootstrap's transitions
         size = self.script("return document.documentElement.scrollHeight")
-        clip = {
-            **{"x": 0, "y": 0, "scale": 1},
-            **{"width": self.script("return innerWidth"), "height": size},
-        }
+        width = self.script("return innerWidth")
+        clip = {"x": 0, "y": 0, "scale": 1, "width": width, "height": size}
         shot = self.driver.execute_cdp_cmd(
             "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip}
         )

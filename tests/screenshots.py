@@ -68,15 +68,19 @@ def _uuid(n: int) -> str:
 
 
 def many(desk: Desk, nodes: int = 200) -> None:
-    """So many nodes, half their slots taken."""
+    """So many nodes, about half their slots taken."""
     rng = random.Random(1)
     for n in range(1, nodes + 1):
-        desk.node(f"node-{n}", rng.choice([2, 4, 8]), [rng.choice(["asr", "tts", "ocr"])])
+        slots, pool = rng.choice([2, 4, 8]), rng.choice(["asr", "tts", "ocr"])
+        desk.node(f"node-{n}", slots, [pool])
         load = {"cpu": rng.randint(2, 99), "mem": rng.randint(10, 90)}
         desk.beat(f"node-{n}", load_json=json.dumps(load))
-    for pool in ("asr", "tts", "ocr"):
-        for _ in range(sum(node.max_jobs for node in desk.views.nodes() if pool in node.pools) // 2):
-            desk.dispatch(pool=pool)
+        for _ in range(rng.randint(0, slots)):
+            desk.dispatch(pool=pool, preferred_node=f"node-{n}")
+    for node_id in ("node-17", "node-118"):
+        silence(desk, node_id, 90_000)
+        desk.service.declare_dead(node_id)
+    desk.service.drain_node("node-42")
 
 
 def main(directory: Path) -> None:

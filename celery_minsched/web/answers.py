@@ -1,8 +1,8 @@
 """What each page shows, made of views: plain data, ready for JSON.
 
-An answer has ``texts`` (by the name of the place that shows it), ``lists`` of texts, and ``tables``
-of rows, each with an ``id`` of its own. Ages are seconds. Nothing here is escaped: the page writes text
-as text.
+An answer has ``texts`` (by the name of the place that shows it), ``lists`` of texts, and
+``tables`` of rows, each with an ``id`` of its own. Ages are seconds. Nothing here is escaped: the
+page writes text as text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..views import JobView, NodeView, Views
+from ..views import JobView, LineView, NodeView, Views
 from ..why import why
 
 Answer = dict[str, Any]
@@ -69,7 +69,7 @@ def node(views: Views, of: str) -> Answer:
             "pools": ", ".join(found.pools),
             "capabilities": ", ".join(found.capabilities),
             "load": load,
-            "heartbeat": f"{row['silent']} s ago",
+            "heartbeat": row["silent"],
             "instance": found.instance,
         },
         "tables": {"jobs": [_job(job, now) for job in views.jobs_at(of)]},
@@ -110,14 +110,12 @@ def pools(views: Views, _of: str) -> Answer:
 
 def waiting(views: Views, _of: str) -> Answer:
     """All lines, and the first jobs in each."""
-    now = views.now()
-    lines, jobs = [], []
-    for line in views.lines():
-        asks_for = ", ".join(
-            [*line.where.split("="), *line.capabilities]
-            + [f"node {line.required_node}"] * bool(line.required_node)
-        )
-        lines.append(
+    now, lines = views.now(), views.lines()
+    rows: list[dict[str, Any]] = []
+    jobs: list[dict[str, Any]] = []
+    for line in lines:
+        asks_for = _asks_for(line)
+        rows.append(
             {
                 "id": line.name,
                 "asks_for": asks_for,
@@ -126,22 +124,26 @@ def waiting(views: Views, _of: str) -> Answer:
                 "age": _age(line.oldest_ts, now),
             }
         )
-        if len(jobs) < MOST_ROWS:
-            jobs += [
-                {**_job(job, now), "asks_for": asks_for, "place": place}
-                for place, job in enumerate(views.in_line(line.name, MOST_OF_A_LINE), 1)
-            ]
-    total = sum(line["waiting"] for line in lines)
-    shown = jobs[:MOST_ROWS]
+        most = min(MOST_OF_A_LINE, MOST_ROWS - len(jobs))
+        jobs += [
+            {**_job(job, now), "asks_for": asks_for, "place": place}
+            for place, job in enumerate(views.in_line(line.name, most) if most else (), 1)
+        ]
+    total = sum(line.waiting for line in lines)
     return {
         "texts": {
             "waiting": f"{total:,}",
-            "impossible": f"{sum(x['waiting'] for x in lines if x['state'] == 'impossible'):,}",
-            "oldest": max((line["age"] for line in lines), default=0),
-            "shown": f"the first {len(shown)} of {total:,}" if len(shown) < total else "all",
+            "impossible": f"{sum(line.waiting for line in lines if not line.possible):,}",
+            "oldest": max((row["age"] for row in rows), default=0),
+            "shown": f"the first {len(jobs)} of {total:,}" if len(jobs) < total else "all",
         },
-        "tables": {"lines": lines, "jobs": shown},
+        "tables": {"lines": rows, "jobs": jobs},
     }
+
+
+def _asks_for(line: LineView) -> str:
+    required = [f"node {line.required_node}"] if line.required_node else []
+    return ", ".join([*line.where.split("="), *line.capabilities, *required])
 
 
 def events(views: Views, _of: str) -> Answer:

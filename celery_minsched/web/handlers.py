@@ -118,9 +118,8 @@ def _one_of(names: Any) -> str:
 ROUTES = [
     url(rf"/minsched/{_one_of(ANSWERS)}", Page, name="minsched"),
     url(rf"/minsched/data/{_one_of(ANSWERS)}", Data, name="minsched-data"),
-    url(rf"/api/minsched/{_one_of(ACTIONS)}", Action, name="minsched-action"),
-    url(
-        r"/minsched/static/(.+)", StaticFileHandler, {"path": str(STATIC)}, name="minsched-static"
-    ),
+    # Below the pages: there a browser sends the password unasked, and Flower's API does not ask.
+    url(rf"/minsched/do/{_one_of(ACTIONS)}", Action, name="minsched-action"),
+    url(r"/minsched/static/(.+)", StaticFileHandler, {"path": str(STATIC)}, name="minsched-static"),
     url(r"/metrics", Metrics),
 ]

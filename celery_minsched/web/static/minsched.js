@@ -17,7 +17,7 @@
     const missing = '<span class="value-missing">—</span>';
     const link = (to, of, shown) =>
         `<a href="${text(pages + to)}?of=${encodeURIComponent(of)}">${text(shown)}</a>`;
-    const node = (id) => link("node", id, id);
+    const node = (id) => `<span class="${id.length > 12 ? "" : "text-nowrap"}">${link("node", id, id)}</span>`;
     const badge = (state) => `<span class="badge" data-state="${text(state)}">${text(state)}</span>`;
     const names = (list) => list.map((name) => `<span class="minsched-tag">${text(name)}</span>`).join(" ");
 
@@ -38,7 +38,7 @@
         const bars = Object.entries(row.load).map(([name, percent]) =>
             `<span class="minsched-load">${text(name)}<span class="minsched-bar"><i style="width:` +
             `${Math.min(Number(percent), 100)}%"></i></span>${Number(percent)} %</span>`);
-        return bars.join("") || missing;
+        return bars.join(" ") || missing;
     }
 
     // ---- columns: what to show, and what to sort and search by where that is another thing ----
@@ -79,7 +79,8 @@
             nodeColumn, stateColumn, slotsColumn, loadColumn,
             column("Pools", (row) => names(row.pools), null, wide),
             column("Capabilities", (row) => names(row.capabilities), null, wide),
-            column("Heard", (row) => (row.silent < 3 ? "now" : `${age(row.silent)} ago`), (row) => row.silent, wide),
+            column("Heard", (row) => (row.silent < 3 ? "now" : `${age(row.silent)} ago`), (row) => row.silent,
+                "text-nowrap " + wide),
             ...action((row) => (row.state === "draining" ? act("undrain", row.id, "Undrain")
                 : ["free", "full"].includes(row.state) ? act("drain", row.id, "Drain") : ""))
         ],
@@ -118,10 +119,11 @@
             column("What", (row) => `<span class="badge" data-state="${text(row.state)}">` +
                 `${text(row.state.replace("_", " "))}</span>`),
             column("Of", (row) => Object.entries(row.fields).map(([name, value]) =>
-                `<span class="minsched-field">${text(name)}</span> ` +
+                `<span class="minsched-field">${text(name.replace("_ts", "").replace("_", " "))}</span> ` +
                 (name === "node" || name === "from" ? node(value)
-                    : name === "task" && value ? link("why", value, value) : text(value))).join(" "),
-                null, "minsched-id")
+                    : name === "task" && value ? link("why", value, value)
+                    : name.endsWith("_ts") ? new Date(Number(value)).toLocaleTimeString()
+                    : text(value))).join(" "), null, "minsched-id")
         ],
         candidates: [
             nodeColumn,
@@ -165,6 +167,7 @@
 
     const FORMS = {
         age: (place, value) => { place.textContent = age(value); },
+        ago: (place, value) => { place.textContent = `${age(value)} ago`; },
         state: (place, value) => { place.textContent = value; place.dataset.state = value; },
         node: (place, value) => { place.innerHTML = value ? node(value) : ""; }
     };
@@ -208,12 +211,14 @@
         place.textContent = error || "";
     }
 
+    // A full address, without the password that the page's own may have: none to fetch from.
+    const at = (path) => new URL(path, window.location.origin).href;
+
     async function look() {
         window.clearTimeout(timer);
         timer = 0;
         try {
-            // From the origin: an address with a password in it is not one to fetch from.
-            const answer = await fetch(new URL(source, window.location.origin), {
+            const answer = await fetch(at(source), {
                 headers: {Accept: "application/json"},
                 signal: AbortSignal.timeout(PATIENCE)
             });
@@ -249,7 +254,7 @@
     page.addEventListener("click", (event) => {
         const {action, of} = event.target.dataset;
         if (!action) { return; }
-        $.ajax({type: "POST", url: actions + action, data: {of}})
+        $.ajax({type: "POST", url: at(actions + action), data: {of}})
             .done(look)
             .fail((answer) => tell(false, "Refused", answer.responseText || "Flower does not answer."));
     });
