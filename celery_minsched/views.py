@@ -131,6 +131,7 @@ class JobView(BaseModel):
 class LineView(BaseModel):
     """A line of jobs that wait for the same."""
 
+    name: str
     where: str
     capabilities: list[str]
     required_node: str
@@ -347,6 +348,7 @@ class Views:
                 where, capabilities, required = name.split("/")
                 caps = tuple(cap for cap in capabilities.split(",") if cap)
                 yield LineView(
+                    name=name,
                     where=where,
                     capabilities=list(caps),
                     required_node=required,
@@ -354,6 +356,11 @@ class Views:
                     possible=is_possible(where, caps),
                     oldest_ts=int(oldest_ts or 0),
                 )
+
+    def in_line(self, name: str, limit: int = 100) -> list[JobView]:
+        """The first jobs of a line, in their order."""
+        tickets = _texts(self._redis.zrange(self._keys("waiting", name), 0, limit - 1))
+        return list(self._jobs(ticket.partition(" ")[2] for ticket in tickets))
 
     def place_in_line(self, job: JobView) -> int | None:
         """How many jobs stand before a waiting job in its line; ``None`` where it is in none."""

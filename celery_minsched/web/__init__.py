@@ -1,0 +1,1 @@
+"""Pages about nodes, pools and what waits, inside Flower: ``celery -A app minsched flower``."""

@@ -1,0 +1,21 @@
+"""``celery -A app minsched flower``: Flower with our pages."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("flower", context_settings={"ignore_unknown_options": True})
+@click.argument("tornado_argv", metavar="[FLOWER OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def flower(ctx: click.Context, tornado_argv: tuple[str, ...]) -> None:
+    """Flower, with nodes, pools, what waits and why. Takes every option of celery flower."""
+    try:
+        from . import server
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("flower", "tornado", "prometheus_client"):
+            raise
+        raise click.ClickException(
+            "Flower is not installed. Install it with: pip install 'celery-minsched[flower]'"
+        ) from exc
+    server.serve(ctx, tornado_argv)

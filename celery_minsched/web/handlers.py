@@ -1,0 +1,125 @@
+"""Our pages, their data and their actions, as handlers of Flower's kind.
+
+They derive from Flower's handlers and so have its authentication, its headers and its check of
+requests from other sites; what changes something keeps the rules of Flower's API: never with
+``--read-only``, and without authentication only where ``FLOWER_UNAUTHENTICATED_API`` is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import prometheus_client
+from celery.exceptions import ImproperlyConfigured
+from flower.api import BaseApiHandler
+from flower.views import BaseHandler
+from flower.views.monitor import Metrics as FlowersMetrics
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from tornado.web import HTTPError, StaticFileHandler, authenticated, url
+
+from .. import __version__
+from ..errors import SchedulerError
+from ..plugin import MinSched, plugin_of
+from .answers import ANSWERS
+
+STATIC = Path(__file__).parent / "static"
+
+T = TypeVar("T")
+
+
+async def in_thread(handler: BaseHandler, function: Callable[[], T]) -> T:
+    """Run what waits for Redis in Flower's executor, so that its loop does not wait."""
+    executor = handler.application.executor
+    return await asyncio.get_running_loop().run_in_executor(executor, function)
+
+
+def may_act(handler: BaseHandler) -> bool:
+    """Would Flower's API let this visitor change something?"""
+    options = handler.application.options
+    is_open = bool(options.basic_auth or options.auth or handler.unauthenticated_api)
+    return is_open and not options.read_only
+
+
+class Page(BaseHandler):
+    """A page; its script fetches what it shows."""
+
+    @authenticated
+    def get(self, page: str) -> None:
+        self.render(
+            f"/minsched/{page}.html",
+            page=page,
+            of=self.get_argument("of", "", escape=False),  # templates escape
+            refresh=self.application.options.auto_refresh,
+            may_act=may_act(self),
+            version=__version__,
+        )
+
+
+class Data(BaseHandler):
+    """What a page shows now, as JSON; 503 and a sentence where Redis cannot be asked."""
+
+    @authenticated
+    async def get(self, page: str) -> None:
+        self.set_header("Cache-Control", "no-store")
+        of = self.get_argument("of", "", escape=False)
+        try:
+            answer = await in_thread(self, lambda: ANSWERS[page](plugin_of(self.capp).views, of))
+        except (RedisError, OperationalError, ImproperlyConfigured) as exc:
+            self.set_status(503)
+            answer = {"error": f"Redis does not answer as it should: {exc}"}
+        self.write(answer)
+
+
+#: What an action does to the scheduler, and how that is told.
+ACTIONS: dict[str, tuple[Callable[[MinSched, str], object], str]] = {
+    "drain": (lambda plugin, node: plugin.scheduler.drain_node(node), "Draining {}"),
+    "undrain": (lambda plugin, node: plugin.scheduler.drain_node(node, False), "{} takes jobs"),
+    "pause": (lambda plugin, pool: plugin.scheduler.pause_pool(pool), "Paused {}"),
+    "resume": (lambda plugin, pool: plugin.scheduler.pause_pool(pool, False), "Resumed {}"),
+}
+
+
+class Action(BaseApiHandler):
+    """Drain a node or pause a pool, or take that back; 404 for one that is not there."""
+
+    @authenticated
+    async def post(self, action: str) -> None:
+        if self.application.options.read_only:
+            raise HTTPError(403, "Read only mode is enabled")
+        of = self.get_argument("of", "", escape=False)
+        act, told = ACTIONS[action]
+        try:
+            await in_thread(self, lambda: act(plugin_of(self.capp), of))
+        except SchedulerError as exc:
+            raise HTTPError(404, "%s", exc) from exc
+        except (RedisError, OperationalError, ImproperlyConfigured) as exc:
+            raise HTTPError(503, "%s", exc) from exc
+        self.write({"message": told.format(of)})
+
+
+class Metrics(FlowersMetrics):
+    """Flower's metrics and ours. Ours are read from Redis when they are asked for."""
+
+    async def get(self) -> None:
+        self.application.purge_offline_worker_metrics()
+        text = await in_thread(self, prometheus_client.generate_latest)
+        self.set_header("Content-Type", "text/plain")
+        self.write(text)
+
+
+def _one_of(names: Any) -> str:
+    return f"({'|'.join(names)})"
+
+
+ROUTES = [
+    url(rf"/minsched/{_one_of(ANSWERS)}", Page, name="minsched"),
+    url(rf"/minsched/data/{_one_of(ANSWERS)}", Data, name="minsched-data"),
+    # Below the pages: there a browser sends the password unasked, and Flower's API does not ask.
+    url(rf"/minsched/do/{_one_of(ACTIONS)}", Action, name="minsched-action"),
+    url(r"/minsched/static/(.+)", StaticFileHandler, {"path": str(STATIC)}, name="minsched-static"),
+    url(r"/metrics", Metrics),
+]

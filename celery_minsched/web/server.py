@@ -1,0 +1,90 @@
+"""Flower with our pages in it: the one module that knows how Flower is put together.
+
+Only public names of Flower and tornado serve, none is patched (seen in Flower 2.2, tornado 6.6).
+``add_handlers`` puts our routes before Flower's own. A ``template_loader`` holds Flower's templates
+and ours, and gives the navigation bar, which every page of Flower includes, one tab more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+from celery import Celery
+from flower import command
+from flower.app import Flower, rewrite_handler
+from flower.urls import settings
+from tornado.options import options
+from tornado.template import DictLoader
+
+from .handlers import ROUTES
+
+logger = logging.getLogger(__name__)
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+TAB = """
+<li class="nav-item">
+  <a class="nav-link{% if active_tab == 'nodes' %} active{% end %}"
+    href="{{ reverse_url('minsched', 'nodes') }}"
+    {% if active_tab == 'nodes' %}aria-current="page"{% end %}>Nodes</a>
+</li>
+"""
+
+
+def serve(ctx: click.Context, argv: tuple[str, ...]) -> None:
+    """Run Flower until it is stopped: what ``flower.command.flower`` does, with our pages."""
+    if ctx.parent and ctx.parent.parent:  # ``celery``, then ``minsched``
+        command.warn_about_celery_args_used_in_flower_command(ctx.parent, argv)
+    command.apply_env_options()
+    command.apply_options(sys.argv[0], argv)
+    command.extract_settings()
+    command.setup_logging()
+    app = ctx.obj.app
+    flower = build(app, options, settings)
+    register_metrics(app)
+    atexit.register(flower.stop)
+    signal.signal(signal.SIGTERM, command.sigterm_handler)
+    port = flower.start_http_server()
+    if not ctx.obj.quiet:
+        command.print_banner(app, "ssl_options" in settings, port)
+    with suppress(KeyboardInterrupt, SystemExit):
+        flower.start()
+
+
+def build(app: Celery, options: Any, settings: dict[str, Any]) -> Flower:
+    """A Flower that has our pages, behind its own authentication and url prefix."""
+    loader = templates(Path(settings["template_path"]))
+    flower = Flower(capp=app, options=options, **{**settings, "template_loader": loader})
+    prefix = options.url_prefix
+    routes = [rewrite_handler(route, prefix) for route in ROUTES] if prefix else ROUTES
+    flower.add_handlers(".*", routes)
+    return flower
+
+
+def templates(flowers: Path) -> DictLoader:
+    """Flower's templates by their names, and ours as ``/minsched/<name>``."""
+    found = {path.name: path.read_text() for path in flowers.glob("*.html")}
+    found |= {f"/minsched/{path.name}": path.read_text() for path in TEMPLATES.glob("*.html")}
+    before, end, after = found["navbar.html"].partition("</ul>")
+    found["navbar.html"] = before + TAB + end + after
+    return DictLoader(found)
+
+
+def register_metrics(app: Celery) -> None:
+    """Show the scheduler's metrics on Flower's ``/metrics``."""
+    from importlib import import_module
+
+    from prometheus_client import REGISTRY
+
+    try:
+        metrics = import_module("celery_minsched.metrics")
+    except ImportError:
+        return
+    metrics.register(app, REGISTRY)
