@@ -20,7 +20,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 from celery_minsched import MinimalSchedulerService, NoAvailableNode, Settings, scripts
-from celery_minsched.exporter import exporter
+from celery_minsched.cli.exporter import exporter
 from celery_minsched.metrics import MOST_DEMANDS, OTHER, WAITED, SchedulerCollector, register
 from celery_minsched.views import Views
 
@@ -317,12 +317,9 @@ class TestExporter:
 
 def run_exporter(server: Server, *options: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
-    code = (
-        "from celery.bin.celery import celery; from celery_minsched.exporter import exporter;"
-        "celery.add_command(exporter); celery()"
-    )
+    command = [sys.executable, "-m", "celery", "-A", "tests.app", "minsched", "exporter"]
     return subprocess.Popen(
-        [sys.executable, "-c", code, "-A", "tests.app", "exporter", *options],
+        [*command, *options],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

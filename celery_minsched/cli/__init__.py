@@ -17,8 +17,10 @@ from redis.exceptions import RedisError
 
 from .. import remote  # noqa: F401 - celery inspect and control know what their own process knows
 from ..errors import SchedulerError
+from ..web.command import flower
 from .act import drain, pause, rescue, resume, undrain
 from .common import Failure
+from .exporter import exporter
 from .show import events, jobs, nodes, pools, waiting, why
 from .top import top
 
@@ -47,5 +49,6 @@ def minsched() -> None:
 for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
+    *(exporter, flower),
 ):
     minsched.add_command(command)

@@ -20,9 +20,11 @@ from celery import Celery
 from flower import command
 from flower.app import Flower, rewrite_handler
 from flower.urls import settings
+from prometheus_client import REGISTRY
 from tornado.options import options
 from tornado.template import DictLoader
 
+from .. import metrics
 from .handlers import ROUTES
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ def serve(ctx: click.Context, argv: tuple[str, ...]) -> None:
     command.setup_logging()
     app = ctx.obj.app
     flower = build(app, options, settings)
-    register_metrics(app)
+    metrics.register(app, REGISTRY)  # for Flower's /metrics
     atexit.register(flower.stop)
     signal.signal(signal.SIGTERM, command.sigterm_handler)
     port = flower.start_http_server()
@@ -75,16 +77,3 @@ def templates(flowers: Path) -> DictLoader:
     before, end, after = found["navbar.html"].partition("</ul>")
     found["navbar.html"] = before + TAB + end + after
     return DictLoader(found)
-
-
-def register_metrics(app: Celery) -> None:
-    """Show the scheduler's metrics on Flower's ``/metrics``."""
-    from importlib import import_module
-
-    from prometheus_client import REGISTRY
-
-    try:
-        metrics = import_module("celery_minsched.metrics")
-    except ImportError:
-        return
-    metrics.register(app, REGISTRY)

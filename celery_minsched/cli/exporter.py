@@ -6,10 +6,8 @@ import signal
 import threading
 
 import click
-from prometheus_client import CollectorRegistry, start_http_server
 
-from .metrics import register
-from .plugin import plugin_of
+from ..plugin import plugin_of
 
 
 @click.command("exporter")
@@ -23,6 +21,11 @@ def exporter(ctx: click.Context, port: int, address: str) -> None:
 
     Redis is read at each scrape. While it is away minsched_up is 0, and the exporter goes on.
     """
+    # Here: every celery command loads this group, a worker too, and needs none of it.
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    from ..metrics import register
+
     app = ctx.obj.app
     _ = plugin_of(app).settings  # a wrong one is told here, and not at each scrape
     registry = CollectorRegistry()
