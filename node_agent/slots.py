@@ -130,8 +130,8 @@ class Slots:
                 self._scheduler.complete_task(request)
             except (NodeMismatch, UnknownJob) as exc:
                 logger.warning("%s", exc)
-            self.ended.discard(job_id)
             self.forget(job_id)
+            self.ended.discard(job_id)
 
         self._outbox.put(tell)
 
