@@ -51,7 +51,7 @@ def page(views: Views) -> None:
     """What the pages read, if all are open."""
     nodes, lines = views.nodes(), views.lines()
     views.pools(nodes, lines)
-    views.jobs(1000)
+    views.jobs(200)
     views.events()
 
 
