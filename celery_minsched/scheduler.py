@@ -196,14 +196,16 @@ class MinimalSchedulerService:
             )
         return CompleteTaskResponse(job_id=request.job_id, already_ended=code != "OK")
 
-    def claim_job(self, job_id: str, node_id: str, delivery_tag: str = "") -> tuple[str, str]:
+    def claim_job(
+        self, job_id: str, node_id: str, delivery_tag: str = ""
+    ) -> tuple[str, dict[str, Any]]:
         """Ask whether to run a job whose message a node received.
 
         The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
-        the pool in which the job runs.
+        of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its message's header.
         """
-        _, verdict, *pool = self._call("claim_job", job_id, node_id, delivery_tag)
-        return verdict, "".join(pool)
+        _, verdict, *place = self._call("claim_job", job_id, node_id, delivery_tag)
+        return verdict, dict(zip(("pool", "chosen_by", "waited_ms"), place, strict=False))
 
     def release_job(self, job_id: str) -> None:
         """Give back the slot of a dispatch whose message could not be sent."""

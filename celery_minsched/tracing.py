@@ -24,6 +24,14 @@ except ImportError:
     trace = None  # type: ignore[assignment]
 
 SPAN = "minsched dispatch"
+#: Attributes of a job's place, by what the models and the message's header call them. The
+#: consumer's span has ``minsched.waited`` too: seconds in line.
+_PLACE = {
+    "job_id": "minsched.job_id",
+    "node_id": "minsched.node",
+    "pool": "minsched.pool",
+    "chosen_by": "minsched.chosen_by",
+}
 _NO_SPAN = nullcontext()
 
 
@@ -32,16 +40,11 @@ def dispatched(
 ) -> AbstractContextManager[object]:
     """The span of a dispatch that ``began`` at ``time.time_ns()``; within it the task is sent.
 
-    Of a job that waits it has no node: the consumer's span has that.
+    Of a job that waits it has no node: the consumer's span has that, and the wait.
     """
     if trace is None:
         return _NO_SPAN
-    found = {
-        "minsched.job_id": place.job_id,
-        "minsched.node": place.node_id,
-        "minsched.pool": place.pool,
-        "minsched.chosen_by": place.chosen_by,
-    }
+    found = {name: getattr(place, field) for field, name in _PLACE.items()}
     attributes = _asked(task, request) | {name: value for name, value in found.items() if value}
     return trace.get_tracer("celery_minsched").start_as_current_span(
         SPAN, start_time=began, attributes=attributes
@@ -75,7 +78,7 @@ def _asked(task: str, request: DispatchRequest) -> dict[str, str]:
 
 
 def follow_tasks() -> None:
-    """In a node: say on the consumer's span where the job is, and how it came there."""
+    """In a node: say on the consumer's span where the job is, why there, and how long it waited."""
     if trace is None:
         return
     # The instrumentation opens that span in the one signal and closes it in the other, before or
@@ -87,6 +90,8 @@ def follow_tasks() -> None:
 def _note_place(task: Any, **_: Any) -> None:
     place = getattr(task.request, HEADER, None) or {}
     span = trace.get_current_span()
-    for name, field in (("job_id", "job_id"), ("node", "node_id"), ("pool", "pool")):
+    for field, name in _PLACE.items():
         if place.get(field):
-            span.set_attribute(f"minsched.{name}", place[field])
+            span.set_attribute(name, place[field])
+    if "waited_ms" in place:
+        span.set_attribute("minsched.waited", place["waited_ms"] / 1000)

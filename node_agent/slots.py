@@ -96,18 +96,18 @@ class Slots:
             self._courier.join(patience)
         self._leaving.set()
 
-    def claim(self, job_id: str, tag: str, answer: Callable[[str, str], None]) -> None:
+    def claim(self, job_id: str, tag: str, answer: Callable[[str, dict[str, Any]], None]) -> None:
         """Ask whether to run a job, whose message has the delivery tag ``tag``.
 
-        ``answer(verdict, pool)`` comes in the event loop.
+        ``answer(verdict, place)`` comes in the event loop.
         """
         hold = self.held[job_id] = Hold(tag)
 
         def ask() -> None:
             term = self.term()
-            verdict, pool = self._scheduler.claim_job(job_id, self.node_id, tag)
+            verdict, place = self._scheduler.claim_job(job_id, self.node_id, tag)
             hold.term = term
-            self.in_loop(lambda: answer(verdict, pool))
+            self.in_loop(lambda: answer(verdict, place))
 
         self._outbox.put(ask)
 

@@ -169,7 +169,7 @@ class NodeConsumer(Consumer):
     def _claim(self, job_id: str, message: Any, begin: Callable[[Any], None]) -> None:
         connection = self._connections
 
-        def answer(verdict: str, pool: str) -> None:
+        def answer(verdict: str, place: dict[str, Any]) -> None:
             logger.debug(
                 "job %s came to this node: %s",
                 *(job_id, verdict),
@@ -180,7 +180,7 @@ class NodeConsumer(Consumer):
             if verdict in ("run", "discard"):
                 # One that waited was sent before anybody knew where it would run. A retry goes by
                 # delivery_info, and the router knows a node's queue for no choice of the caller's.
-                message.headers[HEADER].update(node_id=self._slots.node_id, pool=pool)
+                message.headers[HEADER].update(node_id=self._slots.node_id, **place)
                 message.delivery_info["routing_key"] = queue_name(self._slots.node_id)
                 if verdict == "discard":  # this worker may not have heard of the revocation
                     state.revoked.add(message.headers["id"])

@@ -454,7 +454,7 @@ class TestWaiting:
         assert not desk.service.revoke_task("t1", "n1")
         assert desk.queue("n1") == ["message"]  # whose worker tells the caller
         assert (desk.taken("n1"), desk.status(job), desk.views.lines()) == (1, "failed", [])
-        assert desk.service.claim_job(job, "n1") == ("discard", "")
+        assert desk.service.claim_job(job, "n1") == ("discard", {})
 
     def test_expired_while_it_waits(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)

@@ -135,6 +135,8 @@ def test_the_consumer_s_span_is_in_the_trace_and_has_the_node(
     assert int(consumer["parent_id"], 16) == producer.context.span_id
     assert consumer["attributes"]["minsched.node"] == "traced"
     assert consumer["attributes"]["minsched.pool"] == "asr"
+    assert consumer["attributes"]["minsched.chosen_by"] == "first_free"
+    assert consumer["attributes"]["minsched.waited"] > 0
     assert consumer["attributes"]["minsched.job_id"] == dispatch.attributes["minsched.job_id"]
 
 

@@ -5,7 +5,7 @@
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] job_id       ARGV[3] node_id      ARGV[4] the message's delivery tag
 --
--- Returns {"OK", "run", pool}  the slot is the job's
+-- Returns {"OK", "run", pool, chosen_by, ms in line}  the slot is the job's
 --         {"OK", "discard"}    revoked or expired: the worker tells the caller, and runs nothing
 --         {"OK", "drop"}       the job has ended, or it is elsewhere: the message came twice
 --         {"OK", "hand_back"}  the slot lapsed, and the node has no other: to be dispatched anew
@@ -33,4 +33,5 @@ redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
 redis.call('ZREM', key.lost(), job.id)
 expire_record(job)
 place_node(node_id)
-return {'OK', 'run', redis.call('HGET', key.job(job.id), 'pool') or ''}
+local place = redis.call('HMGET', key.job(job.id), 'pool', 'chosen_by', 'waited_ms')
+return {'OK', 'run', place[1] or '', place[2] or '', tonumber(place[3] or 0)}

@@ -1,0 +1,212 @@
+"""What does it cost to watch? 1,000 nodes, 8,000 jobs at work and 2,000 in line, on one server.
+
+Rounds with and without watchers take turns. The watchers are processes of their own, each of which
+looks once a second: one as ``top`` does, one as the page does, one as Prometheus does. A round is
+dispatches and completions, one after the other. Told are what a look asks of the server,
+the slowest single command of the watchers (``SLOWLOG``), and how much longer a job takes while they
+look: as its caller sees it, on a machine that the watchers are on too, and in the server.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.synchronize import Event
+from statistics import median
+
+import click
+import redis
+from prometheus_client import CollectorRegistry, generate_latest
+
+from celery_minsched import (
+    CompleteTaskRequest,
+    DispatchRequest,
+    MinimalSchedulerService,
+    RegisterNodeRequest,
+    Settings,
+)
+from celery_minsched.metrics import SchedulerCollector
+from celery_minsched.views import Views
+from tests.server import Server
+
+NODES, SLOTS, IN_LINE = 1000, 8, 2000
+DAY = 86400.0  # seconds; no process is behind these nodes
+LOGGED = 200  # µs; the slow log takes what is slower
+WATCHER = "watcher"
+
+
+def top(views: Views) -> None:
+    """What ``celery -A app minsched top`` reads."""
+    nodes, lines = views.nodes(), views.lines()
+    views.counts_of([pool.pool for pool in views.pools(nodes, lines)])
+    views.events(limit=20)
+    views.server()
+
+
+def page(views: Views) -> None:
+    """What the pages read, if all are open."""
+    nodes, lines = views.nodes(), views.lines()
+    views.pools(nodes, lines)
+    views.jobs(200)
+    views.events()
+
+
+def prometheus(views: Views) -> None:
+    """One scrape."""
+    registry = CollectorRegistry()
+    registry.register(SchedulerCollector(lambda: views))
+    generate_latest(registry)
+
+
+WATCHERS = (top, page, prometheus)
+
+
+def watch(look: Callable[[Views], None], port: int, watching: Event) -> None:
+    """Once a second, while it is watched."""
+    os.nice(19)  # as if it ran on a machine of its own
+    client = redis.Redis(port=port, client_name=WATCHER)
+    keys = MinimalSchedulerService(client).keys
+    while True:
+        watching.wait()
+        began = time.monotonic()
+        look(Views(client, keys))
+        time.sleep(max(0.0, 1 - (time.monotonic() - began)))
+
+
+def fill(service: MinimalSchedulerService) -> None:
+    """A full pool, with a line before it, and a pool to measure in."""
+    for number in range(NODES - 1):
+        register(service, f"n{number}", SLOTS, ["asr", f"p{number % 20}"])
+    register(service, "free", 100, ["free"])
+    demand = {"pool": "asr", "when_full": "wait", "payload_json": json.dumps({"task": "t"})}
+    waiting = []
+    for number in range((NODES - 1) * SLOTS + IN_LINE):
+        request = DispatchRequest(session_id=f"u{number % 500}", task_id=f"t{number}", **demand)  # type: ignore[arg-type]
+        job = service.dispatch_task(request)
+        if job.node_id:
+            service.claim_job(job.job_id, job.node_id)
+        else:
+            service.redis.lpush(service.keys("job_queue", job.job_id), "{}")
+            waiting.append(job.job_id)
+    service.place_jobs(waiting)
+
+
+def register(service: MinimalSchedulerService, node_id: str, slots: int, pools: list[str]) -> None:
+    service.register_node(
+        RegisterNodeRequest(node_id=node_id, max_jobs=slots, pools_json=json.dumps(pools))
+    )
+
+
+def work(service: MinimalSchedulerService, seconds: float) -> tuple[float, float]:
+    """Dispatch and complete for so long: a job's time, and the server's time for it; s."""
+    service.redis.config_resetstat()
+    jobs, began = 0, time.perf_counter()
+    while (took := time.perf_counter() - began) < seconds:
+        job = service.dispatch_task(DispatchRequest(pool="free"))
+        service.complete_task(
+            CompleteTaskRequest(job_id=job.job_id, node_id=job.node_id, status="finished")
+        )
+        jobs += 1
+    scripts = service.redis.info("commandstats")["cmdstat_evalsha"]["usec"] / 1e6
+    return took / jobs, scripts / jobs
+
+
+def slowest(client: redis.Redis) -> tuple[float, str]:
+    """The slowest command of the watchers that the slow log has; ms."""
+    commands = (
+        (entry["duration"] / 1000, entry["command"].decode(errors="replace")[:60])
+        for entry in client.slowlog_get(10_000)
+        if entry["client_name"] == WATCHER.encode()
+    )
+    return max(commands, default=(LOGGED / 1000, "none was logged"))
+
+
+@contextmanager
+def watchers(port: int) -> Iterator[Event]:
+    """The watchers' processes; they look while the event is set."""
+    watching = multiprocessing.get_context("spawn").Event()
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=watch, args=(look, port, watching), daemon=True) for look in WATCHERS
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield watching
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def looks(client: redis.Redis, views: Views) -> None:
+    """Tell what one look of each watcher asks of the server, when nothing else does: the best of
+    five, since a machine that is busy stops a server too.
+    """
+    for look in WATCHERS:
+        print(min(ask(client, views, look) for _ in range(5))[1])
+
+
+def ask(client: redis.Redis, views: Views, look: Callable[[Views], None]) -> tuple[float, str]:
+    """The longest time for which one look held the server, ms, and its story."""
+    client.config_resetstat()
+    before, began = server_cpu(client), time.perf_counter()
+    look(views)
+    took, busy = time.perf_counter() - began, server_cpu(client) - before
+    calls = sum(stat["calls"] for stat in client.info("commandstats").values())
+    loop = client.info("debug")
+    held = loop["eventloop_duration_max"] / 1000
+    return held, (
+        f"{look.__name__:>11}: {calls:6,} commands, {1000 * busy:3.0f} ms of the server's CPU in "
+        f"{1000 * took:4.0f} ms; at most {held:.1f} ms and "
+        f"{loop['eventloop_cmd_per_cycle_max']} commands at a time"
+    )
+
+
+def server_cpu(client: redis.Redis) -> float:
+    """Seconds of CPU that the server has used."""
+    cpu = client.info("cpu")
+    return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=10, show_default=True)
+@click.option("--seconds", default=3.0, show_default=True, help="Of each round.")
+def main(rounds: int, seconds: float) -> None:
+    with ExitStack() as stack:
+        server = Server()
+        stack.callback(server.close)
+        client = redis.Redis(port=server.port)
+        service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+        fill(service)
+        views = Views(client, service.keys)
+        print(f"{len(views.nodes())} nodes, {sum(line.waiting for line in views.lines())} in line")
+        looks(client, views)
+        client.config_set("slowlog-max-len", 10_000)
+        client.config_set("slowlog-log-slower-than", LOGGED)
+        client.slowlog_reset()
+        watching = stack.enter_context(watchers(server.port))
+        alone, watched = [], []
+        for _ in range(rounds):
+            watching.clear()
+            time.sleep(1)  # the last look is over
+            alone.append(work(service, seconds))
+            watching.set()
+            watched.append(work(service, seconds))
+        duration, command = slowest(client)
+    print(f"slowest command of a watcher: {duration:.2f} ms ({command})")
+    for what, index in (("a job, as its caller sees it", 0), ("a job, in the server", 1)):
+        before, after = (median(r[index] for r in each) for each in (alone, watched))
+        ratios = median(w[index] / a[index] for a, w in zip(alone, watched, strict=True))
+        print(
+            f"{what}: {1e6 * before:.0f} µs alone, {1e6 * after:.0f} µs watched; "
+            f"ratio of neighbouring rounds, median: {ratios:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
