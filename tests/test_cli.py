@@ -237,7 +237,7 @@ class TestActing:
         ("command", "sentence"),
         [
             ("drain gpu1", "there is no node 'gpu1'. Did you mean gpu-1?"),
-            ("undrain x", "there is no node 'x'. celery minsched nodes lists those there are."),
+            ("undrain x", "there is no node 'x'. minsched nodes lists those there are."),
             ("rescue gpu-11", "there is no node 'gpu-11'. Did you mean gpu-1?"),
             ("pause as", "no node is registered in pool 'as'"),
             ("resume as", "no node is registered in pool 'as'"),
