@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two at a time, a module each: much of a test is waiting for a process to start or to die.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-.PHONY: demo test test-redis lint types bench compose-check clean
+.PHONY: demo test test-redis lint types bench compose-check docs-operations clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ bench: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
 
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)
+
+docs-operations: $(STAMP)  ## The commands' output in docs/operations.md, from a small fleet
+	$(BIN)/python docs/make_operations.py
 
 clean:
 	rm -rf $(VENV) .demo dist

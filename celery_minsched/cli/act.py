@@ -131,7 +131,7 @@ def rescue(node_id: str, timeout: float, as_json: bool) -> None:
         age = duration(int(str(exc.values["age_ms"])))
         raise Failure(
             f"node {node_id!r} lives: its last heartbeat was {age} ago. Take it out with "
-            f"celery minsched drain {node_id}, or stop its process first."
+            f"minsched drain {node_id}, or stop its process first."
         ) from None
     trouble = _await_rescue(scheduler, node_id, timeout)
     jobs = [job for job_id in held if (job := views.job(job_id))]
@@ -180,5 +180,5 @@ def _node(node_id: str, views: Views) -> NodeView:
 def _no_such_node(node_id: str, views: Views) -> Failure:
     """For a name that is no node's."""
     close = get_close_matches(node_id, [node.node_id for node in views.nodes()], n=1)
-    hint = f"Did you mean {close[0]}?" if close else "celery minsched nodes lists those there are."
+    hint = f"Did you mean {close[0]}?" if close else "minsched nodes lists those there are."
     return Failure(f"there is no node {node_id!r}. {hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from pydantic import BaseModel
@@ -64,8 +64,8 @@ def print_json(answer: BaseModel | Iterable[BaseModel], *, on_one_line: bool = F
 
 def console() -> Console:
     """Writes to standard output: colours on a terminal only, 80 columns where there is none."""
-    no_color = bool(click.get_current_context().obj.no_color) or None
-    return Console(no_color=no_color, highlight=False, markup=False, emoji=False)
+    system: Literal["auto"] | None = None if click.get_current_context().obj.no_color else "auto"
+    return Console(color_system=system, highlight=False, markup=False, emoji=False)
 
 
 def table(*columns: str, right: Iterable[str] = (), fold: Iterable[str] = ()) -> Table:
