@@ -36,8 +36,8 @@
 
     function load(row) {
         const bars = Object.entries(row.load).map(([name, percent]) =>
-            `<span class="minsched-load">${text(name)}<span class="minsched-bar"><i style="width:` +
-            `${Math.min(Number(percent), 100)}%"></i></span>${Number(percent)} %</span>`);
+            `<span class="minsched-load"><span>${text(name)}</span> <span class="minsched-bar"><i style="width:` +
+            `${Math.min(Number(percent), 100)}%"></i></span> <span>${Number(percent)} %</span></span>`);
         return bars.join(" ") || missing;
     }
 
@@ -53,7 +53,7 @@
             data: null,
             render: (row, type) => {
                 if (type === "display") { return show(row); }
-                return type === "sort" || type === "type" ? (by || show)(row) : $("<i>").html(show(row)).text();
+                return type === "sort" || type === "type" ? (by || show)(row) : show(row).replace(/<[^>]*>/g, " ");
             }
         };
     }
@@ -103,7 +103,7 @@
         jobs: [
             ...taskColumns,
             column("Waits for", (row) => text(row.asks_for), null, "minsched-id " + wide),
-            column("Place", (row) => row.place, null, "text-end"),
+            column("Place", (row) => row.place.toLocaleString(), (row) => row.place, "text-end"),
             column("Waits", (row) => age(row.age), (row) => row.age, "text-end"),
             column("Session", (row) => (row.session ? text(row.session) : missing), null, "minsched-id " + wide)
         ],
@@ -142,6 +142,7 @@
                 columns: COLUMNS[element.dataset.as || name],
                 order: ORDER[name] || [],
                 autoWidth: false,
+                deferRender: true,
                 lengthChange: false,
                 pageLength: 50,
                 searching: searches,
