@@ -148,8 +148,8 @@ class TestPages:
         assert browser.rows("pools")[0][:5] == ["asr", "open", "13 / 16", "6", "1.19"]
         look("waiting")
         assert ["ocr, tesseract-5", "impossible", "2"] in [r[:3] for r in browser.rows("lines")]
-        assert browser.rows("jobs")[0][0] == "documents.read"
-        assert browser.rows("jobs")[2][2:4] == ["zh:en, whisper-large", "1"]
+        assert browser.rows("jobs")[0][0].startswith("documents.read ")
+        assert browser.rows("jobs")[2][1:3] == ["zh:en, whisper-large", "1"]
         look("events")
         assert "node died" in browser.text("[data-table=events]")
 
@@ -159,7 +159,7 @@ class TestPages:
         desk.node("n1", 2)
         desk.dispatch(task_id="t", session_id="u7", payload_json='{"task": "speech.transcribe"}')
         look("node?of=n1")
-        assert browser.rows("jobs")[0][:3] == ["speech.transcribe", "t", "dispatched"]
+        assert browser.rows("jobs")[0][:2] == ["speech.transcribe t", "dispatched"]
         silence(desk, "n1", 60_000)
         desk.service.declare_dead("n1")
         look("node?of=n1")
@@ -219,7 +219,7 @@ class TestPages:
             look(page)
             assert browser.script("return document.querySelectorAll('#minsched img').length") == 0
             assert "pwned" not in browser.script("return document.title.split(' · ')[1]"), page
-        assert browser.rows("jobs")[0][:2] == [evil, evil]
+        assert browser.rows("jobs")[0][0] == f"{evil} {evil}"
 
 
 @needs_browser
@@ -298,7 +298,10 @@ class TestBehindAPassword:
 
     @needs_browser
     def test_a_button_does_it(self, node: Fleet, flowers: Flowers, browser: Browser) -> None:
-        browser.open(flowers.closed.root.replace("//", "//ops:secret@") + "/minsched/nodes")
+        pages = flowers.closed.root.replace("//", "//ops:secret@") + "/minsched"
+        for page in ("pools", "nodes"):
+            browser.open(f"{pages}/{page}", 400)
+            assert browser.overflow() <= 0, page
         browser.script("document.querySelector('[data-action=drain]').click()")
         browser.wait_text("[data-table=nodes]", "draining")
         browser.script("document.querySelector('[data-action=undrain]').click()")
