@@ -231,7 +231,7 @@
                 tell(true, `Updated ${new Date().toLocaleTimeString()}`);
             }
         } catch (error) {
-            tell(false, "Update failed", "Flower does not answer.");
+            tell(false, "Update failed", "Flower does not answer. Does it run, and are you logged in?");
         }
         later();
     }
