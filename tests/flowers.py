@@ -165,8 +165,14 @@ class Browser:
         return cells
 
     def overflow(self) -> int:
-        """Pixels by which the page is wider than its window."""
-        return int(self.script("return document.documentElement.scrollWidth - window.innerWidth"))
+        """Pixels by which what the page shows reaches beyond its window, were it cut off there."""
+        return int(
+            self.script(
+                "return Math.max(document.documentElement.scrollWidth, "
+                "...[...document.querySelectorAll('#minsched *')]"
+                ".map(place => Math.floor(place.getBoundingClientRect().right))) - innerWidth"
+            )
+        )
 
     def errors(self) -> list[str]:
         """What the page complained of since the last look."""

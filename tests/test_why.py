@@ -33,6 +33,12 @@ class TestWhy:
             "the next best, n1, 50% of its slots taken and a load of 0 %."
         )
 
+    def test_a_node_may_report_no_value(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.beat("n1", load_json='{"cpu": 12.5, "gpu": null}')
+        desk.dispatch(task_id="t")
+        assert explain(desk).candidates[0].load == {"cpu": 12.5}
+
     def test_sticky_and_moved(self, desk: Desk) -> None:
         desk.node("n1", 1)
         first = desk.dispatch(session_id="u1")

@@ -28,6 +28,9 @@ from .answers import ANSWERS
 
 STATIC = Path(__file__).parent / "static"
 
+#: Redis is away, or the application's settings are wrong.
+UNAVAILABLE = (RedisError, OperationalError, ImproperlyConfigured)
+
 T = TypeVar("T")
 
 
@@ -60,7 +63,7 @@ class Page(BaseHandler):
 
 
 class Data(BaseHandler):
-    """What a page shows now, as JSON; 503 and a sentence where Redis cannot be asked."""
+    """What a page shows now, as JSON; 503 and a sentence where that cannot be read."""
 
     @authenticated
     async def get(self, page: str) -> None:
@@ -68,9 +71,9 @@ class Data(BaseHandler):
         of = self.get_argument("of", "", escape=False)
         try:
             answer = await in_thread(self, lambda: ANSWERS[page](plugin_of(self.capp).views, of))
-        except (RedisError, OperationalError, ImproperlyConfigured) as exc:
+        except UNAVAILABLE as exc:
             self.set_status(503)
-            answer = {"error": f"Redis does not answer as it should: {exc}"}
+            answer = {"error": f"The scheduler cannot be asked: {exc}"}
         self.write(answer)
 
 
@@ -96,7 +99,7 @@ class Action(BaseApiHandler):
             await in_thread(self, lambda: act(plugin_of(self.capp), of))
         except SchedulerError as exc:
             raise HTTPError(404, "%s", exc) from exc
-        except (RedisError, OperationalError, ImproperlyConfigured) as exc:
+        except UNAVAILABLE as exc:
             raise HTTPError(503, "%s", exc) from exc
         self.write({"message": told.format(of)})
 

@@ -36,8 +36,8 @@
 
     function load(row) {
         const bars = Object.entries(row.load).map(([name, percent]) =>
-            `<span class="minsched-load">${text(name)}<span class="minsched-bar"><i style="width:` +
-            `${Math.min(Number(percent), 100)}%"></i></span>${Number(percent)} %</span>`);
+            `<span class="minsched-load"><span>${text(name)}</span> <span class="minsched-bar"><i style="width:` +
+            `${Math.min(Number(percent), 100)}%"></i></span> <span>${Number(percent)} %</span></span>`);
         return bars.join(" ") || missing;
     }
 
@@ -53,7 +53,7 @@
             data: null,
             render: (row, type) => {
                 if (type === "display") { return show(row); }
-                return type === "sort" || type === "type" ? (by || show)(row) : $("<i>").html(show(row)).text();
+                return type === "sort" || type === "type" ? (by || show)(row) : show(row).replace(/<[^>]*>/g, " ");
             }
         };
     }
@@ -65,11 +65,8 @@
     const stateColumn = column("State", (row) => badge(row.state), (row) => RANK.indexOf(row.state));
     const slotsColumn = column("Slots", slots, share, "minsched-slots-cell");
     const loadColumn = column("Load", load, mean, wide);
-    const taskColumns = [
-        column("Task", (row) => (row.task ? text(row.task) : missing), null, "minsched-id"),
-        column("Task id", (row) => (row.task_id ? link("why", row.task_id, row.task_id) : missing), null,
-            "minsched-id")
-    ];
+    const taskColumn = column("Task", (row) => `${row.task ? text(row.task) : missing} <span class="minsched-task-id">` +
+        `${row.task_id ? link("why", row.task_id, row.task_id) : ""}</span>`, null, "minsched-id");
     const act = (action, of, title) => `<button type="button" class="btn btn-sm btn-outline-secondary" ` +
         `data-action="${action}" data-of="${text(of)}">${title}</button>`;
     const action = (show) => (actions ? [{...column("", show, null, "text-end"), orderable: false}] : []);
@@ -101,14 +98,14 @@
             column("Oldest", (row) => age(row.age), (row) => row.age, "text-end")
         ],
         jobs: [
-            ...taskColumns,
+            taskColumn,
             column("Waits for", (row) => text(row.asks_for), null, "minsched-id " + wide),
-            column("Place", (row) => row.place, null, "text-end"),
+            column("Place", (row) => row.place.toLocaleString(), (row) => row.place, "text-end"),
             column("Waits", (row) => age(row.age), (row) => row.age, "text-end"),
             column("Session", (row) => (row.session ? text(row.session) : missing), null, "minsched-id " + wide)
         ],
         held: [
-            ...taskColumns,
+            taskColumn,
             column("State", (row) => badge(row.state)),
             column("For", (row) => age(row.age), (row) => row.age, "text-end"),
             column("Session", (row) => (row.session ? text(row.session) : missing), null, "minsched-id " + wide)
@@ -142,6 +139,7 @@
                 columns: COLUMNS[element.dataset.as || name],
                 order: ORDER[name] || [],
                 autoWidth: false,
+                deferRender: true,
                 lengthChange: false,
                 pageLength: 50,
                 searching: searches,
@@ -233,7 +231,7 @@
                 tell(true, `Updated ${new Date().toLocaleTimeString()}`);
             }
         } catch (error) {
-            tell(false, "Update failed", "Flower does not answer.");
+            tell(false, "Update failed", "Flower does not answer. Does it run, and are you logged in?");
         }
         later();
     }
