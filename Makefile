@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-redis lint types bench compose-check clean
+.PHONY: demo test test-redis lint types bench bench-dispatch bench-bulk bench-trace compose-check clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,8 +27,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
-	$(BIN)/python benchmarks/bench_dispatch.py
+bench: bench-dispatch bench-bulk  ## The quick ones: a few minutes
+
+bench-dispatch: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
+	$(BIN)/python -m benchmarks.bench_dispatch $(ARGS)
+
+bench-bulk: $(STAMP)  ## dispatch_many against one call after the other
+	$(BIN)/python -m benchmarks.bench_bulk $(ARGS)
+
+bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. Ten minutes
+	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)
 
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)
