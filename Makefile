@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 # Two at a time, a module each: much of a test is waiting for a process to start or to die.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-.PHONY: demo test test-redis browser screenshots lint types bench compose-check docs-operations clean
+.PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
+	bench bench-dispatch bench-bulk bench-trace
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +39,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
-	$(BIN)/python benchmarks/bench_dispatch.py
+bench: bench-dispatch bench-bulk  ## The quick ones: a few minutes
+
+bench-dispatch: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
+	$(BIN)/python -m benchmarks.bench_dispatch $(ARGS)
+
+bench-bulk: $(STAMP)  ## dispatch_many against one call after the other
+	$(BIN)/python -m benchmarks.bench_bulk $(ARGS)
+
+bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. Ten minutes
+	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)
 
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)

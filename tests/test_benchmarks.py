@@ -1,0 +1,85 @@
+"""The benchmarks run, in a small way, and measure what they say they measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click import Command
+from click.testing import CliRunner
+
+from benchmarks import bench_bulk, bench_dispatch, bench_trace
+from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize
+
+
+def run(command: Command, arguments: str) -> list[list[str]]:
+    """The cells of all rows that a benchmark prints."""
+    result = CliRunner().invoke(command, arguments.split(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_cost_of_a_dispatch_is_told_by_nodes_sessions_and_jobs() -> None:
+    rows = run(bench_dispatch.main, "--nodes 2 --nodes 20 --rounds 2 --jobs 5 --stored 3")
+    assert [row[0] for row in rows] == [
+        *("nodes", "2", "20"),
+        *("beside them", "nothing", "3 ended jobs, a session each", "3 waiting jobs"),
+    ]
+    assert [rows[1][2], rows[4][2]] == ["1.00", "1.00"]
+
+
+def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
+    rows = run(bench_bulk.main, "--tasks 5 --rounds 1 --round-trip 0.1")
+    assert [row[0] for row in rows] == [
+        *("Redis", "here, slots free", "here, slots taken"),
+        *("0.1 ms away, slots free", "0.1 ms away, slots taken"),
+    ]
+    assert all(float(row[-1]) > 0 for row in rows[1:])
+
+
+def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nodes = [Node("only", 4, ("a", "b"))]
+    monkeypatch.setattr(bench_trace, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
+    monkeypatch.setattr(bench_trace, "CONTENDERS", {"ours": "ours", "tuned": "tuned"})
+    plot = tmp_path / "plot.png"
+    rows = run(bench_trace.main, f"--seconds 0.5 --work 0.05 --plot {plot}")
+    assert [row[0] for row in rows[1:]] == ["small, ours", "small, tuned"]
+    assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_jobs_keep_the_slots_as_busy_as_asked_and_arrive_as_in_the_trace(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    rows = [f"2023-11-16 18:15:{second:02}.0000000,{100 + second},10" for second in range(0, 60, 2)]
+    file.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows))
+    jobs = jobs_of(read(file), seconds=2.0, work=0.4, busy=0.75, shares={"a": 3, "b": 1})
+    assert len(jobs) == 15
+    assert sum(job.work for job in jobs) == pytest.approx(0.75 * 4 * 2.0)
+    assert [job.at for job in jobs] == pytest.approx([2.0 * n / 14 for n in range(15)])
+    assert jobs[14].work / jobs[0].work == pytest.approx(138 / 110)
+    with pytest.raises(ValueError, match="the trace has 30"):
+        jobs_of(read(file), seconds=60.0, work=0.4, busy=0.75, shares={"a": 4})
+
+
+def test_the_made_up_trace_is_bursty_and_its_sizes_have_a_long_tail() -> None:
+    requests = synthesize(20_000)
+    assert len(requests) / requests[-1][0] == pytest.approx(5.5, rel=0.2)
+    sizes = sorted(tokens for _, tokens in requests)
+    assert sizes[-200] > 3 * sizes[10_000]
+    counts = [0] * (int(requests[-1][0] / 60) + 1)
+    for at, _ in requests:
+        counts[int(at / 60)] += 1
+    mean = sum(counts) / len(counts)
+    assert sum((count - mean) ** 2 for count in counts) / len(counts) > 3 * mean  # Poisson: mean
+
+
+def test_the_ideal_serves_the_first_come_and_keeps_rare_slots_for_who_needs_them() -> None:
+    one = [Node("n", 1, ("a",))]
+    jobs = [Job(0.0, 2.0, "a"), Job(0.5, 1.0, "a"), Job(5.0, 1.0, "a")]
+    assert ideal(jobs, one) == [2.0, 2.5, 1.0]
+    overlapping = [Node("both", 1, ("a", "b")), Node("only-a", 1, ("a",))]
+    jobs = [Job(0.0, 4.0, "a"), Job(1.0, 1.0, "b"), Job(1.5, 1.0, "a"), Job(1.6, 1.0, "b")]
+    assert ideal(jobs, overlapping) == [4.0, 1.0, 1.5, pytest.approx(2.4)]
