@@ -79,9 +79,7 @@ class NodeQoS(QoS):
             return
         with self.channel.conn_or_acquire() as client:
             client.sadd(self.acked_key, delivery_tag)
-            if not self.is_held(
-                job_id, delivery_tag
-            ):  # ended meanwhile, and Redis may know already
+            if not self.is_held(job_id, delivery_tag):  # ended, and Redis may know already
                 client.srem(self.acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,12 @@ for name, value in os.environ.items():
         app.conf[f"minsched_{name.removeprefix('MINSCHED_TEST_CONF_').lower()}"] = float(value)
 app.conf.update(json.loads(os.environ.get("MINSCHED_TEST_CELERY", "{}")))
 MinSched(app)
+
+
+@signals.task_revoked.connect
+def _on_revoked(request: Any, expired: bool, **_: Any) -> None:
+    """A node says that a task will not run, and why."""
+    app.backend.client.rpush(f"test:revoked:{request.id}", "expired" if expired else "revoked")
 
 
 def scheduled(**options: Any) -> Any:
@@ -46,6 +53,18 @@ def sleeps(self: Any, seconds: float) -> None:
     """Work without Redis; the log says when it is done."""
     time.sleep(seconds)
     print("slept", flush=True)
+
+
+@scheduled(ignore_result=True)
+def mark(self: Any, where: str, what: Any, pause: float = 0.0) -> None:
+    """Write down, in the order in which they run, what ran."""
+    app.backend.client.rpush(f"test:marks:{where}", what)
+    time.sleep(pause)
+
+
+@scheduled()
+def digest(self: Any, text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @scheduled(acks_late=True)
