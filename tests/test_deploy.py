@@ -90,6 +90,18 @@ def test_every_metric_but_the_plainest_is_on_the_dashboard(said: Scrape) -> None
     assert {name for name in unseen if not name.endswith("_created")} <= {"minsched_node_info"}
 
 
+def test_every_metric_is_in_the_documentation(said: Scrape) -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+    for row in text.splitlines():
+        names = re.findall(r"`(minsched_\w+|_\w+)`", row.partition(" | ")[0])
+        if names and names[0].startswith("minsched_"):
+            stem = re.match(r"minsched_[a-z]+", names[0])
+            assert stem
+            text += "".join(f"`{stem[0]}{name}`" for name in names if name.startswith("_"))
+    for name, family in said.families.items():
+        assert f"`{name}{'_total' * (family.type == 'counter')}`" in text, name
+
+
 def test_an_alert_says_when_how_bad_and_what_to_do() -> None:
     names = [rule["alert"] for rule in rules()]
     assert len(set(names)) == len(names) >= 10
