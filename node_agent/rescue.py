@@ -122,7 +122,7 @@ def _park_queue(plugin: MinSched, queue: str, suffix: str) -> list[str]:
         while True:
             try:
                 pipe.watch(queue)
-                message = pipe.lindex(queue, -1 - staying)  # the next one is the last
+                message: Any = pipe.lindex(queue, -1 - staying)  # the next one is the last
                 if message is None:
                     return jobs
                 job_id = _job_of(message)
