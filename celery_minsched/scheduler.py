@@ -229,7 +229,7 @@ class MinimalSchedulerService:
 
     def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> None:
         """Place the jobs of a node that is gone, whose messages were moved to their own lists."""
-        self._call("rescue_node", node_id, "\n".join(self.keys.suffixes), *job_ids)
+        self._call("rescue_node", node_id, *job_ids)
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
         """Map a language pair to pools without a node saying so; no pools takes it back."""

@@ -96,8 +96,9 @@ def park_messages(
 ) -> list[str]:
     """Move a node's messages, queued and unacknowledged, to their jobs' own lists; those jobs.
 
-    Those of jobs to ``keep`` stay. Each message is moved in a transaction, so two may do this at
-    a time, or one after the other had died half-way.
+    Those of jobs to ``keep`` stay, and those that are no job's: somebody sent them to this very
+    node. Each message is moved in a transaction, so two may do this at a time, or one after the
+    other had died half-way.
     """
     client, keys = plugin.scheduler.redis, plugin.scheduler.keys
     jobs = []
@@ -110,31 +111,41 @@ def park_messages(
                 connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
                 jobs.append(job_id)
     for suffix in keys.suffixes:
-        while job_id := _park_last(plugin, keys("node_queue", node_id) + suffix, suffix):
-            jobs.append(job_id)
+        jobs += _park_queue(plugin, keys("node_queue", node_id) + suffix, suffix)
     return [job_id for job_id in jobs if job_id]
 
 
-def _park_last(plugin: MinSched, queue: str, suffix: str) -> str:
-    """Move the queue's next message to its job's own list; the job, "" where the queue is empty."""
+def _park_queue(plugin: MinSched, queue: str, suffix: str) -> list[str]:
+    """Move the messages of a queue to their jobs' own lists; those jobs."""
     keys = plugin.scheduler.keys
+    jobs: list[str] = []
+    staying = 0
     with plugin.scheduler.redis.pipeline(transaction=True) as pipe:
         while True:
             try:
                 pipe.watch(queue)
-                message = pipe.lindex(queue, -1)
+                message: Any = pipe.lindex(queue, -1 - staying)  # the next one is the last
                 if message is None:
-                    return ""
-                job_id = job_id_of(loads(bytes_to_str(message)).get("headers"))
-                if not job_id:  # put there by hand
-                    logger.error("%s has a message that is no job's; it stays there", queue)
-                    return ""
+                    return jobs
+                job_id = _job_of(message)
+                if not job_id:
+                    staying += 1
+                    continue
                 pipe.multi()
-                pipe.lmove(queue, keys("job_queue", job_id) + suffix, "RIGHT", "LEFT")
+                pipe.lpush(keys("job_queue", job_id) + suffix, message)
+                pipe.lrem(queue, -1, message)
                 pipe.execute()
             except WatchError:
                 continue
-            return job_id
+            jobs.append(job_id)
+
+
+def _job_of(message: bytes | str) -> str:
+    """The job of a message as it lies in Redis, "" where it is no job's."""
+    try:
+        return job_id_of(loads(bytes_to_str(message)).get("headers"))
+    except (ValueError, AttributeError):  # not JSON, or no object
+        return ""
 
 
 def rescue(plugin: MinSched) -> None:
@@ -158,8 +169,8 @@ def rescue(plugin: MinSched) -> None:
 
 
 def _remove_mailbox(app: Celery, node_id: str) -> None:
-    """The dead worker's queue for remote control. One that comes back hears broadcasts all the same,
-    since on Redis they are published to subscribers (kombu 5.7).
+    """The dead worker's queue for remote control. One that comes back hears broadcasts without it:
+    on Redis they are published to subscribers (kombu 5.7).
     """
     with app.connection_for_write() as connection:
         queue = app.control.mailbox.get_queue(f"celery@{node_id}")(connection.default_channel)
@@ -172,7 +183,8 @@ def tell_lost(plugin: MinSched, job_id: str) -> None:
 
     The result backend, errbacks, chord and chain are told, ``task_failure`` is sent, and
     ``retry_on_worker_lost`` is honoured. Where the message itself is lost only the result backend
-    can be told. One that dies in the middle of this is followed by another, which tells all again.
+    can be told. One that dies in the middle of this is followed by another, which tells all again,
+    and retries nothing twice.
     """
     scheduler = plugin.scheduler
     client, keys = scheduler.redis, scheduler.keys
@@ -182,7 +194,7 @@ def tell_lost(plugin: MinSched, job_id: str) -> None:
     }
     task_id, node_id, tag = (record.get(name, "") for name in ("task_id", "node_id", "tag"))
     parked = keys("job_queue", job_id) + record.get("suffix", "")
-    if task_id:
+    if task_id and not _is_retried(plugin, job_id, task_id):
         entry = client.hget(keys("node_unacked", node_id), tag) if tag else None
         raw = loads(bytes_to_str(entry))[0] if entry else None
         if raw is None and (lying := client.lindex(parked, 0)):
@@ -197,6 +209,16 @@ def tell_lost(plugin: MinSched, job_id: str) -> None:
         pipe.delete(parked)
         pipe.zrem(keys("lost"), job_id)
         pipe.execute()
+
+
+def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:
+    """Has another, who died while telling of the job, sent a retry of its task?"""
+    latest = plugin.where(task_id)
+    if latest is None or latest.job_id == job_id:
+        return False
+    keys = plugin.scheduler.keys
+    lists = [keys("job_queue", latest.job_id) + suffix for suffix in keys.suffixes]
+    return latest.status != "parking" or bool(plugin.scheduler.redis.exists(*lists))
 
 
 def _lost(status: str, text: str) -> Exception:

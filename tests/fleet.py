@@ -132,6 +132,24 @@ class Fleet:
         """Its last lines, for a message."""
         return "\n".join(self.log(node_id).splitlines()[-15:])
 
+    def deafen(self, node_id: str) -> None:
+        """Have the node take no message any more: what is sent to it stays in its queue."""
+        queue, worker = f"minsched.node.{node_id}", f"celery@{node_id}"
+        assert self.app.control.cancel_consumer(queue, destination=[worker], reply=True, timeout=10)
+        process = psutil.Process(self.processes[node_id].pid)
+        ports = {str(socket.laddr.port) for socket in process.net_connections("tcp")}
+        with self.server.client() as client:
+            wait_for(
+                lambda: (
+                    not any(  # its last BRPOP may go on for a second
+                        (c["cmd"], c["addr"].split(":")[1] in ports, "b" in c["flags"])
+                        == ("brpop", True, True)
+                        for c in client.client_list()
+                    )
+                ),
+                f"{node_id} to stop listening",
+            )
+
     def kill(self, node_id: str, signum: int) -> None:
         self.processes[node_id].send_signal(signum)
 
@@ -162,6 +180,8 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        # A result that is collected later must not look for a server that may be gone by then.
+        self.app.backend.result_consumer.subscribed_to.clear()
         self.app.close()
         self.logs.cleanup()
 

@@ -75,9 +75,10 @@ def test_kill_9_of_a_whole_node_loses_nothing(fleet: Fleet, client: redis.Redis,
     results = [send_to(fleet, victim, "hold_late", name) for name in names[:2]]
     wait_for(lambda: client.exists(f"test:began:{running}"))
     wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
-    fleet.destroy(victim)
+    fleet.deafen(victim)
     results.append(send_to(fleet, victim, "hold_late", names[2]))
-    assert client.llen(f"minsched.node.{victim}") == 1
+    wait_for(lambda: client.llen(f"minsched.node.{victim}") == 1)
+    fleet.destroy(victim)
     last_heartbeat = fleet.node(victim).last_heartbeat_ts  # type: ignore[union-attr]
 
     let_go(client, *names)
@@ -113,7 +114,7 @@ def test_the_agent_dies_and_its_family_ends_with_it(fleet: Fleet, client: redis.
     family = psutil.Process(fleet.processes["orphans"].pid).children(recursive=True)
     fleet.kill("orphans", signal.SIGKILL)
     wait_for(lambda: client.lrange("test:began:orphaned", 0, -1)[1:] == ["celery@safe"])
-    # An orphan finishes the task that it has begun. There is no other way to end it than to kill it.
+    # An orphan finishes the task that it has begun: nobody is left to kill it.
     let_go(client, "orphaned", "orphaned")
     wait_for(lambda: not any(process.is_running() for process in family), "the family to end")
     result.get(timeout=20)
@@ -169,9 +170,10 @@ def wreck(fleet: Fleet, client: redis.Redis) -> Wreck:
     )
     names = ["early", "late", "retried", "chained", "member"]
     wait_for(lambda: all(client.exists(f"test:began:{name}") for name in names))
-    fleet.destroy("wreck")
+    fleet.deafen("wreck")
     results.untold = task("note_late", "untold").apply_async()
-    assert client.rpop("minsched.node.wreck")
+    assert client.blpop("minsched.node.wreck", 5)
+    fleet.destroy("wreck")
     let_go(client, "late")
     return results
 

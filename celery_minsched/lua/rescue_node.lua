@@ -6,22 +6,21 @@
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] node_id
--- ARGV[3] suffixes of the message lists, one for each of kombu's priority steps, separated by lines
--- ARGV[4...] jobs whose messages were moved
+-- ARGV[3...] jobs whose messages were moved
 --
 -- Returns {"OK"}
 
 local node_id = ARGV[2]
 
-for i = 4, #ARGV do
+for i = 3, #ARGV do
   local job = read_job(ARGV[i])
   if job.status ~= 'lost' and ENDED[job.status] and is_parked(job) then settle_ended(job) end
 end
 if is_gone(node_id) then
-  rescue_node(node_id, split(ARGV[3] .. '\n', '([^\n]*)\n'))
+  rescue_node(node_id)
 else
   redis.call('ZREM', key.rescues(), node_id)
-  for i = 4, #ARGV do
+  for i = 3, #ARGV do
     local job = read_job(ARGV[i])
     if job.node_id == node_id and job.status == 'dispatched' and is_parked(job) then place_parked(job) end
   end

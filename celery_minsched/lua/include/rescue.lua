@@ -66,9 +66,8 @@ local function lapse_jobs(node_id, suffixes)
   settle_jobs(node_id, NOW)
 end
 
--- Settles the jobs of a node that is gone. False while its messages have yet to be moved.
-local function rescue_node(node_id, suffixes)
-  if has_messages(node_id, suffixes) then return false end
+-- Settles the jobs of a node that is gone, once its messages were moved.
+local function rescue_node(node_id)
   settle_jobs(node_id, '+inf')
   if redis.call('EXISTS', key.node_jobs(node_id)) == 0 then
     redis.call('ZREM', key.rescues(), node_id)
@@ -79,13 +78,12 @@ local function rescue_node(node_id, suffixes)
   else
     redis.call('ZADD', key.rescues(), NOW + RESCUE_PAUSE, node_id)
   end
-  return true
 end
 
 -- The node has left in good order. Where it has left messages behind, a reader of messages is needed.
 local function leave_to_rescue(node_id, suffixes)
   give_up_node(node_id)
-  rescue_node(node_id, suffixes)
+  if not has_messages(node_id, suffixes) then rescue_node(node_id) end
 end
 
 local function is_gone(node_id)
@@ -95,10 +93,10 @@ end
 -- Goes on with the rescues that are due. Those that need a reader of messages stay due.
 local function rescue_due(suffixes)
   for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', key.rescues(), '-inf', NOW, 'LIMIT', 0, 10)) do
-    if is_gone(node_id) then
-      rescue_node(node_id, suffixes)
-    else
+    if not is_gone(node_id) then
       redis.call('ZREM', key.rescues(), node_id)
+    elseif not has_messages(node_id, suffixes) then
+      rescue_node(node_id)
     end
   end
 end

@@ -1,0 +1,189 @@
+"""Who rescues: another where a rescuer dies too, and the first that starts where no node lives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from redis.connection import AbstractConnection
+
+from celery_minsched import HeartbeatRequest, NodeLostError, RegisterNodeRequest
+from node_agent.rescue import rescue
+
+from .fleet import FAST, Fleet, make_app, wait_for
+from .server import Server
+
+
+class Died(BaseException):
+    """kill -9, to this rescuer."""
+
+
+class Deadly:
+    """Lets a rescuer send so many commands to Redis, and kills it at the next."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        send = AbstractConnection.send_packed_command
+        thread = threading.get_ident()
+
+        def send_or_die(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.left is not None and threading.get_ident() == thread:
+                if self.left <= 0:
+                    raise Died
+                self.left -= 1
+            return send(connection, *args, **kwargs)
+
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", send_or_die)
+
+    @contextmanager
+    def after(self, commands: int) -> Iterator[None]:
+        self.left = commands
+        try:
+            yield
+        finally:
+            self.left = None
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    assert fleet.views.check() == []
+    fleet.close()
+
+
+def rescuer(server: Server) -> Celery:
+    """An application that knows the task of a lost message."""
+    app = make_app(server.url, minsched_node_ttl=2, minsched_heartbeat_interval=0.3)
+
+    @app.task(name="tests.app.hold", shared=False)
+    def hold(what: str) -> None:
+        pass
+
+    @app.task(
+        name="tests.app.hold_and_retry",
+        shared=False,
+        retry_on_worker_lost=True,
+        default_retry_delay=0,
+    )
+    def hold_and_retry(what: str) -> None:
+        pass
+
+    return app
+
+
+def beat(app: Celery) -> bool:
+    """A heartbeat of some other node; is there something to rescue?"""
+    service = app.minsched.scheduler
+    return bool(service.heartbeat(HeartbeatRequest(node_id="other", rescues=True)).rescue_due)
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+def test_at_whatever_step_a_rescuer_dies_another_goes_on(
+    fleet: Fleet, server: Server, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    client = server.client()
+    raw = redis.Redis(port=server.port)
+    fleet.start_ready("dead", "-P", "threads", slots=4)
+    early = fleet.send("hold", "early")
+    retried = fleet.send("hold_and_retry", "retried")
+    late = [fleet.send("hold_late", "late")]
+    wait_for(lambda: client.exists(*(f"test:began:{t}" for t in ("early", "retried", "late"))) == 3)
+    fleet.deafen("dead")
+    late += [fleet.send("hold_late", f"queued{n}") for n in range(2)]
+    fleet.destroy("dead")
+    app = rescuer(server)
+    app.minsched.scheduler.register_node(
+        RegisterNodeRequest(node_id="other", max_jobs=1, pools_json='["other"]')
+    )
+    wait_for(lambda: beat(app))
+    then = {key: raw.dump(key) for key in raw.keys("*")}
+    jobs = {fleet.job(result.id).job_id for result in late}  # type: ignore[union-attr]
+
+    deadly = Deadly(monkeypatch)
+    died = True
+    commands = 0
+    while died:
+        raw.flushall()
+        for key, value in then.items():
+            raw.restore(key, 0, value)
+        died = False
+        try:
+            with deadly.after(commands):
+                rescue(rescuer(server).minsched)
+        except Died:
+            died = True
+            for claims in ("scheduler:rescues", "scheduler:lost"):  # ten seconds pass
+                for member in client.zrange(claims, 0, -1):
+                    client.zadd(claims, {member: 0})
+            rescue(rescuer(server).minsched)
+
+        retry = fleet.job(retried.id)
+        assert retry is not None
+        lists = {f"minsched.job.{job_id}" for job_id in {*jobs, retry.job_id}}
+        assert set(client.keys("minsched.*")) == lists, commands
+        assert {client.llen(key) for key in lists} == {1}, commands
+        status = {fleet.job(result.id).status for result in (*late, retried)}  # type: ignore[union-attr]
+        assert status <= {"waiting", "parking"}
+        told = fleet.app.backend.get_task_meta(early.id, cache=False)
+        assert isinstance(told["result"], NodeLostError)
+        assert not client.exists("scheduler:node:jobs:dead")
+        assert not any("dead" in m for m in client.smembers("_kombu.binding.celery.pidbox"))
+        assert not client.exists("scheduler:rescues", "scheduler:lost")
+        assert fleet.views.check() == []
+        commands += step
+    assert commands > 50
+
+
+@pytest.mark.parametrize("successor", ["dead", "other"])
+def test_with_no_node_left_the_first_that_starts_does_it(
+    fleet: Fleet, server: Server, successor: str
+) -> None:
+    fleet.start_ready("dead", "-P", "threads", "-c", "1")
+    with server.client() as client:
+        results = [fleet.send("hold_late", "running"), fleet.send("hold_late", "reserved")]
+        wait_for(lambda: client.exists("test:began:running"))
+        wait_for(lambda: fleet.job(results[1].id).status == "running")  # type: ignore[union-attr]
+        early = fleet.send("hold", "waiting")
+        fleet.destroy("dead")
+        client.lpush("test:release:running", "go")
+        client.lpush("test:release:reserved", "go")
+        client.lpush("test:release:waiting", "go")
+        fleet.start(successor, "-P", "threads")
+        for result in (*results, early):
+            result.get(timeout=30)
+        ended = [client.lrange(f"test:ended:{what}", 0, -1) for what in ("running", "reserved")]
+        assert ended == [[f"celery@{successor}"]] * 2
+    fleet.wait_idle()
+
+
+def test_a_message_that_is_no_job_stays_and_is_in_nobodys_way(fleet: Fleet, server: Server) -> None:
+    """Sent to the node's queue by name, it is for this node alone, whenever it is back."""
+    fleet.start("dead", "-P", "threads")
+    fleet.start("other", "-P", "threads")
+    fleet.wait_online("dead", "other")
+    fleet.deafen("dead")
+    to_dead = {"preferred_node": "dead"}
+    first = fleet.send("note_late", "first", minsched=to_dead)
+    fleet.app.send_task("tests.app.anywhere", queue="minsched.node.dead")
+    with server.client() as client:
+        client.lpush("minsched.node.dead", "not a message")
+        second = fleet.send("note_late", "second", minsched=to_dead)
+        assert client.llen("minsched.node.dead") == 4
+        fleet.destroy("dead")
+        first.get(timeout=20)
+        second.get(timeout=20)
+        wait_for(lambda: not client.exists("scheduler:rescues"))
+        assert client.llen("minsched.node.dead") == 2
