@@ -28,6 +28,8 @@
         return `${Math.floor(s / 3600)} h${part(Math.floor(s % 3600 / 60), "min")}`;
     }
 
+    const ago = (seconds) => `${age(seconds).split(" ", 2).join(" ")} ago`;  // its largest unit will do
+
     function slots(row) {
         const share = row.slots ? Math.min(row.taken / row.slots, 1) * 100 : 0;
         return `<div class="minsched-slots"><span class="minsched-bar${share >= 100 ? " full" : ""}">` +
@@ -76,7 +78,7 @@
             nodeColumn, stateColumn, slotsColumn, loadColumn,
             column("Pools", (row) => names(row.pools), null, wide),
             column("Capabilities", (row) => names(row.capabilities), null, wide),
-            column("Heard", (row) => (row.silent < 3 ? "now" : `${age(row.silent)} ago`), (row) => row.silent,
+            column("Heard", (row) => (row.silent < 3 ? "now" : ago(row.silent)), (row) => row.silent,
                 "text-nowrap " + wide),
             ...action((row) => (row.state === "draining" ? act("undrain", row.id, "Undrain")
                 : ["free", "full"].includes(row.state) ? act("drain", row.id, "Drain") : ""))
@@ -111,7 +113,7 @@
             column("Session", (row) => (row.session ? text(row.session) : missing), null, "minsched-id " + wide)
         ],
         events: [
-            column("When", (row) => `<time title="${new Date(row.ts).toISOString()}">${age(row.age)} ago</time>`,
+            column("When", (row) => `<time title="${new Date(row.ts).toISOString()}">${ago(row.age)}</time>`,
                 (row) => -row.ts, "text-nowrap"),
             column("What", (row) => `<span class="badge" data-state="${text(row.state)}">` +
                 `${text(row.state.replace("_", " "))}</span>`),
@@ -165,7 +167,7 @@
 
     const FORMS = {
         age: (place, value) => { place.textContent = age(value); },
-        ago: (place, value) => { place.textContent = `${age(value)} ago`; },
+        ago: (place, value) => { place.textContent = ago(value); },
         state: (place, value) => { place.textContent = value; place.dataset.state = value; },
         node: (place, value) => { place.innerHTML = value ? node(value) : ""; }
     };
