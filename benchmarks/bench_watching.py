@@ -4,7 +4,7 @@ Rounds with and without watchers take turns. The watchers are processes of their
 looks once a second: one as ``top`` does, one as the page does, one as Prometheus does. A round is
 dispatches and completions, one after the other. Told are what a look asks of the server,
 the slowest single command of the watchers (``SLOWLOG``), and how much longer a job takes while they
-look: as its caller sees it, on a machine that the watchers are on too, and in the server.
+look: as its caller sees it, and in the server. A machine with other work blurs it all.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def slowest(client: redis.Redis) -> tuple[float, str]:
 @contextmanager
 def watchers(port: int) -> Iterator[Event]:
     """The watchers' processes; they look while the event is set."""
-    watching = multiprocessing.get_context("spawn").Event()
     context = multiprocessing.get_context("spawn")
+    watching = context.Event()
     processes = [
         context.Process(target=watch, args=(look, port, watching), daemon=True) for look in WATCHERS
     ]

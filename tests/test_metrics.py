@@ -109,6 +109,15 @@ def test_a_scrape_says_what_became_of_jobs(desk: Desk) -> None:
     assert 0 < said.value("minsched_redis_round_trip_seconds") < 5
 
 
+def test_a_job_that_was_never_sent_is_not_counted_as_lost(desk: Desk) -> None:
+    """Its caller was told."""
+    desk.node("n1", 1)
+    desk.service.release_job(desk.dispatch().job_id)
+    said = scrape(desk.views)
+    assert said.value("minsched_jobs_ended_total", pool="asr", status="unsent") == 1
+    assert said.value("minsched_jobs_ended_total", pool="asr", status="lost") == 0
+
+
 def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> None:
     busy(desk)
     said = scrape(desk.views)
