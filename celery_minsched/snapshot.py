@@ -41,15 +41,16 @@ class Snapshot(BaseModel):
 
 def look(views: Views, before: Snapshot | None = None) -> Snapshot:
     """The fleet now, and its pace since ``before``."""
-    pools = views.pools()
+    nodes, lines = views.nodes(), views.lines()
+    pools = views.pools(nodes, lines)
     counts: Counter[str] = Counter()
-    for pool in ["", *(pool.pool for pool in pools)]:
-        counts.update(views.counts(pool))
+    for of_pool in views.counts_of(["", *(pool.pool for pool in pools)]).values():
+        counts.update(of_pool)
     now = Snapshot(
         ts=views.now(),
-        nodes=views.nodes(),
+        nodes=nodes,
         pools=pools,
-        lines=sorted(views.lines(), key=lambda line: line.oldest_ts),
+        lines=sorted(lines, key=lambda line: line.oldest_ts),
         counts=counts,
         server=views.server(),
     )
