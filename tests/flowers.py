@@ -24,15 +24,6 @@ from .server import free_port
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
-# As ``celery -A app minsched flower``, whatever else the group holds.
-_OURS = """
-import click
-from celery.bin.celery import celery
-from celery_minsched.web.command import flower
-celery.add_command(click.Group("minsched", commands=[flower]))
-celery(auto_envvar_prefix="CELERY")
-"""
-
 
 class FlowerProcess:
     """``celery minsched flower``, or ``celery flower`` where ``plain``, for tests/app.py."""
@@ -50,11 +41,10 @@ class FlowerProcess:
         self.auth = auth
         self.root = f"http://127.0.0.1:{self.port}" + (f"/{prefix}" if prefix else "")
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        start = ["-m", "celery"] if plain else ["-c", _OURS]
         given = [f"--url_prefix={prefix}"] * bool(prefix) + [f"--basic_auth={auth}"] * bool(auth)
         self.process = subprocess.Popen(
             [
-                *(sys.executable, *start, "-A", "tests.app"),
+                *(sys.executable, "-m", "celery", "-A", "tests.app"),
                 *([] if plain else ["minsched"]),
                 *("flower", f"--port={self.port}", "--address=127.0.0.1", *given, *options),
             ],

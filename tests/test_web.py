@@ -255,6 +255,7 @@ def test_metrics_are_served_as_flower_does(desk: Desk, flowers: Flowers) -> None
     status, text = flowers.open.get("/metrics")
     assert status == 200
     assert "flower_" in text
+    assert "minsched_up 1.0" in text
 
 
 def test_read_only_means_that_nothing_is_changed(desk: Desk, flowers: Flowers) -> None:
