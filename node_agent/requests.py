@@ -38,8 +38,6 @@ def with_slot(base: type[Request]) -> type[Request]:
 class SlotRequest(Request):
     """A request whose job ends with it."""
 
-    #: Was it given to the pool?
-    is_begun = False
     _ended = False
     _requeued = False
 
@@ -54,11 +52,18 @@ class SlotRequest(Request):
             cls.execute_using_pool = _beginning(cls.execute_using_pool)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._already_cancelled:
+            return super().on_failure(exc_info, *args, **kwargs)
+        self._ends()
         try:
             return super().on_failure(exc_info, *args, **kwargs)
         finally:
-            if not self._already_cancelled:  # killed by a cold shutdown: see node_agent/rescue.py
-                self._end(*_outcome(exc_info.exception))
+            self._end(*_outcome(exc_info.exception))
+
+    def cancel(self, *args: Any, **kwargs: Any) -> None:
+        """Killed by a cold shutdown, or with its connection; see node_agent/rescue.py."""
+        super().cancel(*args, **kwargs)
+        self.app.node.slots.cancel(job_id_of(self.request_dict))
 
     def reject(self, requeue: bool = False) -> None:
         if requeue and not self.acknowledged:
@@ -79,14 +84,14 @@ class SlotRequest(Request):
     def _may_begin(self) -> bool:
         job_id = job_id_of(self.request_dict)
         node = self.app.node
-        # First: another thread sets closing, and only then looks at this.
-        self.is_begun = True
-        if not job_id or (not node.slots.closing and node.slots.is_sure(job_id)):
+        if not job_id or node.slots.begin(job_id):
             return True
-        self.is_begun = False
         if not node.slots.closing:
             node.consumer.claim_again(self)
         return False
+
+    def _ends(self) -> None:
+        self.app.node.slots.ends(job_id_of(self.request_dict))
 
     def _end(self, status: str, reason: str = "") -> None:
         job_id = job_id_of(self.request_dict)
@@ -113,6 +118,7 @@ def _beginning(execute_using_pool: Any) -> Any:
 
 def _ending(on_success: Any) -> Any:
     def on_success_and_end(self: SlotRequest, outcome: Any, **kwargs: Any) -> Any:
+        self._ends()
         try:
             answer = on_success(self, outcome, **kwargs)
         except BaseException as exc:

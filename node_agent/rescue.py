@@ -32,6 +32,7 @@ from celery_minsched.keys import QUEUES, job_queue_name
 from celery_minsched.plugin import MinSched
 
 from .requests import job_id_of
+from .slots import Hold
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ class NodeQoS(QoS):
 
     #: Key of the set of messages that were acknowledged while their jobs go on.
     acked_key: str
-    #: Is the job with this message going on?
-    is_held: Callable[[str, str], bool]
+    #: The node's hold of a job, by its message's delivery tag.
+    hold_of: Callable[[str, str], Hold | None]
 
     def append(self, message: Any, delivery_tag: str) -> None:
         delivered = message.delivery_info
@@ -73,14 +74,16 @@ class NodeQoS(QoS):
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
-        job_id = job_id_of(message.headers) if message else ""
-        if not job_id or not self.is_held(job_id, delivery_tag):
+        hold = self.hold_of(job_id_of(message.headers), delivery_tag) if message else None
+        if hold is None:
             super().ack(delivery_tag)
             return
-        with self.channel.conn_or_acquire() as client:
-            client.sadd(self.acked_key, delivery_tag)
-            if not self.is_held(job_id, delivery_tag):  # ended, and Redis may know already
-                client.srem(self.acked_key, delivery_tag)
+        # Its message goes in the step that frees its slot; until then a rescuer finds it.
+        if not hold.has_ended:
+            with self.channel.conn_or_acquire() as client:
+                client.sadd(self.acked_key, delivery_tag)
+                if hold.has_ended:  # meanwhile, in another thread
+                    client.srem(self.acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
 
 

@@ -64,6 +64,13 @@ class Hold:
 
     tag: str  # the delivery tag of its message
     term: int | None = None  # in which the node's claim to it was good; see Pulse.term
+    is_begun: bool = False  # it was given to the pool
+    has_ended: bool = False  # or ends just now, and Redis does not know yet
+
+    @property
+    def stays(self) -> bool:
+        """Does it stay at the node, when that gives up what has not begun?"""
+        return self.is_begun or self.has_ended
 
 
 class Slots:
@@ -73,7 +80,6 @@ class Slots:
         self, scheduler: MinimalSchedulerService, node_id: str, term: Callable[[], int | None]
     ) -> None:
         self.held: dict[str, Hold] = {}
-        self.ended: set[str] = set()  # of those: ended here, and Redis does not know yet
         self.in_loop = LoopCalls()
         self.term = term
         #: The worker was asked to stop, and starts no task any more.
@@ -111,10 +117,30 @@ class Slots:
 
         self._outbox.put(ask)
 
+    def begin(self, job_id: str) -> bool:
+        """May the job begin? Not if the node stops, or may have been dead since its claim."""
+        hold = self.held.get(job_id)
+        if hold is None:
+            return False
+        hold.is_begun = True  # first: another thread sets closing, and only then looks at this
+        if self.closing or hold.term is None or hold.term != self.term():
+            hold.is_begun = False
+        return hold.is_begun
+
+    def cancel(self, job_id: str) -> None:
+        """The job does not run here after all, and its message is left to others."""
+        if hold := self.held.get(job_id):
+            hold.is_begun = False
+
+    def ends(self, job_id: str) -> Hold | None:
+        """The job ends just now: from here on its message goes when its slot does."""
+        if hold := self.held.get(job_id):
+            hold.has_ended = True
+        return hold
+
     def end(self, job_id: str, status: str, reason: str = "") -> None:
         """Free the job's slot. Never blocks; safe from any thread."""
-        self.ended.add(job_id)
-        hold = self.held.get(job_id)
+        hold = self.ends(job_id)
         request = CompleteTaskRequest.model_validate(
             {
                 "job_id": job_id,
@@ -173,19 +199,19 @@ class Slots:
         """The job is not the node's."""
         self.held.pop(job_id, None)
 
-    def is_held(self, job_id: str, tag: str) -> bool:
-        """Is the job with this message going on here?"""
+    def hold_of(self, job_id: str, tag: str) -> Hold | None:
+        """The hold of the job, if it is by the message with this tag."""
         hold = self.held.get(job_id)
-        return hold is not None and hold.tag == tag and job_id not in self.ended
+        return hold if hold and hold.tag == tag else None
 
-    def is_sure(self, job_id: str) -> bool:
-        """Is the job still the node's? Not if that may have been taken for dead since its claim."""
+    def stays(self, job_id: str) -> bool:
+        """Does the job stay at the node, when that gives up what has not begun?"""
         hold = self.held.get(job_id)
-        return hold is not None and hold.term is not None and hold.term == self.term()
+        return hold is not None and hold.stays
 
-    def keep_only(self, jobs: set[str]) -> frozenset[str]:
-        """Forget what the worker dropped with its connection; the jobs that it dropped."""
-        dropped = frozenset(self.held.keys() - jobs - self.ended)
+    def drop(self) -> frozenset[str]:
+        """Forget what has not begun, as a worker that loses its connection does; those jobs."""
+        dropped = frozenset(job_id for job_id, hold in self.held.copy().items() if not hold.stays)
         for job_id in dropped:
             self.forget(job_id)
         return dropped

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, signals
@@ -92,9 +93,8 @@ class Node:
         self.slots.drain(draining)
 
     def _hand_back(self) -> None:
-        begun = {job_id_of(r.request_dict) for r in set(state.reserved_requests) if r.is_begun}
         try:
-            jobs = park_messages(self._plugin, self.node_id, keep=begun.__contains__)
+            jobs = park_messages(self._plugin, self.node_id, keep=self.slots.stays)
             self._plugin.scheduler.place_jobs(jobs, handed_back_by=self.node_id)
         except (RedisError, OperationalError) as exc:
             logger.warning("jobs could not be handed back; other nodes will fetch them: %s", exc)
@@ -129,18 +129,17 @@ class NodeConsumer(Consumer):
             # Here, since kombu (5.7) makes a channel's qos as soon as an event loop knows of it.
             slots, acked = self._slots, QUEUES["node_acked"].format(self._slots.node_id)
             connection.default_channel.QoS = type(
-                "QoS", (NodeQoS,), {"acked_key": acked, "is_held": staticmethod(slots.is_held)}
+                "QoS", (NodeQoS,), {"acked_key": acked, "hold_of": staticmethod(slots.hold_of)}
             )
         return connection
 
     def connect(self) -> Any:
         connection = super().connect()
         if connection.transport.driver_type == "redis" and self._connections:
-            # What was taken over the lost connection, and does not run, is placed anew.
+            # What was taken over the lost connection, and has not begun, is placed anew.
             slots = self._slots
-            running = {job_id_of(request.request_dict) for request in state.active_requests}
-            parked = park_messages(self.app.minsched, slots.node_id, keep=running.__contains__)
-            slots.hand_back({*parked, *self._dropped} - running)
+            parked = park_messages(self.app.minsched, slots.node_id, keep=slots.stays)
+            slots.hand_back({*parked, *self._dropped})
         return connection
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -219,14 +218,10 @@ class NodeConsumer(Consumer):
         message.ack_log_error(logger, self.connection_errors)
 
     def on_close(self) -> None:
-        # What is not running is dropped, and placed anew; a pool without a semaphore (threads) was
-        # handed all that it was sent, and runs it.
-        kept = set(state.active_requests)
-        if self.controller and not self.controller.semaphore:
-            kept |= set(state.reserved_requests)
-        super().on_close()
+        with _kept_by_children(self.pool, self._slots):
+            super().on_close()
         self._connections += 1
-        self._dropped = self._slots.keep_only({job_id_of(r.request_dict) for r in kept})
+        self._dropped = self._slots.drop()
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._lost(message, "undecodable")
@@ -252,6 +247,24 @@ class NodeConsumer(Consumer):
     def _slots(self) -> Slots:
         slots: Slots = self.app.node.slots
         return slots
+
+
+@contextmanager
+def _kept_by_children(pool: Any, slots: Slots) -> Iterator[None]:
+    """What was written to a prefork child runs there, and its end is heard.
+
+    A worker that loses its connection also forgets the tasks that no child has accepted yet, "since
+    they will be redelivered" (celery 5.7, ``AsynPool.flush``): those would run twice. Only what was
+    not written yet is forgotten here.
+    """
+    cache = getattr(getattr(pool, "_pool", None), "_cache", {})
+    written = {number: result for number, result in cache.items() if result._write_to}
+    for request in set(state.reserved_requests):
+        result = request._apply_result and request._apply_result()
+        if not getattr(result, "_write_to", True):
+            slots.cancel(job_id_of(request.request_dict))
+    yield
+    cache.update(written)
 
 
 def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) -> Node:

@@ -1,0 +1,82 @@
+"""A node that is killed, cut off or restarted: what it had runs again or is told of, and nothing
+of it is left behind.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import redis
+
+from .fleet import Fleet, wait_for
+from .server import Server
+
+FAST = {
+    "MINSCHED_TEST_CONF_node_ttl": "2",
+    "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
+    "MINSCHED_TEST_CONF_lease": "5",
+}
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    """Nodes that are found dead in two seconds."""
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.close()
+    assert fleet.views.check() == []
+
+
+def cut_connections(client: redis.Redis) -> None:
+    """Of everybody but this client."""
+    client.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-c", "1", slots=1)
+    agent = psutil.Process(fleet.processes["n1"].pid)
+    [child] = [process for process in agent.children() if process.children() == []][-1:]
+    child.suspend()
+    fleet.send("note", "unaccepted")
+    wait_for(lambda: fleet.node("n1").current_jobs == 1)  # type: ignore[union-attr]
+    wait_for(lambda: "received" in fleet.log("n1"))
+    fleet.start_ready("n2")
+    cut_connections(client)
+    wait_for(lambda: fleet.log("n1").count("Connected to") == 2)
+    child.resume()
+    wait_for(lambda: client.exists("test:ended:unaccepted"))
+    fleet.wait_idle()
+    assert client.lrange("test:began:unaccepted", 0, -1) == ["celery@n1"]
+
+
+def test_a_late_task_whose_end_nobody_heard_of_runs_again(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1")
+    result = fleet.send("note_late", "unheard", 1.0)
+    wait_for(lambda: client.exists("test:began:unheard"))
+    client.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    wait_for(lambda: "endings of tasks are kept" in fleet.log("n1"))
+    fleet.stop("n1", signal.SIGKILL)
+    client.execute_command("ACL", "SETUSER", "default", "+evalsha")
+    fleet.start_ready("n2")
+    wait_for(lambda: client.lrange("test:ended:unheard", 0, -1) == ["celery@n1", "celery@n2"])
+    assert result.get(timeout=20) == "unheard"
+
+
+def test_nothing_is_left_of_messages_that_were_acknowledged(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads", slots=8)
+    for result in fleet.plugin.dispatch_many(
+        fleet.app.signature("tests.app.where_am_i", options={"minsched": {"pool": "asr"}})
+        for _ in range(400)
+    ):
+        result.get(timeout=30)
+    fleet.wait_idle()
+    assert client.keys("minsched.*") == []
