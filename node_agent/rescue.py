@@ -29,9 +29,8 @@ from redis.exceptions import RedisError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
+from celery_minsched.messages import job_id_of, read_message
 from celery_minsched.plugin import MinSched
-
-from .requests import job_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def _park_last(plugin: MinSched, queue: str, suffix: str) -> str:
                 message = pipe.lindex(queue, -1)
                 if message is None:
                     return ""
-                job_id = job_id_of(loads(bytes_to_str(message)).get("headers"))
+                job_id = job_id_of(read_message(message).get("headers"))
                 if not job_id:  # put there by hand
                     logger.error("%s has a message that is no job's; it stays there", queue)
                     return ""
@@ -177,7 +176,7 @@ def tell_lost(plugin: MinSched, job_id: str) -> None:
         entry = client.hget(keys("node_unacked", node_id), tag) if tag else None
         raw = loads(bytes_to_str(entry))[0] if entry else None
         if raw is None and (lying := client.lindex(parked, 0)):
-            raw = loads(bytes_to_str(lying))
+            raw = read_message(lying) or None
         reason = record.get("reason", "")
         text = f"job {job_id} of task {task_id}, last at node {node_id or '(none)'}: {reason}"
         _fail(plugin.app, task_id, _lost(record.get("status", ""), text), raw, node_id)
@@ -212,9 +211,9 @@ def _request(app: Celery, raw: Any, node_id: str) -> Request | None:
     if raw is None:
         return None
     with app.connection_for_read() as connection:
-        message = connection.default_channel.Message(raw, channel=connection.default_channel)
-        message.accept = prepare_accept_content(app.conf.accept_content)
         try:
+            message = connection.default_channel.Message(raw, channel=connection.default_channel)
+            message.accept = prepare_accept_content(app.conf.accept_content)
             return Request(message, app=app, hostname=f"celery@{node_id}")
         except (KeyError, ValueError, TypeError, ContentDisallowed, DecodeError) as exc:
             logger.error("a lost message cannot be read, only its id is told: %r", exc)

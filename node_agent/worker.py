@@ -19,11 +19,12 @@ from redis.exceptions import RedisError
 
 from celery_minsched import RegisterNodeRequest
 from celery_minsched.keys import QUEUES, queue_name
+from celery_minsched.messages import job_id_of
 from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
 from .pulse import Pulse, Report
-from .requests import job_id_of, with_slot
+from .requests import with_slot
 from .rescue import NodeQoS, Rescuer, park_messages, transport_options
 from .slots import Slots
 
