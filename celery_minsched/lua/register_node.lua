@@ -31,10 +31,7 @@ redis.call('HSET', key.node_info(node_id),
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
 redis.call('ZADD', key.nodes(), NOW, node_id)
-for pool, capability in lines(offers) do
-  redis.call('SADD', members_key(pool, capability), node_id)
-  redis.call('SADD', key.pools(), pool)
-end
+enter_offers(node_id, offers)
 local serving = {}
 for pool, pair in lines(speaks) do
   serve_pair(pair, pool, node_id)

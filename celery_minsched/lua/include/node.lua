@@ -67,6 +67,14 @@ local function takes_jobs(node_id)
   return node[1] == 'true' and node[2] ~= 'true' and is_alive(node_id)
 end
 
+-- Puts the node into every index of its offers.
+local function enter_offers(node_id, offers)
+  for pool, capability in lines(offers) do
+    redis.call('SADD', members_key(pool, capability), node_id)
+    redis.call('SADD', key.pools(), pool)
+  end
+end
+
 -- Takes the node out of every index that its registration put it in.
 local function withdraw_offers(node_id)
   local old = redis.call('HMGET', key.node_info(node_id), 'offers', 'speaks')
