@@ -29,7 +29,7 @@ from redis.exceptions import RedisError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
-from celery_minsched.messages import job_id_of, read_message
+from celery_minsched.messages import job_id_of, read_message, request_of
 from celery_minsched.plugin import MinSched
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ def park_messages(
             job_id = job_id_of(message.get("headers"))
             if tag not in acked and not keep(job_id):
                 connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
+                _complete_record(plugin, job_id, message)
                 jobs.append(job_id)
     for suffix in keys.suffixes:
         while job_id := _park_last(plugin, keys("node_queue", node_id) + suffix, suffix):
@@ -119,10 +120,11 @@ def _park_last(plugin: MinSched, queue: str, suffix: str) -> str:
         while True:
             try:
                 pipe.watch(queue)
-                message = pipe.lindex(queue, -1)
-                if message is None:
+                raw = pipe.lindex(queue, -1)
+                if raw is None:
                     return ""
-                job_id = job_id_of(read_message(message).get("headers"))
+                message = read_message(raw)
+                job_id = job_id_of(message.get("headers"))
                 if not job_id:  # put there by hand
                     logger.error("%s has a message that is no job's; it stays there", queue)
                     return ""
@@ -131,7 +133,15 @@ def _park_last(plugin: MinSched, queue: str, suffix: str) -> str:
                 pipe.execute()
             except WatchError:
                 continue
+            _complete_record(plugin, job_id, message)
             return job_id
+
+
+def _complete_record(plugin: MinSched, job_id: str, message: dict[str, Any]) -> None:
+    """Redis may have lost what a job asks for, or all of the job: its message tells."""
+    scheduler = plugin.scheduler
+    if job_id and not scheduler.redis.hexists(scheduler.keys("job", job_id), "where"):
+        scheduler.repair_job(request_of(message), job_id)
 
 
 def rescue(plugin: MinSched) -> None:
