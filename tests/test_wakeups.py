@@ -64,7 +64,10 @@ class World:
         suffix = self.keys.suffixes[self.keys.band(spec.get("priority", 0))]
         name = ("node_queue", place.node_id) if place.node_id else ("job_queue", place.job_id)
         yield
-        message = json.dumps({"headers": {"minsched": {"job_id": place.job_id}}})
+        demand = {key: value for key, value in spec.items() if key != "priority"}
+        headers = {"id": "", "minsched": {"job_id": place.job_id, "demand": demand}}
+        properties = {"priority": spec.get("priority", 0)}
+        message = json.dumps({"headers": headers, "properties": properties})
         self.client.lpush(self.keys(*name) + suffix, message)
         self.sent.add(place.job_id)
         yield

@@ -6,8 +6,9 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: What a repair can put right, in that order.
-KINDS: Final = ("node", "line", "job", "key", "member")
+#: What a repair can put right, in that order: slots come first, since one that a job has lost looks
+#: free to everybody else.
+KINDS: Final = ("slot", "node", "line", "job", "key", "member")
 
 
 class Breach(BaseModel):
@@ -21,8 +22,8 @@ class Breach(BaseModel):
     keys: tuple[str, ...]
     #: What to do about one that a repair cannot mend.
     remedy: str = ""
-    #: What a repair puts right, and where it was seen: one of ``KINDS``, and the arguments of its
-    #: ``repair_...`` in the scheduler. Empty where no repair can.
+    #: What a repair puts right: one of ``KINDS``, its name, and where else it was seen, as
+    #: :mod:`celery_minsched.check.repair` takes them. Empty where no repair can.
     subject: tuple[str, ...] = Field(default=(), exclude=True)
 
     def __str__(self) -> str:

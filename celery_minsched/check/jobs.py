@@ -191,5 +191,5 @@ def _breach(
         code=code,
         sentence=f"job {job_id} {what}",
         keys=(look.keys("job", job_id), *keys),
-        subject=("job", job_id, *where),
+        subject=("slot" if code == "job_without_slot" else "job", job_id, *where),
     )

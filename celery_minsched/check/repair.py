@@ -52,7 +52,6 @@ def _remedy(breach: Breach) -> str:
 
 
 def _mend(service: MinimalSchedulerService, breaches: Iterable[Breach]) -> None:
-    """Nodes first, since lines and jobs are placed by them."""
     subjects = {breach.subject for breach in breaches if breach.subject}
     for kind, *args in sorted(subjects, key=lambda subject: (KINDS.index(subject[0]), subject)):
         match kind:
@@ -60,7 +59,7 @@ def _mend(service: MinimalSchedulerService, breaches: Iterable[Breach]) -> None:
                 service.repair_node(*args)
             case "line":
                 service.repair_line(*args)
-            case "job":
+            case "job" | "slot":
                 service.repair_job(_told(service, args[0]), *args)
             case "key":
                 service.redis.delete(*args)
