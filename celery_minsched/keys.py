@@ -6,6 +6,7 @@ makes of the same table, so a key is spelled once.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections.abc import Sequence
 from typing import Final
@@ -73,6 +74,27 @@ QUEUES: Final = {
 }
 
 
+#: Below these an id may hold colons (a job's, a session's, a task's, a line's); no other may.
+_WITH_COLONS: Final = ("job:", "session:", "task:", "waiting:", "minsched.job.")
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What the keys of a template look like."""
+    ids = ["(.+)" if template.startswith(_WITH_COLONS) else "([^:]+)"] * template.count("{}")
+    if template.startswith("lang:"):
+        ids[0] = "([^:]+:[^:]+)"
+    pieces = [re.escape(piece) for piece in template.split("{}")]
+    return re.compile("".join(map("".join, zip(pieces, [*ids, ""], strict=True))), re.DOTALL)
+
+
+#: From a key to its name; those that say most first, since ids match much.
+_PATTERNS: Final = [
+    (name, _pattern(template))
+    for name, template in sorted(STATE.items(), key=lambda item: -len(item[1]))
+]
+_QUEUE_PATTERNS: Final = [(name, _pattern(template)) for name, template in QUEUES.items()]
+
+
 class Keys:
     """Formats keys: ``keys("node_info", "gpu-1")`` is ``scheduler:node:info:gpu-1``.
 
@@ -90,6 +112,7 @@ class Keys:
     ) -> None:
         self.prefix = f"{queue_prefix}{prefix}:"
         self.queue_prefix = queue_prefix
+        self.sep = sep
         self._steps = sorted(priority_steps)
         #: What kombu appends to a queue's name for each of its priority steps, first to last.
         self.suffixes = ["" if step == 0 else f"{sep}{step}" for step in self._steps]
@@ -103,6 +126,25 @@ class Keys:
         if name in QUEUES:
             return self.queue_prefix + QUEUES[name].format(*parts)
         return self.prefix + STATE[name].format(*parts)
+
+    def parse(self, key: str) -> tuple[str, tuple[str, ...], str] | None:
+        """The name and the ids of which :meth:`__call__` makes this key, and the suffix of a list
+        of messages; ``None`` for a key that is not the scheduler's.
+        """
+        patterns, suffix = _PATTERNS, ""
+        if key.startswith(self.prefix):
+            text = key.removeprefix(self.prefix)
+        elif key.startswith(self.queue_prefix):
+            patterns = _QUEUE_PATTERNS
+            text = key.removeprefix(self.queue_prefix)
+            suffix = next((end for end in self.suffixes if end and text.endswith(end)), "")
+            text = text.removesuffix(suffix)
+        else:
+            return None
+        for name, pattern in patterns:
+            if found := pattern.fullmatch(text):
+                return name, found.groups(), suffix
+        return None
 
 
 def job_queue_name(job_id: str) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 MAX_ID = 128
+MAX_TASK_ID = 255
 MAX_JSON = 64 * 1024
 MAX_SLOTS = 4000  # so that one slot more is still seen in the load order (see lua/include/node.lua)
 MAX_OFFERS = 256  # pools x (capabilities + 1): what a dispatch has to keep in order for one node
@@ -26,6 +27,7 @@ MAX_CAPABILITIES = 8  # in one demand
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*")
 _LANG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_JOB_ID = re.compile(rf"\S{{0,{MAX_ID}}}:[0-9]{{1,16}}")
 
 
 def _matches(pattern: re.Pattern[str], what: str, value: str) -> str:
@@ -52,6 +54,23 @@ def _session(value: str) -> str:
     return value
 
 
+def is_job_id(value: str) -> bool:
+    """Is it a job's id as ``dispatch_task`` gives them: a session's, a colon and a number?"""
+    return value.isprintable() and bool(_JOB_ID.fullmatch(value))
+
+
+def _job_id(value: str) -> str:
+    if not is_job_id(value):
+        raise ValueError(f"{value[:40]!r} is no job id such as 'u42:17'")
+    return value
+
+
+def _task_id(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"{value[:40]!r} has an unprintable character")
+    return value
+
+
 def _integers_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -75,6 +94,7 @@ def _json_object(text: str) -> str:
 Name = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_name)]
 Lang = Annotated[str, AfterValidator(_lang)]
 SessionId = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_session)]
+JobId = Annotated[str, AfterValidator(_job_id)]
 JsonText = Annotated[str, AfterValidator(lambda text: (parse_json(text), text)[1])]
 JsonObject = Annotated[str, AfterValidator(_json_object)]
 
@@ -188,7 +208,7 @@ class HeartbeatRequest(_Model):
     node_id: Name
     online: bool = True
     load_json: JsonObject = "{}"
-    jobs: list[str] | None = Field(default=None, max_length=2 * MAX_SLOTS)
+    jobs: list[JobId] | None = Field(default=None, max_length=2 * MAX_SLOTS)
     #: The process that speaks; ``None`` where only one can. Another's node answers UNKNOWN_NODE.
     instance: str | None = Field(default=None, max_length=MAX_ID)
     #: Will the caller claim the rescues that the answer says are due? It can read messages then.
@@ -256,7 +276,7 @@ class DispatchRequest(_Model):
     #: Hold no slot before, and drop after, this time: ms since the epoch, 0 for none.
     due_ts: int = Field(default=0, ge=0)
     expires_ts: int = Field(default=0, ge=0)
-    task_id: str = Field(default="", max_length=255)
+    task_id: Annotated[str, AfterValidator(_task_id)] = Field(default="", max_length=MAX_TASK_ID)
     #: Makes the call safe to repeat: the same token and task id get the same job.
     token: str = Field(default="", max_length=64)
 
@@ -307,7 +327,7 @@ class DispatchResponse(_Model):
 class CompleteTaskRequest(_Model):
     """The end of a job on a node; ``reason`` says more than the status where there is more."""
 
-    job_id: str = Field(min_length=1, max_length=2 * MAX_ID)
+    job_id: JobId
     node_id: Name
     status: Literal["finished", "failed"]
     reason: str = Field(default="", max_length=200)

@@ -80,7 +80,7 @@ class MinSched:
     @property
     def views(self) -> Views:
         """Read-only questions about nodes, pools and jobs."""
-        return Views(self.scheduler.redis, self.scheduler.keys)
+        return Views(self.scheduler.redis, self.scheduler.keys, self.settings)
 
     @contextmanager
     def batch(self) -> Iterator[None]:

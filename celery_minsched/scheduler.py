@@ -147,9 +147,18 @@ class MinimalSchedulerService:
         return placed
 
     def _job(self, request: DispatchRequest) -> tuple[str, str]:
-        """A job's fields as the script takes them, and its payload."""
+        """What the script takes: a job's fields and its payload."""
+        ask = {
+            **self._fields(request),
+            "when_full": request.when_full,
+            "max_waiting": str(self.settings.max_waiting),
+        }
+        return json.dumps(ask), request.payload_json
+
+    def _fields(self, request: DispatchRequest) -> dict[str, str]:
+        """The fields of a job's record that say what it asks for."""
         band = self.keys.band(request.priority)
-        fields = {
+        return {
             "session_id": request.session_id,
             "src_lang": request.src_lang or "",
             "tgt_lang": request.tgt_lang or "",
@@ -164,10 +173,7 @@ class MinimalSchedulerService:
             "expires_ts": str(request.expires_ts),
             "task_id": request.task_id,
             "token": request.token,
-            "when_full": request.when_full,
-            "max_waiting": str(self.settings.max_waiting),
         }
-        return json.dumps(fields), request.payload_json
 
     def place_jobs(self, job_ids: Sequence[str], handed_back_by: str = "") -> list[str]:
         """Place jobs whose messages lie in their own lists: at a node, or in line.
@@ -230,6 +236,30 @@ class MinimalSchedulerService:
     def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> None:
         """Place the jobs of a node that is gone, whose messages were moved to their own lists."""
         self._call("rescue_node", node_id, *job_ids)
+
+    def repair_node(self, node_id: str, offers: str = "", speaks: str = "") -> None:
+        """Put a node right by its record; ``offers`` and ``speaks`` are where else it was seen."""
+        self._call("repair_node", node_id, "\n".join(self.keys.suffixes), offers, speaks)
+
+    def repair_line(self, line: str) -> None:
+        """Put a line right by who stands in it."""
+        self._call("repair_line", line)
+
+    def repair_job(
+        self,
+        told: DispatchRequest | None,
+        job_id: str,
+        seen_at: str = "",
+        line: str = "",
+        ticket: str = "",
+    ) -> None:
+        """Put a job right by its record, of which the message's ``told`` makes good what is lost.
+        The node, or the line and the ticket there, are where else it was seen.
+        """
+        fields = {**self._fields(told), "payload_json": told.payload_json} if told else None
+        self._call(
+            "repair_job", job_id, seen_at, line, ticket, json.dumps(fields) if fields else ""
+        )
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
         """Map a language pair to pools without a node saying so; no pools takes it back."""

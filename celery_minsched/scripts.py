@@ -59,7 +59,7 @@ def call(client: redis.Redis, keys: Keys, name: str, *args: str | int | float) -
         reply = client.evalsha(sha(name), 2, *prefixes, *args)
     except NoScriptError:
         reply = client.eval(source(name), 2, *prefixes, *args)
-    answer: list[Any] = _text(reply)
+    answer: list[Any] = text(reply)
     return answer
 
 
@@ -74,13 +74,14 @@ def call_many(
         pipe.script_load(source(name))
         for args in calls:
             pipe.evalsha(sha(name), 2, keys.prefix, keys.queue_prefix, *args)
-        answers: list[list[Any]] = _text(pipe.execute()[1:])
+        answers: list[list[Any]] = text(pipe.execute()[1:])
     return answers
 
 
-def _text(value: Any) -> Any:
+def text(value: Any) -> Any:
+    """An answer of Redis with its bytes as text, however deep."""
     if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, list):
-        return [_text(item) for item in value]
+        return value.decode(errors="replace")
+    if isinstance(value, list | tuple):
+        return [text(item) for item in value]
     return value

@@ -12,13 +12,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import count, islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from pydantic import BaseModel, computed_field
 from redis.exceptions import NoPermissionError
 
 from .keys import Keys
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .check import Breach
 
 PAGE = 100  # keys read in one round trip: Redis does all of it in one go
 
@@ -177,9 +181,10 @@ _NODE = ("online", "draining", "max_jobs", "offers", "load_json", "last_heartbea
 class Views:
     """Questions to a live scheduler. None of them changes anything."""
 
-    def __init__(self, redis: redis.Redis, keys: Keys) -> None:
-        self._redis = redis
-        self._keys = keys
+    def __init__(self, redis: redis.Redis, keys: Keys, settings: Settings | None = None) -> None:
+        self.redis = self._redis = redis
+        self.keys = self._keys = keys
+        self.settings = settings or Settings()
 
     def now(self) -> int:
         """The server's clock, ms."""
@@ -440,53 +445,11 @@ class Views:
             commands=sum(command["calls"] for command in commands.values()),
         )
 
-    def check(self) -> list[str]:
-        """Breaches of the invariants 1, 2, 3 and 7, a sentence each; none on a sound state.
+    def check(self) -> list[Breach]:
+        """What does not fit together in Redis; nothing on a sound state."""
+        from .check import Checker  # which asks its questions by way of this class
 
-        What is read while jobs move may not fit together: a breach counts when it stands in two
-        looks running.
-        """
-        first = self._breaches()
-        return sorted(first & self._breaches()) if first else []
-
-    def _breaches(self) -> set[str]:
-        found: set[str] = set()
-        holders: dict[str, str] = {}
-        for node in self.nodes():
-            name = node.node_id
-            jobs = _texts(self._redis.zrange(self._keys("node_jobs", name), 0, -1))
-            if len(jobs) != node.current_jobs:
-                found.add(f"node {name}: current_jobs {node.current_jobs}, job set {len(jobs)}")
-            for job_id in jobs:
-                if job_id in holders:
-                    found.add(f"job {job_id}: holds slots at {holders[job_id]} and {name}")
-                holders[job_id] = name
-                job = self.job(job_id)
-                if job is None or (job.node_id, job.status) not in (
-                    (name, "dispatched"),
-                    (name, "running"),
-                ):
-                    found.add(f"job {job_id}: holds a slot at {name}, its record says {job}")
-            wants = node.online and not node.draining and len(jobs) < node.max_jobs
-            for pool in node.pools:
-                for index in ["", *node.capabilities]:
-                    names = ("capable_free", pool, index) if index else ("pool_free", pool)
-                    is_free = self._redis.zscore(self._keys(*names), name) is not None
-                    if is_free != wants:
-                        found.add(f"node {name}: in {self._keys(*names)}: {is_free}, not {wants}")
-        for pool in _texts(self._redis.smembers(self._keys("pools"))):
-            members = set(_texts(self._redis.smembers(self._keys("pool_members", pool))))
-            for name in _texts(self._redis.zrange(self._keys("pool_free", pool), 0, -1)):
-                if name not in members:
-                    found.add(f"node {name}: free in pool {pool} and no member of it")
-        for line in self.lines():
-            pools = self.pools_of(line.where)
-            for node in self.nodes():
-                free = node.online and not node.draining and node.current_jobs < node.max_jobs
-                wanted = line.required_node in ("", node.node_id)
-                if line.waiting and free and wanted and can_do(node, pools, line.capabilities):
-                    found.add(f"node {node.node_id} has a free slot while {line.where} waits")
-        return found
+        return Checker(self).check()
 
     def _members(self, *name: str) -> Iterator[str]:
         """Of a set, or of the nodes."""

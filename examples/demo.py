@@ -271,7 +271,7 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
     )
     console.print(f"Jobs: {ends}. Slots taken now: {sum(at.current_jobs for at in fleet)}.")
     breaches = plugin.views.check()
-    console.print("\n".join(breaches) if breaches else "The invariants hold.")
+    console.print("\n".join(map(str, breaches)) if breaches else "The invariants hold.")
 
 
 @click.command()

@@ -15,14 +15,7 @@ from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.exceptions import Ignore, Retry, TaskRevokedError
 from celery.worker.request import Request
 
-from celery_minsched.router import HEADER
-
-
-def job_id_of(headers: Any) -> str:
-    """The job that a message or request belongs to, "" for none of the scheduler's."""
-    stated = headers.get(HEADER) if isinstance(headers, dict) else None
-    job_id = stated.get("job_id") if isinstance(stated, dict) else None
-    return job_id if isinstance(job_id, str) else ""
+from celery_minsched.messages import job_id_of
 
 
 @cache

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -29,9 +29,9 @@ from redis.exceptions import RedisError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
+from celery_minsched.messages import job_id_of, read_message, request_of
 from celery_minsched.plugin import MinSched
 
-from .requests import job_id_of
 from .slots import Hold
 
 logger = logging.getLogger(__name__)
@@ -112,43 +112,44 @@ def park_messages(
             job_id = job_id_of(message.get("headers"))
             if tag not in acked and not keep(job_id):
                 connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
+                _complete_record(plugin, job_id, message)
                 jobs.append(job_id)
     for suffix in keys.suffixes:
         jobs += _park_queue(plugin, keys("node_queue", node_id) + suffix, suffix)
     return [job_id for job_id in jobs if job_id]
 
 
-def _park_queue(plugin: MinSched, queue: str, suffix: str) -> list[str]:
-    """Move the messages of a queue to their jobs' own lists; those jobs."""
+def _park_queue(plugin: MinSched, queue: str, suffix: str) -> Iterator[str]:
+    """Move the messages of a queue to their jobs' own lists, one by one; those jobs."""
     keys = plugin.scheduler.keys
-    jobs: list[str] = []
     staying = 0
     with plugin.scheduler.redis.pipeline(transaction=True) as pipe:
         while True:
             try:
                 pipe.watch(queue)
-                message: Any = pipe.lindex(queue, -1 - staying)  # the next one is the last
-                if message is None:
-                    return jobs
-                job_id = _job_of(message)
+                raw: Any = pipe.lindex(queue, -1 - staying)  # the next one is the last
+                if raw is None:
+                    return
+                message = read_message(raw)
+                job_id = job_id_of(message.get("headers"))
                 if not job_id:
                     staying += 1
                     continue
                 pipe.multi()
-                pipe.lpush(keys("job_queue", job_id) + suffix, message)
-                pipe.lrem(queue, -1, message)
+                pipe.lpush(keys("job_queue", job_id) + suffix, raw)
+                pipe.lrem(queue, -1, raw)
                 pipe.execute()
             except WatchError:
                 continue
-            jobs.append(job_id)
+            _complete_record(plugin, job_id, message)
+            yield job_id
 
 
-def _job_of(message: bytes | str) -> str:
-    """The job of a message as it lies in Redis, "" where it is no job's."""
-    try:
-        return job_id_of(loads(bytes_to_str(message)).get("headers"))
-    except (ValueError, AttributeError):  # not JSON, or no object
-        return ""
+def _complete_record(plugin: MinSched, job_id: str, message: dict[str, Any]) -> None:
+    """Redis may have lost what a job asks for, or all of the job: its message tells."""
+    scheduler = plugin.scheduler
+    if job_id and not scheduler.redis.hexists(scheduler.keys("job", job_id), "where"):
+        scheduler.repair_job(request_of(message), job_id)
 
 
 def rescue(plugin: MinSched) -> None:
@@ -201,7 +202,7 @@ def tell_lost(plugin: MinSched, job_id: str) -> None:
         entry = client.hget(keys("node_unacked", node_id), tag) if tag else None
         raw = loads(bytes_to_str(entry))[0] if entry else None
         if raw is None and (lying := client.lindex(parked, 0)):
-            raw = loads(bytes_to_str(lying))
+            raw = read_message(lying) or None
         reason = record.get("reason", "")
         text = f"job {job_id} of task {task_id}, last at node {node_id or '(none)'}: {reason}"
         _fail(plugin.app, task_id, _lost(record.get("status", ""), text), raw, node_id)
@@ -246,9 +247,9 @@ def _request(app: Celery, raw: Any, node_id: str) -> Request | None:
     if raw is None:
         return None
     with app.connection_for_read() as connection:
-        message = connection.default_channel.Message(raw, channel=connection.default_channel)
-        message.accept = prepare_accept_content(app.conf.accept_content)
         try:
+            message = connection.default_channel.Message(raw, channel=connection.default_channel)
+            message.accept = prepare_accept_content(app.conf.accept_content)
             return Request(message, app=app, hostname=f"celery@{node_id}")
         except (KeyError, ValueError, TypeError, ContentDisallowed, DecodeError) as exc:
             logger.error("a lost message cannot be read, only its id is told: %r", exc)

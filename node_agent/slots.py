@@ -157,7 +157,6 @@ class Slots:
             except (NodeMismatch, UnknownJob) as exc:
                 logger.warning("%s", exc)
             self.forget(job_id)
-            self.ended.discard(job_id)
 
         self._outbox.put(tell)
 

@@ -20,11 +20,12 @@ from redis.exceptions import RedisError
 
 from celery_minsched import RegisterNodeRequest, remote, tracing  # noqa: F401 - remote registers its commands
 from celery_minsched.keys import QUEUES, queue_name
+from celery_minsched.messages import job_id_of
 from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
 from .pulse import Pulse, Report
-from .requests import job_id_of, with_slot
+from .requests import with_slot
 from .rescue import NodeQoS, Rescuer, park_messages, transport_options
 from .slots import Slots
 
@@ -84,7 +85,7 @@ class Node:
             "draining": self.pulse.draining,
             "max_jobs": report.max_jobs,
             "jobs": report.jobs,
-            "endings_to_tell": len(self.slots.ended),
+            "endings_to_tell": sum(hold.has_ended for hold in list(self.slots.held.values())),
             "seconds_since_heard": round(self.pulse.silence, 3),
         }
 

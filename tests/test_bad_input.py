@@ -91,7 +91,7 @@ CASES: list[tuple[str, Callable[[MinimalSchedulerService], object], str]] = [
     ),
     ("a wrong affinity", dispatch(pool="asr", affinity="sticky"), "'prefer', 'require' or 'none'"),
     ("a status of our own", complete(status="lost"), "'finished' or 'failed'"),
-    ("an empty job id", complete(job_id=""), "at least 1 character"),
+    ("an empty job id", complete(job_id=""), "is no job id"),
 ]
 
 

@@ -204,7 +204,7 @@ class Scheduler(RuleBasedStateMachine):
     def revoke(self, job_id: str, name: str) -> None:
         job = self.model.jobs.get(job_id)
         view = self.views.job(job_id)
-        if job is None or view is None:
+        if job is None or view is None or name not in self.model.nodes:
             return
         discarded = self.service.revoke_task(view.task_id, name)
         assert discarded == (job.status == "waiting")

@@ -19,6 +19,7 @@ from .. import remote  # noqa: F401 - celery inspect and control know what their
 from ..errors import SchedulerError
 from ..web.command import flower
 from .act import drain, pause, rescue, resume, undrain
+from .check import check
 from .common import Failure
 from .exporter import exporter
 from .show import events, jobs, nodes, pools, waiting, why
@@ -49,6 +50,6 @@ def minsched() -> None:
 for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
-    *(exporter, flower),
+    *(check, exporter, flower),
 ):
     minsched.add_command(command)

@@ -32,11 +32,7 @@ redis.call('HSET', key.node_info(node_id),
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
 redis.call('ZADD', key.nodes(), NOW, node_id)
-for pool, capability in lines(offers) do
-  redis.call('SADD', members_key(pool, capability), node_id)
-  redis.call('SADD', key.pools(), pool)
-  redis.call('PERSIST', key.pool_counts(pool))
-end
+enter_offers(node_id, offers)
 for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 place_node(node_id)
 if online == 'true' and held[4] ~= 'true' then tell('node_joined', 'node', node_id) end

@@ -256,6 +256,12 @@ end
 -- Places a job whose message is parked: at a node that has a slot, or in line, or among the delayed.
 -- A slot that it held is freed. Returns what became of it.
 local function place_parked(job)
+  if job.where == '' then  -- Redis has lost what it asks for; who reads its message can tell again
+    local freed = free_slot(job)
+    lose_job(job, 'what it asks for was lost')
+    if freed then fill_node(freed) end
+    return 'lost'
+  end
   arrive(job)
   if tonumber(job.due_ts) > NOW then
     redis.call('ZADD', key.delayed(), job.due_ts, job.id)

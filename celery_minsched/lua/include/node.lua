@@ -89,6 +89,15 @@ local function unserve_pair(pair, pool, speaker)
   end
 end
 
+-- Puts the node into every index of its offers.
+local function enter_offers(node_id, offers)
+  for pool, capability in lines(offers) do
+    redis.call('SADD', members_key(pool, capability), node_id)
+    redis.call('SADD', key.pools(), pool)
+    redis.call('PERSIST', key.pool_counts(pool))
+  end
+end
+
 -- Takes the node out of every index that its registration put it in.
 local function withdraw_offers(node_id)
   local old = redis.call('HMGET', key.node_info(node_id), 'offers', 'speaks')

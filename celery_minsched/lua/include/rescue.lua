@@ -11,6 +11,12 @@ local function give_up_node(node_id)
   redis.call('ZADD', key.rescues(), 'NX', NOW, node_id)
 end
 
+-- Has the node no record, or was it found to be silent?
+local function is_absent(node_id)
+  if redis.call('EXISTS', key.node_info(node_id)) == 0 then return true end
+  return tonumber(redis.call('ZSCORE', key.nodes(), node_id) or 0) < 0
+end
+
 local function is_queue_empty(node_id, suffixes)
   for _, suffix in ipairs(suffixes) do
     if redis.call('EXISTS', key.node_queue(node_id) .. suffix) == 1 then return false end

@@ -1,0 +1,49 @@
+"""Looks at all there is, twice where the first look finds something."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from ..views import Views
+from .breach import Breach
+from .jobs import check_places, check_records
+from .leftovers import check_leftovers
+from .lines import check_lines
+from .look import Look
+from .nodes import check_nodes
+
+#: Seconds between two looks: longer than a message is in nobody's hands.
+PAUSE: Final = 0.25
+
+
+class Checker:
+    """Checks a live scheduler, by reading only."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def check(self, pause: float = PAUSE) -> list[Breach]:
+        """What does not fit together; nothing on a sound state.
+
+        What is read while jobs move may not fit together, so a breach counts when it stands in two
+        looks running.
+        """
+        first = self._look()
+        if not first:
+            return []
+        time.sleep(pause)
+        second = self._look()
+        return [second[place] for place in sorted(first.keys() & second.keys())]
+
+    def _look(self) -> dict[tuple[str, tuple[str, ...]], Breach]:
+        """Breaches by code and keys."""
+        look = Look(self._views)
+        keys = look.keys
+        found: list[Breach] = []
+        for pattern in (keys.prefix.removeprefix(keys.queue_prefix) + "*", "minsched.*"):
+            for batch in look.scan(pattern):
+                found += check_records(look, look.meet(batch))
+        for check in (check_nodes, check_places, check_lines, check_leftovers):
+            found += check(look)
+        return {(breach.code, breach.keys): breach for breach in found}

@@ -1,0 +1,47 @@
+"""What kombu keeps of queues of nodes that are not there (seen in kombu 5.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .breach import Breach
+from .look import Key, Look
+
+_BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
+
+
+def check_leftovers(look: Look) -> Iterator[Breach]:
+    """Bindings and mailboxes; after :func:`~celery_minsched.check.nodes.check_nodes`."""
+    mailboxes = []
+    for batch in look.scan("_kombu.binding*"):
+        for key in batch:
+            name = key.removeprefix(look.keys.queue_prefix)
+            exchange = next((name.removeprefix(b) for b in _BINDINGS if name.startswith(b)), "")
+            if exchange.endswith("pidbox"):
+                mailboxes.append(Key("mailboxes", (), key))
+            yield from _binding(look, key, exchange)
+    for mailbox, member in look.members_of(mailboxes):
+        queue = member.split(look.keys.sep)[-1]
+        node_id = queue.removeprefix("celery@").partition(".celery.pidbox")[0]
+        if queue == f"celery@{node_id}.celery.pidbox" and node_id in look.gone:
+            yield Breach(
+                code="stray_mailbox",
+                sentence=f"node {node_id} is not there, and its worker's mailbox is",
+                keys=(mailbox.key,),
+                subject=("member", mailbox.key, member),
+            )
+
+
+def _binding(look: Look, key: str, exchange: str) -> Iterator[Breach]:
+    """The scheduler's queues are never declared, so a binding of one was made by something else."""
+    parsed = look.keys.parse(look.keys.queue_prefix + exchange)
+    if parsed is None or parsed[0] not in ("node_queue", "job_queue"):
+        return
+    name, (owner,), _ = parsed
+    if name == "job_queue" or look.nodes.get(owner) is None or owner in look.gone:
+        yield Breach(
+            code="stray_binding",
+            sentence=f"{exchange} is bound in the broker, and nobody consumes it",
+            keys=(key,),
+            subject=("key", key),
+        )

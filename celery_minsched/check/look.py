@@ -1,0 +1,181 @@
+"""One look at a live scheduler: read in small pieces, each of them atomic, and none for long.
+
+Names come from SCAN and its kin. What is compared with each other is read in one MULTI, which has
+some hundred cheap commands, so that Redis is busy with it for a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from ..keys import Keys
+from ..scripts import text
+from ..views import Views
+
+T = TypeVar("T")
+Command = tuple[str | int, ...]
+Index = tuple[str, str]  # of a node's offers: pool, capability; of what it speaks: pool, pair
+
+_COMMANDS = 400  # in one MULTI
+_NAMES = 500  # in one answer of a SCAN
+
+
+#: How to walk those keys that are not sets.
+_SCANS = {
+    **dict.fromkeys(("nodes", "node_jobs", "pool_free", "capable_free", "waiting"), "ZSCAN"),
+    **dict.fromkeys(("parking", "delayed", "expiring"), "ZSCAN"),
+    "lines": "HSCAN",
+}
+
+
+class Key(NamedTuple):
+    """A key, and of what :class:`~celery_minsched.keys.Keys` made it."""
+
+    name: str
+    ids: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node's record says."""
+
+    node_id: str
+    max_jobs: int
+    online: bool
+    draining: bool
+    last_heartbeat_ts: int
+    offers: frozenset[Index]
+    speaks: frozenset[Index]
+
+    @classmethod
+    def command(cls, keys: Keys, node_id: str) -> Command:
+        """Reads what :meth:`of` is made of."""
+        fields = ("max_jobs", "online", "draining", "last_heartbeat_ts", "offers", "speaks")
+        return ("HMGET", keys("node_info", node_id), *fields)
+
+    @classmethod
+    def of(cls, node_id: str, values: list[str | None]) -> Node | None:
+        """The node, ``None`` where it has no record."""
+        max_jobs, online, draining, seen, offers, speaks = values
+        if max_jobs is None:
+            return None
+        is_draining, seen_ts = draining == "true", int(seen or 0)
+        indexes = (_indexes(offers), _indexes(speaks))
+        return cls(node_id, int(max_jobs), online == "true", is_draining, seen_ts, *indexes)
+
+    @property
+    def pools(self) -> set[str]:
+        """The pools that it is in."""
+        return {pool for pool, _ in self.offers}
+
+    def has(self, pools: Iterable[str], capabilities: Iterable[str]) -> bool:
+        """Is it in one of the pools, with all the capabilities?"""
+        return any(
+            {(pool, ""), *((pool, capability) for capability in capabilities)} <= self.offers
+            for pool in pools
+        )
+
+
+def _indexes(lines: str | None) -> frozenset[Index]:
+    pairs = (line.partition("\t") for line in (lines or "").splitlines())
+    return frozenset((pool, other) for pool, _, other in pairs)
+
+
+class Look:
+    """Reads, and what of it the rules share."""
+
+    def __init__(self, views: Views) -> None:
+        self.redis, self.keys, self.settings = views.redis, views.keys, views.settings
+        seconds, microseconds = self.redis.time()
+        #: Milliseconds of the server's clock.
+        self.now: int = seconds * 1000 + microseconds // 1000
+        self.pools_of = cache(views.pools_of)
+        self.paused = views.paused()
+        #: Nodes by id, ``None`` for one without a record; and those that have a free slot.
+        self.nodes: dict[str, Node | None] = {}
+        self.free: set[str] = set()
+        #: Nodes that were found dead; and those of them of which nothing is left to rescue.
+        self.dead: set[str] = set()
+        self.gone: set[str] = set()
+        #: Keys that were met, by their names and themselves.
+        self.met: dict[str, dict[str, Key]] = {}
+
+    def meet(self, keys: Iterable[str]) -> list[str]:
+        """Note keys that were met; of those of jobs' records only the jobs, which are many."""
+        jobs = []
+        for key in keys:
+            parsed = self.keys.parse(key)
+            if parsed is None or parsed[0] in ("session", "task"):
+                continue
+            name, ids, _ = parsed
+            if name == "job":
+                jobs.append(ids[0])
+            else:
+                self.met.setdefault(name, {})[key] = Key(name, ids, key)
+        return jobs
+
+    def is_heard(self, node: Node) -> bool:
+        """Has the node not been silent for so long that it is taken for dead?"""
+        return self.now - node.last_heartbeat_ts <= self.settings.node_ttl * 1000
+
+    def takes_jobs(self, node: Node) -> bool:
+        """Is the node there to work, be it full just now?"""
+        return node.online and not node.draining and self.is_heard(node)
+
+    def scan(self, pattern: str) -> Iterator[list[str]]:
+        """The keys below the broker's prefix that match, in batches."""
+        escaped = "".join(f"[{c}]" if c in "*?[" else c for c in self.keys.queue_prefix)
+        cursor = 0
+        while True:
+            cursor, names = self.redis.scan(cursor, match=escaped + pattern, count=_NAMES)
+            yield text(names)
+            if not cursor:
+                return
+
+    def members(self, *names: str) -> Iterator[tuple[Key, str]]:
+        """Each key of these names that was met with each of its members, some of them twice."""
+        return self.members_of(key for name in names for key in self.met.get(name, {}).values())
+
+    def members_of(self, keys: Iterable[Key]) -> Iterator[tuple[Key, str]]:
+        """Each of these keys with each of its members, some of them twice."""
+        cursors = dict.fromkeys(keys, 0)
+        while cursors:
+            some = list(islice(cursors.items(), _COMMANDS // 10))
+            with self.redis.pipeline(transaction=False) as pipe:
+                for key, cursor in some:
+                    scan = _SCANS.get(key.name, "SSCAN")
+                    pipe.execute_command(scan, key.key, cursor, "COUNT", _NAMES)
+                answers = pipe.execute()
+            for (key, _), (cursor, found) in zip(some, answers, strict=True):
+                cursors[key] = int(cursor)
+                if not cursors[key]:
+                    del cursors[key]
+                for member in found:
+                    yield key, text(member[0] if isinstance(member, tuple) else member)
+
+    def read(self, units: Iterable[tuple[T, list[Command]]]) -> Iterator[tuple[T, list[Any]]]:
+        """Each thing with the answers to its commands, which are read in one MULTI."""
+        batch: list[tuple[T, list[Command]]] = []
+        size = 0
+        for unit in units:
+            batch.append(unit)
+            size += len(unit[1])
+            if size >= _COMMANDS:
+                yield from self._read(batch)
+                batch, size = [], 0
+        if batch:
+            yield from self._read(batch)
+
+    def _read(self, batch: list[tuple[T, list[Command]]]) -> Iterator[tuple[T, list[Any]]]:
+        with self.redis.pipeline(transaction=True) as pipe:
+            for _, commands in batch:
+                for command in commands:
+                    pipe.execute_command(*command)
+            answers = iter(text(pipe.execute()))
+        for thing, commands in batch:
+            yield thing, list(islice(answers, len(commands)))

@@ -1,0 +1,237 @@
+"""A node, the indexes in which it stands, and what one that is gone has left (invariants 1, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..messages import job_id_of, read_message
+from .breach import Breach
+from .look import Command, Index, Look, Node
+
+#: Keys of a node that say that there is or was one.
+NODE_KEYS = ("node_info", "node_runtime", "node_jobs", "node_queue")
+BOOKS = ("node_unacked", "node_unacked_index", "node_acked")
+
+
+def check_nodes(look: Look) -> Iterator[Breach]:
+    """Each node against its record, and each index against the nodes' records."""
+    names = {node_id for _, node_id in look.members("nodes")}
+    for name in (*NODE_KEYS, *BOOKS):
+        names.update(key.ids[0] for key in look.met.get(name, {}).values())
+    wanted = ((name, [Node.command(look.keys, name)]) for name in names)
+    look.nodes = {name: Node.of(name, answers[0]) for name, answers in look.read(wanted)}
+    for (node_id, node), answers in look.read(
+        (item, _questions(look, *item)) for item in look.nodes.items()
+    ):
+        now = Node.of(node_id, answers[0])
+        if _stated(now) == _stated(node):  # else it registered anew, and other things were to ask
+            yield from _judge(look, node_id, now, answers[1:])
+    yield from _stale_members(look)
+    yield from _stale_pools(look)
+
+
+def _stated(node: Node | None) -> object:
+    return node and (node.offers, node.speaks)
+
+
+def _indexes(look: Look, node: Node) -> Iterator[tuple[Index, str, str]]:
+    """The node's indexes, each with its keys of members and of those that are free."""
+    for pool, capability in sorted(node.offers):
+        if capability:
+            names = (pool, capability)
+            yield names, look.keys("capable_members", *names), look.keys("capable_free", *names)
+        else:
+            yield (pool, ""), look.keys("pool_members", pool), look.keys("pool_free", pool)
+
+
+def _questions(look: Look, node_id: str, node: Node | None) -> list[Command]:
+    keys = look.keys
+    queues = [keys("node_queue", node_id) + suffix for suffix in keys.suffixes]
+    questions: list[Command] = [
+        Node.command(keys, node_id),
+        ("HGET", keys("node_runtime", node_id), "current_jobs"),
+        ("ZCARD", keys("node_jobs", node_id)),
+        ("ZSCORE", keys("nodes"), node_id),
+        ("ZSCORE", keys("rescues"), node_id),
+        ("EXISTS", *queues),
+        ("EXISTS", *(keys(book, node_id) for book in BOOKS)),
+        ("EXISTS", keys("lost")),
+    ]
+    if node is None:
+        return questions
+    for _, members, free in _indexes(look, node):
+        questions += [("SISMEMBER", members, node_id), ("ZSCORE", free, node_id)]
+    questions += [("SISMEMBER", keys("pools"), pool) for pool in sorted(node.pools)]
+    questions += [
+        ("SISMEMBER", keys("lang_speakers", pair, pool), node_id)
+        for pool, pair in sorted(node.speaks)
+    ]
+    return questions
+
+
+def _judge(look: Look, node_id: str, node: Node | None, answers: list[Any]) -> Iterator[Breach]:
+    keys, subject = look.keys, ("node", node_id)
+    info, jobs = keys("node_info", node_id), keys("node_jobs", node_id)
+    count, taken, seen, rescue, queues, books, lost, *rest = answers
+
+    is_absent = node is None or (seen is not None and seen < 0)
+    if is_absent and rescue is None and (taken or queues or (books and not lost)):
+        kinds = ("node_queue", *BOOKS)
+        yield Breach(
+            code="left_behind",
+            sentence=f"node {node_id} is not there, and nobody is rescuing its jobs and messages",
+            keys=(jobs, *(keys(name, node_id) for name in kinds)),
+            subject=subject,
+        )
+    if is_absent and node is not None:
+        look.dead.add(node_id)
+        if rescue is None:
+            look.gone.add(node_id)
+    if is_absent and queues:
+        yield from _foreign_messages(look, node_id)
+    if node is None:
+        if seen is not None or count is not None:
+            yield Breach(
+                code="node_without_record",
+                sentence=f"node {node_id} has no record, and is listed or counted",
+                keys=(info, keys("nodes"), keys("node_runtime", node_id)),
+                subject=subject,
+            )
+        return
+    if seen is None:
+        yield Breach(
+            code="node_unlisted",
+            sentence=f"node {node_id} is not among the nodes, and never found dead",
+            keys=(keys("nodes"), info),
+            subject=subject,
+        )
+    if int(count or 0) != taken:
+        yield Breach(
+            code="slot_count",
+            sentence=f"node {node_id}: current_jobs is {count}, its job set has {taken}",
+            keys=(keys("node_runtime", node_id), jobs),
+            subject=subject,
+        )
+    wants = node.online and not node.draining and taken < node.max_jobs
+    if taken < node.max_jobs:
+        look.free.add(node_id)
+    replies = iter(rest)
+    for _, members, free in _indexes(look, node):
+        is_member, score = bool(next(replies)), next(replies)
+        if not is_member:
+            yield Breach(
+                code="member_missing",
+                sentence=f"node {node_id} is no member of what it offers",
+                keys=(members, info),
+                subject=subject,
+            )
+        if (score is not None) != wants:
+            yield Breach(
+                code="free_index",
+                sentence=f"node {node_id} is {'' if wants else 'not '}free to take a job, and "
+                f"{'not ' if wants else ''}in {free}",
+                keys=(free, info, jobs),
+                subject=subject,
+            )
+    for pool in sorted(node.pools):
+        if not next(replies):
+            yield Breach(
+                code="pool_unlisted",
+                sentence=f"pool {pool} has node {node_id}, and is not among the pools",
+                keys=(keys("pools"), info),
+                subject=subject,
+            )
+    for pool, pair in sorted(node.speaks):
+        if not next(replies):
+            yield Breach(
+                code="speaker_missing",
+                sentence=f"node {node_id} says that pool {pool} serves {pair}, and is not noted",
+                keys=(keys("lang_speakers", pair, pool), info),
+                subject=subject,
+            )
+
+
+def _foreign_messages(look: Look, node_id: str) -> Iterator[Breach]:
+    """A rescue leaves a message of no job where it lies; see node_agent/rescue.py."""
+    queues = [look.keys("node_queue", node_id) + suffix for suffix in look.keys.suffixes]
+    for queue, [raw] in look.read((queue, [("LINDEX", queue, -1)]) for queue in queues):
+        if raw is not None and not job_id_of(read_message(raw).get("headers")):
+            yield Breach(
+                code="foreign_message",
+                sentence=f"the next message in the queue of node {node_id}, which is not there, is "
+                "of no job: nobody will take it",
+                keys=(queue,),
+                remedy="Somebody put it there by hand. Look at it with LINDEX key -1, and take it "
+                "out with RPOP key.",
+            )
+
+
+def _stale_members(look: Look) -> Iterator[Breach]:
+    """Members of indexes whose records do not say so."""
+    for key, node_id in look.members(
+        "pool_members", "capable_members", "pool_free", "capable_free"
+    ):
+        index, node = (key.ids[0], "".join(key.ids[1:])), look.nodes.get(node_id)
+        if node is None or index not in node.offers:
+            yield _stale(look, key.key, node_id, "\t".join(index) + "\n")
+    for key, node_id in look.members("lang_speakers"):
+        (pair, pool), node = key.ids, look.nodes.get(node_id)
+        if node_id != "*" and (node is None or (pool, pair) not in node.speaks):
+            yield _stale(look, key.key, node_id, "", f"{pool}\t{pair}\n")
+
+
+def _stale(look: Look, key: str, node_id: str, *seen: str) -> Breach:
+    return Breach(
+        code="stale_member",
+        sentence=f"node {node_id} is in {key}, and its record does not say so",
+        keys=(key, look.keys("node_info", node_id)),
+        subject=("node", node_id, *seen),
+    )
+
+
+def _stale_pools(look: Look) -> Iterator[Breach]:
+    """Pools without nodes, and pairs that nobody serves, or that are not known to be served."""
+    keys = look.keys
+    for pool, [has_nodes] in look.read(
+        (pool, [("EXISTS", keys("pool_members", pool))]) for _, pool in look.members("pools")
+    ):
+        if not has_nodes:
+            yield Breach(
+                code="pool_without_nodes",
+                sentence=f"pool {pool} is among the pools, and has no node",
+                keys=(keys("pools"), keys("pool_members", pool)),
+                subject=("node", "", f"{pool}\t\n"),
+            )
+    for (pair, pool), answers in look.read(
+        (
+            (pair, pool),
+            [
+                ("EXISTS", keys("lang_speakers", pair, pool)),
+                ("SISMEMBER", keys("lang", pair), pool),
+                ("SISMEMBER", keys("pool_langs", pool), pair),
+            ],
+        )
+        for pair, pool in _pairs(look)
+    ):
+        is_said, *noted = map(bool, answers)
+        if noted != [is_said, is_said]:
+            said = "is said to serve" if is_said else "is not said by anybody to serve"
+            yield Breach(
+                code="pair_index",
+                sentence=f"pool {pool} {said} {pair}, and the indexes do not agree",
+                keys=(
+                    keys("lang_speakers", pair, pool),
+                    keys("lang", pair),
+                    keys("pool_langs", pool),
+                ),
+                subject=("node", "*" if is_said else "", "", f"{pool}\t{pair}\n"),
+            )
+
+
+def _pairs(look: Look) -> list[tuple[str, str]]:
+    """Language pairs and pools that are named together anywhere."""
+    pairs = {(key.ids[0], key.ids[1]) for key in look.met.get("lang_speakers", {}).values()}
+    for key, member in look.members("lang", "pool_langs"):
+        pairs.add((key.ids[0], member) if key.name == "lang" else (member, key.ids[0]))
+    return sorted(pairs)

@@ -1,0 +1,66 @@
+"""``celery minsched check``."""
+
+from __future__ import annotations
+
+import click
+from pydantic import BaseModel
+from rich.console import Console
+from rich.text import Text
+
+from ..check import Breach, Checker, repair
+from .common import console, json_option, plugin, print_json, printable
+
+
+class Answer(BaseModel):
+    """What ``--json`` tells."""
+
+    sound: bool
+    found: list[Breach]
+    left: list[Breach]
+
+
+@click.command()
+@click.option("--repair", "mend", is_flag=True, help="Mend what is found.")
+@json_option
+@click.pass_context
+def check(context: click.Context, mend: bool, as_json: bool) -> None:
+    """Does what is in Redis fit together? Names each breach with its keys.
+
+    Reads only, in small pieces, and may run at any time. With --repair each is mended in one step,
+    by what is true at that moment; what cannot be mended is named, with what to do. Exits with 0
+    where all is sound at the end, and with 1 where it is not.
+    """
+    scheduler = plugin()
+    checker = Checker(scheduler.views)
+    found = checker.check()
+    left = repair(scheduler.scheduler, checker, found) if mend else found
+    if as_json:
+        print_json(Answer(sound=not left, found=found, left=left))
+    else:
+        _print(console(), found, left, mend)
+    context.exit(1 if left else 0)
+
+
+def _print(out: Console, found: list[Breach], left: list[Breach], mend: bool) -> None:
+    if not found:
+        out.print("All is sound.", style="green")
+        return
+    remains = {(breach.code, breach.keys): breach for breach in left}
+    for breach in found:
+        still = remains.pop((breach.code, breach.keys), None)
+        _print_breach(out, still or breach, "" if not mend else "left" if still else "mended")
+    for breach in remains.values():  # came to light by the repair
+        _print_breach(out, breach, "left")
+    if mend:
+        out.print(f"{len(found)} found, {len(left)} left.")
+    else:
+        out.print(f"{len(found)} found. Mend them with --repair.")
+
+
+def _print_breach(out: Console, breach: Breach, state: str) -> None:
+    colour = {"mended": "green", "left": "red"}.get(state, "yellow")
+    sentence, keys = printable(breach.sentence), printable(", ".join(breach.keys))
+    out.print(Text.assemble((state or "breach", colour), f": {sentence}"))
+    out.print(Text(f"    {breach.code}: {keys}", style="dim"))
+    if breach.remedy:
+        out.print(Text(f"    {breach.remedy}"))

@@ -1,0 +1,55 @@
+"""What a message says of its job: its headers, never its body, which stays as it came.
+
+Messages come from whoever can write to Redis, so nothing of them is believed before it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from . import demand
+from .errors import InvalidDemand
+from .models import DispatchRequest, is_job_id
+from .router import HEADER
+
+
+def job_id_of(headers: Any) -> str:
+    """The job that a message or request belongs to, "" for none of the scheduler's."""
+    stated = headers.get(HEADER) if isinstance(headers, dict) else None
+    job_id = stated.get("job_id") if isinstance(stated, dict) else None
+    return job_id if isinstance(job_id, str) and is_job_id(job_id) else ""
+
+
+def read_message(raw: str | bytes) -> dict[str, Any]:
+    """A message as kombu's Redis transport keeps it; empty where it is none."""
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def request_of(message: dict[str, Any]) -> DispatchRequest | None:
+    """What the message's job asks for, as its publisher put it; ``None`` where that is not told."""
+    headers, properties = message.get("headers"), message.get("properties")
+    try:
+        stated = headers[HEADER]["demand"]  # type: ignore[index]
+        return demand.parse(stated).request(
+            task_id=headers["id"],  # type: ignore[index]
+            task_name=str(headers.get("task", "")),  # type: ignore[union-attr]
+            due_ts=_milliseconds(headers.get("eta")),  # type: ignore[union-attr]
+            expires_ts=_milliseconds(headers.get("expires")),  # type: ignore[union-attr]
+            priority=int((properties or {}).get("priority") or 0),
+        )
+    except (InvalidDemand, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+
+
+def _milliseconds(when: str | None) -> int:
+    """A header's ISO 8601 time, since the epoch; 0 for none."""
+    if not when:
+        return 0
+    at = datetime.fromisoformat(when)
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
