@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-redis lint types bench compose-check clean
+.PHONY: demo test test-redis lint types bench soak-waiting compose-check clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ types: $(STAMP)
 
 bench: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
 	$(BIN)/python benchmarks/bench_dispatch.py
+
+soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000 publishes. 20 minutes
+	$(BIN)/pytest -m soak tests/test_many.py -s $(ARGS)
 
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)
