@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
-	bench bench-dispatch bench-bulk bench-trace bench-watching
+	bench bench-dispatch bench-bulk bench-trace bench-watching soak-waiting
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,9 @@ bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal que
 
 bench-watching: $(STAMP)  ## What it costs Redis that somebody looks
 	$(BIN)/python -m benchmarks.bench_watching $(ARGS)
+
+soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000 publishes. 20 minutes
+	$(BIN)/pytest -m soak tests/test_many.py -s $(ARGS)
 
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)

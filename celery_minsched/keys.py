@@ -50,6 +50,7 @@ STATE: Final = {
     "parking": "parking",
     "delayed": "delayed",
     "expiring": "expiring",
+    "alarm": "alarm",  # which node was asked to be heard when, for the next delayed job
     "heard": "heard",
     "rescues": "rescues",
     "lost": "lost",

@@ -89,11 +89,9 @@ def marks(client: redis.Redis, where: str, count: int, patience: float = 30.0) -
 def wait_quiet(fleet: Fleet, client: redis.Redis) -> None:
     """Every slot is free, and of those who waited nothing is left."""
     keys = fleet.plugin.scheduler.keys
-    fleet.wait_idle()
+    fleet.wait_idle(patience=60)
     sets = [keys(name) for name in ("lines", "parking", "delayed", "expiring", "rescues", "lost")]
-    wait_for(lambda: not client.exists(*sets), "nobody to wait")
-    wait_for(
-        lambda: not client.keys("minsched.*"), f"no message to lie: {client.keys('minsched.*')}"
-    )
+    wait_for(lambda: not client.exists(*sets), "nobody to wait", patience=60)
+    wait_for(lambda: not client.keys("minsched.*"), "no message to lie about", patience=60)
     assert not client.keys(keys("waiting", "*"))
     assert fleet.views.check() == []

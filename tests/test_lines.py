@@ -339,6 +339,33 @@ class TestChores:
         assert desk.views.lines() == []
         assert client.zcard(desk.service.keys("expiring")) == 0
 
+    def test_one_node_is_asked_to_come_for_a_delayed_job_and_another_if_it_does_not(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        def delay(milliseconds: int) -> str:
+            seconds, micro = client.time()
+            due_ts = seconds * 1000 + micro // 1000 + milliseconds
+            job = desk.dispatch(when_full="wait", due_ts=due_ts).job_id
+            client.lpush(desk.service.keys("job_queue", job), job)
+            return job
+
+        for node_id in "abc":
+            desk.node(node_id)
+        job = delay(60_000)
+        assert 0 < desk.beat("a").next_due_ms <= 60_000
+        assert desk.beat("b").next_due_ms == -1
+        assert 0 < desk.beat("a").next_due_ms <= 60_000
+        sooner = delay(30_000)
+        assert 0 < desk.beat("b").next_due_ms <= 30_000
+        assert desk.beat("a").next_due_ms == -1
+        for late in (job, sooner):  # and b did not come
+            client.zadd(desk.service.keys("delayed"), {late: 1})
+            client.hset(desk.service.keys("job", late), "due_ts", 1)
+        client.hset(desk.service.keys("alarm"), "at", 1)
+        delay(60_000)
+        assert 0 < desk.beat("c").next_due_ms <= 60_000
+        assert [desk.status(late) for late in (job, sooner)] == ["dispatched"] * 2
+
     def test_nothing_is_kept_of_an_expiry_once_the_job_runs(
         self, desk: Desk, client: redis.Redis
     ) -> None:

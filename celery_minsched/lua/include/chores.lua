@@ -3,6 +3,7 @@
 -- each a call.
 
 local MOST_CHORES = 50  -- nodes
+local PUNCTUAL = 100    -- ms by which a node that was asked to come may be late
 local MOST_DUE = 200    -- jobs of each kind: some 10 ms, so that one node alone places 10,000 a second
 -- A publisher has long sent the message after this time, ms; and is gone where none lies there.
 local PATIENCE = 2000
@@ -108,17 +109,28 @@ local function discard_expired(node_id)
   return more
 end
 
+-- The milliseconds until the node should be heard again for what is due then, -1 where another will be:
+-- one node is asked to come in time, or all of a fleet would for each delayed job. One that was asked
+-- and did not come is not waited for.
+local function ask_to_come(node_id, soonest)
+  local asked = redis.call('HMGET', key.alarm(), 'node_id', 'at')
+  local at = tonumber(asked[2] or 0)
+  if asked[1] ~= node_id and at <= soonest and NOW < at + PUNCTUAL then return -1 end
+  redis.call('HSET', key.alarm(), 'node_id', node_id, 'at', soonest)
+  redis.call('PEXPIRE', key.alarm(), TTL.history)
+  return soonest - NOW
+end
+
 -- Does all that is due, for the node that is heard. A rescue is left to one who reads messages, who
 -- also removes what only such a one can. Returns the milliseconds until there is something to do
 -- again: at once where this call did as much as one may, else when the next delayed job falls due;
--- -1 for nothing known.
+-- -1 for nothing known, or nothing for this node.
 local function do_chores(node_id, suffixes, is_rescuer)
   sweep_nodes()
   if not is_rescuer then rescue_due(suffixes) end
   local more = place_delayed()
   more = place_unplaced() or more
   if takes_jobs(node_id) then more = discard_expired(node_id) or more end
-  local soonest = redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
-  if more then return 0 end
-  return soonest and math.max(0, tonumber(soonest) - NOW) or -1
+  local soonest = more and NOW or redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
+  return soonest and ask_to_come(node_id, math.max(NOW, tonumber(soonest))) or -1
 end
