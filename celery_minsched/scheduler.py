@@ -174,13 +174,15 @@ class MinimalSchedulerService:
             )
         return CompleteTaskResponse(job_id=request.job_id, already_ended=code != "OK")
 
-    def claim_job(self, job_id: str, node_id: str, delivery_tag: str = "") -> tuple[str, str]:
-        """Ask whether to run a job whose message a node received.
+    def claim_job(
+        self, job_id: str, node_id: str, delivery_tag: str = "", claim: str = ""
+    ) -> tuple[str, str]:
+        """Ask whether to run a job whose message a node received, by a claim of that name.
 
         The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
         the pool in which the job runs.
         """
-        _, verdict, *pool = self._call("claim_job", job_id, node_id, delivery_tag)
+        _, verdict, *pool = self._call("claim_job", job_id, node_id, delivery_tag, claim)
         return verdict, "".join(pool)
 
     def release_job(self, job_id: str) -> None:

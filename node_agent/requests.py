@@ -7,10 +7,12 @@ which ending was seen with celery 5.7.
 
 from __future__ import annotations
 
-from functools import cache
+import threading
+from functools import cache, partial
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
+from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import Ignore, Retry, TaskRevokedError
 from celery.worker.request import Request
 
@@ -22,6 +24,15 @@ def job_id_of(headers: Any) -> str:
     stated = headers.get(HEADER) if isinstance(headers, dict) else None
     job_id = stated.get("job_id") if isinstance(stated, dict) else None
     return job_id if isinstance(job_id, str) else ""
+
+
+def claim_of(headers: Any) -> str:
+    """The node's claim by which a message of a job was given to its worker."""
+    return str(headers[HEADER].get("claim", "")) if job_id_of(headers) else ""
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @cache
@@ -37,7 +48,7 @@ def with_slot(base: type[Request]) -> type[Request]:
 class SlotRequest(Request):
     """A request whose job ends with it."""
 
-    #: Was it given to the pool?
+    #: Was it given to a process of the pool, or taken by a thread?
     is_begun = False
     _ended = False
     _requeued = False
@@ -51,6 +62,11 @@ class SlotRequest(Request):
             cls.on_success = _ending(cls.on_success)
         if "execute_using_pool" in cls.__dict__:
             cls.execute_using_pool = _beginning(cls.execute_using_pool)
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        if not _is_main_thread() and not self._may_begin():
+            raise TaskRevokedError(self.id)  # then a thread does not run it
+        super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -68,15 +84,15 @@ class SlotRequest(Request):
             self._end("failed", "rejected")
 
     def _may_begin(self) -> bool:
-        job_id = job_id_of(self.request_dict)
+        job_id, claim = job_id_of(self.request_dict), claim_of(self.request_dict)
         node = self.app.node
         # First: another thread sets closing, and only then looks at this.
         self.is_begun = True
-        if not job_id or (not node.slots.closing and node.slots.is_sure(job_id)):
+        if not job_id or (not node.slots.closing and node.slots.is_sure(job_id, claim)):
             return True
         self.is_begun = False
         if not node.slots.closing:
-            node.consumer.claim_again(self)
+            node.slots.in_loop(partial(node.consumer.claim_again, self))
         return False
 
     def _end(self, status: str, reason: str = "") -> None:
@@ -92,7 +108,8 @@ class SlotRequest(Request):
 
 def _beginning(execute_using_pool: Any) -> Any:
     def begin(self: SlotRequest, pool: Any, **kwargs: Any) -> Any:
-        if not self._may_begin():
+        # A pool of threads has a queue of its own: it is asked when a thread takes the request.
+        if not isinstance(pool, ThreadPool) and not self._may_begin():
             raise TaskRevokedError(self.id)  # by which celery's worker takes its process back
         return execute_using_pool(self, pool, **kwargs)
 

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Hold:
     """A job that the node holds."""
 
     tag: str  # the delivery tag of its message
+    claim: str  # names the node's claim to it
     term: int | None = None  # in which the node's claim to it was good; see Pulse.term
 
 
@@ -96,18 +98,18 @@ class Slots:
             self._courier.join(patience)
         self._leaving.set()
 
-    def claim(self, job_id: str, tag: str, answer: Callable[[str, str], None]) -> None:
+    def claim(self, job_id: str, tag: str, answer: Callable[[str, str, str], None]) -> None:
         """Ask whether to run a job, whose message has the delivery tag ``tag``.
 
-        ``answer(verdict, pool)`` comes in the event loop.
+        ``answer(verdict, pool, claim)`` comes in the event loop.
         """
-        hold = self.held[job_id] = Hold(tag)
+        hold = self.held[job_id] = Hold(tag, uuid.uuid4().hex)
 
         def ask() -> None:
             term = self.term()
-            verdict, pool = self._scheduler.claim_job(job_id, self.node_id, tag)
+            verdict, pool = self._scheduler.claim_job(job_id, self.node_id, tag, hold.claim)
             hold.term = term
-            self.in_loop(lambda: answer(verdict, pool))
+            self.in_loop(lambda: answer(verdict, pool, hold.claim))
 
         self._outbox.put(ask)
 
@@ -171,10 +173,19 @@ class Slots:
         hold = self.held.get(job_id)
         return hold is not None and hold.tag == tag and job_id not in self.ended
 
-    def is_sure(self, job_id: str) -> bool:
-        """Is the job still the node's? Not if that may have been taken for dead since its claim."""
+    def is_sure(self, job_id: str, claim: str) -> bool:
+        """Is the job still the node's, by this claim? Not if the node may have been taken for dead
+        since then.
+        """
         hold = self.held.get(job_id)
-        return hold is not None and hold.term is not None and hold.term == self.term()
+        if hold is None or hold.claim != claim:
+            return False
+        return hold.term is not None and hold.term == self.term()
+
+    def is_claimed_anew(self, job_id: str, claim: str) -> bool:
+        """Has the job's message come once more since this claim, and is it worked on?"""
+        hold = self.held.get(job_id)
+        return hold is not None and hold.claim != claim
 
     def keep_only(self, jobs: set[str]) -> frozenset[str]:
         """Forget what the worker dropped with its connection; the jobs that it dropped."""

@@ -23,7 +23,7 @@ from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
 from .pulse import Pulse, Report
-from .requests import job_id_of, with_slot
+from .requests import claim_of, job_id_of, with_slot
 from .rescue import NodeQoS, Rescuer, park_messages, transport_options
 from .slots import Slots
 
@@ -152,13 +152,14 @@ class NodeConsumer(Consumer):
     def _claim(self, job_id: str, message: Any, begin: Callable[[Any], None]) -> None:
         connection = self._connections
 
-        def answer(verdict: str, pool: str) -> None:
+        def answer(verdict: str, pool: str, claim: str) -> None:
             if connection != self._connections or self._slots.closing:
                 return  # the message was put back, or is at the stop
             if verdict in ("run", "discard"):
                 # One that waited was sent before anybody knew where it would run. A retry goes by
                 # delivery_info, and the router knows a node's queue for no choice of the caller's.
-                message.headers[HEADER].update(node_id=self._slots.node_id, pool=pool)
+                place = {"node_id": self._slots.node_id, "pool": pool, "claim": claim}
+                message.headers[HEADER].update(place)
                 message.delivery_info["routing_key"] = queue_name(self._slots.node_id)
                 if verdict == "discard":  # this worker may not have heard of the revocation
                     state.revoked.add(message.headers["id"])
@@ -184,14 +185,20 @@ class NodeConsumer(Consumer):
 
     def claim_again(self, request: Any) -> None:
         """The node may have been taken for dead before the request began: ask whose it is now."""
+        job_id = job_id_of(request.request_dict)
+        if self._slots.is_claimed_anew(job_id, claim_of(request.request_dict)):
+            state.task_ready(request)
+            return
         if self._slots.term() is None:  # nor can it tell yet
             self.timer.call_after(_ASK_AGAIN, self.claim_again, (request,))
             return
 
         def begin(_: Any) -> None:
+            state.task_reserved(request)
             self.on_task_request(request)
 
-        self._claim(job_id_of(request.request_dict), request.message, begin)
+        state.task_ready(request)  # the worker has it not, unless it is given it again
+        self._claim(job_id, request.message, begin)
 
     def _drop(self, message: Any) -> None:
         message.ack_log_error(logger, self.connection_errors)
