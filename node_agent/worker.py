@@ -14,6 +14,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 from kombu import Queue
 from kombu.exceptions import OperationalError
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.imports import symbol_by_name
 from redis.exceptions import RedisError
 
@@ -40,6 +41,7 @@ class Node:
         self.rescuer = Rescuer(plugin)
         self.pulse = Pulse(plugin.scheduler, registration, self.rescuer.ring)
         self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
+        self._instance = registration.instance
         self._plugin = plugin
         self._slots_at_start = registration.max_jobs
         self._controller: Any = None
@@ -61,6 +63,12 @@ class Node:
         consumer: NodeConsumer = self._controller.consumer
         return consumer
 
+    def is_replaced(self) -> bool:
+        """Has another process taken this node's id? Then its messages are the other's too."""
+        redis, keys = self._plugin.scheduler.redis, self._plugin.scheduler.keys
+        holder = bytes_to_str(redis.hget(keys("node_info", self.node_id), "instance") or "")
+        return holder not in ("", self._instance)
+
     def on_shutting_down(self) -> None:
         """The worker was asked to stop: hand back at once what has not begun, finish what runs."""
         self._takes_jobs = False
@@ -77,6 +85,8 @@ class Node:
     def _hand_back(self) -> None:
         begun = {job_id_of(r.request_dict) for r in set(state.reserved_requests) if r.is_begun}
         try:
+            if self.is_replaced():
+                return
             jobs = park_messages(self._plugin, self.node_id, keep=begun.__contains__)
             self._plugin.scheduler.place_jobs(jobs, handed_back_by=self.node_id)
         except (RedisError, OperationalError) as exc:
@@ -118,9 +128,11 @@ class NodeConsumer(Consumer):
 
     def connect(self) -> Any:
         connection = super().connect()
-        if connection.transport.driver_type == "redis" and self._connections:
+        node = self.app.node
+        on_redis = connection.transport.driver_type == "redis"
+        if on_redis and self._connections and not node.is_replaced():
             # What was taken over the lost connection, and does not run, is placed anew.
-            slots = self._slots
+            slots = node.slots
             running = {job_id_of(request.request_dict) for request in state.active_requests}
             parked = park_messages(self.app.minsched, slots.node_id, keep=running.__contains__)
             slots.hand_back({*parked, *self._dropped} - running)
