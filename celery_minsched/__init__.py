@@ -24,6 +24,7 @@ from .models import (
     RegisterNodeRequest,
     RegisterNodeResponse,
 )
+from .ownership import still_mine
 from .plugin import MinSched
 from .router import MinSchedRouter
 from .scheduler import MinimalSchedulerService
@@ -56,4 +57,5 @@ __all__ = [
     "Settings",
     "UnknownJob",
     "UnknownNode",
+    "still_mine",
 ]

@@ -203,14 +203,14 @@ class MinimalSchedulerService:
         return CompleteTaskResponse(job_id=request.job_id, already_ended=code != "OK")
 
     def claim_job(
-        self, job_id: str, node_id: str, delivery_tag: str = ""
+        self, job_id: str, node_id: str, delivery_tag: str = "", claim: str = ""
     ) -> tuple[str, dict[str, Any]]:
-        """Ask whether to run a job whose message a node received.
+        """Ask whether to run a job whose message a node received, by a claim of that name.
 
         The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
         of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its message's header.
         """
-        _, verdict, *place = self._call("claim_job", job_id, node_id, delivery_tag)
+        _, verdict, *place = self._call("claim_job", job_id, node_id, delivery_tag, claim)
         return verdict, dict(zip(("pool", "chosen_by", "waited_ms"), place, strict=False))
 
     def release_job(self, job_id: str) -> None:

@@ -271,6 +271,19 @@ class Views:
         job_id = self._redis.get(self._keys("task", task_id))
         return self.job(_text(job_id)) if job_id else None
 
+    def is_owner(self, task_id: str, node_id: str, job_id: str, claim: str) -> bool:
+        """Does the node run the job, by this claim, and no later job of the same task?
+
+        What Redis has lost and the node's heartbeat rebuilt names no claim, and no task.
+        """
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(self._keys("job", job_id), "status", "node_id", "claim")
+            pipe.get(self._keys("task", task_id))
+            record, latest_job = pipe.execute()
+        status, owner, latest_claim = (_text(value or "") for value in record)
+        is_latest = latest_claim in ("", claim) and _text(latest_job or job_id) == job_id
+        return (status, owner) == ("running", node_id) and is_latest
+
     def jobs(
         self, limit: int = 1000, *, node_id: str = "", pool: str = "", status: str = ""
     ) -> list[JobView]:

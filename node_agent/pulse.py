@@ -4,7 +4,9 @@ A thread would do until a task holds the interpreter (a long regular expression,
 the worker's own ``heartbeat_sent`` is silent with ``--without-heartbeat``. The process is forked
 before the worker starts. The worker tells it, over a pipe, which jobs it holds; between two such
 reports the pulse still says that the node lives. It stops when the worker says so or is gone, and
-keeps still while the worker is stopped (SIGSTOP). One that dies is forked anew.
+keeps still while the worker is stopped (SIGSTOP). One that dies is forked anew. Where another
+process has taken the node's id while it was away, the pulse kills the worker: all that is named by
+the id is the other's now.
 """
 
 from __future__ import annotations
@@ -165,11 +167,28 @@ def _beat(
                 continue
         except psutil.NoSuchProcess:
             return
-        next_due = heart.beat(report)
+        try:
+            next_due = heart.beat(report)
+        except NodeIdInUse as exc:
+            logger.critical(
+                "this node was away, and another process took its place: it ends, with all that it "
+                "runs, which is its own no more: %s",
+                exc,
+            )
+            _kill(worker)
+            return
         pause = interval if next_due < 0 else min(interval, next_due + _NOT_SOONER)
         if report and report.last:
             return
         report = None  # what it says is true once
+
+
+def _kill(worker: psutil.Process) -> None:
+    """Kill the worker and its processes, and not this one."""
+    for process in [worker, *worker.children(recursive=True)]:
+        if process.pid != os.getpid():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class _Heart:
@@ -192,7 +211,8 @@ class _Heart:
     def beat(self, report: Report | None) -> float:
         """One heartbeat, with the worker's report if there is a new one.
 
-        Seconds until there is something to do for another, -1 for nothing known.
+        Seconds until there is something to do for another, -1 for nothing known. Raises
+        :class:`NodeIdInUse` where another process is the node now.
         """
         trouble = ""
         next_due = -1.0
@@ -205,8 +225,6 @@ class _Heart:
             self._heard[0] = began
         except (RedisError, OperationalError) as exc:
             trouble = f"Redis is away, tasks go on and the node is found again later: {exc}"
-        except NodeIdInUse as exc:
-            trouble = f"this node was away, and another process took its place meanwhile: {exc}"
         if trouble and not self._trouble:
             logger.warning("%s", trouble)
         if self._trouble and not trouble:

@@ -7,15 +7,27 @@ which ending was seen with celery 5.7.
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import Ignore, Retry, TaskRevokedError
 from celery.worker.request import Request
 
 from celery_minsched.messages import job_id_of
+from celery_minsched.router import HEADER
+
+
+def claim_of(headers: Any) -> str:
+    """The node's claim by which a message of a job was given to its worker."""
+    return str(headers[HEADER].get("claim", "")) if job_id_of(headers) else ""
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @cache
@@ -44,6 +56,11 @@ class SlotRequest(Request):
         if "execute_using_pool" in cls.__dict__:
             cls.execute_using_pool = _beginning(cls.execute_using_pool)
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        if not _is_main_thread() and not self._may_begin():
+            raise TaskRevokedError(self.id)  # then a thread does not run it
+        super().on_accepted(pid, time_accepted)
+
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         if self._already_cancelled:
             return super().on_failure(exc_info, *args, **kwargs)
@@ -71,16 +88,18 @@ class SlotRequest(Request):
         its own code, as when no result backend is there to store an outcome in.
         """
         exc = None if future.cancelled() else future.exception()
-        if exc is not None and job_id_of(self.request_dict) and not self._ended:
+        if exc is None or isinstance(exc, TaskRevokedError):  # it did not begin: on_accepted
+            return
+        if job_id_of(self.request_dict) and not self._ended:
             self.on_failure(ExceptionInfo((type(exc), exc, exc.__traceback__)))
 
     def _may_begin(self) -> bool:
-        job_id = job_id_of(self.request_dict)
+        job_id, claim = job_id_of(self.request_dict), claim_of(self.request_dict)
         node = self.app.node
-        if not job_id or node.slots.begin(job_id):
+        if not job_id or node.slots.begin(job_id, claim):
             return True
         if not node.slots.closing:
-            node.consumer.claim_again(self)
+            node.slots.in_loop(partial(node.consumer.claim_again, self))
         return False
 
     def _ends(self) -> None:
@@ -99,7 +118,8 @@ class SlotRequest(Request):
 
 def _beginning(execute_using_pool: Any) -> Any:
     def begin(self: SlotRequest, pool: Any, **kwargs: Any) -> Any:
-        if not self._may_begin():
+        # A pool of threads has a queue of its own: it is asked when a thread takes the request.
+        if not isinstance(pool, ThreadPool) and not self._may_begin():
             raise TaskRevokedError(self.id)  # by which celery's worker takes its process back
         result = execute_using_pool(self, pool, **kwargs)
         if isinstance(future := getattr(result, "f", None), Future):

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Hold:
     """A job that the node holds."""
 
     tag: str  # the delivery tag of its message
+    claim: str  # names the node's claim to it
     term: int | None = None  # in which the node's claim to it was good; see Pulse.term
     is_begun: bool = False  # it was given to the pool
     has_ended: bool = False  # or ends just now, and Redis does not know yet
@@ -107,20 +109,22 @@ class Slots:
 
         ``answer(verdict, place)`` comes in the event loop.
         """
-        hold = self.held[job_id] = Hold(tag)
+        hold = self.held[job_id] = Hold(tag, uuid.uuid4().hex)
 
         def ask() -> None:
             term = self.term()
-            verdict, place = self._scheduler.claim_job(job_id, self.node_id, tag)
+            verdict, place = self._scheduler.claim_job(job_id, self.node_id, tag, hold.claim)
             hold.term = term
-            self.in_loop(lambda: answer(verdict, place))
+            self.in_loop(lambda: answer(verdict, {**place, "claim": hold.claim}))
 
         self._outbox.put(ask)
 
-    def begin(self, job_id: str) -> bool:
-        """May the job begin? Not if the node stops, or may have been dead since its claim."""
+    def begin(self, job_id: str, claim: str) -> bool:
+        """May the job begin, by this claim? Not if the node stops, or may have been taken for dead
+        since then.
+        """
         hold = self.held.get(job_id)
-        if hold is None:
+        if hold is None or hold.claim != claim:
             return False
         hold.is_begun = True  # first: another thread sets closing, and only then looks at this
         if self.closing or hold.term is None or hold.term != self.term():
@@ -207,6 +211,11 @@ class Slots:
         """Does the job stay at the node, when that gives up what has not begun?"""
         hold = self.held.get(job_id)
         return hold is not None and hold.stays
+
+    def is_claimed_anew(self, job_id: str, claim: str) -> bool:
+        """Has the job's message come once more since this claim, and is it worked on?"""
+        hold = self.held.get(job_id)
+        return hold is not None and hold.claim != claim
 
     def drop(self) -> frozenset[str]:
         """Forget what has not begun, as a worker that loses its connection does; those jobs."""

@@ -15,6 +15,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 from kombu import Queue
 from kombu.exceptions import OperationalError
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.imports import symbol_by_name
 from redis.exceptions import RedisError
 
@@ -25,7 +26,7 @@ from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
 from .pulse import Pulse, Report
-from .requests import with_slot
+from .requests import claim_of, with_slot
 from .rescue import NodeQoS, Rescuer, park_messages, transport_options
 from .slots import Slots
 
@@ -42,6 +43,7 @@ class Node:
         self.rescuer = Rescuer(plugin)
         self.pulse = Pulse(plugin.scheduler, registration, self.rescuer.ring)
         self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
+        self._instance = registration.instance
         self._plugin = plugin
         self._slots_at_start = registration.max_jobs
         self._controller: Any = None
@@ -62,6 +64,12 @@ class Node:
         """The worker's consumer."""
         consumer: NodeConsumer = self._controller.consumer
         return consumer
+
+    def is_replaced(self) -> bool:
+        """Has another process taken this node's id? Then its messages are the other's too."""
+        redis, keys = self._plugin.scheduler.redis, self._plugin.scheduler.keys
+        holder = bytes_to_str(redis.hget(keys("node_info", self.node_id), "instance") or "")
+        return holder not in ("", self._instance)
 
     def on_shutting_down(self) -> None:
         """The worker was asked to stop: hand back at once what has not begun, finish what runs."""
@@ -95,6 +103,8 @@ class Node:
 
     def _hand_back(self) -> None:
         try:
+            if self.is_replaced():
+                return
             jobs = park_messages(self._plugin, self.node_id, keep=self.slots.stays)
             self._plugin.scheduler.place_jobs(jobs, handed_back_by=self.node_id)
         except (RedisError, OperationalError) as exc:
@@ -136,11 +146,12 @@ class NodeConsumer(Consumer):
 
     def connect(self) -> Any:
         connection = super().connect()
-        if connection.transport.driver_type == "redis" and self._connections:
+        node = self.app.node
+        on_redis = connection.transport.driver_type == "redis"
+        if on_redis and self._connections and not node.is_replaced():
             # What was taken over the lost connection, and has not begun, is placed anew.
-            slots = self._slots
-            parked = park_messages(self.app.minsched, slots.node_id, keep=slots.stays)
-            slots.hand_back({*parked, *self._dropped})
+            parked = park_messages(self.app.minsched, node.node_id, keep=node.slots.stays)
+            node.slots.hand_back({*parked, *self._dropped})
         return connection
 
     def register_with_event_loop(self, hub: Any) -> None:
@@ -206,14 +217,20 @@ class NodeConsumer(Consumer):
 
     def claim_again(self, request: Any) -> None:
         """The node may have been taken for dead before the request began: ask whose it is now."""
+        job_id = job_id_of(request.request_dict)
+        if self._slots.is_claimed_anew(job_id, claim_of(request.request_dict)):
+            state.task_ready(request)
+            return
         if self._slots.term() is None:  # nor can it tell yet
             self.timer.call_after(_ASK_AGAIN, self.claim_again, (request,))
             return
 
         def begin(_: Any) -> None:
+            state.task_reserved(request)
             self.on_task_request(request)
 
-        self._claim(job_id_of(request.request_dict), request.message, begin)
+        state.task_ready(request)  # the worker has it not, unless it is given it again
+        self._claim(job_id, request.message, begin)
 
     def _drop(self, message: Any) -> None:
         message.ack_log_error(logger, self.connection_errors)

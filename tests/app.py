@@ -14,7 +14,7 @@ from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
 
-from celery_minsched import MaxRescuesExceededError, MinSched, NodeLostError
+from celery_minsched import MaxRescuesExceededError, MinSched, NodeLostError, still_mine
 
 url = os.environ["MINSCHED_TEST_BROKER"]
 app = Celery("tests", broker=url, backend=url)
@@ -90,6 +90,14 @@ def hold(self: Any, what: str) -> None:
 @scheduled(acks_late=True)
 def hold_late(self: Any, what: str) -> None:
     _hold(self.request.hostname, what)
+
+
+@scheduled(acks_late=True)
+def asks_late(self: Any, what: str) -> None:
+    """Hold, and then ask whether the job is still its own."""
+    _hold(self.request.hostname, what)
+    answer = f"{self.request.hostname} {still_mine()}"
+    app.backend.client.rpush(f"test:mine:{what}", answer)
 
 
 @scheduled(retry_on_worker_lost=True, default_retry_delay=0)

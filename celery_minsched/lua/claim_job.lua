@@ -4,6 +4,7 @@
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] job_id       ARGV[3] node_id      ARGV[4] the message's delivery tag
+-- ARGV[5] a name of this claim, by which it is told from an earlier one of the same job
 --
 -- Returns {"OK", "run", pool, chosen_by, ms in line}  the slot is the job's
 --         {"OK", "discard"}    revoked or expired: the worker tells the caller, and runs nothing
@@ -28,7 +29,7 @@ if not redis.call('ZSCORE', key.node_jobs(node_id), job.id) then
 end
 redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
 redis.call('HSET', key.job(job.id), 'node_id', node_id, 'status', 'running', 'started_ts', NOW,
-  'tag', ARGV[4])
+  'tag', ARGV[4], 'claim', ARGV[5])
 redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
 redis.call('ZREM', key.lost(), job.id)
 expire_record(job)
