@@ -268,6 +268,7 @@ class TestANodeChanges:
             wait_status(fleet, "waiting", waiting)
             control.pool_grow(1, destination=there)
             assert waiting.get(timeout=20)["hostname"] == "celery@pool"
+            wait_status(fleet, "finished", waiting)  # celery shrinks no pool that is busy
             control.pool_shrink(1, destination=there)
             wait_for(lambda: fleet.node("pool").max_jobs == 1)  # type: ignore[union-attr]
             waiting = fleet.send("where_am_i", minsched=demand)
