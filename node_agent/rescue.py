@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from time import time
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -24,7 +25,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 from kombu.serialization import prepare_accept_content
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
@@ -58,19 +59,24 @@ class NodeQoS(QoS):
 
     #: Key of the set of messages that were acknowledged while their jobs go on.
     acked_key: str
+    #: Key of the list of the message that was taken and is not in this book yet.
+    taken_key: str
     #: The node's hold of a job, by its message's delivery tag.
     hold_of: Callable[[str, str], Hold | None]
 
     def append(self, message: Any, delivery_tag: str) -> None:
+        """As kombu's (5.7), but for the place; and the message leaves the list of those taken."""
+        job_id = job_id_of(message.headers)
         delivered = message.delivery_info
-        if job_id := job_id_of(message.headers):
-            message.delivery_info = {
-                **delivered,
-                "exchange": "",
-                "routing_key": job_queue_name(job_id),
-            }
-        super().append(message, delivery_tag)  # writes exchange and routing key (kombu 5.7)
-        message.delivery_info = delivered
+        place = ("", job_queue_name(job_id)) if job_id else _place_of(delivered)
+        with self.pipe_or_acquire() as pipe:
+            pipe.zadd(self.unacked_index_key, {delivery_tag: time()})
+            pipe.hset(self.unacked_key, delivery_tag, dumps([message._raw, *place]))
+            if self.channel.taken:
+                pipe.lrem(self.taken_key, 1, self.channel.taken)
+            pipe.execute()
+        self.channel.taken = None
+        super(QoS, self).append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
@@ -85,6 +91,10 @@ class NodeQoS(QoS):
                 if hold.has_ended:  # meanwhile, in another thread
                     client.srem(self.acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
+
+
+def _place_of(delivered: dict[str, str]) -> tuple[str, str]:
+    return delivered["exchange"], delivered["routing_key"]
 
 
 def _connection(app: Celery, node_id: str) -> Connection:
@@ -112,27 +122,29 @@ def park_messages(
             if tag not in acked and not keep(job_id):
                 connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
                 jobs.append(job_id)
-    for suffix in keys.suffixes:
-        while job_id := _park_last(plugin, keys("node_queue", node_id) + suffix, suffix):
+    for name in ("node_taken", "node_queue"):
+        while job_id := _park_last(plugin, keys(name, node_id)):
             jobs.append(job_id)
     return [job_id for job_id in jobs if job_id]
 
 
-def _park_last(plugin: MinSched, queue: str, suffix: str) -> str:
+def _park_last(plugin: MinSched, queue: str) -> str:
     """Move the queue's next message to its job's own list; the job, "" where the queue is empty."""
     keys = plugin.scheduler.keys
     with plugin.scheduler.redis.pipeline(transaction=True) as pipe:
         while True:
             try:
                 pipe.watch(queue)
-                message = pipe.lindex(queue, -1)
-                if message is None:
+                lying = pipe.lindex(queue, -1)
+                if lying is None:
                     return ""
-                job_id = job_id_of(loads(bytes_to_str(message)).get("headers"))
+                message = loads(bytes_to_str(lying))
+                job_id = job_id_of(message.get("headers"))
                 if not job_id:  # put there by hand
                     logger.error("%s has a message that is no job's; it stays there", queue)
                     return ""
                 pipe.multi()
+                suffix = keys.suffixes[keys.band(message["properties"].get("priority") or 0)]
                 pipe.lmove(queue, keys("job_queue", job_id) + suffix, "RIGHT", "LEFT")
                 pipe.execute()
             except WatchError:

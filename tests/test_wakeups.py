@@ -61,10 +61,12 @@ class World:
         """Sends one job; who runs the steps may leave it at any of them."""
         spec = self.random.choice(SPECS)
         place = self.service.dispatch_task(DispatchRequest(**spec, when_full="wait"))
-        suffix = self.keys.suffixes[self.keys.band(spec.get("priority", 0))]
+        priority = 0 if place.node_id else spec.get("priority", 0)
         name = ("node_queue", place.node_id) if place.node_id else ("job_queue", place.job_id)
         yield
-        message = json.dumps({"headers": {"minsched": {"job_id": place.job_id}}})
+        headers = {"minsched": {"job_id": place.job_id}}
+        message = json.dumps({"headers": headers, "properties": {"priority": priority}})
+        suffix = self.keys.suffixes[self.keys.band(priority)]
         self.client.lpush(self.keys(*name) + suffix, message)
         self.sent.add(place.job_id)
         yield
@@ -108,16 +110,14 @@ class World:
         )
 
     def take(self, node_id: str) -> Steps:
-        for suffix in self.keys.suffixes:
-            message = self.client.rpop(self.keys("node_queue", node_id) + suffix)
-            if message:
-                job_id = json.loads(message)["headers"]["minsched"]["job_id"]
-                self.holds[node_id].append(job_id)
-                yield
-                verdict, _ = self.service.claim_job(job_id, node_id)
-                assert verdict == "run"
-                self.ran[job_id] += 1
-                return
+        message = self.client.rpop(self.keys("node_queue", node_id))
+        if message:
+            job_id = json.loads(message)["headers"]["minsched"]["job_id"]
+            self.holds[node_id].append(job_id)
+            yield
+            verdict, _ = self.service.claim_job(job_id, node_id)
+            assert verdict == "run"
+            self.ran[job_id] += 1
 
     def finish(self, node_id: str) -> None:
         if holds := self.holds[node_id]:
@@ -131,10 +131,9 @@ class World:
 
     def hand_back(self, node_id: str) -> Steps:
         plugin: Any = SimpleNamespace(scheduler=self.service)
-        for suffix in self.keys.suffixes:
-            while job_id := _park_last(plugin, self.keys("node_queue", node_id) + suffix, suffix):
-                yield
-                self.service.place_jobs([job_id], handed_back_by=node_id)
+        while job_id := _park_last(plugin, self.keys("node_queue", node_id)):
+            yield
+            self.service.place_jobs([job_id], handed_back_by=node_id)
 
     def die(self, node_id: str) -> None:
         """The node falls silent, and that was long ago."""
@@ -197,10 +196,8 @@ class World:
             dead, _ = self.service.claim_rescue()
             if dead:
                 jobs = []
-                for suffix in self.keys.suffixes:
-                    queue = self.keys("node_queue", dead) + suffix
-                    while job_id := _park_last(plugin, queue, suffix):
-                        jobs.append(job_id)
+                while job_id := _park_last(plugin, self.keys("node_queue", dead)):
+                    jobs.append(job_id)
                 self.service.rescue_node(dead, jobs)
             for _ in self.take("last"):
                 pass

@@ -11,7 +11,9 @@ local function give_up_node(node_id)
   redis.call('ZADD', key.rescues(), 'NX', NOW, node_id)
 end
 
+-- Also of the one message that the node is taking just now.
 local function is_queue_empty(node_id, suffixes)
+  if redis.call('EXISTS', key.node_taken(node_id)) == 1 then return false end
   for _, suffix in ipairs(suffixes) do
     if redis.call('EXISTS', key.node_queue(node_id) .. suffix) == 1 then return false end
   end
