@@ -70,6 +70,8 @@ QUEUES: Final = {
     "node_unacked": "minsched.unacked.{}",
     "node_unacked_index": "minsched.unacked_index.{}",
     "node_unacked_mutex": "minsched.unacked_mutex.{}",
+    # The message that a node's worker has taken and not yet noted as unacknowledged.
+    "node_taken": "minsched.taken.{}",
     # Those of a node's unacked messages that its worker has acknowledged: kept until the job ends.
     "node_acked": "minsched.acked.{}",
 }

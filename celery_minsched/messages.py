@@ -31,9 +31,16 @@ def read_message(raw: str | bytes) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
+def priority_of(message: dict[str, Any]) -> int:
+    """Celery's priority of a message; 0 where it tells none."""
+    properties = message.get("properties")
+    given = properties.get("priority") if isinstance(properties, dict) else None
+    return given if isinstance(given, int) else 0
+
+
 def request_of(message: dict[str, Any]) -> DispatchRequest | None:
     """What the message's job asks for, as its publisher put it; ``None`` where that is not told."""
-    headers, properties = message.get("headers"), message.get("properties")
+    headers = message.get("headers")
     try:
         stated = headers[HEADER]["demand"]  # type: ignore[index]
         return demand.parse(stated).request(
@@ -41,7 +48,7 @@ def request_of(message: dict[str, Any]) -> DispatchRequest | None:
             task_name=str(headers.get("task", "")),  # type: ignore[union-attr]
             due_ts=_milliseconds(headers.get("eta")),  # type: ignore[union-attr]
             expires_ts=_milliseconds(headers.get("expires")),  # type: ignore[union-attr]
-            priority=int((properties or {}).get("priority") or 0),
+            priority=priority_of(message),
         )
     except (InvalidDemand, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

@@ -220,6 +220,9 @@ def _in_words(place: DispatchResponse, request: DispatchRequest) -> str:
 def _with_destination(options: Mapping[str, Any], place: DispatchResponse) -> dict[str, Any]:
     """Publish options for the list where the message belongs, which is neither declared nor
     remembered here (a Queue with ``no_declare``).
+
+    The priority of one that has its slot goes in the header: a node's queue is one list, and
+    kombu has a list for each priority.
     """
     name = queue_name(place.node_id) if place.node_id else job_queue_name(place.job_id)
     header = {
@@ -228,8 +231,11 @@ def _with_destination(options: Mapping[str, Any], place: DispatchResponse) -> di
         "node_id": place.node_id,
         "pool": place.pool,
     }
+    if options.get("priority") is not None:
+        header["priority"] = options["priority"]
     return {
         **options,
+        "priority": None if place.node_id else options.get("priority"),
         "queue": _list(name),
         "declare": [],
         "headers": {**options["headers"], HEADER: header},

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from time import time
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -24,12 +25,12 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 from kombu.serialization import prepare_accept_content
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
-from celery_minsched.messages import job_id_of, read_message, request_of
+from celery_minsched.messages import job_id_of, priority_of, read_message, request_of
 from celery_minsched.plugin import MinSched
 
 from .slots import Hold
@@ -58,19 +59,24 @@ class NodeQoS(QoS):
 
     #: Key of the set of messages that were acknowledged while their jobs go on.
     acked_key: str
+    #: Key of the list of the message that was taken and is not in this book yet.
+    taken_key: str
     #: The node's hold of a job, by its message's delivery tag.
     hold_of: Callable[[str, str], Hold | None]
 
     def append(self, message: Any, delivery_tag: str) -> None:
+        """As kombu's (5.7), but for the place; and the message leaves the list of those taken."""
+        job_id = job_id_of(message.headers)
         delivered = message.delivery_info
-        if job_id := job_id_of(message.headers):
-            message.delivery_info = {
-                **delivered,
-                "exchange": "",
-                "routing_key": job_queue_name(job_id),
-            }
-        super().append(message, delivery_tag)  # writes exchange and routing key (kombu 5.7)
-        message.delivery_info = delivered
+        place = ("", job_queue_name(job_id)) if job_id else _place_of(delivered)
+        with self.pipe_or_acquire() as pipe:
+            pipe.zadd(self.unacked_index_key, {delivery_tag: time()})
+            pipe.hset(self.unacked_key, delivery_tag, dumps([message._raw, *place]))
+            if self.channel.taken:
+                pipe.lrem(self.taken_key, 1, self.channel.taken)
+            pipe.execute()
+        self.channel.taken = None
+        super(QoS, self).append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
@@ -85,6 +91,10 @@ class NodeQoS(QoS):
                 if hold.has_ended:  # meanwhile, in another thread
                     client.srem(self.acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
+
+
+def _place_of(delivered: dict[str, str]) -> tuple[str, str]:
+    return delivered["exchange"], delivered["routing_key"]
 
 
 def _connection(app: Celery, node_id: str) -> Connection:
@@ -114,12 +124,12 @@ def park_messages(
                 connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
                 _complete_record(plugin, job_id, message)
                 jobs.append(job_id)
-    for suffix in keys.suffixes:
-        jobs += _park_queue(plugin, keys("node_queue", node_id) + suffix, suffix)
+    for name in ("node_taken", "node_queue"):
+        jobs += _park_queue(plugin, keys(name, node_id))
     return [job_id for job_id in jobs if job_id]
 
 
-def _park_queue(plugin: MinSched, queue: str, suffix: str) -> Iterator[str]:
+def _park_queue(plugin: MinSched, queue: str) -> Iterator[str]:
     """Move the messages of a queue to their jobs' own lists, one by one; those jobs."""
     keys = plugin.scheduler.keys
     staying = 0
@@ -136,13 +146,19 @@ def _park_queue(plugin: MinSched, queue: str, suffix: str) -> Iterator[str]:
                     staying += 1
                     continue
                 pipe.multi()
-                pipe.lpush(keys("job_queue", job_id) + suffix, raw)
+                pipe.lpush(keys("job_queue", job_id) + _suffix_of(plugin, message), raw)
                 pipe.lrem(queue, -1, raw)
                 pipe.execute()
             except WatchError:
                 continue
             _complete_record(plugin, job_id, message)
             yield job_id
+
+
+def _suffix_of(plugin: MinSched, message: dict[str, Any]) -> str:
+    """By which kombu names the list of the message's priority."""
+    keys = plugin.scheduler.keys
+    return keys.suffixes[keys.band(priority_of(message))]
 
 
 def _complete_record(plugin: MinSched, job_id: str, message: dict[str, Any]) -> None:

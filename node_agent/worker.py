@@ -25,6 +25,7 @@ from celery_minsched.messages import job_id_of
 from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
+from .intake import take_by_move
 from .pulse import Pulse, Report
 from .requests import claim_of, with_slot
 from .rescue import NodeQoS, Rescuer, park_messages, transport_options
@@ -138,10 +139,15 @@ class NodeConsumer(Consumer):
         connection = super().connection_for_read(heartbeat)
         if connection.transport.driver_type == "redis":
             # Here, since kombu (5.7) makes a channel's qos as soon as an event loop knows of it.
-            slots, acked = self._slots, QUEUES["node_acked"].format(self._slots.node_id)
-            connection.default_channel.QoS = type(
-                "QoS", (NodeQoS,), {"acked_key": acked, "hold_of": staticmethod(slots.hold_of)}
-            )
+            channel, node_id = connection.default_channel, self._slots.node_id
+            taken = self.app.minsched.scheduler.keys("node_taken", node_id)
+            book = {
+                "acked_key": QUEUES["node_acked"].format(node_id),
+                "taken_key": taken,
+                "hold_of": staticmethod(self._slots.hold_of),
+            }
+            channel.QoS = type("QoS", (NodeQoS,), book)
+            take_by_move(channel, queue_name(node_id), taken)
         return connection
 
     def connect(self) -> Any:
@@ -192,6 +198,8 @@ class NodeConsumer(Consumer):
                 # One that waited was sent before anybody knew where it would run. A retry goes by
                 # delivery_info, and the router knows a node's queue for no choice of the caller's.
                 message.headers[HEADER].update(node_id=self._slots.node_id, **place)
+                if (priority := message.headers[HEADER].get("priority")) is not None:
+                    message.properties["priority"] = priority
                 message.delivery_info["routing_key"] = queue_name(self._slots.node_id)
                 if verdict == "discard":  # this worker may not have heard of the revocation
                     state.revoked.add(message.headers["id"])

@@ -95,6 +95,14 @@ class TestCanvas:
         result = sig(fleet, "retries", 0.2, minsched={"session_id": "u1"}).apply_async()
         assert result.get(timeout=20)["demand"] == {"pool": "asr", "session_id": "u1"}
 
+    def test_a_retry_keeps_its_priority(self, fleet: Fleet, client: redis.Redis) -> None:
+        result = fleet.send("retries", priority=6)
+        result.get(timeout=20)
+        job = fleet.job(result.id)
+        assert job is not None
+        band = client.hget(f"scheduler:job:{job.job_id}", "band")
+        assert band == str(fleet.plugin.scheduler.keys.band(6))
+
 
 class TestDemand:
     def test_the_nearer_wins_key_by_key(self, fleet: Fleet, server_url: str) -> None:

@@ -492,7 +492,7 @@ def test_a_rescue_makes_good_a_record_that_redis_has_lost(world: World) -> None:
     world.client.delete(world.keys("job", world.dispatched))
     world.desk.beat("full", jobs=[world.running, world.dispatched])  # its record made anew
     world.die("full")
-    assert list(_park_queue(plugin, queue, "")) == [world.dispatched]
+    assert list(_park_queue(plugin, queue)) == [world.dispatched]
     world.desk.node("second", 4, [{"id": "asr", "langs": [["zh", "en"]]}])
     world.service.rescue_node("full", [world.dispatched])
     job = world.desk.views.job(world.dispatched)

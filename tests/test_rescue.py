@@ -54,6 +54,20 @@ def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
     assert client.lrange("test:began:unaccepted", 0, -1) == ["celery@n1"]
 
 
+@pytest.mark.parametrize("task", ["note", "note_late"])
+def test_a_message_in_the_hands_of_a_node_that_is_killed_runs_elsewhere(
+    fleet: Fleet, client: redis.Redis, task: str
+) -> None:
+    fleet.start_ready("n1", "-P", "threads")
+    fleet.kill("n1", signal.SIGSTOP)  # Redis answers it all the same, and it does not read
+    result = fleet.send(task, "in-hand", priority=9)
+    wait_for(lambda: not client.exists("minsched.node.n1"))
+    fleet.stop("n1", signal.SIGKILL)
+    fleet.start_ready("n2", "-P", "threads")
+    assert result.get(timeout=20) == "in-hand"
+    assert client.lrange("test:began:in-hand", 0, -1) == ["celery@n2"]
+
+
 def test_a_late_task_whose_end_nobody_heard_of_runs_again(
     fleet: Fleet, client: redis.Redis
 ) -> None:

@@ -61,13 +61,13 @@ class World:
         """Sends one job; who runs the steps may leave it at any of them."""
         spec = self.random.choice(SPECS)
         place = self.service.dispatch_task(DispatchRequest(**spec, when_full="wait"))
-        suffix = self.keys.suffixes[self.keys.band(spec.get("priority", 0))]
+        priority = 0 if place.node_id else spec.get("priority", 0)
         name = ("node_queue", place.node_id) if place.node_id else ("job_queue", place.job_id)
         yield
         demand = {key: value for key, value in spec.items() if key != "priority"}
         headers = {"id": "", "minsched": {"job_id": place.job_id, "demand": demand}}
-        properties = {"priority": spec.get("priority", 0)}
-        message = json.dumps({"headers": headers, "properties": properties})
+        message = json.dumps({"headers": headers, "properties": {"priority": priority}})
+        suffix = self.keys.suffixes[self.keys.band(priority)]
         self.client.lpush(self.keys(*name) + suffix, message)
         self.sent.add(place.job_id)
         yield
@@ -111,16 +111,14 @@ class World:
         )
 
     def take(self, node_id: str) -> Steps:
-        for suffix in self.keys.suffixes:
-            message = self.client.rpop(self.keys("node_queue", node_id) + suffix)
-            if message:
-                job_id = json.loads(message)["headers"]["minsched"]["job_id"]
-                self.holds[node_id].append(job_id)
-                yield
-                verdict, _ = self.service.claim_job(job_id, node_id)
-                assert verdict == "run"
-                self.ran[job_id] += 1
-                return
+        message = self.client.rpop(self.keys("node_queue", node_id))
+        if message:
+            job_id = json.loads(message)["headers"]["minsched"]["job_id"]
+            self.holds[node_id].append(job_id)
+            yield
+            verdict, _ = self.service.claim_job(job_id, node_id)
+            assert verdict == "run"
+            self.ran[job_id] += 1
 
     def finish(self, node_id: str) -> None:
         if holds := self.holds[node_id]:
@@ -134,10 +132,9 @@ class World:
 
     def hand_back(self, node_id: str) -> Steps:
         plugin: Any = SimpleNamespace(scheduler=self.service)
-        for suffix in self.keys.suffixes:
-            for job_id in _park_queue(plugin, self.keys("node_queue", node_id) + suffix, suffix):
-                yield
-                self.service.place_jobs([job_id], handed_back_by=node_id)
+        for job_id in _park_queue(plugin, self.keys("node_queue", node_id)):
+            yield
+            self.service.place_jobs([job_id], handed_back_by=node_id)
 
     def die(self, node_id: str) -> None:
         """The node falls silent, and that was long ago."""
@@ -209,10 +206,7 @@ class World:
             self.beat("last")
             dead, _ = self.service.claim_rescue()
             if dead:
-                jobs = []
-                for suffix in self.keys.suffixes:
-                    queue = self.keys("node_queue", dead) + suffix
-                    jobs += _park_queue(plugin, queue, suffix)
+                jobs = list(_park_queue(plugin, self.keys("node_queue", dead)))
                 self.service.rescue_node(dead, jobs)
             for _ in self.take("last"):
                 pass

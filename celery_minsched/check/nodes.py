@@ -10,7 +10,7 @@ from .breach import Breach
 from .look import Command, Index, Look, Node
 
 #: Keys of a node that say that there is or was one.
-NODE_KEYS = ("node_info", "node_runtime", "node_jobs", "node_queue")
+NODE_KEYS = ("node_info", "node_runtime", "node_jobs", "node_queue", "node_taken")
 BOOKS = ("node_unacked", "node_unacked_index", "node_acked")
 
 
@@ -54,7 +54,7 @@ def _questions(look: Look, node_id: str, node: Node | None) -> list[Command]:
         ("ZCARD", keys("node_jobs", node_id)),
         ("ZSCORE", keys("nodes"), node_id),
         ("ZSCORE", keys("rescues"), node_id),
-        ("EXISTS", *queues),
+        ("EXISTS", keys("node_taken", node_id), *queues),
         ("EXISTS", *(keys(book, node_id) for book in BOOKS)),
         ("EXISTS", keys("lost")),
     ]
@@ -77,7 +77,7 @@ def _judge(look: Look, node_id: str, node: Node | None, answers: list[Any]) -> I
 
     is_absent = node is None or (seen is not None and seen < 0)
     if is_absent and rescue is None and (taken or queues or (books and not lost)):
-        kinds = ("node_queue", *BOOKS)
+        kinds = ("node_queue", "node_taken", *BOOKS)
         yield Breach(
             code="left_behind",
             sentence=f"node {node_id} is not there, and nobody is rescuing its jobs and messages",

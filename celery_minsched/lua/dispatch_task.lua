@@ -60,6 +60,7 @@ end
 
 local number = redis.call('INCR', key.job_id_seq())
 local job = ask
+if node_id then job.suffix = '' end  -- its message has no priority, see celery_minsched/publish.py
 job.id = ask.session_id .. ':' .. string.format('%.0f', number)
 for _, field in ipairs({'when_full', 'max_waiting'}) do job[field] = nil end
 local record = {'status', is_due and 'parking' or 'delayed', 'created_ts', NOW, 'payload_json', ARGV[3]}

@@ -36,8 +36,9 @@ local function parked_list(job) return key.job_queue(job.id) .. job.suffix end
 
 local function is_parked(job) return redis.call('EXISTS', parked_list(job)) == 1 end
 
+-- A node's queue is one list: all that is in it has its slot, and priority says nothing there.
 local function move_message(job, node_id)
-  redis.call('LMOVE', parked_list(job), key.node_queue(node_id) .. job.suffix, 'RIGHT', 'LEFT')
+  redis.call('LMOVE', parked_list(job), key.node_queue(node_id), 'RIGHT', 'LEFT')
 end
 
 -- It is counted by its status, or as what is given.

@@ -17,7 +17,9 @@ local function is_absent(node_id)
   return tonumber(redis.call('ZSCORE', key.nodes(), node_id) or 0) < 0
 end
 
+-- Also of the one message that the node is taking just now.
 local function is_queue_empty(node_id, suffixes)
+  if redis.call('EXISTS', key.node_taken(node_id)) == 1 then return false end
   for _, suffix in ipairs(suffixes) do
     if redis.call('EXISTS', key.node_queue(node_id) .. suffix) == 1 then return false end
   end

@@ -1,0 +1,42 @@
+"""How a node takes a message from its queue, so that it is never nowhere.
+
+kombu's BRPOP hands a message over before anybody has noted it: a worker that is killed, or a
+connection that breaks, between the two loses it. Here BLMOVE puts it in a list of the node's own,
+and it leaves that in the step that notes it as unacknowledged (``NodeQoS.append``).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+
+def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
+    """Have a channel of kombu's Redis transport take ``queue`` so, while it consumes no other.
+
+    The names are kombu 5.7's own: ``_brpop_start`` sends the command and ``_brpop_read`` reads the
+    answer, a pair of list and message. ``channel.taken`` is the message as it lies in the list
+    ``taken_key``, None while none does.
+    """
+    queue_key = channel.global_keyprefix + queue
+    start_pop = channel._brpop_start
+    pair = channel.client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
+
+    def start(timeout: float | None = None) -> None:
+        if list(channel.active_queues) != [queue]:  # the worker was told to consume one more
+            start_pop(timeout)
+            return
+        connection = channel._in_poll = channel.client.connection
+        channel._brpop_sent_at = time.monotonic()
+        wait = channel.brpop_timeout if timeout is None else timeout
+        connection.send_command("BLMOVE", queue_key, taken_key, "RIGHT", "LEFT", wait or 0)
+
+    def read(answer: Any, **options: Any) -> Any:
+        if not isinstance(answer, bytes):  # nothing came, or it came by BRPOP
+            return pair(answer, **options)
+        channel.taken = answer
+        return queue_key.encode(), answer
+
+    channel.taken = None
+    channel._brpop_start = start
+    channel.client.set_response_callback("BRPOP", read)
