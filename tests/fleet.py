@@ -141,9 +141,9 @@ class Fleet:
         with self.server.client() as client:
             wait_for(
                 lambda: (
-                    not any(  # its last BRPOP may go on for a second
+                    not any(  # its last BLMOVE may go on for a second
                         (c["cmd"], c["addr"].split(":")[1] in ports, "b" in c["flags"])
-                        == ("brpop", True, True)
+                        == ("blmove", True, True)
                         for c in client.client_list()
                     )
                 ),

@@ -77,7 +77,7 @@ def test_kill_9_of_a_whole_node_loses_nothing(fleet: Fleet, client: redis.Redis,
     wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
     fleet.deafen(victim)
     results.append(send_to(fleet, victim, "hold_late", names[2]))
-    wait_for(lambda: client.llen(f"minsched.node.{victim}") == 1)
+    wait_for(lambda: client.exists(f"minsched.node.{victim}", f"minsched.taken.{victim}"))
     fleet.destroy(victim)
     last_heartbeat = fleet.node(victim).last_heartbeat_ts  # type: ignore[union-attr]
 
