@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
+from celery.apps.worker import Worker
 from celery.utils.functional import maybe_list
 from celery.worker import control, state
 from celery.worker.consumer import Consumer
@@ -105,6 +106,18 @@ def _pool_size(controller: Any) -> int:
     """Processes or threads of the pool; under autoscale, as many as it may grow to."""
     autoscaler = getattr(controller, "autoscaler", None)
     return int(autoscaler.max_concurrency if autoscaler else controller.pool.num_processes)
+
+
+class NodeWorker(Worker):
+    """Celery's worker, which says at once when it begins a cold shutdown.
+
+    ``worker_shutting_down`` comes after all else there: after the time that a soft shutdown gives,
+    and not at all from a pool of threads, which cannot be cancelled (seen in celery 5.7).
+    """
+
+    def wait_for_soft_shutdown(self) -> None:
+        self.app.node.on_shutting_down()
+        super().wait_for_soft_shutdown()
 
 
 class NodeConsumer(Consumer):
@@ -263,6 +276,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     )
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.
     app.amqp.queues.add(Queue(queue, no_declare=on_redis))
+    app.Worker = app.subclass_with_self(NodeWorker)
     node = app.node = Node(plugin, registration)
     if on_redis:  # what a process that had this id before has left behind
         jobs = park_messages(plugin, registration.node_id)
