@@ -244,7 +244,7 @@ class _Heart:
             load_json=json.dumps(self.meter.read()),
             jobs=report.jobs if report else None,
             instance=self._registration.instance,
-            rescues=not (report and report.last),
+            rescues=True,
         )
         try:
             answer = self._scheduler.heartbeat(request)
@@ -254,6 +254,6 @@ class _Heart:
             self._scheduler.register_node(self._registration)
             logger.info("node %s was not known any more and is registered again", request.node_id)
             answer = self._scheduler.heartbeat(request)
-        if answer.rescue_due:
+        if answer.rescue_due and request.online:  # one that leaves would leave it half done
             self._ring()
         return answer.next_due_ms
