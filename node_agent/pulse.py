@@ -255,7 +255,7 @@ class _Heart:
             load_json=json.dumps(self.meter.read()),
             jobs=report.jobs if report else None,
             instance=self._registration.instance,
-            rescues=not (report and report.last),
+            rescues=True,
         )
         try:
             answer = self._scheduler.heartbeat(request)
@@ -279,6 +279,6 @@ class _Heart:
             )
         if report and report.last:
             logger.info("node %s has left", request.node_id, extra={"node_id": request.node_id})
-        if answer.rescue_due:
+        if answer.rescue_due and request.online:  # one that leaves would leave it half done
             self._ring()
         return answer.next_due_ms

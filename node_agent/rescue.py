@@ -279,6 +279,8 @@ class Rescuer:
         self._plugin = plugin
         self._bell, self._ringer = os.pipe()
         os.set_blocking(self._ringer, False)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._wait, name="rescuer", daemon=True)
 
     def ring(self) -> None:
         """There is something to rescue. Never blocks; also in a process that was forked of this."""
@@ -287,10 +289,17 @@ class Rescuer:
 
     def start(self) -> None:
         """Start the thread."""
-        threading.Thread(target=self._wait, name="rescuer", daemon=True).start()
+        self._thread.start()
+
+    def stop(self, patience: float = 5.0) -> None:
+        """Take on no rescue any more, and wait ``patience`` seconds at most for one begun."""
+        self._stopping = True
+        self.ring()
+        if self._thread.is_alive():
+            self._thread.join(patience)
 
     def _wait(self) -> None:
-        while os.read(self._bell, 4096):
+        while os.read(self._bell, 4096) and not self._stopping:
             try:
                 rescue(self._plugin)
             except (RedisError, OperationalError) as exc:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, signals
+from celery.apps.worker import Worker
 from celery.utils.functional import maybe_list
 from celery.worker import control, state
 from celery.worker.consumer import Consumer
@@ -46,7 +47,7 @@ class Node:
         self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
         self._instance = registration.instance
         self._plugin = plugin
-        self._slots_at_start = registration.max_jobs
+        self._slots_at_start = self._max_jobs = registration.max_jobs
         self._controller: Any = None
         self._pool_at_start = 0
         self._takes_jobs = False
@@ -73,7 +74,9 @@ class Node:
         return holder not in ("", self._instance)
 
     def on_shutting_down(self) -> None:
-        """The worker was asked to stop: hand back at once what has not begun, finish what runs."""
+        """The worker is about to stop: hand back at once what has not begun, finish what runs."""
+        if self.slots.closing:
+            return
         self._takes_jobs = False
         self.slots.closing = True
         self.pulse.nudge()
@@ -81,6 +84,7 @@ class Node:
 
     def stop(self) -> None:
         """The worker has stopped: tell which jobs ended, hand back the others, and go offline."""
+        self.rescuer.stop()
         self.slots.stop()
         self._hand_back()
         self.pulse.stop()
@@ -115,15 +119,33 @@ class Node:
             self.slots.forget(job_id)
 
     def _look(self) -> Report:
-        # The slots move with the pool: a process more is a slot more.
-        max_jobs = self._slots_at_start + _pool_size(self._controller) - self._pool_at_start
-        return Report(self._takes_jobs, max(1, max_jobs), sorted(self.slots.held.copy()))
+        if self._takes_jobs:  # the slots move with the pool: a process more is a slot more
+            grown = _pool_size(self._controller) - self._pool_at_start
+            self._max_jobs = max(1, self._slots_at_start + grown)
+        return Report(self._takes_jobs, self._max_jobs, sorted(self.slots.held.copy()))
 
 
 def _pool_size(controller: Any) -> int:
     """Processes or threads of the pool; under autoscale, as many as it may grow to."""
     autoscaler = getattr(controller, "autoscaler", None)
     return int(autoscaler.max_concurrency if autoscaler else controller.pool.num_processes)
+
+
+class NodeWorker(Worker):
+    """Celery's worker, which says at once that it stops, for whatever reason.
+
+    ``worker_shutting_down`` does so for a warm shutdown. For a cold one it comes after all else:
+    after the time that a soft shutdown gives, and not at all from a pool of threads, which cannot
+    be cancelled. Nor does it where an error ends the worker. (Seen in celery 5.7.)
+    """
+
+    def wait_for_soft_shutdown(self) -> None:  # the first act of a cold shutdown
+        self.app.node.on_shutting_down()
+        super().wait_for_soft_shutdown()
+
+    def stop(self, *args: Any, **kwargs: Any) -> None:
+        self.app.node.on_shutting_down()
+        super().stop(*args, **kwargs)
 
 
 class NodeConsumer(Consumer):
@@ -305,6 +327,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     )
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.
     app.amqp.queues.add(Queue(queue, no_declare=on_redis))
+    app.Worker = app.subclass_with_self(NodeWorker)
     node = app.node = Node(plugin, registration)
     if on_redis:  # what a process that had this id before has left behind
         jobs = park_messages(plugin, registration.node_id)

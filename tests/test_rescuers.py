@@ -15,6 +15,7 @@ from redis.connection import AbstractConnection
 from celery_minsched import HeartbeatRequest, NodeLostError, RegisterNodeRequest
 from node_agent.rescue import rescue
 
+from .desk import Desk
 from .fleet import FAST, Fleet, make_app, wait_for
 from .server import Server
 
@@ -188,3 +189,14 @@ def test_a_message_that_is_no_job_stays_and_is_in_nobodys_way(fleet: Fleet, serv
         second.get(timeout=20)
         wait_for(lambda: not client.exists("scheduler:rescues"))
         assert sum(map(client.llen, at_it)) == 2
+
+
+def test_a_node_that_is_heard_again_is_rescued_by_nobody(desk: Desk, client: redis.Redis) -> None:
+    """Nor while it stops, and finishes what it runs."""
+    desk.node("n1")
+    job = desk.dispatch()
+    desk.service.claim_job(job.job_id, "n1")
+    client.zadd("scheduler:rescues", {"n1": 0})  # it was found silent, and is back
+    assert not desk.beat("n1", online=False, jobs=[job.job_id], rescues=True).rescue_due
+    assert desk.service.claim_rescue() == ("", [])
+    desk.complete(job)

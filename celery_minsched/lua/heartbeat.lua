@@ -43,7 +43,12 @@ if ARGV[8] == 'jobs' then
   for i = 10, #ARGV do
     if not confirm_job(node_id, ARGV[i]) then answer[#answer + 1] = ARGV[i] end
   end
-  if has_left then leave_to_rescue(node_id, suffixes) else lapse_jobs(node_id, suffixes) end
+  if has_left then
+    leave_to_rescue(node_id, suffixes)
+  else
+    redis.call('ZREM', key.rescues(), node_id)  -- it is back, be it to finish what it runs and stop
+    lapse_jobs(node_id, suffixes)
+  end
 end
 place_node(node_id)
 if not takes_jobs(node_id) then open_lines(node_id) end
