@@ -12,7 +12,8 @@ from .fleet import make_app
 
 
 def publish(url: str, jobs: int, threads: int, first: int) -> None:
-    app = make_app(url)
+    app = make_app(url, result_backend="disabled://")
+    app.conf.task_publish_retry_policy = {"max_retries": 20}  # the machine may be slow
     app.amqp  # noqa: B018 - made once, before the threads
 
     def send(numbers: range) -> None:

@@ -22,7 +22,7 @@ from .test_delayed import lateness, now, soon
 
 @pytest.fixture
 def client(server: Server) -> Iterator[redis.Redis]:
-    with server.client() as client:
+    with server.client(socket_timeout=60) as client:  # the machine may be slow
         yield client
 
 
