@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery import Celery, signals
@@ -46,6 +46,7 @@ class Node:
         self._slots_at_start = registration.max_jobs
         self._controller: Any = None
         self._pool_at_start = 0
+        self._grown_by = 0
         self._takes_jobs = False
 
     def on_ready(self, controller: Any) -> None:
@@ -88,8 +89,10 @@ class Node:
 
     def _look(self) -> Report:
         # The slots move with the pool: a process more is a slot more.
-        max_jobs = self._slots_at_start + _pool_size(self._controller) - self._pool_at_start
-        return Report(self._takes_jobs, max(1, max_jobs), sorted(self.slots.held.copy()))
+        with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
+            self._grown_by = _pool_size(self._controller) - self._pool_at_start
+        max_jobs = max(1, self._slots_at_start + self._grown_by)
+        return Report(self._takes_jobs, max_jobs, sorted(self.slots.held.copy()))
 
 
 def _pool_size(controller: Any) -> int:
