@@ -57,6 +57,10 @@ class NodeQoS(QoS):
     Whatever puts it back there (a requeue, a shutdown, a lost connection, a rescue) so parks it.
     """
 
+    #: :func:`park_messages` sees to what is left in it, also at a shutdown. kombu's (5.7) own way
+    #: ends the worker with an AttributeError when the connection is cut while a late task runs.
+    restore_at_shutdown = False
+
     #: Key of the set of messages that were acknowledged while their jobs go on.
     acked_key: str
     #: Key of the list of the message that was taken and is not in this book yet.

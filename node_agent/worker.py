@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from celery import Celery, signals
@@ -120,8 +120,9 @@ class Node:
 
     def _look(self) -> Report:
         if self._takes_jobs:  # the slots move with the pool: a process more is a slot more
-            grown = _pool_size(self._controller) - self._pool_at_start
-            self._max_jobs = max(1, self._slots_at_start + grown)
+            with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
+                grown = _pool_size(self._controller) - self._pool_at_start
+                self._max_jobs = max(1, self._slots_at_start + grown)
         return Report(self._takes_jobs, self._max_jobs, sorted(self.slots.held.copy()))
 
 

@@ -94,3 +94,25 @@ def test_nothing_is_left_of_messages_that_were_acknowledged(
         result.get(timeout=30)
     fleet.wait_idle()
     assert client.keys("minsched.*") == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    fleet = Fleet(server, **FAST)
+    try:
+        fleet.start_ready("n1", "-P", pool)
+        for n in range(2):
+            fleet.send("note_late", f"outlives{n}", 2.0)
+        client = server.client()
+        wait_for(lambda: client.exists("test:began:outlives0", "test:began:outlives1") == 2)
+        server.stop(signal.SIGKILL)
+        wait_for(lambda: "Cannot connect" in fleet.log("n1") or fleet.processes["n1"].poll())
+        server.start()
+        fleet.wait_idle()
+        assert fleet.processes["n1"].poll() is None
+        assert [client.llen(f"test:ended:outlives{n}") for n in range(2)] == [1, 1]
+        assert client.keys("minsched.*") == []
+    finally:
+        fleet.close()
+        server.close()

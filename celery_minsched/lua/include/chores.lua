@@ -93,7 +93,7 @@ local function place_unplaced()
       redis.call('ZADD', key.parking(), NOW + TTL.lease - PATIENCE, job.id)
     else
       arrive(job)
-      end_job(job, 'lost', 'its publisher took a place for it and never sent the message', 'unsent')
+      lose_job(job, 'its publisher took a place for it and never sent the message', 'unsent')
     end
   end
   return more

@@ -1,0 +1,60 @@
+"""``python -m tests.soak``: see the package."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ..server import Server
+
+NODE_TTL = 2.0  # seconds
+
+
+@click.command()
+@click.option("--short", is_flag=True, help="A minute, instead of five.")
+@click.option("--seed", type=int, help="Of what is drawn: jobs and faults.  [default: drawn]")
+@click.option("--plain", is_flag=True, help="The same with plain Celery.")
+@click.option("--visibility-timeout", type=float, default=3600.0, show_default=True,
+              help="Of plain Celery, seconds.")  # fmt: skip
+@click.option("--keep", is_flag=True, help="Keep the logs and the ledger, also if all went well.")
+def main(short: bool, seed: int | None, plain: bool, visibility_timeout: float, keep: bool) -> None:
+    """Send jobs to a fleet while random faults befall it, and see what became of each.
+
+    Exits with 1 if a promise was broken.
+    """
+    seed = random.randrange(10**6) if seed is None else seed
+    directory = Path(tempfile.mkdtemp(prefix="minsched-soak-"))
+    logging.basicConfig(
+        filename=directory / "soak.log", level=logging.INFO, format="%(asctime)s %(message)s"
+    )
+    console = Console(highlight=False)
+    console.print(f"seed {seed}, logs in {directory}")
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        os.environ.update(
+            SOAK_BROKER=server.url,
+            SOAK_LEDGER=str(directory / "ledger"),
+            SOAK_NODE_TTL=str(NODE_TTL),
+            SOAK_VISIBILITY_TIMEOUT=str(visibility_timeout),
+            SOAK_PLAIN="1" if plain else "",
+        )
+        from .run import FULL, SHORT, soak  # its application reads the environment
+
+        is_sound = soak(console, SHORT if short else FULL, seed, server, directory)
+    finally:
+        server.close()
+    if is_sound and not keep:
+        shutil.rmtree(directory)
+    sys.exit(0 if is_sound else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""One soak, from the first job to the verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from celery_minsched import MinSched
+
+from ..server import Server
+from . import ledger, report, verdict
+from .app import NODE_TTL, app
+from .faults import Faults, Watch
+from .fleet import Worker, make_fleet
+from .load import Producer, plan
+
+PATIENCE = 60.0  # seconds until all is quiet, once the last job was sent and the faults have ended
+
+
+@dataclass(frozen=True)
+class Form:
+    """How large a soak is."""
+
+    jobs: int
+    poisons: int
+    seconds: float  # in which the jobs are sent
+
+
+FULL = Form(20_000, 8, 270)
+SHORT = Form(2_000, 2, 35)
+
+
+def soak(console: Console, form: Form, seed: int, server: Server, directory: Path) -> bool:
+    """Were all promises kept?"""
+    plugin: MinSched | None = getattr(app, "minsched", None)
+    with ExitStack() as stack:
+        client = stack.enter_context(server.client())
+        workers = make_fleet(directory, is_plain=plugin is None)
+        for worker in workers:
+            stack.callback(worker.close)
+            worker.start()
+        wait(lambda: all(" ready." in worker.log() for worker in workers))
+        watch = Watch(client, plugin.scheduler.keys, workers) if plugin else None
+        faults = Faults(seed, workers, server, NODE_TTL, watch.expect if watch else None)
+        producer = Producer(app, plan(seed, form.jobs, form.poisons, form.seconds))
+        with going_on(faults, watch):
+            producer.run()
+            faults.end()
+            wait(lambda: is_quiet(client, producer, plugin))
+            wait(lambda: all(worker.is_up and not worker.is_absent for worker in workers))
+        promises = report.state_promises(plugin) if plugin else []
+        stop(workers)
+        results = verdict.results(client, list(producer.accepted))
+        runs = ledger.read(directory / "ledger")
+        judged = verdict.Verdict(producer.accepted, runs, results, workers)
+        promises = judged.promises + promises
+        if plugin:
+            promises.append(report.keys_promise(client))
+        report.stories(console, judged, plugin, promises)
+        console.print(f"\n{len(producer.accepted)} jobs, {producer.refused} refused, seed {seed}")
+        console.print(report.jobs_table(judged))
+        console.print(report.faults_table(faults))
+        console.print(report.times_table(judged, workers, watch.rescues if watch else []))
+        console.print(report.promises_table(promises))
+        return not any(promise.broken for promise in promises)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait until it holds, or ``PATIENCE`` has run out: the verdict then says what is wrong."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(RedisError):
+            if condition():
+                return
+        time.sleep(0.2)
+
+
+@contextmanager
+def going_on(faults: Faults, watch: Watch | None) -> Iterator[None]:
+    """Bring about faults, and watch, in a thread."""
+    is_over = threading.Event()
+
+    def tick() -> None:
+        while not is_over.wait(0.05):
+            faults.tick()
+            if watch:
+                watch.look()
+
+    thread = threading.Thread(target=tick, name="faults")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def is_quiet(client: redis.Redis, producer: Producer, plugin: MinSched | None) -> bool:
+    """Has everybody been told, and does nothing run or wait any more?"""
+    found = verdict.results(client, list(producer.accepted))
+    if not all(result.is_ready for result in found.values()):
+        return False
+    if plugin is None:
+        return True
+    keys = plugin.scheduler.keys
+    going = [keys(name) for name in ("lines", "delayed", "parking", "rescues", "lost")]
+    slots = sum(node.current_jobs for node in plugin.views.nodes())
+    return slots == 0 and not client.exists(*going) and not client.keys("minsched.*")
+
+
+def stop(workers: list[Worker]) -> None:
+    """Ask all of them to stop, and wait until they have."""
+    for worker in workers:
+        worker.ask_to_stop()
+    wait(lambda: all(worker.process and worker.process.poll() is not None for worker in workers))
