@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
-	bench bench-dispatch bench-bulk bench-trace bench-watching soak-waiting
+	bench bench-dispatch bench-bulk bench-trace bench-watching \
+	soak soak-short soak-plain soak-waiting
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +53,15 @@ bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal que
 
 bench-watching: $(STAMP)  ## What it costs Redis that somebody looks
 	$(BIN)/python -m benchmarks.bench_watching $(ARGS)
+
+soak: $(STAMP)  ## 20,000 jobs while nodes and Redis are killed, stopped and restarted. Five minutes
+	$(BIN)/python -m tests.soak $(ARGS)
+
+soak-short: $(STAMP)  ## The same in a minute
+	$(BIN)/python -m tests.soak --short $(ARGS)
+
+soak-plain: $(STAMP)  ## The same jobs and faults with plain Celery
+	$(BIN)/python -m tests.soak --plain $(ARGS)
 
 soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000 publishes. 20 minutes
 	$(BIN)/pytest -m soak tests/test_many.py -s $(ARGS)

@@ -1,6 +1,6 @@
 """The soak: a fleet at work while random faults befall it, and what became of each job.
 
-``python -m tests.soak --help``. With ``--plain`` the same jobs and faults meet a fleet of plain Celery.
+``python -m tests.soak --help``. With ``--plain`` the same jobs and faults meet plain Celery.
 
     run.py      one soak, from the first job to the verdict
     app.py      the tasks; each writes its begin and end to the ledger
