@@ -331,7 +331,9 @@ class TestChores:
         assert desk.queue("n2") == ["back"]  # whose worker tells the caller
         assert desk.status(job.job_id) == "failed"
 
-    def test_expired_jobs_are_handed_out_a_bounded_number_a_heartbeat(self, desk: Desk, client: redis.Redis) -> None:
+    def test_expired_jobs_are_handed_out_a_bounded_number_a_heartbeat(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         park_many(desk, [{"expires_ts": 10} for _ in range(600)])
