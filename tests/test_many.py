@@ -51,9 +51,13 @@ def run_crowd(
     began = time.monotonic()
     senders = publishers(fleet, jobs, processes, threads)
     longest = 0
-    while any(sender.poll() is None for sender in senders):
-        longest = max(longest, sum(line.waiting for line in fleet.views.lines()))
-        time.sleep(0.1)
+    try:
+        while any(sender.poll() is None for sender in senders):
+            longest = max(longest, sum(line.waiting for line in fleet.views.lines()))
+            time.sleep(0.1)
+    finally:
+        for sender in senders:
+            sender.terminate()
     assert [sender.returncode for sender in senders] == [0] * processes
     order = marks(client, "crowd", jobs, patience)
     seconds = time.monotonic() - began

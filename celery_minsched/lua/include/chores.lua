@@ -99,14 +99,13 @@ local function place_unplaced()
   return more
 end
 
--- A second late, so that a node whose clock is a little behind finds them expired too.
+-- A second late, so that a node whose clock is a little behind finds them expired too. In no hurry where
+-- there are many: the node's worker takes each message in hand, and has its own jobs to see to.
 local function discard_expired(node_id)
-  local jobs, more = due(key.expiring(), NOW - 1000)
-  for _, job_id in ipairs(jobs) do
+  for _, job_id in ipairs(due(key.expiring(), NOW - 1000)) do
     redis.call('ZREM', key.expiring(), job_id)
     discard_job(read_job(job_id), node_id, 'expired')
   end
-  return more
 end
 
 -- The milliseconds until the node should be heard again for what is due then, -1 where another will be:
@@ -130,7 +129,7 @@ local function do_chores(node_id, suffixes, is_rescuer)
   if not is_rescuer then rescue_due(suffixes) end
   local more = place_delayed()
   more = place_unplaced() or more
-  if takes_jobs(node_id) then more = discard_expired(node_id) or more end
+  if takes_jobs(node_id) then discard_expired(node_id) end
   local soonest = more and NOW or redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
   return soonest and ask_to_come(node_id, math.max(NOW, tonumber(soonest))) or -1
 end
