@@ -26,7 +26,7 @@ from kombu.serialization import prepare_accept_content
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
@@ -57,6 +57,9 @@ class NodeQoS(QoS):
     Whatever puts it back there (a requeue, a shutdown, a lost connection, a rescue) so parks it.
     """
 
+    # By us (NodeConsumer.connect, Node.stop), since kombu (5.7) tries it over a connection that is
+    # lost, and ends the worker when it fails.
+    restore_at_shutdown = False
     #: Key of the set of messages that were acknowledged while their jobs go on.
     acked_key: str
     #: Key of the list of the message that was taken and is not in this book yet.
@@ -87,7 +90,10 @@ class NodeQoS(QoS):
         # Its message goes in the step that frees its slot; until then a rescuer finds it.
         if not hold.has_ended:
             with self.channel.conn_or_acquire() as client:
-                client.sadd(self.acked_key, delivery_tag)
+                try:
+                    client.sadd(self.acked_key, delivery_tag)
+                except ResponseError as exc:  # the task runs, whatever Redis says
+                    logger.warning("job %s is not noted as acknowledged: %s", hold.tag, exc)
                 if hold.has_ended:  # meanwhile, in another thread
                     client.srem(self.acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
