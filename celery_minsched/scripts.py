@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ReadOnlyError
 
 from .keys import Keys, lua_keys
 
@@ -55,10 +56,11 @@ def call(client: redis.Redis, keys: Keys, name: str, *args: str | int | float) -
     more. Raises redis-py's own errors; an answer in bytes is decoded.
     """
     prefixes = (keys.prefix, keys.queue_prefix)
-    try:
-        reply = client.evalsha(sha(name), 2, *prefixes, *args)
-    except NoScriptError:
-        reply = client.eval(source(name), 2, *prefixes, *args)
+    with _looking_for_the_master(client):
+        try:
+            reply = client.evalsha(sha(name), 2, *prefixes, *args)
+        except NoScriptError:
+            reply = client.eval(source(name), 2, *prefixes, *args)
     answer: list[Any] = text(reply)
     return answer
 
@@ -69,13 +71,26 @@ def call_many(
     """Run script ``name`` once for each of ``calls``, in one round trip; their answers in order."""
     if len(calls) == 1:
         return [call(client, keys, name, *calls[0])]
-    with client.pipeline(transaction=False) as pipe:
+    with _looking_for_the_master(client), client.pipeline(transaction=False) as pipe:
         # SCRIPT LOAD first: in a pipeline there is no second try for a script that is not known.
         pipe.script_load(source(name))
         for args in calls:
             pipe.evalsha(sha(name), 2, keys.prefix, keys.queue_prefix, *args)
         answers: list[list[Any]] = text(pipe.execute()[1:])
     return answers
+
+
+@contextmanager
+def _looking_for_the_master(client: redis.Redis) -> Iterator[None]:
+    """A server that may only be read has become a replica: whatever name led here may lead to the
+    master by now, but not over connections that are open. (With Sentinel redis-py does this.)
+    """
+    try:
+        yield
+    except redis.ResponseError as exc:
+        if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):  # as Redis 6.2 says it
+            client.connection_pool.disconnect(inuse_connections=False)
+        raise
 
 
 def text(value: Any) -> Any:

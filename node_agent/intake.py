@@ -3,12 +3,24 @@
 kombu's BRPOP hands a message over before anybody has noted it: a worker that is killed, or a
 connection that breaks, between the two loses it. Here BLMOVE puts it in a list of the node's own,
 and it leaves that in the step that notes it as unacknowledged (``NodeQoS.append``).
+
+Where Redis refuses (it has no memory, or has become a replica) kombu lets the error end the
+worker's event loop. Here the node asks again in a second, over a new connection, and its tasks end
+meanwhile.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from queue import Empty
 from typing import Any
+
+from redis.exceptions import ResponseError
+
+logger = logging.getLogger(__name__)
+
+_ASK_AGAIN = 1.0  # seconds
 
 
 def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
@@ -21,8 +33,12 @@ def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
     queue_key = channel.global_keyprefix + queue
     start_pop = channel._brpop_start
     pair = channel.client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
+    handle_pop = channel.handlers["BRPOP"]
+    refused_at = -_ASK_AGAIN
 
     def start(timeout: float | None = None) -> None:
+        if time.monotonic() < refused_at + _ASK_AGAIN:
+            return  # the event loop comes by again
         if list(channel.active_queues) != [queue]:  # the worker was told to consume one more
             start_pop(timeout)
             return
@@ -37,6 +53,19 @@ def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
         channel.taken = answer
         return queue_key.encode(), answer
 
+    def handle() -> Any:
+        nonlocal refused_at
+        try:
+            return handle_pop()
+        except ResponseError as exc:
+            if channel.taken:  # it was refused to note the message: the worker connects anew
+                raise
+            logger.warning("Redis gives out no message just now: %s", exc)
+            refused_at = time.monotonic()
+            channel.client.connection.disconnect()  # the next one may find another server
+            raise Empty from exc
+
     channel.taken = None
     channel._brpop_start = start
+    channel.handlers["BRPOP"] = handle
     channel.client.set_response_callback("BRPOP", read)

@@ -26,7 +26,7 @@ from kombu.serialization import prepare_accept_content
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
@@ -91,7 +91,10 @@ class NodeQoS(QoS):
         # Its message goes in the step that frees its slot; until then a rescuer finds it.
         if not hold.has_ended:
             with self.channel.conn_or_acquire() as client:
-                client.sadd(self.acked_key, delivery_tag)
+                try:
+                    client.sadd(self.acked_key, delivery_tag)
+                except ResponseError as exc:  # the task runs, whatever Redis says
+                    logger.warning("job %s is not noted as acknowledged: %s", hold.tag, exc)
                 if hold.has_ended:  # meanwhile, in another thread
                     client.srem(self.acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does

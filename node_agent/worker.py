@@ -18,7 +18,7 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.imports import symbol_by_name
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from celery_minsched import RegisterNodeRequest, remote, tracing  # noqa: F401 - remote registers its commands
 from celery_minsched.keys import QUEUES, queue_name
@@ -34,7 +34,7 @@ from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
-_ASK_AGAIN = 0.5  # seconds until a node that is full asks for a slot again
+_ASK_AGAIN = 0.5  # seconds until the worker tries again what Redis could not do just now
 
 
 class Node:
@@ -175,13 +175,22 @@ class NodeConsumer(Consumer):
 
     def connect(self) -> Any:
         connection = super().connect()
-        node = self.app.node
-        on_redis = connection.transport.driver_type == "redis"
-        if on_redis and self._connections and not node.is_replaced():
-            # What was taken over the lost connection, and has not begun, is placed anew.
-            parked = park_messages(self.app.minsched, node.node_id, keep=node.slots.stays)
-            node.slots.hand_back({*parked, *self._dropped})
+        if connection.transport.driver_type == "redis" and self._connections:
+            self._hand_back_dropped()
         return connection
+
+    def _hand_back_dropped(self) -> None:
+        """What was taken over a lost connection, and has not begun, is placed anew."""
+        node = self.app.node
+        try:
+            if node.is_replaced():
+                return
+            parked = park_messages(self.app.minsched, node.node_id, keep=node.slots.stays)
+        except ResponseError as exc:  # Redis has no memory, or may only be read
+            logger.warning("jobs cannot be handed back just now: %s", exc)
+            self.timer.call_after(_ASK_AGAIN, self._hand_back_dropped)
+            return
+        node.slots.hand_back({*parked, *self._dropped})
 
     def register_with_event_loop(self, hub: Any) -> None:
         self._slots.in_loop.register(hub)
@@ -324,6 +333,8 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
         worker_consumer=NodeConsumer,
         # Each message in the queue has a slot here: take them all.
         worker_prefetch_multiplier=0,
+        # Redis refuses (it has become a replica, has no memory): connect anew, and do not end.
+        broker_channel_error_retry=True,
         broker_transport_options=transport_options(app, registration.node_id),
     )
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.

@@ -15,7 +15,8 @@ class Proxy:
     def __init__(self, target: int) -> None:
         #: Seconds that each direction takes; a round trip takes twice as long.
         self.delay = 0.0
-        self._target = target
+        #: Where new connections lead.
+        self.target = target
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -65,7 +66,7 @@ class Proxy:
         try:
             if self._is_cut:
                 return
-            to_server = await asyncio.open_connection("127.0.0.1", self._target)
+            to_server = await asyncio.open_connection("127.0.0.1", self.target)
             self._writers.add(to_server[1])
             await asyncio.gather(self._pump(reader, to_server[1]), self._pump(to_server[0], writer))
         except OSError:  # the server is away

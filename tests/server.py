@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -71,6 +72,11 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signum)
             self.process.wait(10)
+
+    def forget(self) -> None:
+        """Throw away what a stopped server has on disk."""
+        shutil.rmtree(Path(self.directory.name) / "appendonlydir", ignore_errors=True)  # 7.0, newer
+        (Path(self.directory.name) / "appendonly.aof").unlink(missing_ok=True)
 
     def close(self) -> None:
         self.stop(signal.SIGKILL)

@@ -1,0 +1,132 @@
+"""What Redis may do to us: restart, forget, refuse, be slow. Callers are told, nodes go on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
+
+from .fleet import FAST, Fleet, wait_for
+from .server import Server, free_port
+
+NODES = {"prefork": "n1", "threads": "n2"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def _fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    for pool, node_id in NODES.items():
+        fleet.start(node_id, "-P", pool, slots=2)
+    fleet.wait_online(*NODES.values())
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def fleet(_fleet: Fleet) -> Iterator[Fleet]:
+    """Two nodes, which serve and have every slot free after each test."""
+    yield _fleet
+    for node_id in NODES.values():
+        _fleet.wait_online(node_id)
+        demand = {"preferred_node": node_id, "affinity": "require"}
+        place = _fleet.send("where_am_i", minsched=demand).get(timeout=20)
+        assert place["hostname"] == f"celery@{node_id}"
+    _fleet.wait_idle()
+    assert _fleet.views.check() == []
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        yield client
+
+
+def run(fleet: Fleet, seconds: float) -> list[AsyncResult]:
+    """Fill all slots with jobs that work so long, without Redis."""
+    jobs = [
+        fleet.send("sleeps", seconds, ignore_result=True, minsched={"preferred_node": node_id})
+        for node_id in NODES.values()
+        for _ in range(2)
+    ]
+    for job in jobs:
+        wait_for(lambda job=job: fleet.job(job.id).status == "running")  # type: ignore[union-attr]
+    return jobs
+
+
+def wait_finished(fleet: Fleet, jobs: list[AsyncResult]) -> None:
+    for job in jobs:
+        wait_for(
+            lambda job=job: (view := fleet.job(job.id)) and view.status == "finished",  # type: ignore[misc]
+            f"{fleet.job(job.id)} to finish",
+        )
+
+
+def test_the_scripts_are_forgotten(fleet: Fleet, client: redis.Redis) -> None:
+    client.script_flush()
+    assert fleet.send("add", 1, 2).get(timeout=20) == 3
+
+
+def test_redis_is_killed_and_comes_back_with_its_data(fleet: Fleet, server: Server) -> None:
+    jobs = run(fleet, 2.0)
+    in_line = [fleet.send("add", n) for n in range(6)]
+    server.stop(signal.SIGKILL)
+    with pytest.raises(OperationalError):
+        fleet.send("add", 1)
+    server.start()
+    wait_finished(fleet, jobs)
+    assert [result.get(timeout=30) for result in in_line] == list(range(6))
+
+
+def test_redis_may_only_be_read(fleet: Fleet, client: redis.Redis) -> None:
+    """It has become a replica, by a failover that nobody was told of."""
+    jobs = run(fleet, 1.0)
+    in_line = fleet.send("add", 1)
+    client.replicaof("127.0.0.1", str(free_port()))
+    try:
+        with pytest.raises(OperationalError, match="read only"):
+            fleet.send("add", 1)
+        for node_id in NODES.values():
+            wait_for(lambda node_id=node_id: fleet.log(node_id).count("slept") == 4)
+            wait_for(lambda node_id=node_id: "read only replica" in fleet.log(node_id))
+    finally:
+        client.replicaof("NO", "ONE")
+    wait_finished(fleet, jobs)
+    assert in_line.get(timeout=20) == 1
+
+
+def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
+    """Jobs end all the same, which is how there is memory again."""
+    jobs = run(fleet, 1.0)
+    in_line = fleet.send("add", 1)
+    client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(OperationalError, match="OOM|maxmemory"):  # noqa: RUF043
+            fleet.send("add", 1)
+        wait_finished(fleet, jobs)
+    finally:
+        client.config_set("maxmemory", "0")
+    assert in_line.get(timeout=20) == 1
+
+
+def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None:
+    """What runs goes on, and counts again; what was only in Redis is gone with it."""
+    jobs = run(fleet, 3.0)
+    ids = [fleet.job(job.id).job_id for job in jobs]  # type: ignore[union-attr]
+    server.stop(signal.SIGKILL)
+    server.forget()
+    server.start()
+    for node_id in NODES.values():
+        wait_for(lambda node_id=node_id: (node := fleet.node(node_id)) and node.current_jobs == 2)
+    for job_id in ids:
+        wait_for(lambda job_id=job_id: fleet.views.job(job_id).status == "finished")  # type: ignore[union-attr]
