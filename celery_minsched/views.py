@@ -15,164 +15,16 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
-from pydantic import BaseModel, computed_field
 from redis.exceptions import NoPermissionError
 
 from .keys import Keys
 from .settings import Settings
+from .view_models import Event, JobView, LineView, NodeView, PoolView, ServerView
 
 if TYPE_CHECKING:
     from .check import Breach
 
 PAGE = 100  # keys read in one round trip: Redis does all of it in one go
-
-
-class NodeView(BaseModel):
-    """A node as Redis knows it."""
-
-    node_id: str
-    online: bool
-    draining: bool
-    max_jobs: int
-    current_jobs: int
-    pools: list[str]
-    capabilities: list[str]
-    load: dict[str, Any]
-    last_heartbeat_ts: int  # ms, the server's clock
-    #: "host/pid/random" of its process, "" where it left and said so.
-    instance: str = ""
-
-    @property
-    def takes_jobs(self) -> bool:
-        """Is it there to work, be it full just now?"""
-        return self.online and not self.draining
-
-    @property
-    def is_free(self) -> bool:
-        """Does it take a job now?"""
-        return self.takes_jobs and self.current_jobs < self.max_jobs
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def state(self) -> str:
-        """``free``, ``full``, ``draining``, ``dead`` (it fell silent) or ``left`` (it said so)."""
-        if not self.online:
-            return "dead" if self.instance else "left"
-        if self.draining:
-            return "draining"
-        return "free" if self.is_free else "full"
-
-
-class PoolView(BaseModel):
-    """A pool, and what its nodes have together."""
-
-    pool: str
-    paused: bool
-    nodes: int
-    online: int
-    slots: int  # of the nodes that take jobs
-    taken: int
-    waiting: int  # in the lines that it could serve
-    langs: list[str]  # "src:tgt"; none where it is not asked for languages
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def load(self) -> float:
-        """(taken + waiting) / slots, above 1 where jobs wait: what to scale a fleet by. With no
-        slot it is the number of jobs that wait, so that a fleet of none grows.
-        """
-        return (self.taken + self.waiting) / max(self.slots, 1)
-
-
-class JobView(BaseModel):
-    """A job as Redis knows it; times are ms of the server's clock, 0 for what has not happened."""
-
-    job_id: str
-    task_id: str = ""
-    #: Where it is, or was last.
-    node_id: str = ""
-    pool: str = ""
-    session_id: str = ""
-    src_lang: str = ""
-    tgt_lang: str = ""
-    #: ``parking``, ``waiting``, ``delayed``, ``dispatched``, ``running``, ``finished``, ``failed``
-    #: or ``lost``.
-    status: str
-    reason: str = ""
-    chosen_by: str = ""
-    where: str = ""
-    caps: str = ""
-    preferred: str = ""
-    affinity: str = ""
-    payload_json: str = "{}"
-    line: str = ""
-    ticket: str = ""
-    decision: str = ""
-    from_node: str = ""  # the node that it was taken from
-    session_node: str = ""  # where its session was before it
-    rescues: int = 0
-    waited_ms: int = 0
-    due_ts: int = 0
-    created_ts: int = 0
-    waiting_ts: int = 0
-    dispatched_ts: int = 0
-    started_ts: int = 0
-    ended_ts: int = 0
-
-    @property
-    def has_slot(self) -> bool:
-        """Does it hold a slot of its node?"""
-        return self.status in ("dispatched", "running")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def task(self) -> str:
-        """Name of the task, "" where there is none."""
-        payload = json.loads(self.payload_json)
-        return str(payload.get("task", "")) if isinstance(payload, dict) else ""
-
-
-class LineView(BaseModel):
-    """A line of jobs that wait for the same."""
-
-    name: str
-    where: str
-    capabilities: list[str]
-    required_node: str
-    waiting: int
-    #: False where no registered node could do it, so that waiting alone will not help.
-    possible: bool
-    #: When its first job began to wait; ms.
-    oldest_ts: int = 0
-
-    @property
-    def demand(self) -> str:
-        """What its jobs ask for: ``asr``, ``zh:en +gpu``, ``asr @n1`` (at that node)."""
-        node = [f"@{self.required_node}"] if self.required_node else []
-        return " ".join([self.where, *(f"+{name}" for name in self.capabilities), *node])
-
-
-class Event(BaseModel):
-    """Something that happened; see lua/include/journal.lua for the kinds."""
-
-    event_id: str
-    kind: str
-    fields: dict[str, str]
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def ts(self) -> int:
-        """When; ms of the server's clock."""
-        return int(self.event_id.partition("-")[0])
-
-
-class ServerView(BaseModel):
-    """Redis; but for the round trip since its start, and 0 where it does not tell."""
-
-    round_trip_ms: float
-    scripts: int = 0  # calls
-    script_us: int = 0  # time in them
-    commands: int = 0  # calls, those made in scripts too
 
 
 _NODE = ("online", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts", "instance")
