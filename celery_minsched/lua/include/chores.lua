@@ -52,7 +52,7 @@ local function place_due(set, before)
       place_parked(job)
     elseif tonumber(due[i + 1]) < NOW - TTL.lease then
       redis.call('ZREM', set, job.id)
-      end_job(job, 'lost', 'its publisher took a place for it and never sent the message')
+      lose_job(job, 'its publisher took a place for it and never sent the message')
     elseif set ~= key.parking() then
       redis.call('ZREM', set, job.id)
       redis.call('ZADD', key.parking(), NOW, job.id)

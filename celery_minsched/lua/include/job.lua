@@ -43,20 +43,24 @@ local function end_job(job, status, reason)
   expire_record(job)
 end
 
--- The job is lost: whoever waits for its result is told, by the node that first takes that on. Not so
--- where a later job of the same task goes on (a retry that was sent before the node died).
-local function lose_job(job, reason)
-  end_job(job, 'lost', reason)
-  if job.task_id ~= '' and redis.call('GET', key.task(job.task_id)) == job.id then
-    redis.call('ZADD', key.lost(), NOW, job.id)
-  end
-end
-
 -- Forgets a message that a node had taken, and had acknowledged or not.
 local function forget_message(node_id, tag)
   redis.call('HDEL', key.node_unacked(node_id), tag)
   redis.call('ZREM', key.node_unacked_index(node_id), tag)
   redis.call('SREM', key.node_acked(node_id), tag)
+end
+
+-- The job is lost: whoever waits for its result is told, by the node that first takes that on. Not so
+-- where a later job of the same task goes on (a retry that was sent before the node died).
+local function lose_job(job, reason)
+  local latest = job.task_id ~= '' and redis.call('GET', key.task(job.task_id)) or job.id
+  local is_told = latest == job.id or redis.call('HGET', key.job(latest), 'status') == 'lost'
+  end_job(job, 'lost', reason)
+  if is_told and job.task_id ~= '' then
+    redis.call('ZADD', key.lost(), NOW, job.id)
+  else
+    forget_message(job.node_id, redis.call('HGET', key.job(job.id), 'tag') or '')
+  end
 end
 
 -- Frees the job's slot, if it has one. Returns the node that has one more now, or nil.
