@@ -11,6 +11,7 @@ import psutil
 import pytest
 import redis
 
+from .desk import Desk, silence
 from .fleet import Fleet, wait_for
 from .server import Server
 
@@ -116,3 +117,33 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
     finally:
         fleet.close()
         server.close()
+
+
+def test_a_retry_that_was_never_sent_is_told_lost(desk: Desk, client: redis.Redis) -> None:
+    """Its node was killed between the dispatch and the message."""
+    desk.node("n1", 1)
+    retry = desk.dispatch(when_full="wait", task_id="t", due_ts=10**15)
+    client.zadd(desk.service.keys("delayed"), {retry.job_id: 100})
+    desk.beat("n1")
+    assert desk.service.claim_rescue()[1] == [retry.job_id]
+
+
+@pytest.mark.parametrize("retry_status", ["delayed", "lost"])
+def test_a_lost_attempt_leaves_no_message_and_its_task_is_told_of_if_no_retry_goes_on(
+    desk: Desk, client: redis.Redis, retry_status: str
+) -> None:
+    desk.node("n1", 1)
+    keys = desk.service.keys
+    attempt = desk.dispatch(task_id="t")
+    desk.service.claim_job(attempt.job_id, "n1", "tag")
+    client.hset(keys("node_unacked", "n1"), "tag", "[]")
+    client.zadd(keys("node_unacked_index", "n1"), {"tag": 1})
+    client.sadd(keys("node_acked", "n1"), "tag")
+    retry = desk.dispatch(task_id="t", when_full="wait", due_ts=10**15)
+    if retry_status == "lost":
+        desk.service.release_job(retry.job_id)
+    silence(desk, "n1", 60_000)
+    desk.service.rescue_node("n1")
+    told = desk.service.claim_rescue()[1]
+    assert told == ([attempt.job_id] if retry_status == "lost" else [])
+    assert bool(client.keys("minsched.*")) == (retry_status == "lost")  # till it is told
