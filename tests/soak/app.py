@@ -26,6 +26,8 @@ app = Celery("soak", broker=url, backend=url)
 app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    # Else celery (5.7) drops a result that it cannot store while Redis restarts.
+    result_backend_always_retry=True,
 )
 if os.environ.get("SOAK_PLAIN"):
     app.conf.broker_transport_options = {
