@@ -28,7 +28,7 @@ _NAMES = 500  # in one answer of a SCAN
 _SCANS = {
     **dict.fromkeys(("nodes", "node_jobs", "pool_free", "capable_free", "waiting"), "ZSCAN"),
     **dict.fromkeys(("parking", "delayed", "expiring"), "ZSCAN"),
-    "lines": "HSCAN",
+    **dict.fromkeys(("lines", "pool_passed"), "HSCAN"),
 }
 
 
