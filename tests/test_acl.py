@@ -281,6 +281,15 @@ class TestRefused:
         asset.denials()
 
 
+def test_a_viewer_has_no_command_that_writes(asset: Guarded) -> None:
+    with asset.client() as admin:
+        granted = admin.acl_getuser("viewer")["commands"]
+        known = admin.command()
+    commands = [name[1:] for name in granted if name.startswith("+")]
+    assert {"hmget", "scan", "xread"} <= set(commands)
+    assert not [name for name in commands if "write" in known[name]["flags"]]
+
+
 def test_the_server_does_not_start_with_a_password_left_out() -> None:
     command = [program(), "--port", str(free_port()), "--include", str(CONF)]
     server = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
