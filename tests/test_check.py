@@ -290,6 +290,16 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "ticket_without_job",
         "scheduler:waiting:tts//",
     ),
+    "a message on its way of no job": (
+        lambda r, w: r.sadd("scheduler:waiting:asr//:coming", "u:999"),
+        "ticket_without_job",
+        "scheduler:waiting:asr//:coming",
+    ),
+    "lines passed over by no node": (
+        lambda r, w: r.hset("scheduler:pool:asr:passed", "ghost", 5),
+        "stale_member",
+        "scheduler:pool:asr:passed",
+    ),
     "a delayed entry of no job": (
         lambda r, w: r.zadd("scheduler:delayed", {"u:999": LATER}),
         "entry_without_job",
@@ -416,10 +426,10 @@ def test_what_is_broken_is_named_with_its_keys_and_mended(world: World, name: st
 
 #: What no repair can mend; what is done about it by hand.
 BY_HAND: dict[str, tuple[Break, str, Break]] = {
-    "a message of no job at a dead node": (
-        lambda r, w: r.lpush("minsched.node.dead", "by hand"),
+    "a message of no job for no node": (
+        lambda r, w: r.lpush("minsched.node.ghost", "by hand"),
         "foreign_message",
-        lambda r, w: r.rpop("minsched.node.dead"),
+        lambda r, w: r.rpop("minsched.node.ghost"),
     ),
     "a parked message that says nothing": (
         lambda r, w: r.lpush("minsched.job.u:99", "by hand"),
@@ -514,6 +524,30 @@ def test_a_message_at_a_dead_node_is_left_to_the_next_rescuer(world: World) -> N
     assert world.repair() == []
     node_id, _ = world.service.claim_rescue()
     assert node_id == "dead"
+
+
+def test_what_was_sent_to_a_dead_node_by_hand_waits_for_it(world: World) -> None:
+    world.client.lpush(world.keys("node_queue", "dead"), "by hand")
+    assert world.check() == []
+
+
+def test_a_line_that_a_node_passed_over_by_mistake_is_looked_at_again(world: World) -> None:
+    busy = [world.desk.dispatch(pool="mt") for _ in range(2)]
+    job_id = world.send(pool="mt", capabilities=["big"])
+    world.client.srem(world.keys("capable_members", "mt", "big"), "idle")
+    world.desk.complete(busy[0])
+    assert world.desk.status(job_id) == "waiting"
+    assert world.repair() == []
+    assert world.desk.status(job_id) == "dispatched"
+
+
+def test_nothing_is_left_of_a_job_with_an_expiry_that_is_lost(world: World) -> None:
+    job_id = world.send(pool="tts", capabilities=["none"], expires_ts=LATER)
+    world.client.delete(world.keys("job_queue", job_id))
+    world.desk.node("able", 1, ["tts"], caps=["none"])
+    assert world.desk.status(job_id) == "lost"
+    assert not world.client.exists(world.keys("expiring"))
+    assert world.check() == []
 
 
 def test_what_a_dead_worker_acknowledged_and_nobody_waits_for_is_removed(world: World) -> None:

@@ -74,7 +74,7 @@ def busy(desk: Desk) -> Desk:
 
 
 LOOKS = (
-    *("nodes", "pools", "jobs", "waiting", "events", "top --once --interval 0.1"),
+    *("nodes", "pools", "jobs", "waiting", "events", "check", "top --once --interval 0.1"),
     f"why {TASK.format(0)}",
 )
 

@@ -129,6 +129,13 @@ class _Seen(NamedTuple):
     #: The node or the line whose key it is.
     owner: str = ""
 
+    @property
+    def question(self) -> Command:
+        """Is it still there?"""
+        if not self.member:
+            return ("EXISTS", self.key)
+        return ("SISMEMBER" if self.name == "line_coming" else "ZSCORE", self.key, self.member)
+
 
 def check_places(look: Look) -> Iterator[Breach]:
     """Whatever names a job: does the job's record say so?"""
@@ -137,14 +144,14 @@ def check_places(look: Look) -> Iterator[Breach]:
             seen,
             [
                 Record.command(look, seen.job_id),
-                ("ZSCORE", seen.key, seen.member) if seen.member else ("EXISTS", seen.key),
+                seen.question,
                 ("ZSCORE", look.keys("lost"), seen.job_id),
             ],
         )
         for seen in _seen(look)
     ):
         record = Record.of(values)
-        if is_there is None or (not seen.member and not is_there):
+        if is_there is None or (is_there == 0 and seen.question[0] != "ZSCORE"):
             continue  # it was just now
         if seen.name == "job_queue":
             if is_told is None and record.status not in HAS_SLOT + PARKED:
@@ -157,7 +164,7 @@ def check_places(look: Look) -> Iterator[Breach]:
 
 _STALE = {
     "node_jobs": "slot_without_job",
-    "waiting": "ticket_without_job",
+    **dict.fromkeys(("waiting", "line_coming"), "ticket_without_job"),
     **dict.fromkeys(AGENDAS, "entry_without_job"),
 }
 
@@ -167,13 +174,15 @@ def _belongs(seen: _Seen, record: Record) -> bool:
         return record.status in HAS_SLOT and record.node_id == seen.owner
     if seen.name == "waiting":
         return (record.status, record.line, record.ticket) == ("waiting", seen.owner, seen.member)
-    if seen.name == "expiring":  # it stays there to its time, wherever the job goes
-        return bool(record.status)
+    if seen.name == "line_coming":
+        return (record.status, record.line) == ("parking", seen.owner)
+    if seen.name == "expiring":
+        return record.status in PARKED
     return record.status == seen.name
 
 
 def _seen(look: Look) -> Iterator[_Seen]:
-    for key, member in look.members("node_jobs", "waiting", *AGENDAS):
+    for key, member in look.members("node_jobs", "waiting", "line_coming", *AGENDAS):
         job_id = member.partition(" ")[2] if key.name == "waiting" else member
         yield _Seen(key.name, key.key, job_id, member, "".join(key.ids))
     for key in look.met.get("job_queue", {}).values():
@@ -185,8 +194,8 @@ def _breach(
 ) -> Breach:
     where: tuple[str, ...] = ()  # as repair_job takes it: a node, or a line and the ticket there
     if seen:
-        at_node = seen.name == "node_jobs"
-        where = (seen.owner,) if at_node else ("", seen.owner, seen.member if seen.owner else "")
+        ticket = seen.member if seen.name == "waiting" else ""
+        where = (seen.owner,) if seen.name == "node_jobs" else ("", seen.owner, ticket)
     return Breach(
         code=code,
         sentence=f"job {job_id} {what}",

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Command = tuple[str | int, ...]
 Index = tuple[str, str]  # of a node's offers: pool, capability; of what it speaks: pool, pair
 
-_COMMANDS = 400  # in one MULTI
+_COMMANDS = 250  # in one MULTI
 _NAMES = 500  # in one answer of a SCAN
 
 
@@ -28,7 +28,7 @@ _NAMES = 500  # in one answer of a SCAN
 _SCANS = {
     **dict.fromkeys(("nodes", "node_jobs", "pool_free", "capable_free", "waiting"), "ZSCAN"),
     **dict.fromkeys(("parking", "delayed", "expiring"), "ZSCAN"),
-    "lines": "HSCAN",
+    **dict.fromkeys(("lines", "pool_passed"), "HSCAN"),
 }
 
 

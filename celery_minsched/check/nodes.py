@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from redis.exceptions import NoPermissionError
+
 from ..messages import job_id_of, read_message
 from .breach import Breach
 from .look import Command, Index, Look, Node
 
 #: Keys of a node that say that there is or was one.
 NODE_KEYS = ("node_info", "node_runtime", "node_jobs", "node_queue", "node_taken")
+_SOME = 20  # messages of a queue that are looked at
+INDEXES = ("pool_members", "capable_members", "pool_free", "capable_free", "pool_passed")
 BOOKS = ("node_unacked", "node_unacked_index", "node_acked")
 
 
@@ -77,19 +81,11 @@ def _judge(look: Look, node_id: str, node: Node | None, answers: list[Any]) -> I
 
     is_absent = node is None or (seen is not None and seen < 0)
     if is_absent and rescue is None and (taken or queues or (books and not lost)):
-        kinds = ("node_queue", "node_taken", *BOOKS)
-        yield Breach(
-            code="left_behind",
-            sentence=f"node {node_id} is not there, and nobody is rescuing its jobs and messages",
-            keys=(jobs, *(keys(name, node_id) for name in kinds)),
-            subject=subject,
-        )
+        yield from _left_behind(look, node_id, taken or books, is_known=node is not None)
     if is_absent and node is not None:
         look.dead.add(node_id)
         if rescue is None:
             look.gone.add(node_id)
-    if is_absent and queues:
-        yield from _foreign_messages(look, node_id)
     if node is None:
         if seen is not None or count is not None:
             yield Breach(
@@ -152,26 +148,40 @@ def _judge(look: Look, node_id: str, node: Node | None, answers: list[Any]) -> I
             )
 
 
-def _foreign_messages(look: Look, node_id: str) -> Iterator[Breach]:
-    """A rescue leaves a message of no job where it lies; see node_agent/rescue.py."""
-    queues = [look.keys("node_queue", node_id) + suffix for suffix in look.keys.suffixes]
-    for queue, [raw] in look.read((queue, [("LINDEX", queue, -1)]) for queue in queues):
-        if raw is not None and not job_id_of(read_message(raw).get("headers")):
-            yield Breach(
-                code="foreign_message",
-                sentence=f"the next message in the queue of node {node_id}, which is not there, is "
-                "of no job: nobody will take it",
-                keys=(queue,),
-                remedy="Somebody put it there by hand. Look at it with LINDEX key -1, and take it "
-                "out with RPOP key.",
-            )
+def _left_behind(look: Look, node_id: str, has_more: bool, is_known: bool) -> Iterator[Breach]:
+    """Of a node that is not there. What somebody sent to this very node waits till it is back."""
+    keys = look.keys
+    queues = [keys("node_queue", node_id) + suffix for suffix in keys.suffixes]
+    queues.append(keys("node_taken", node_id))
+    if has_more or _has_jobs(look, queues):
+        yield Breach(
+            code="left_behind",
+            sentence=f"node {node_id} is not there, and nobody is rescuing its jobs and messages",
+            keys=(keys("node_jobs", node_id), *queues, *(keys(book, node_id) for book in BOOKS)),
+            subject=("node", node_id),
+        )
+    elif not is_known:
+        yield Breach(
+            code="foreign_message",
+            sentence=f"there is no node {node_id}, and messages of no job lie in its queue",
+            keys=tuple(queues),
+            remedy="Somebody put them there by hand. Start a node of that id, or DEL the lists.",
+        )
+
+
+def _has_jobs(look: Look, queues: list[str]) -> bool:
+    """Is one of the next messages a job's?"""
+    try:
+        answers = look.read((queue, [("LRANGE", queue, -_SOME, -1)]) for queue in queues)
+        messages = [raw for _, [some] in answers for raw in some]
+    except NoPermissionError:  # one who may not see what tasks are called with
+        return True
+    return any(job_id_of(read_message(raw).get("headers")) for raw in messages)
 
 
 def _stale_members(look: Look) -> Iterator[Breach]:
     """Members of indexes whose records do not say so."""
-    for key, node_id in look.members(
-        "pool_members", "capable_members", "pool_free", "capable_free"
-    ):
+    for key, node_id in look.members(*INDEXES):
         index, node = (key.ids[0], "".join(key.ids[1:])), look.nodes.get(node_id)
         if node is None or index not in node.offers:
             yield _stale(look, key.key, node_id, "\t".join(index) + "\n")

@@ -24,6 +24,7 @@ if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
   return {'NODE_ID_IN_USE', held[1], age}
 end
 
+redis.call('ZADD', key.nodes(), NOW, node_id)  -- first: whoever may not is refused here, with nothing done
 withdraw_offers(node_id)
 redis.call('HSET', key.node_info(node_id),
   'online', online, 'instance', instance, 'max_jobs', max_jobs,
@@ -31,7 +32,6 @@ redis.call('HSET', key.node_info(node_id),
   'last_heartbeat_ts', NOW, 'registered_ts', NOW)
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
-redis.call('ZADD', key.nodes(), NOW, node_id)
 enter_offers(node_id, offers)
 for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 place_node(node_id)

@@ -11,7 +11,6 @@
 local job = read_job(ARGV[2])
 if job.status == 'dispatched' or job.status == 'parking' or job.status == 'delayed' then
   arrive(job)
-  redis.call('ZREM', key.expiring(), job.id)
   local freed = free_slot(job)
   end_job(job, 'lost', 'its message could not be sent', 'unsent')
   if freed then fill_node(freed) end

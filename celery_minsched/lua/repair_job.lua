@@ -7,7 +7,8 @@
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua     ARGV[2] job_id
 -- ARGV[3] a node in whose set it was seen, "" for none
--- ARGV[4] a line in which it was seen        ARGV[5] its ticket there, "" for none
+-- ARGV[4] a line in which it was seen, "" for none
+-- ARGV[5] its ticket there, "" where it was seen among those whose message is on its way
 -- ARGV[6] JSON object of strings: the fields of the job as its message tells them, "" for none
 --
 -- Returns {"OK"}
@@ -45,10 +46,10 @@ end
 if ticket ~= '' and not (job.status == 'waiting' and job.line == line and job.ticket == ticket) then
   leave_line({line = line, ticket = ticket, band = job.band})
 end
-if job.status ~= 'parking' then
-  redis.call('ZREM', key.parking(), job.id)
-  if job.line ~= '' then redis.call('SREM', key.line_coming(job.line), job.id) end
+if line ~= '' and ticket == '' and not (job.status == 'parking' and job.line == line) then
+  redis.call('SREM', key.line_coming(line), job.id)
 end
+if job.status ~= 'parking' then redis.call('ZREM', key.parking(), job.id) end
 if job.status ~= 'delayed' then redis.call('ZREM', key.delayed(), job.id) end
 if not PARKED[job.status] then redis.call('ZREM', key.expiring(), job.id) end
 
@@ -84,7 +85,7 @@ local function put_in_line()
   else
     is_right = is_in(key.parking()) or is_in(key.expiring())
   end
-  keep_record(job)
+  if job.status ~= 'parking' or not is_right then keep_record(job) end
   if is_parked(job) then
     if not is_right and can_be_placed then place_parked(job) end
     return
@@ -95,9 +96,7 @@ local function put_in_line()
     redis.call('ZADD', set, 'NX', job.status == 'delayed' and job.due_ts or NOW, job.id)
   elseif job.status ~= 'parking' or not is_right then
     if job.status == 'waiting' then leave_line(job) end
-    redis.call('ZREM', key.parking(), job.id)
-    redis.call('ZREM', key.delayed(), job.id)
-    redis.call('ZREM', key.expiring(), job.id)
+    arrive(job)
     lose_job(job, 'its message is gone')
   end
 end

@@ -26,6 +26,7 @@ end
 if node[1] then
   redis.call('ZADD', key.nodes(), 'NX', node[4] or 0, node_id)
   enter_offers(node_id, offers)
+  for pool in lines(offers) do redis.call('HDEL', key.pool_passed(pool), node_id) end  -- looks again
   for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 else
   redis.call('DEL', key.node_info(node_id), key.node_runtime(node_id))
@@ -36,6 +37,7 @@ for pool, capability in lines(ARGV[4]) do
   if not says(offers, pool, capability) then
     redis.call('SREM', members_key(pool, capability), node_id)
     redis.call('ZREM', free_key(pool, capability), node_id)
+    redis.call('HDEL', key.pool_passed(pool), node_id)
   end
   local has_nodes = redis.call('EXISTS', members_key(pool, '')) == 1
   redis.call(has_nodes and 'SADD' or 'SREM', key.pools(), pool)

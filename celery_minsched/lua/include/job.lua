@@ -45,6 +45,7 @@ end
 local function end_job(job, status, reason, counted_as)
   count(job.pool or '', counted_as or status)
   redis.call('HSET', key.job(job.id), 'status', status, 'reason', reason, 'ended_ts', NOW)
+  if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
 end
 

@@ -302,7 +302,6 @@ local function discard_job(job, node_id, reason)
   if not PARKED[job.status] or not is_parked(job) then return false end
   if job.status == 'waiting' then give_up_place(job) end
   arrive(job)
-  redis.call('ZREM', key.expiring(), job.id)
   redis.call('HSET', key.job(job.id), 'node_id', node_id)
   end_job(job, 'failed', reason)
   move_message(job, node_id)
