@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -199,7 +198,7 @@ def test_delayed_tasks_survive_a_restart_of_every_process() -> None:
         results = fleet.plugin.dispatch_many(
             sig(fleet.app, "mark", "kept", n, eta=eta) for n, eta in enumerate(etas)
         )
-        fleet.stop("a", signal.SIGKILL)
+        fleet.stop("a")
         server.stop()
         still_delayed = sum(eta > datetime.now(UTC) for eta in etas)  # all, but on a slow machine
         server.start()
