@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from celery import Celery, signals
@@ -34,6 +35,7 @@ from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
+_CONNECT_AGAIN = 2.0  # seconds
 _ASK_AGAIN = 0.5  # seconds until the worker tries again what Redis could not do just now
 
 
@@ -192,6 +194,11 @@ class NodeConsumer(Consumer):
             return
         node.slots.hand_back({*parked, *self._dropped})
 
+    def ensure_connected(self, conn: Any) -> Any:
+        # Celery would wait up to half a minute when Redis is back, and jobs come at once.
+        conn.ensure_connection = partial(conn.ensure_connection, interval_max=_CONNECT_AGAIN)
+        return super().ensure_connected(conn)
+
     def register_with_event_loop(self, hub: Any) -> None:
         self._slots.in_loop.register(hub)
         super().register_with_event_loop(hub)
@@ -335,6 +342,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
         worker_prefetch_multiplier=0,
         # Redis refuses (it has become a replica, has no memory): connect anew, and do not end.
         broker_channel_error_retry=True,
+        broker_connection_max_retries=None,
         broker_transport_options=transport_options(app, registration.node_id),
     )
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.

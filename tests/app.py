@@ -100,6 +100,17 @@ def asks_late(self: Any, what: str) -> None:
     app.backend.client.rpush(f"test:mine:{what}", answer)
 
 
+@scheduled(ignore_result=True)
+def asks_blindly(self: Any, seconds: float) -> None:
+    """Ask whether the job is still its own, when Redis is away by then; the log has the answer."""
+    time.sleep(seconds)
+    try:
+        answer = str(still_mine())
+    except Exception as exc:
+        answer = type(exc).__name__
+    print(f"still mine: {answer}", flush=True)
+
+
 @scheduled(retry_on_worker_lost=True, default_retry_delay=0)
 def hold_and_retry(self: Any, what: str) -> str:
     if not self.request.retries:

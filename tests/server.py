@@ -21,6 +21,12 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def milliseconds(client: redis.Redis) -> int:
+    """The server's time."""
+    seconds, microseconds = client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 def program() -> str:
     """Path of the server program."""
     if given := os.environ.get("MINSCHED_TEST_SERVER"):

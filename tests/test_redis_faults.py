@@ -11,6 +11,7 @@ from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from .fleet import FAST, Fleet, wait_for
+from .proxy import Proxy
 from .server import Server, free_port
 
 NODES = {"prefork": "n1", "threads": "n2"}
@@ -130,3 +131,33 @@ def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None
         wait_for(lambda node_id=node_id: (node := fleet.node(node_id)) and node.current_jobs == 2)
     for job_id in ids:
         wait_for(lambda job_id=job_id: fleet.views.job(job_id).status == "finished")  # type: ignore[union-attr]
+
+
+def test_redis_is_slow(server: Server, client: redis.Redis) -> None:
+    """Each answer takes 200 ms, and the worker's event loop waits for none of the scheduler's."""
+    proxy = Proxy(server.port)
+    fleet = Fleet(server, **FAST, MINSCHED_TEST_BROKER=proxy.url)
+    try:
+        fleet.start_ready("far", "-P", "threads", pool="far", slots=4)
+        proxy.delay = 0.1
+        results = [fleet.send("add", n, minsched={"pool": "far"}) for n in range(8)]
+        before = fleet.node("far").last_heartbeat_ts  # type: ignore[union-attr]
+        answer = fleet.app.control.inspect(["celery@far"], timeout=10).ping()
+        assert answer == {"celery@far": {"ok": "pong"}}
+        assert [result.get(timeout=30) for result in results] == list(range(8))
+        wait_for(lambda: fleet.node("far").last_heartbeat_ts > before + 2000)  # type: ignore[union-attr]
+        assert fleet.node("far").online  # type: ignore[union-attr]
+        proxy.delay = 0.0
+    finally:
+        fleet.close()
+        proxy.close()
+
+
+def test_a_task_is_told_where_still_mine_cannot_know(fleet: Fleet, server: Server) -> None:
+    result = fleet.send("asks_blindly", 1.0, ignore_result=True, minsched={"preferred_node": "n1"})
+    wait_for(lambda: fleet.job(result.id).status == "running")  # type: ignore[union-attr]
+    server.stop(signal.SIGKILL)
+    told = "still mine: OperationalError"
+    wait_for(lambda: any(told in fleet.log(node_id) for node_id in NODES.values()))
+    server.start()
+    wait_finished(fleet, [result])

@@ -12,12 +12,18 @@ import redis
 from celery import Celery
 from redis.connection import AbstractConnection
 
-from celery_minsched import HeartbeatRequest, NodeLostError, RegisterNodeRequest
+from celery_minsched import (
+    HeartbeatRequest,
+    MinimalSchedulerService,
+    NodeLostError,
+    RegisterNodeRequest,
+    Settings,
+)
 from node_agent.rescue import rescue
 
 from .desk import Desk
 from .fleet import FAST, Fleet, make_app, wait_for
-from .server import Server
+from .server import Server, milliseconds
 
 
 class Died(BaseException):
@@ -200,3 +206,24 @@ def test_a_node_that_is_heard_again_is_rescued_by_nobody(desk: Desk, client: red
     assert not desk.beat("n1", online=False, jobs=[job.job_id], rescues=True).rescue_due
     assert desk.service.claim_rescue() == ("", [])
     desk.complete(job)
+
+
+def test_a_message_between_its_queue_and_its_node_is_not_taken_for_lost(
+    client: redis.Redis,
+) -> None:
+    """A slow node has taken it and not said so yet, and its lease has run out meanwhile."""
+    times = Settings(node_ttl=0.4, heartbeat_interval=0.1, lease=0.4)
+    desk = Desk(MinimalSchedulerService(client, times))
+    desk.node("n1")
+    told, untold = desk.dispatch(), desk.dispatch()
+    leases = desk.service.keys("node_jobs", "n1")
+    wait_for(
+        lambda: (
+            milliseconds(client) > max(s for _, s in client.zrange(leases, 0, -1, withscores=True))
+        )
+    )
+    desk.beat("n1", jobs=[])
+    assert desk.status(told.job_id) == desk.status(untold.job_id) == "dispatched"
+    desk.beat("n1", jobs=[told.job_id])
+    wait_for(lambda: desk.beat("n1", jobs=[told.job_id]) and desk.status(untold.job_id) == "lost")
+    assert desk.status(told.job_id) == "running"

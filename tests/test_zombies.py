@@ -12,7 +12,7 @@ from celery.result import AsyncResult
 
 from .fleet import FAST, Fleet, wait_for
 from .proxy import Proxy
-from .server import Server
+from .server import Server, milliseconds
 
 #: What was stopped: all processes of the node; its agent, and not its children; its network.
 ZOMBIES = ("group", "agent", "net")
@@ -65,11 +65,6 @@ class Return:
 
     at: int  # when they were let go on, ms of the server's clock
     results: dict[str, AsyncResult] = field(default_factory=dict)
-
-
-def milliseconds(client: redis.Redis) -> int:
-    seconds, microseconds = client.time()
-    return seconds * 1000 + microseconds // 1000
 
 
 def has_begun(client: redis.Redis, what: str, node_id: str) -> bool:

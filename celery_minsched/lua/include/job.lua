@@ -102,7 +102,8 @@ local function give_slot(job, node_id, pool, chosen_by)
   place_node(node_id)
   redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'node_id', node_id, 'pool', pool,
     'chosen_by', chosen_by, 'decision', job.decision or '', 'dispatched_ts', NOW)
-  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'ended_ts', 'reason')
+  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'lapsed_ts',
+    'ended_ts', 'reason')
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
   if job.session_id == '' then return end

@@ -67,10 +67,17 @@ local function settle_jobs(node_id, before)
 end
 
 -- Frees the slots that a live node does not say that it holds. While messages lie in its queue,
--- theirs may be among them, and they wait for the next call.
+-- theirs may be among them, and they wait for the next call. A message that has just left it, the node
+-- may not have spoken of yet: it has as long for that as it may be silent.
 local function lapse_jobs(node_id, suffixes)
-  local first = redis.call('ZRANGE', key.node_jobs(node_id), 0, 0, 'WITHSCORES')
-  if #first == 0 or tonumber(first[2]) > NOW or not is_queue_empty(node_id, suffixes) then return end
+  local lapsed = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', NOW, 'LIMIT', 0, MOST_RESCUED)
+  if #lapsed == 0 or not is_queue_empty(node_id, suffixes) then return end
+  for _, job_id in ipairs(lapsed) do
+    if redis.call('HGET', key.job(job_id), 'status') == 'dispatched'
+        and redis.call('HSETNX', key.job(job_id), 'lapsed_ts', NOW) == 1 then
+      redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.node, job_id)
+    end
+  end
   settle_jobs(node_id, NOW)
 end
 
