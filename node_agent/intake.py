@@ -4,6 +4,8 @@ kombu's BRPOP hands a message over before anybody has noted it: a worker that is
 connection that breaks, between the two loses it. Here BLMOVE puts it in a list of the node's own,
 and it leaves that in the step that notes it as unacknowledged (``NodeQoS.append``).
 
+An entry that is no message (somebody put it there by hand) ends kombu's worker; here it is dropped.
+
 Where Redis refuses (it has no memory, or has become a replica) kombu lets the error end the
 worker's event loop. Here the node asks again in a second, over a new connection, and its tasks end
 meanwhile.
@@ -21,6 +23,8 @@ from redis.exceptions import ResponseError
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN = 1.0  # seconds
+#: What kombu raises on the way from an entry of a list to a message.
+_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
@@ -63,6 +67,14 @@ def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
             logger.warning("Redis gives out no message just now: %s", exc)
             refused_at = time.monotonic()
             channel.client.connection.disconnect()  # the next one may find another server
+            raise Empty from exc
+        except _NO_MESSAGE as exc:
+            if channel.taken is None:  # it was noted: the trouble is not the message's
+                raise
+            logger.error("%s had an entry that is no message; it is dropped: %r", queue, exc)
+            with channel.conn_or_acquire() as client:
+                client.lrem(taken_key, 1, channel.taken)
+            channel.taken = None
             raise Empty from exc
 
     channel.taken = None

@@ -162,6 +162,16 @@ def _park_queue(plugin: MinSched, queue: str) -> Iterator[str]:
             yield job_id
 
 
+def return_taken(plugin: MinSched, node_id: str) -> None:
+    """Put back into its queue what a process of this node took, did not note, and is no job's. For
+    the next process of the node, before it takes anything.
+    """
+    client, keys = plugin.scheduler.redis, plugin.scheduler.keys
+    taken, queue = keys("node_taken", node_id), keys("node_queue", node_id)
+    while client.lmove(taken, queue, "RIGHT", "RIGHT") is not None:
+        pass
+
+
 def _suffix_of(plugin: MinSched, message: dict[str, Any]) -> str:
     """By which kombu names the list of the message's priority."""
     keys = plugin.scheduler.keys

@@ -30,7 +30,7 @@ from celery_minsched.router import HEADER
 from .intake import take_by_move
 from .pulse import Pulse, Report
 from .requests import claim_of, with_slot
-from .rescue import NodeQoS, Rescuer, park_messages, transport_options
+from .rescue import NodeQoS, Rescuer, park_messages, return_taken, transport_options
 from .slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -352,6 +352,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     if on_redis:  # what a process that had this id before has left behind
         jobs = park_messages(plugin, registration.node_id)
         plugin.scheduler.rescue_node(registration.node_id, jobs)
+        return_taken(plugin, registration.node_id)
     signals.worker_ready.connect(_on_ready, weak=False)
     signals.worker_shutting_down.connect(
         lambda **_: node.on_shutting_down(), weak=False, dispatch_uid="minsched-shutting-down"

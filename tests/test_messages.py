@@ -31,6 +31,14 @@ HOSTILE_IDS = {
 }
 
 
+NO_MESSAGES = [
+    *("", "x", "7", "[]", "null", "{}", "[" * 100_000, '{"a":' * 100_000, b"\xff\xfe"),
+    *('{"properties": 7}', '{"properties": {}}', '{"properties": {"delivery_tag": "t"}}'),
+    '{"body": "x", "properties": {"delivery_tag": "t", "body_encoding": "base64"}}',
+    '{"properties": {"delivery_tag": "t", "delivery_info": {}}, "headers": []}',
+]
+
+
 def headers(job_id: object, **given: object) -> dict[str, Any]:
     demand = {"pool": "asr", "session_id": "u1"}
     task = {"lang": "py", "task": "tests.app.where_am_i", "id": str(uuid.uuid4())}
@@ -65,11 +73,10 @@ def test_headers_of_another_form_are_no_job_s(stated: object) -> None:
     assert job_id_of(stated) == ""
 
 
-@pytest.mark.parametrize(
-    "raw", ["", "x", "7", "[]", "null", "[" * 100_000, '{"a":' * 100_000, b"\xff\xfe"]
-)
-def test_what_is_no_message_is_read_as_none(raw: str | bytes) -> None:
-    assert read_message(raw) == {}
+@pytest.mark.parametrize("raw", NO_MESSAGES, ids=range(len(NO_MESSAGES)))
+def test_what_is_no_message_is_no_job_s(raw: str | bytes) -> None:
+    assert job_id_of(read_message(raw).get("headers")) == ""
+    assert request_of(read_message(raw)) is None
 
 
 def test_a_message_tells_what_its_job_asks_for() -> None:
@@ -122,14 +129,17 @@ def test_nothing_of_ours_unpickles() -> None:
             assert not unpickles.search(path.read_text(encoding="utf-8")), path
 
 
-def test_a_node_goes_on_whatever_its_messages_say_of_their_jobs(
-    fleet: Fleet, client: redis.Redis
-) -> None:
+def test_a_node_goes_on_whatever_lies_in_its_queue(fleet: Fleet, client: redis.Redis) -> None:
+    for entry in ("x", message(None)):  # an earlier process was killed as it took them
+        client.lpush("minsched.taken.n1", entry)
     fleet.start_ready("n1", "-P", "threads")
     for job_id in HOSTILE_IDS.values():
         client.lpush("minsched.node.n1", message(job_id))
+    for entry in NO_MESSAGES:
+        client.lpush("minsched.node.n1", entry)
     assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
     fleet.wait_idle()
     assert fleet.processes["n1"].poll() is None
+    assert client.keys("minsched.*") == []
     assert fleet.views.check() == []
     assert set(client.keys("scheduler:job:*")) == {"scheduler:job:id_seq", "scheduler:job::1"}
