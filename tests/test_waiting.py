@@ -268,7 +268,8 @@ class TestANodeChanges:
             wait_status(fleet, "waiting", waiting)
             control.pool_grow(1, destination=there)
             assert waiting.get(timeout=20)["hostname"] == "celery@pool"
-            control.pool_shrink(1, destination=there)
+            # Refused while the process that ran the last one is not idle yet.
+            wait_for(lambda: "ok" in str(control.pool_shrink(1, destination=there, reply=True)))
             wait_for(lambda: fleet.node("pool").max_jobs == 1)  # type: ignore[union-attr]
             waiting = fleet.send("where_am_i", minsched=demand)
             wait_status(fleet, "waiting", waiting)
