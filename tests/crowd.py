@@ -27,6 +27,11 @@ def sig(app: Celery, task: str, *args: Any, **options: Any) -> Signature:
     return signature(f"tests.app.{task}", args, app=app).set(minsched=demand, **options)
 
 
+def mark(app: Celery, where: str, what: Any, **options: Any) -> Signature:
+    """A task that writes down that it ran, and whose result nobody waits for."""
+    return sig(app, "mark", where, what, ignore_result=True, **options)
+
+
 def status(fleet: Fleet, result: AsyncResult) -> str:
     job = fleet.job(result.id)
     return job.status if job else ""

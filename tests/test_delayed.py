@@ -11,7 +11,7 @@ import redis
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from .crowd import FAST, held, marks, node_of, sig, status, wait_quiet, wait_status
+from .crowd import FAST, held, mark, marks, node_of, sig, status, wait_quiet, wait_status
 from .fleet import Fleet, wait_for
 from .server import Server
 
@@ -109,7 +109,7 @@ class TestDelayed:
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
         results = fleet.plugin.dispatch_many(
-            sig(fleet.app, "mark", "short", n, countdown=0.02) for n in range(200)
+            mark(fleet.app, "short", n, countdown=0.02) for n in range(200)
         )
         marks(client, "short", 200)
         assert lateness(client, *results)[-1] < 2 * LATE
@@ -118,7 +118,7 @@ class TestDelayed:
         """Also where most of them then wait in line; in the order in which they are due."""
         eta = soon(3)
         results = fleet.plugin.dispatch_many(
-            sig(fleet.app, "mark", "crowd", n, eta=eta) for n in range(600)
+            mark(fleet.app, "crowd", n, eta=eta) for n in range(600)
         )
         assert {status(fleet, result) for result in results[:5]} == {"delayed"}
         assert sorted(map(int, marks(client, "crowd", 600))) == list(range(600))
@@ -196,7 +196,7 @@ def test_delayed_tasks_survive_a_restart_of_every_process() -> None:
         first = soon(6)
         etas = [first + timedelta(milliseconds=n) for n in range(1000)]
         results = fleet.plugin.dispatch_many(
-            sig(fleet.app, "mark", "kept", n, eta=eta) for n, eta in enumerate(etas)
+            mark(fleet.app, "kept", n, eta=eta) for n, eta in enumerate(etas)
         )
         fleet.stop("a")
         server.stop()

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import redis
 
-from .crowd import FAST, marks, sig, wait_quiet
+from .crowd import FAST, mark, marks, wait_quiet
 from .fleet import ROOT, Fleet, make_app, wait_for
 from .server import Server
 from .test_delayed import lateness, now, soon
@@ -156,9 +156,8 @@ def test_100_000_delayed_tasks_survive_a_restart_and_are_on_time() -> None:
         # 100,000 are sent at some 1,000 a second; the first falls due well after that.
         first = soon(count / 250)
         results = fleet.plugin.dispatch_many(
-            sig(
+            mark(
                 fleet.app,
-                "mark",
                 "delayed",
                 number,
                 eta=first + timedelta(seconds=0 if number < crowd else number * 60 / (count / 2)),
@@ -198,7 +197,7 @@ def test_jobs_of_one_moment_are_placed_though_no_node_was_there(
     fleet = Fleet(server, **FAST)
     try:
         results = fleet.plugin.dispatch_many(
-            sig(fleet.app, "mark", "nobody", number, countdown=1) for number in range(600)
+            mark(fleet.app, "nobody", number, countdown=1) for number in range(600)
         )
         wait_for(lambda: lateness_of_head(client) > 0.2, "some to be due")
         fleet.start_ready("a", "-P", "threads", slots=4)

@@ -113,7 +113,8 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
         fleet.wait_idle()
         assert fleet.processes["n1"].poll() is None
         assert [client.llen(f"test:ended:outlives{n}") for n in range(2)] == [1, 1]
-        assert client.keys("minsched.*") == []
+        # kombu's mutex lapses by itself
+        assert set(client.keys("minsched.*")) <= {"minsched.unacked_mutex.n1"}
     finally:
         fleet.close()
         server.close()
@@ -124,7 +125,9 @@ def test_a_retry_that_was_never_sent_is_told_lost(desk: Desk, client: redis.Redi
     desk.node("n1", 1)
     retry = desk.dispatch(when_full="wait", task_id="t", due_ts=10**15)
     client.zadd(desk.service.keys("delayed"), {retry.job_id: 100})
-    desk.beat("n1")
+    for _ in range(3):  # it falls due, its message is missed, and a lease later it is still missing
+        desk.beat("n1")
+        client.zadd(desk.service.keys("parking"), {retry.job_id: 100}, xx=True)
     assert desk.service.claim_rescue()[1] == [retry.job_id]
 
 
