@@ -26,8 +26,10 @@ app = Celery("soak", broker=url, backend=url)
 app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    # Else celery (5.7) drops a result that it cannot store while Redis restarts.
+    # Celery's answers to a Redis that is away for seconds; without them a worker gives up in less
+    # than one, and a result that it cannot store, or a retry that it cannot send, is lost with it.
     result_backend_always_retry=True,
+    task_publish_retry_policy={"max_retries": 60, "interval_start": 0.1, "interval_max": 0.5},
 )
 if os.environ.get("SOAK_PLAIN"):
     app.conf.broker_transport_options = {
@@ -77,7 +79,7 @@ def _retries(self: Any, seconds: float) -> float:
     time.sleep(seconds)
     if self.request.retries < RETRIES:
         ledger.end(run, "retry")
-        # Not sooner: celery (5.7) stores RETRY after it has sent the retry, over a SUCCESS too if
+        # Not sooner: celery (5.7) stores RETRY after it has sent the retry, and over its SUCCESS if
         # the retry was quicker.
         raise self.retry(countdown=0.5 + seconds * 4)
     ledger.end(run, "done")

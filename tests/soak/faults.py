@@ -71,7 +71,9 @@ class Watch:
                 for job_id in list(rescue.jobs):
                     if self._is_seen_to(rescue, job_id):
                         rescue.jobs.remove(job_id)
-                        rescue.seconds.append(time.monotonic() - rescue.since)
+                        seconds = time.monotonic() - rescue.since
+                        rescue.seconds.append(seconds)
+                        logger.info("%s of %s: after %.1f s", job_id, rescue.node_id, seconds)
 
     def _look_at_nodes(self) -> None:
         heard = dict(self._client.zrange(self._keys("nodes"), 0, -1, withscores=True))
@@ -81,8 +83,11 @@ class Watch:
                 logger.warning("%s is taken for dead, and nothing was done to it", worker.name)
                 worker.begin_absence("silent")
                 worker.returned = time.time() * 1000
-            elif worker.returned and last > worker.returned:
+            elif worker.returned and last > worker.returned and self._is_online(worker.name):
                 worker.end_absence()
+
+    def _is_online(self, node_id: str) -> bool:
+        return bool(self._client.hget(self._keys("node_info", node_id), "online") == "true")
 
     def _is_seen_to(self, rescue: Rescue, job_id: str) -> bool:
         status, node_id, dispatched = self._client.hmget(
@@ -135,7 +140,7 @@ class Faults:
         if worker.name in self._starting or worker.process is None or worker.process.poll() is None:
             return
         if worker.process.returncode:
-            self.done["died of poison, or did not start"] += 1
+            self.done["died of poison, or as it started"] += 1
             logger.info("%s has died", worker.name)
             worker.begin_absence("died")
             self._on_death(worker.name)

@@ -95,7 +95,7 @@ def times_until_run_again(verdict: Verdict, workers: list[Worker]) -> tuple[list
             again = _next_run(run, runs[number + 1 :])
             if again:
                 seconds.append(again.began - death.since)
-            elif not run.is_final and not verdict.results[task_id].is_given_up:
+            elif run.ended is None and not verdict.results[task_id].is_given_up:
                 never += 1
             else:
                 continue  # it went on after a pause, or was the last of too many
@@ -125,7 +125,7 @@ def state_promises(plugin: MinSched) -> list[Promise]:
         slots.check(node.current_jobs == 0, f"{node.node_id} holds {node.current_jobs}")
     sound = Promise("the check finds nothing")
     breaches = plugin.views.check()
-    sound.check(not breaches, "; ".join(f"{b.sentence} {b.keys}" for b in breaches))
+    sound.check(not breaches, "; ".join(breaches))
     return [slots, sound]
 
 
@@ -140,7 +140,7 @@ def keys_promise(client: redis.Redis) -> Promise:
     return promise
 
 
-def contents(client: redis.Redis, key: str) -> object:
+def contents(client: redis.Redis, key: str) -> str:
     """Some of what a key holds."""
     read = {
         "hash": client.hgetall,
@@ -148,7 +148,7 @@ def contents(client: redis.Redis, key: str) -> object:
         "set": client.smembers,
         "list": lambda key: client.lrange(key, 0, 4),
     }
-    return read.get(client.type(key), client.get)(key)
+    return str(read.get(client.type(key), client.get)(key))[:2000]
 
 
 def story(verdict: Verdict, plugin: MinSched | None, task_id: str) -> str:

@@ -35,8 +35,11 @@ class Form:
     seconds: float  # in which the jobs are sent
 
 
-FULL = Form(20_000, 8, 270)
-SHORT = Form(2_000, 2, 35)
+FORMS = {
+    "full": Form(20_000, 8, 270),
+    "short": Form(2_000, 2, 40),
+    "quick": Form(700, 1, 14),
+}
 
 
 def soak(console: Console, form: Form, seed: int, server: Server, directory: Path) -> bool:
@@ -65,7 +68,7 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
         promises = judged.promises + promises
         if plugin:
             promises.append(report.keys_promise(client))
-        report.stories(console, judged, plugin, promises)
+            report.stories(console, judged, plugin, promises)
         console.print(f"\n{len(producer.accepted)} jobs, {producer.refused} refused, seed {seed}")
         console.print(report.jobs_table(judged))
         console.print(report.faults_table(faults))

@@ -110,9 +110,8 @@ class Verdict:
         ended = any(run.is_final for run in runs)
         self.told.check(result.is_ready, task_id)
         self._judge_once(task_id, runs)
-        if result.is_lost or result.is_given_up:
-            needed = MAX_RESCUES if result.is_given_up else 1
-            self.falsely.check(self._deaths(runs, result.done) >= needed, task_id)
+        if result.is_lost or (result.is_given_up and job.kind.name != "poison"):
+            self.falsely.check(any(self._was_absent(run, result.done) for run in runs), task_id)
         if job.kind.name == "poison":
             self.poison.check(result.is_given_up and len(runs) <= MAX_RESCUES, task_id)
         elif job.kind.revoke:
@@ -140,7 +139,3 @@ class Verdict:
             absence.since <= until and run.began <= absence.until
             for absence in self._absences[run.node_id]
         )
-
-    def _deaths(self, runs: list[Run], told: float) -> int:
-        """How many of the runs had their nodes die under them, before it was told."""
-        return sum(self._was_absent(run, told) for run in runs)
