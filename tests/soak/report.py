@@ -125,7 +125,7 @@ def state_promises(plugin: MinSched) -> list[Promise]:
         slots.check(node.current_jobs == 0, f"{node.node_id} holds {node.current_jobs}")
     sound = Promise("the check finds nothing")
     breaches = plugin.views.check()
-    sound.check(not breaches, "; ".join(breaches))
+    sound.check(not breaches, "; ".join(f"{b.sentence} {b.keys}" for b in breaches))
     return [slots, sound]
 
 
