@@ -133,8 +133,8 @@ def row(fleet: Fleet, first: Fleet) -> list[str]:
 @click.option("--nodes", multiple=True, type=int, default=[10, 100, 1000, 10_000], help="A fleet.")
 @click.option("--rounds", default=9, help="Rounds for each fleet.")
 @click.option("--jobs", default=500, help="Jobs in a round.")
-@click.option("--stored", default=20_000, help="Jobs and sessions in the second table.")
-def main(nodes: Sequence[int], rounds: int, jobs: int, stored: int) -> None:
+@click.option("--stored", multiple=True, type=int, default=[2000, 20_000], help="Jobs beside.")
+def main(nodes: Sequence[int], rounds: int, jobs: int, stored: Sequence[int]) -> None:
     """The server's time for a dispatch and a completion, by what Redis holds."""
     unit = "server time, µs: median (middle half of the rounds)"
     with ExitStack() as stack:
@@ -150,15 +150,20 @@ def main(nodes: Sequence[int], rounds: int, jobs: int, stored: int) -> None:
             ],
         )
     with ExitStack() as stack:
-        fleets = [stack.enter_context(fleet(10 * nodes[0])) for _ in range(3)]
-        remember(fleets[1], stored)
-        keep_waiting(fleets[2], stored)
+        beside = {"nothing": stack.enter_context(fleet(10 * nodes[0]))}
+        for count in stored:
+            ended = stack.enter_context(fleet(10 * nodes[0]))
+            remember(ended, count)
+            waiting = stack.enter_context(fleet(10 * nodes[0]))
+            keep_waiting(waiting, count)
+            beside[f"{count:,} ended jobs, a session each"] = ended
+            beside[f"{count:,} waiting jobs"] = waiting
+        fleets = list(beside.values())
         measure(fleets, rounds, jobs)
-        beside = ["nothing", f"{stored:,} ended jobs, a session each", f"{stored:,} waiting jobs"]
         print_table(
             f"By what is beside {fleets[0].nodes:,} nodes; {unit}",
             ["beside them", "dispatch + complete", "ratio"],
-            [[name, *row(one, fleets[0])] for name, one in zip(beside, fleets, strict=True)],
+            [[name, *row(one, fleets[0])] for name, one in beside.items()],
         )
 
 

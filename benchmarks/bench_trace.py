@@ -207,7 +207,7 @@ def plot(path: Path, replays: dict[str, list[Replay]]) -> None:
 
 @click.command()
 @click.option("--trace", type=click.Path(exists=True, path_type=Path), help="Default: Azure's.")
-@click.option("--seconds", default=75.0, help="Length of a replay.")
+@click.option("--seconds", default=90.0, help="Length of a replay.")
 @click.option("--work", default=0.3, help="Mean work of a job, seconds.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
 def main(trace: Path | None, seconds: float, work: float, picture: Path | None) -> None:
