@@ -195,8 +195,6 @@ def test_a_message_that_is_no_job_stays_and_is_in_nobodys_way(fleet: Fleet, serv
         second.get(timeout=20)
         wait_for(lambda: not client.exists("scheduler:rescues"))
         assert sum(map(client.llen, at_it)) == 2
-        # what the check would name
-        client.delete(*at_it, "_kombu.binding.minsched.node.dead")
 
 
 def test_a_node_that_is_heard_again_is_rescued_by_nobody(desk: Desk, client: redis.Redis) -> None:

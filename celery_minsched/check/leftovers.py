@@ -33,12 +33,14 @@ def check_leftovers(look: Look) -> Iterator[Breach]:
 
 
 def _binding(look: Look, key: str, exchange: str) -> Iterator[Breach]:
-    """The scheduler's queues are never declared, so a binding of one was made by something else."""
+    """The scheduler declares no queue. Whoever sends to a node's by name does, and may do so while
+    the node is known.
+    """
     parsed = look.keys.parse(look.keys.queue_prefix + exchange)
     if parsed is None or parsed[0] not in ("node_queue", "job_queue"):
         return
     name, (owner,), _ = parsed
-    if name == "job_queue" or look.nodes.get(owner) is None or owner in look.gone:
+    if name == "job_queue" or look.nodes.get(owner) is None:
         yield Breach(
             code="stray_binding",
             sentence=f"{exchange} is bound in the broker, and nobody consumes it",
