@@ -14,7 +14,7 @@ from celery.bin.celery import celery as celery_command
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from celery_minsched import MinimalSchedulerService, MinSched, NodeIdInUse, RegisterNodeRequest
 from celery_minsched.keys import queue_name
@@ -74,6 +74,7 @@ def main(
     plugin = _plugin(app, app_name)
     try:
         take_id(plugin.scheduler, registration)
+        warn_of_eviction(plugin.scheduler)
     except (NodeIdInUse, ImproperlyConfigured, OperationalError, RedisError) as exc:
         raise click.ClickException(str(exc)) from exc
     node = prepare(app, plugin, registration)
@@ -157,3 +158,17 @@ def take_id(scheduler: MinimalSchedulerService, registration: RegisterNodeReques
                 logger.warning("%s Waiting to see whether it is still there.", exc)
             seen_age = age
             time.sleep(pause)
+
+
+def warn_of_eviction(scheduler: MinimalSchedulerService) -> None:
+    """Say so where Redis may throw keys away for want of memory: jobs would vanish unseen."""
+    try:
+        policy = scheduler.redis.info("memory").get("maxmemory_policy", "noeviction")
+    except ResponseError:  # its user may not ask
+        return
+    if policy != "noeviction":
+        logger.warning(
+            "Redis has maxmemory-policy %s: when memory is short it throws away jobs and messages, "
+            "and nobody is told. Set it to noeviction.",
+            policy,
+        )

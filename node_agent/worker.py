@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
@@ -160,6 +161,10 @@ class NodeConsumer(Consumer):
     _connections = 0
     _dropped: frozenset[str] = frozenset()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._books: WeakSet[NodeQoS] = WeakSet()  # of the connections whose tasks still run
+        super().__init__(*args, **kwargs)
+
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         connection = super().connection_for_read(heartbeat)
         if connection.transport.driver_type == "redis":
@@ -173,6 +178,9 @@ class NodeConsumer(Consumer):
             }
             channel.QoS = type("QoS", (NodeQoS,), book)
             take_by_move(channel, queue_name(node_id), taken)
+            self._books.add(channel.qos)
+            for earlier in self._books:  # a lost connection's tasks are acknowledged over this one
+                earlier.channel = channel
         return connection
 
     def connect(self) -> Any:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
@@ -109,6 +110,16 @@ def asks_blindly(self: Any, seconds: float) -> None:
     except Exception as exc:
         answer = type(exc).__name__
     print(f"still mine: {answer}", flush=True)
+
+
+@scheduled(acks_late=True, ignore_result=True)
+def hold_by_file(self: Any, path: str, requeue: bool = False) -> None:
+    """Run until there is such a file, without Redis; then ask for its own message again, once."""
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    if requeue and not os.path.exists(f"{path}.again"):
+        Path(f"{path}.again").touch()
+        raise Reject("again", requeue=True)
 
 
 @scheduled(retry_on_worker_lost=True, default_retry_delay=0)

@@ -126,6 +126,20 @@ def test_redis_restarted_without_its_data(
     fleet.wait_idle()
 
 
+def test_an_eviction_policy_is_warned_of_at_start(fleet: Fleet, client: redis.Redis) -> None:
+    """And a Redis that does not let the node ask is taken as it is."""
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        fleet.start_ready("n1", "-P", "threads")
+        assert "Redis has maxmemory-policy allkeys-lru" in fleet.log("n1")
+        client.execute_command("ACL", "SETUSER", "default", "-info")
+        fleet.start_ready("n2", "-P", "threads")
+        assert "maxmemory-policy" not in fleet.log("n2")
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+info")
+        client.config_set("maxmemory-policy", "noeviction")
+
+
 class TestCommandLine:
     def run(self, server: Server, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

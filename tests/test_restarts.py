@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 
@@ -10,8 +11,9 @@ import redis
 from celery.result import AsyncResult
 
 from celery_minsched import NodeLostError
+from node_agent.rescue import transport_options
 
-from .fleet import FAST, Fleet, wait_for
+from .fleet import FAST, Fleet, make_app, wait_for
 from .server import Server
 
 
@@ -153,5 +155,33 @@ def test_a_rolling_restart_under_load_loses_nothing(server: Server, client: redi
         assert set(times[polite:]) <= {1, 2}
         fleet.wait_idle()
         assert fleet.views.check() == []
+    finally:
+        fleet.close()
+
+
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(25.0, marks=pytest.mark.soak)])
+def test_a_task_longer_than_the_visibility_timeout_runs_once(
+    server: Server, client: redis.Redis, seconds: float
+) -> None:
+    """A worker of kombu's (5.7) puts back what is overdue every ten seconds; here, all the time."""
+    options = {"broker_transport_options": {"visibility_timeout": 1}}
+    fleet = Fleet(server, **FAST, MINSCHED_TEST_CELERY=json.dumps(options))
+    what = f"long-{seconds}"
+    try:
+        fleet.start_ready("long", "-P", "threads", pool="long")
+        result = fleet.send("note_late", what, seconds, minsched={"pool": "long"})
+        wait_for(lambda: client.exists(f"test:began:{what}"))
+        app = make_app(server.url, **options)
+        with app.connection_for_read(
+            transport_options=transport_options(app, "long")
+        ) as connection:
+
+            def ends() -> bool:
+                connection.default_channel.qos.restore_visible(interval=1)
+                return bool(result.ready())
+
+            wait_for(ends, patience=60)
+        assert client.lrange(f"test:began:{what}", 0, -1) == ["celery@long"]
+        fleet.wait_idle()
     finally:
         fleet.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import redis
@@ -152,14 +153,35 @@ def test_what_it_had_not_begun_is_dropped(
     assert not client.exists(f"minsched.unacked.{name}", f"minsched.acked.{name}")
 
 
-@pytest.mark.soak  # not dependable yet beside other tests: see whether the job moves on in time
+@pytest.mark.parametrize("requeue", [False, True])
+def test_a_task_outlives_the_connection_over_which_its_message_came(
+    fleet: Fleet, far: Fleet, proxy: Proxy, back: Return, tmp_path: Path, requeue: bool
+) -> None:
+    """It is acknowledged, or asks for its message again, over another one."""
+    path = tmp_path / "go"
+    demand = {"preferred_node": "net", "affinity": "require"}
+    job = fleet.send("hold_by_file", str(path), requeue, minsched=demand, ignore_result=True)
+    wait_for(lambda: fleet.job(job.id).status == "running")  # type: ignore[union-attr]
+    made = far.log("net").count("Connected to")
+    proxy.cut()
+    wait_for(lambda: "Trying again in" in far.log("net").rpartition("Connected to")[2])
+    proxy.mend()
+    wait_for(lambda: far.log("net").count("Connected to") > made)
+    path.touch()
+    view = wait_for(lambda: (j := fleet.job(job.id)) and j.status == "finished" and j)
+    assert view.node_id == "net"
+    assert (tmp_path / "go.again").exists() == requeue
+    with fleet.server.client() as client:
+        wait_for(lambda: not client.exists("minsched.unacked.net", "minsched.acked.net"))
+
+
 def test_a_network_that_breaks_and_is_mended(
     fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis, back: Return
 ) -> None:
     result = fleet.send("asks_late", "cut", minsched={"preferred_node": "net"})
     wait_for(lambda: has_begun(client, "cut", "net"))
     proxy.cut()
-    wait_for(lambda: client.llen("test:began:cut") == 2)  # at whichever other node
+    wait_for(lambda: client.llen("test:began:cut") == 2)  # at one of the others
     proxy.mend()
     fleet.wait_online("net")
     client.lpush("test:release:cut", "go")
