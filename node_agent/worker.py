@@ -167,6 +167,8 @@ class NodeConsumer(Consumer):
             channel, node_id = connection.default_channel, self._slots.node_id
             taken = self.app.minsched.scheduler.keys("node_taken", node_id)
             book = {
+                "app": self.app,
+                "node_id": node_id,
                 "acked_key": QUEUES["node_acked"].format(node_id),
                 "taken_key": taken,
                 "hold_of": staticmethod(self._slots.hold_of),
