@@ -127,6 +127,23 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
         server.close()
 
 
+def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    fleet = Fleet(server, **{**FAST, "MINSCHED_TEST_CONF_lease": "2"})
+    try:
+        fleet.start_ready("n1", "-c", "1", slots=3)  # one process, three slots
+        results = [fleet.send("note_late", f"unbegun{n}", 0.5) for n in range(3)]
+        wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
+        server.stop(signal.SIGKILL)
+        wait_for(lambda: fleet.log("n1").count("Cannot connect") == 2)
+        server.start()  # the pulse is back at once, the worker two seconds later
+        for n, result in enumerate(results[1:], 1):
+            assert result.get(timeout=20) == f"unbegun{n}"
+    finally:
+        fleet.close()
+        server.close()
+
+
 def test_a_retry_that_was_never_sent_is_told_lost(desk: Desk, client: redis.Redis) -> None:
     """Its node was killed between the dispatch and the message."""
     desk.node("n1", 1)
