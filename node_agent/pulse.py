@@ -50,7 +50,7 @@ class Report:
 
     online: bool
     max_jobs: int
-    jobs: list[str]
+    jobs: list[str] | None  # that it holds; None while it cannot tell
     last: bool = False
 
 

@@ -61,6 +61,8 @@ class NodeQoS(QoS):
     #: ends the worker with an AttributeError when the connection is cut while a late task runs.
     restore_at_shutdown = False
 
+    app: Celery
+    node_id: str
     #: Key of the set of messages that were acknowledged while their jobs go on.
     acked_key: str
     #: Key of the list of the message that was taken and is not in this book yet.
@@ -86,18 +88,38 @@ class NodeQoS(QoS):
         message = self._delivered.get(delivery_tag)
         hold = self.hold_of(job_id_of(message.headers), delivery_tag) if message else None
         if hold is None:
-            super().ack(delivery_tag)
-            return
+            with self._reachable() as book:
+                book._remove_from_indices(delivery_tag).execute()
         # Its message goes in the step that frees its slot; until then a rescuer finds it.
-        if not hold.has_ended:
-            with self.channel.conn_or_acquire() as client:
+        elif not hold.has_ended:
+            with self._reachable() as book, book.channel.conn_or_acquire() as client:
                 try:
                     client.sadd(self.acked_key, delivery_tag)
                 except ResponseError as exc:  # the task runs, whatever Redis says
-                    logger.warning("job %s is not noted as acknowledged: %s", hold.tag, exc)
+                    logger.warning("a message is not noted as acknowledged: %s", exc)
                 if hold.has_ended:  # meanwhile, in another thread
                     client.srem(self.acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        with self._reachable() as book:
+            if requeue:
+                book.restore_by_tag(delivery_tag, leftmost=True)
+            else:
+                book._remove_from_indices(delivery_tag).execute()
+        self._quick_ack(delivery_tag)
+
+    @contextlib.contextmanager
+    def _reachable(self) -> Iterator[QoS]:
+        """This book; the same over a new connection where that over which its messages came is
+        lost. (There kombu 5.7 raises an AttributeError, which ends the worker.)
+        """
+        if self.channel.connection is not None:
+            yield self
+            return
+        with _connection(self.app, self.node_id) as connection:
+            connection.connect()  # once; the channel would have it tried for long
+            yield connection.channel().qos
 
 
 def _place_of(delivered: dict[str, str]) -> tuple[str, str]:

@@ -84,6 +84,9 @@ class Slots:
         self.held: dict[str, Hold] = {}
         self.in_loop = LoopCalls()
         self.term = term
+        #: Are they all in ``held``? Not from the loss of the connection until what came over it is
+        #: placed anew: its message may lie in Redis as this node's, and then it is not lost.
+        self.are_known = True
         #: The worker was asked to stop, and starts no task any more.
         self.closing = False
         self._scheduler = scheduler
@@ -217,8 +220,17 @@ class Slots:
         hold = self.held.get(job_id)
         return hold is not None and hold.claim != claim
 
+    def know(self) -> None:
+        """They are all in ``held`` again, once what was handed back is placed."""
+
+        def note() -> None:
+            self.are_known = True
+
+        self._outbox.put(note)
+
     def drop(self) -> frozenset[str]:
         """Forget what has not begun, as a worker that loses its connection does; those jobs."""
+        self.are_known = False
         dropped = frozenset(job_id for job_id, hold in self.held.copy().items() if not hold.stays)
         for job_id in dropped:
             self.forget(job_id)

@@ -100,7 +100,7 @@ class Node:
             "online": report.online,
             "draining": self.pulse.draining,
             "max_jobs": report.max_jobs,
-            "jobs": report.jobs,
+            "jobs": sorted(self.slots.held.copy()),
             "endings_to_tell": sum(hold.has_ended for hold in list(self.slots.held.values())),
             "seconds_since_heard": round(self.pulse.silence, 3),
         }
@@ -126,7 +126,8 @@ class Node:
             with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
                 grown = _pool_size(self._controller) - self._pool_at_start
                 self._max_jobs = max(1, self._slots_at_start + grown)
-        return Report(self._takes_jobs, self._max_jobs, sorted(self.slots.held.copy()))
+        jobs = sorted(self.slots.held.copy()) if self.slots.are_known else None
+        return Report(self._takes_jobs, self._max_jobs, jobs)
 
 
 def _pool_size(controller: Any) -> int:
@@ -172,6 +173,8 @@ class NodeConsumer(Consumer):
             channel, node_id = connection.default_channel, self._slots.node_id
             taken = self.app.minsched.scheduler.keys("node_taken", node_id)
             book = {
+                "app": self.app,
+                "node_id": node_id,
                 "acked_key": QUEUES["node_acked"].format(node_id),
                 "taken_key": taken,
                 "hold_of": staticmethod(self._slots.hold_of),
@@ -201,6 +204,7 @@ class NodeConsumer(Consumer):
             self.timer.call_after(_ASK_AGAIN, self._hand_back_dropped)
             return
         node.slots.hand_back({*parked, *self._dropped})
+        node.slots.know()
 
     def ensure_connected(self, conn: Any) -> Any:
         # Celery would wait up to half a minute when Redis is back, and jobs come at once.

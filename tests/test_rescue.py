@@ -60,9 +60,14 @@ def test_a_message_in_the_hands_of_a_node_that_is_killed_runs_elsewhere(
     fleet: Fleet, client: redis.Redis, task: str
 ) -> None:
     fleet.start_ready("n1", "-P", "threads")
-    fleet.kill("n1", signal.SIGSTOP)  # Redis answers it all the same, and it does not read
-    result = fleet.send(task, "in-hand", priority=9)
-    wait_for(lambda: not client.exists("minsched.node.n1"))
+    while True:
+        fleet.kill("n1", signal.SIGSTOP)  # Redis answers it all the same, and it does not read
+        result = fleet.send(task, "in-hand", priority=9)
+        if not client.exists("minsched.node.n1"):
+            break
+        fleet.kill("n1", signal.SIGCONT)  # it had not asked for a message just then
+        result.get(timeout=20)
+        client.delete("test:began:in-hand")
     fleet.stop("n1", signal.SIGKILL)
     fleet.start_ready("n2", "-P", "threads")
     assert result.get(timeout=20) == "in-hand"
@@ -104,17 +109,36 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
     try:
         fleet.start_ready("n1", "-P", pool)
         for n in range(2):
-            fleet.send("note_late", f"outlives{n}", 2.0)
+            fleet.send("note_late", f"outlives{n}", 1.0)
         client = server.client()
         wait_for(lambda: client.exists("test:began:outlives0", "test:began:outlives1") == 2)
         server.stop(signal.SIGKILL)
         wait_for(lambda: "Cannot connect" in fleet.log("n1") or fleet.processes["n1"].poll())
         server.start()
+        wait_for(lambda: fleet.log("n1").count("Connected to") == 2)  # they have ended by then
+        assert fleet.send("note", "after").get(timeout=20) == "after"
         fleet.wait_idle()
         assert fleet.processes["n1"].poll() is None
         assert [client.llen(f"test:ended:outlives{n}") for n in range(2)] == [1, 1]
         # kombu's mutex lapses by itself
         assert set(client.keys("minsched.*")) <= {"minsched.unacked_mutex.n1"}
+    finally:
+        fleet.close()
+        server.close()
+
+
+def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    fleet = Fleet(server, **{**FAST, "MINSCHED_TEST_CONF_lease": "2"})
+    try:
+        fleet.start_ready("n1", "-c", "1", slots=3)  # one process, three slots
+        results = [fleet.send("note_late", f"unbegun{n}", 0.5) for n in range(3)]
+        wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
+        server.stop(signal.SIGKILL)
+        wait_for(lambda: fleet.log("n1").count("Cannot connect") == 2)
+        server.start()  # the pulse is back at once, the worker two seconds later
+        for n, result in enumerate(results[1:], 1):
+            assert result.get(timeout=20) == f"unbegun{n}"
     finally:
         fleet.close()
         server.close()

@@ -23,7 +23,7 @@ from .faults import Faults, Watch
 from .fleet import Worker, make_fleet
 from .load import Producer, plan
 
-PATIENCE = 60.0  # seconds until all is quiet, once the last job was sent and the faults have ended
+PATIENCE = 60.0  # seconds without any progress
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
         with going_on(faults, watch):
             producer.run()
             faults.end()
-            wait(lambda: is_quiet(client, producer, plugin))
+            wait(lambda: is_quiet(client, producer, plugin), lambda: told(client, producer))
             wait(lambda: all(worker.is_up and not worker.is_absent for worker in workers))
         promises = report.state_promises(plugin) if plugin else []
         stop(workers)
@@ -77,14 +77,16 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
         return not any(promise.broken for promise in promises)
 
 
-def wait(condition: Callable[[], bool]) -> None:
-    """Wait until it holds, or ``PATIENCE`` has run out: the verdict then says what is wrong."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+def wait(condition: Callable[[], bool], progress: Callable[[], int] = lambda: 0) -> None:
+    """Wait until it holds, or nothing has moved for ``PATIENCE``: the verdict says what is wrong."""
+    reached, since = 0, time.monotonic()
+    while time.monotonic() - since < PATIENCE:
         with contextlib.suppress(RedisError):
             if condition():
                 return
-        time.sleep(0.2)
+            if (now := progress()) > reached:
+                reached, since = now, time.monotonic()
+        time.sleep(0.5)
 
 
 @contextmanager
@@ -107,10 +109,15 @@ def going_on(faults: Faults, watch: Watch | None) -> Iterator[None]:
         thread.join()
 
 
+def told(client: redis.Redis, producer: Producer) -> int:
+    """For how many jobs is there a result?"""
+    found = verdict.results(client, list(producer.accepted))
+    return sum(result.is_ready for result in found.values())
+
+
 def is_quiet(client: redis.Redis, producer: Producer, plugin: MinSched | None) -> bool:
     """Has everybody been told, and does nothing run or wait any more?"""
-    found = verdict.results(client, list(producer.accepted))
-    if not all(result.is_ready for result in found.values()):
+    if told(client, producer) < len(producer.accepted):
         return False
     if plugin is None:
         return True
