@@ -236,13 +236,13 @@ def _with_destination(options: Mapping[str, Any], place: DispatchResponse) -> di
     return {
         **options,
         "priority": None if place.node_id else options.get("priority"),
-        "queue": _list(name),
+        "queue": _node_list(name) if place.node_id else Queue(name, no_declare=True),
         "declare": [],
         "headers": {**options["headers"], HEADER: header},
     }
 
 
 @lru_cache(maxsize=256)
-def _list(name: str) -> Queue:
+def _node_list(name: str) -> Queue:
     """Many messages go to the list of one node, and to make its Queue is some 30 µs."""
     return Queue(name, no_declare=True)

@@ -191,6 +191,7 @@ class TestWhatANodeTakesDownWithIt:
     ) -> None:
         told = f"{wreck.early.id} NodeLostError"
         wait_for(lambda: client.lrange("test:errback", 0, -1) == [told])
+        wait_for(lambda: client.exists("test:task_failure"))
         assert client.lrange("test:task_failure", 0, -1).count(told) == 1
 
     def test_a_chain_and_a_chord_are_told(self, wreck: Wreck) -> None:

@@ -78,7 +78,7 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
 
 
 def wait(condition: Callable[[], bool], progress: Callable[[], int] = lambda: 0) -> None:
-    """Wait until it holds, or nothing has moved for ``PATIENCE``: the verdict says what is wrong."""
+    """Wait until it holds, or nothing has moved for ``PATIENCE``: the verdict says what is."""
     reached, since = 0, time.monotonic()
     while time.monotonic() - since < PATIENCE:
         with contextlib.suppress(RedisError):
