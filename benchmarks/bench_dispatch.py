@@ -32,6 +32,7 @@ EMPTY = "return {'OK'}"
 SCAN = (Path(__file__).parent / "scan_members.lua").read_text(encoding="utf-8")
 SCANNED = 20_000  # nodes that one round of scans looks at, at most
 DAY = 86400.0  # seconds
+MESSAGE = ('{"job_id": ', "}")
 
 
 @dataclass
@@ -109,9 +110,7 @@ def keep_waiting(fleet: Fleet, jobs: int) -> None:
     service = fleet.service
     for _ in range(jobs):
         demand = DispatchRequest(pool=POOL, capabilities=["none-has-it"], when_full="wait")
-        job_id = service.dispatch_task(demand).job_id
-        service.redis.lpush(service.keys("job_queue", job_id), "{}")
-        service.place_jobs([job_id])
+        service.dispatch_tasks([(demand, MESSAGE)])
 
 
 def measure(fleets: Sequence[Fleet], rounds: int, jobs: int) -> None:

@@ -30,6 +30,7 @@ from celery_minsched import (
     Settings,
 )
 from celery_minsched.metrics import SchedulerCollector
+from celery_minsched.models import DispatchResponse
 from celery_minsched.views import Views
 from tests.server import Server
 
@@ -83,16 +84,12 @@ def fill(service: MinimalSchedulerService) -> None:
         register(service, f"n{number}", SLOTS, ["asr", f"p{number % 20}"])
     register(service, "free", 100, ["free"])
     demand = {"pool": "asr", "when_full": "wait", "payload_json": json.dumps({"task": "t"})}
-    waiting = []
     for number in range((NODES - 1) * SLOTS + IN_LINE):
         request = DispatchRequest(session_id=f"u{number % 500}", task_id=f"t{number}", **demand)  # type: ignore[arg-type]
-        job = service.dispatch_task(request)
+        [job] = service.dispatch_tasks([(request, ('{"job_id": ', "}"))])
+        assert isinstance(job, DispatchResponse)
         if job.node_id:
             service.claim_job(job.job_id, job.node_id)
-        else:
-            service.redis.lpush(service.keys("job_queue", job.job_id), "{}")
-            waiting.append(job.job_id)
-    service.place_jobs(waiting)
 
 
 def register(service: MinimalSchedulerService, node_id: str, slots: int, pools: list[str]) -> None:

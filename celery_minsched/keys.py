@@ -38,7 +38,6 @@ STATE: Final = {
     # A line is named by what must be true of the node, see lua/include/line.lua.
     "lines": "lines",
     "waiting": "waiting:{}",
-    "line_coming": "waiting:{}:coming",  # jobs whose message is on its way
     "line_turns": "waiting:{}:turns:{}",  # line, priority: the next turn of a fairness key
     # Where lines are found: by the slots of a pool, or of the one node that they are for; and by
     # whoever changes which pools serve a pair, or which pairs a pool lists.
@@ -47,7 +46,6 @@ STATE: Final = {
     "node_waiting": "node:waiting:{}",
     "lang_waiting": "lang:{}:waiting",
     "pool_langs_waiting": "pool:{}:langs:waiting",
-    "parking": "parking",
     "delayed": "delayed",
     "expiring": "expiring",
     "alarm": "alarm",  # which node was asked to be heard when, for the next delayed job
@@ -113,7 +111,9 @@ class Keys:
         priority_steps: Sequence[int] = PRIORITY_STEPS,
         sep: str = SEP,
     ) -> None:
-        self.prefix = f"{queue_prefix}{prefix}:"
+        #: The prefix for a client that sets ``queue_prefix`` before each key by itself.
+        self.own_prefix = f"{prefix}:"
+        self.prefix = queue_prefix + self.own_prefix
         self.queue_prefix = queue_prefix
         self.sep = sep
         self._steps = sorted(priority_steps)
@@ -166,11 +166,15 @@ def node_of_queue(queue: str) -> str | None:
     return node_id if node_id and not head else None
 
 
-def lua_keys() -> str:
-    """Lua source of a table ``key`` of functions; the prefixes come in as KEYS[1] and KEYS[2]."""
+def lua_keys(used: frozenset[str]) -> str:
+    """Lua source of a table ``key`` of functions, one for each name that is ``used``; the prefixes
+    come in as KEYS[1] and KEYS[2]. Raises ``KeyError`` for a name that is in no table.
+    """
+    if unknown := used - STATE.keys() - QUEUES.keys():
+        raise KeyError(f"no key is named {', '.join(sorted(unknown))}: see {__name__}")
     lines = ["local key = {}"]
     for table, prefix in ((STATE, "KEYS[1]"), (QUEUES, "KEYS[2]")):
-        for name, template in table.items():
+        for name, template in ((name, table[name]) for name in table if name in used):
             args = [f"p{n}" for n in range(template.count("{}"))]
             pieces = [f"'{piece}'" for piece in template.split("{}")]
             joined = [prefix, pieces[0]]

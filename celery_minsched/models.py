@@ -266,8 +266,7 @@ class DispatchRequest(_Model):
     #: ``prefer`` the session's node; ``require`` it (or the preferred one) while it is there to
     #: work; ``none``.
     affinity: Literal["prefer", "require", "none"] = "prefer"
-    #: ``error`` raises where every slot is taken; ``wait`` answers with a job and no node. Then the
-    #: caller sends the message to the job's own list and calls ``place_job``.
+    #: Where every slot is taken: ``error`` refuses, ``wait`` has the job's message wait in line.
     when_full: Literal["error", "wait"] = "error"
     #: Jobs in one line take turns by this key; the session where it is not given.
     fairness_key: SessionId | None = None

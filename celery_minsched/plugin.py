@@ -16,14 +16,11 @@ from kombu.utils.imports import symbol_by_name
 from . import connection, settings
 from .demand import Demand
 from .errors import InvalidDemand
-from .publish import SchedulingAMQP
+from .publish import BATCH, SchedulingAMQP
 from .scheduler import MinimalSchedulerService
 from .views import JobView, Views
 
 _OR_ONE_REDIS = "or let minsched_redis_url and the broker be the same."
-
-#: Tasks in a batch of ``dispatch_many``: Redis is busy with it for some ten milliseconds.
-BATCH = 500
 
 
 class MinSched:
@@ -71,6 +68,14 @@ class MinSched:
         return not connection.why_not_wait(self.app, self.settings.redis_url)
 
     @cached_property
+    def is_on_broker(self) -> bool:
+        """Are the scheduler's scripts called as the broker's messages are read: on the same server,
+        by the same user?
+        """
+        conf = self.app.conf
+        return self.settings.redis_url is None and conf.broker_read_url == conf.broker_write_url
+
+    @cached_property
     def scheduler(self) -> MinimalSchedulerService:
         """The scheduler on this application's Redis. Raises kombu's ``OperationalError``."""
         client = connection.client_of(self.app, self.settings.redis_url)
@@ -84,19 +89,19 @@ class MinSched:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Hold back the tasks sent within, in this thread, and send them at the end in three round
-        trips: ``with app.minsched.batch(): group(...).apply_async()``.
+        """Hold back the tasks sent within, in this thread, and send them at the end, a hundred in a
+        round trip: ``with app.minsched.batch(): group(...).apply_async()``.
 
-        What ``apply_async`` raises for a task that could not be sent is raised at the end, and then
-        none of the batch that was dispatched keeps its slot.
+        What ``apply_async`` raises for a task that could not be sent is raised at the end. As with
+        one call after the other, the tasks before it have been sent and those after it have not.
         """
         with self.app.amqp.collect():
             yield
 
     def dispatch_many(self, signatures: Iterable[Signature]) -> list[AsyncResult]:
-        """Send many tasks, each ``BATCH`` of them in three round trips; their results in order.
+        """Send many tasks, a hundred in a round trip; their results in order.
 
-        Raises what ``apply_async`` does; the batches before have then been sent.
+        Raises what ``apply_async`` does; the tasks before it have then been sent.
         """
         results = []
         signatures = iter(signatures)

@@ -1,30 +1,32 @@
-"""Dispatches a task where Celery has its message in hand, and publishes it to the node's queue.
+"""Dispatches a task where Celery has its message in hand, and sends it in the same step.
 
-``Celery(amqp=...)`` is Celery's place for an AMQP class of one's own. Its ``send_task_message``
-has the finished message (id, eta), decides the destination, and sees a publish fail.
+``Celery(amqp=...)`` is Celery's place for an AMQP class of one's own. Its ``send_task_message`` has
+the task's id and eta, runs the publish signals, and has kombu make the message. What kombu would
+push to a list of Redis goes into the dispatch script instead, which pushes it to the list of the
+node that it chooses, or to the job's own.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Queue
-from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.exceptions import OperationalError
 from kombu.utils.functional import retry_over_time
 from kombu.utils.objects import cached_property
 from redis.exceptions import RedisError
 
 from . import demand, tracing
-from .keys import job_queue_name, queue_name
+from .errors import SchedulerError
+from .keys import queue_name
 from .models import DispatchRequest, DispatchResponse
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
 
@@ -33,23 +35,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Jobs that are dispatched in one step: Redis is busy with it for some ten milliseconds.
+BATCH = 100
 
-@dataclass(frozen=True)
-class _Outgoing:
-    """A message that Celery has finished, and the demand of its job."""
 
-    name: str
-    message: Any
-    options: dict[str, Any]
+@dataclass
+class _Job:
+    """A job to be dispatched, and its message as soon as that is made."""
+
     request: DispatchRequest
+    header: dict[str, Any]  # the scheduler's in the message
+    span: tracing.DispatchSpan | tracing.NoSpan
+    message: tuple[str, str] = ("", "")  # what is before and after the job's id in it
 
 
-#: The messages that :meth:`SchedulingAMQP.collect` holds back in this thread, if it does.
-_collected: ContextVar[list[_Outgoing] | None] = ContextVar("minsched_collected", default=None)
+#: The jobs that :meth:`SchedulingAMQP.collect` holds back in this thread, if it does.
+_collected: ContextVar[list[_Job] | None] = ContextVar("minsched_collected", default=None)
 
 
 class SchedulingAMQP(AMQP):
-    """Celery's AMQP, with the scheduler's router first and its dispatch before the publish."""
+    """Celery's AMQP, with the scheduler's router first and its dispatch in place of the publish."""
 
     def __init__(self, app: Any) -> None:
         super().__init__(app)
@@ -62,33 +67,39 @@ class SchedulingAMQP(AMQP):
 
     @cached_property
     def send_task_message(self) -> Callable[..., Any]:
-        send = super().send_task_message
+        publish = super().send_task_message
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             if getattr(options.get("queue"), "name", None) != TO_BE_DISPATCHED.name:
-                return send(producer, name, message, **options)
-            job = _Outgoing(name, message, options, self._request(name, message, options))
-            collected = _collected.get()
-            if collected is None:
-                return self._send(producer, [job])
-            collected.append(job)
-            return None
+                return publish(producer, name, message, **options)
+            job = self._job(name, message, options)
+            options["headers"] = {**options["headers"], HEADER: job.header}
+            options["declare"] = []
+            send = self._send if self._plugin.can_park else self._send_by_broker
+            try:
+                with job.span.current():
+                    return send(job, publish, producer, name, message, options)
+            except BaseException as exc:
+                job.span.failed(exc)
+                raise
 
-        self._publish = send
         return send_task_message
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Hold back what is sent within, and send it at the end: three round trips for it all."""
+        """Hold back what is sent within, and send it at the end, ``BATCH`` in a step.
+
+        Raises at the end what ``apply_async`` does for the first task that could not be sent; those
+        before it have been sent, those after it have not.
+        """
         token = _collected.set([])
         try:
             yield
             jobs = _collected.get() or []
         finally:
             _collected.reset(token)
-        if jobs:
-            with self.app.producer_or_acquire() as producer, producer.batch():
-                self._send(producer, jobs)
+        for start in range(0, len(jobs), BATCH):
+            self._dispatch(jobs[start : start + BATCH], {})
 
     @property
     def _plugin(self) -> MinSched:
@@ -96,20 +107,24 @@ class SchedulingAMQP(AMQP):
 
         return plugin_of(self.app)
 
-    def _request(self, name: str, message: Any, options: Mapping[str, Any]) -> DispatchRequest:
-        """The demand of the message's job. Raises :class:`InvalidDemand`."""
-        asked = demand.parse(options["headers"][HEADER]["demand"])
+    def _job(self, name: str, message: Any, options: Mapping[str, Any]) -> _Job:
+        """The message's job. Raises :class:`InvalidDemand`."""
+        stated = options["headers"][HEADER]["demand"]
         headers = message.headers
-        return asked.request(
+        token = uuid.uuid4().hex
+        request = demand.parse(stated).request(
             default_when_full=self._plugin.settings.when_full,
             task_id=headers["id"],
             task_name=name,
-            token=uuid.uuid4().hex,
+            token=token,
             # Where none can be parked the node's worker keeps it until it is due, in its slot.
             due_ts=self._milliseconds(headers["eta"]) if self._plugin.can_park else 0,
             expires_ts=self._milliseconds(headers["expires"]),
             priority=int(options.get("priority") or 0),
         )
+        # The token stands for the job's id, which is not known yet.
+        header = {"demand": stated, "job_id": token}
+        return _Job(request, header, tracing.dispatching(name, request))
 
     def _milliseconds(self, when: str | None) -> int:
         """A header's ISO 8601 time, since the epoch; 0 for none."""
@@ -117,49 +132,70 @@ class SchedulingAMQP(AMQP):
             return 0
         return int(maybe_make_aware(maybe_iso8601(when), self.app.timezone).timestamp() * 1000)
 
-    def _send(self, producer: Any, jobs: Sequence[_Outgoing]) -> Any:
-        """Dispatch, publish, and place those for which no slot was free.
+    def _send(
+        self,
+        job: _Job,
+        publish: Callable[..., Any],
+        producer: Any,
+        name: str,
+        message: Any,
+        options: dict[str, Any],
+    ) -> Any:
+        """Have Celery and kombu make the message, and dispatch and send it in one step.
 
-        A job's message lies in its own list before the job is placed: looking for a slot and
-        joining the line are then one atomic step, and no slot that frees meanwhile goes unseen. A
-        delayed job may have fallen due while its message was on its way.
+        So there is a job exactly if its message lies in Redis, and no slot that frees meanwhile
+        goes unseen.
         """
-        began = tracing.now()
+
+        def take(text: str) -> None:
+            head, _, tail = text.partition(f'"{job.request.token}"')
+            job.message = head, tail
+            collected = _collected.get()
+            if collected is None:
+                self._dispatch([job], options)
+            else:
+                collected.append(job)
+
+        with _instead_of_kombu(producer, take):
+            return publish(producer, name, message, **options)
+
+    def _send_by_broker(
+        self,
+        job: _Job,
+        publish: Callable[..., Any],
+        producer: Any,
+        name: str,
+        message: Any,
+        options: dict[str, Any],
+    ) -> Any:
+        """Take a slot, and have Celery send the message to the node's queue at the broker.
+
+        The priority goes in the header: a node's queue is one list, and kombu has one for each.
+        """
+        self._dispatch([job], options)
+        if options.get("priority") is not None:
+            job.header["priority"] = options["priority"]
+        node = Queue(queue_name(job.header["node_id"]), no_declare=True)
         try:
-            placed = self._dispatch([job.request for job in jobs], jobs[0].options)
-        except Exception as exc:
-            tracing.refused(((job.name, job.request) for job in jobs), exc, began)
-            raise
-        answer = None
-        sent = 0
-        try:
-            for job, place in zip(jobs, placed, strict=True):
-                options = _with_destination(job.options, place)
-                with tracing.dispatched(job.name, job.request, place, began):
-                    answer = self._publish(producer, job.name, job.message, **options)
-                sent += 1
-            _flush(producer)
+            return publish(producer, name, message, **options | {"priority": None, "queue": node})
         except BaseException:
-            # Of a batch nobody can tell what was sent: what was finds a slot or its place again.
-            self._release([place.job_id for place in placed])
+            self._release(job.header["job_id"])
             raise
-        self._place([place.job_id for place in placed if not place.node_id])
-        return answer
 
-    def _dispatch(
-        self, requests: Sequence[DispatchRequest], options: Mapping[str, Any]
-    ) -> list[DispatchResponse]:
-        """Take slots, trying again as the publish itself would.
+    def _dispatch(self, jobs: Sequence[_Job], options: Mapping[str, Any]) -> None:
+        """Dispatch in one step, trying again as a publish would.
 
-        Raises the :class:`SchedulerError` of the dispatch, or kombu's ``OperationalError``.
+        Raises the :class:`SchedulerError` of the first that is refused, or kombu's
+        ``OperationalError``.
         """
         conf = self.app.conf
         retry = options.get("retry")
         retry = conf.task_publish_retry if retry is None else retry
         policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+        asked = [(job.request, job.message) for job in jobs]
         try:
-            placed: list[DispatchResponse] = retry_over_time(
-                lambda: self._plugin.scheduler.dispatch_tasks(requests),
+            outcomes = retry_over_time(
+                lambda: self._plugin.scheduler.dispatch_tasks(asked),
                 (RedisError, OperationalError),
                 # None means for ever, to retry_over_time as to Celery's publish.
                 max_retries=policy.get("max_retries", 3) if retry else 0,
@@ -169,44 +205,63 @@ class SchedulingAMQP(AMQP):
             )
         except RedisError as exc:
             raise OperationalError(str(exc)) from exc
-        for request, place in zip(requests, placed, strict=True):
-            level = logging.WARNING if place.chosen_by == "impossible" else logging.DEBUG
-            logger.log(
-                level,
-                "task %s is job %s, %s",
-                *(request.task_id, place.job_id, _in_words(place, request)),
-                extra=place.model_dump() | {"task_id": request.task_id},
-            )
-        return placed
+        for job, outcome in zip(jobs, outcomes, strict=False):
+            if isinstance(outcome, SchedulerError):
+                raise outcome
+            _note(job, outcome)
 
-    def _release(self, job_ids: Iterable[str]) -> None:
+    def _release(self, job_id: str) -> None:
         try:
-            for job_id in job_ids:
-                self._plugin.scheduler.release_job(job_id)
-        except RedisError as exc:  # the leases run out by themselves
-            logger.warning("jobs were not sent, and their slots are held till they lapse: %s", exc)
-
-    def _place(self, job_ids: Sequence[str]) -> None:
-        if not job_ids:
-            return
-        try:
-            self._plugin.scheduler.place_jobs(job_ids)
-        except RedisError as exc:
-            logger.warning("jobs were sent; a node's heartbeat will place them: %s", exc)
+            self._plugin.scheduler.release_job(job_id)
+        except RedisError as exc:  # the lease runs out by itself
+            logger.warning("job %s was not sent, and holds a slot till it lapses: %s", job_id, exc)
 
 
-def _flush(producer: Any) -> None:
-    """Send what ``producer.batch()`` holds back (kombu 5.7); nothing outside of a batch.
+class _Taker:
+    """Stands where kombu (5.7) has the batch of a producer, and so is given each finished message.
 
-    Raises kombu's ``OperationalError``. It is not tried again: some of it may have been sent.
+    Celery sends the task's event by the same producer: that goes on its way.
     """
-    state = getattr(producer._batch_local, "current", None)
-    if state is None:
-        return
+
+    def __init__(self, take: Callable[[str], None], batch: Any) -> None:
+        self._take = take
+        self._batch = batch
+
+    def publish(self, channel: Any, message: Any, **options: Any) -> Any:
+        if options["routing_key"] == TO_BE_DISPATCHED.name and not options["exchange"]:
+            return channel.basic_publish(message, _publish_batch=self, **options)
+        if self._batch is not None:
+            return self._batch.publish(channel, message, **options)
+        return channel.basic_publish(message, **options)
+
+    def add(self, _command: str, _key: str, text: str) -> None:
+        """The command by which kombu would send the message."""
+        self._take(text)
+
+
+@contextmanager
+def _instead_of_kombu(producer: Any, take: Callable[[str], None]) -> Iterator[None]:
+    """Within it ``take`` is given the text of the message that the producer would send."""
+    batch = getattr(producer._batch_local, "current", None)
+    producer._batch_local.current = _Taker(take, batch)
     try:
-        state.flush()
-    except BatchPublishError as exc:
-        raise OperationalError(f"{exc}: {exc.__cause__}") from exc
+        yield
+    finally:
+        producer._batch_local.current = batch
+
+
+def _note(job: _Job, place: DispatchResponse) -> None:
+    """Say where the job went."""
+    job.header |= {"job_id": place.job_id, "node_id": place.node_id, "pool": place.pool}
+    job.span.placed(place)
+    level = logging.WARNING if place.chosen_by == "impossible" else logging.DEBUG
+    if logger.isEnabledFor(level):
+        logger.log(
+            level,
+            "task %s is job %s, %s",
+            *(job.request.task_id, place.job_id, _in_words(place, job.request)),
+            extra=place.model_dump() | {"task_id": job.request.task_id},
+        )
 
 
 def _in_words(place: DispatchResponse, request: DispatchRequest) -> str:
@@ -215,34 +270,3 @@ def _in_words(place: DispatchResponse, request: DispatchRequest) -> str:
     if place.chosen_by == "impossible":
         return f"and waits: no registered node can do {request.where} {request.capabilities or ''}"
     return f"and waits ({place.chosen_by})"
-
-
-def _with_destination(options: Mapping[str, Any], place: DispatchResponse) -> dict[str, Any]:
-    """Publish options for the list where the message belongs, which is neither declared nor
-    remembered here (a Queue with ``no_declare``).
-
-    The priority of one that has its slot goes in the header: a node's queue is one list, and
-    kombu has a list for each priority.
-    """
-    name = queue_name(place.node_id) if place.node_id else job_queue_name(place.job_id)
-    header = {
-        **options["headers"][HEADER],
-        "job_id": place.job_id,
-        "node_id": place.node_id,
-        "pool": place.pool,
-    }
-    if options.get("priority") is not None:
-        header["priority"] = options["priority"]
-    return {
-        **options,
-        "priority": None if place.node_id else options.get("priority"),
-        "queue": _node_list(name) if place.node_id else Queue(name, no_declare=True),
-        "declare": [],
-        "headers": {**options["headers"], HEADER: header},
-    }
-
-
-@lru_cache(maxsize=256)
-def _node_list(name: str) -> Queue:
-    """Many messages go to the list of one node, and to make its Queue is some 30 µs."""
-    return Queue(name, no_declare=True)

@@ -122,38 +122,34 @@ class MinimalSchedulerService:
         return int(values[0])
 
     def dispatch_task(self, request: DispatchRequest) -> DispatchResponse:
-        """Take a slot for a job on the best node, and say which.
+        """Take a slot for a job on the best node, and say which. The caller sends the message.
 
-        Raises :class:`NoPoolForLangPair`, :class:`EmptyPool` or :class:`NoAvailableNode`; where the
-        request says ``wait``, :class:`Backlogged`.
+        Raises :class:`NoPoolForLangPair`, :class:`EmptyPool` or :class:`NoAvailableNode`, also
+        where the request says ``wait``: there is no message that could.
         """
-        return self.dispatch_tasks([request])[0]
+        [place] = self.dispatch_tasks([(request, _NO_MESSAGE)])
+        if isinstance(place, errors.SchedulerError):
+            raise place
+        return place
 
-    def dispatch_tasks(self, requests: Sequence[DispatchRequest]) -> list[DispatchResponse]:
-        """Dispatch many jobs in one round trip, each as ``dispatch_task`` does.
+    def dispatch_tasks(
+        self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
+    ) -> list[DispatchResponse | errors.SchedulerError]:
+        """Dispatch jobs and send their messages, in one step for all.
 
-        Raises the error of the first that is refused. The slots of those dispatched are given back.
+        A message is the JSON text before the place of its job's id, and that after it. What became
+        of each job, to the first that is refused: those after it are not dispatched.
         """
-        answers = self._call_many("dispatch_task", [self._job(request) for request in requests])
-        placed = [
-            DispatchResponse(node_id=node_id, job_id=job_id, pool=pool, chosen_by=chosen_by)
-            for code, node_id, job_id, pool, chosen_by in (a for a in answers if a[0] == "OK")
-        ]
-        if len(placed) < len(requests):
-            for job in placed:
-                self.release_job(job.job_id)
-            refused = next(i for i, answer in enumerate(answers) if answer[0] != "OK")
-            raise _refusal(answers[refused], requests[refused])
-        return placed
-
-    def _job(self, request: DispatchRequest) -> tuple[str, str]:
-        """What the script takes: a job's fields and its payload."""
-        ask = {
-            **self._fields(request),
-            "when_full": request.when_full,
-            "max_waiting": str(self.settings.max_waiting),
-        }
-        return json.dumps(ask), request.payload_json
+        asked: list[str] = []
+        for request, message in jobs:
+            ask = {
+                **self._fields(request),
+                "when_full": request.when_full,
+                "max_waiting": str(self.settings.max_waiting),
+            }
+            asked += (json.dumps(ask), request.payload_json, *message)
+        answers = self._call("dispatch_task", *asked)
+        return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
 
     def _fields(self, request: DispatchRequest) -> dict[str, str]:
         """The fields of a job's record that say what it asks for."""
@@ -175,11 +171,11 @@ class MinimalSchedulerService:
             "token": request.token,
         }
 
-    def place_jobs(self, job_ids: Sequence[str], handed_back_by: str = "") -> list[str]:
+    def place_jobs(self, job_ids: Sequence[str], handed_back_by: str) -> list[str]:
         """Place jobs whose messages lie in their own lists: at a node, or in line.
 
         ``handed_back_by`` is the node that gives up their slots. What became of each:
-        ``dispatched``, ``waiting``, ``delayed``, or ``unchanged``.
+        ``dispatched``, ``waiting``, ``delayed``, ``lost``, or ``unchanged``.
         """
         answers = self._call_many("place_job", [(job_id, handed_back_by) for job_id in job_ids])
         return [str(answer[1]) for answer in answers]
@@ -210,7 +206,22 @@ class MinimalSchedulerService:
         The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
         of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its message's header.
         """
-        _, verdict, *place = self._call("claim_job", job_id, node_id, delivery_tag, claim)
+        return self.read_claim(self._call("claim_job", job_id, node_id, delivery_tag, claim))
+
+    def claim_in(self, pipe: Any, job_id: str, node_id: str, delivery_tag: str, claim: str) -> None:
+        """Put a ``claim_job`` in a pipeline of kombu's; :meth:`read_claim` reads the answer, which
+        is redis-py's ``NoScriptError`` where the server has lost the script.
+        """
+        prefixes = (self.keys.own_prefix, self.keys.queue_prefix)  # kombu prefixes the first key
+        pipe.evalsha(
+            *(scripts.sha("claim_job"), 2, *prefixes, self._times()),
+            *(job_id, node_id, delivery_tag, claim),
+        )
+
+    @staticmethod
+    def read_claim(answer: Any) -> tuple[str, dict[str, Any]]:
+        """What the script answered, as :meth:`claim_job` tells it."""
+        _, verdict, *place = scripts.text(answer)
         return verdict, dict(zip(("pool", "chosen_by", "waited_ms"), place, strict=False))
 
     def release_job(self, job_id: str) -> None:
@@ -283,12 +294,25 @@ class MinimalSchedulerService:
         return f"{milliseconds} {settings.max_rescues}"
 
 
+#: Of a job whose message the caller sends.
+_NO_MESSAGE = ("", "")
+
+
 def _lua_bool(value: bool) -> str:
     return "true" if value else "false"
 
 
 def _pairs(pool: PoolOffer) -> list[str]:
     return [f"{src}:{tgt}" for src, tgt in pool.langs]
+
+
+def _outcome(
+    answer: list[Any], request: DispatchRequest
+) -> DispatchResponse | errors.SchedulerError:
+    code, *place = answer
+    if code != "OK":
+        return _refusal(answer, request)
+    return DispatchResponse(**dict(zip(DispatchResponse.model_fields, place, strict=True)))
 
 
 def _refusal(answer: list[Any], request: DispatchRequest) -> errors.SchedulerError:

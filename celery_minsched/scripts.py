@@ -1,7 +1,8 @@
 """Loads the Lua scripts and calls them by EVALSHA.
 
 A script may name includes, one a line: ``-- include: node``. Each is joined in once, in the order
-in which it is first named, below the key functions that :mod:`celery_minsched.keys` makes.
+in which it is first named, below the key functions that :mod:`celery_minsched.keys` makes. What the
+script does not use of them is left out: Redis makes all functions of a script anew at each call.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from redis.exceptions import NoScriptError, ReadOnlyError
 from .keys import Keys, lua_keys
 
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+#: A function of an include, on one line or up to the next "end" that is not indented.
+_FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)
 
 
 def _includes(source: str, seen: list[str]) -> list[str]:
@@ -35,12 +38,24 @@ def _read(name: str) -> str:
     return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
+def _without_unused(library: str, text: str) -> str:
+    """``library`` without the functions that neither it nor ``text`` calls; a call is below what it
+    calls.
+    """
+    for function in reversed(list(_FUNCTION.finditer(library))):
+        below = re.sub(r"--.*", "", library[function.end() :] + text)
+        if not re.search(rf"\b{function[1]}\b", below):
+            library = library[: function.start()] + library[function.end() :]
+    return library
+
+
 @cache
 def source(name: str) -> str:
     """The whole Lua text of script ``name``."""
     text = _read(name)
-    parts = [_read(f"include/{include}") for include in _includes(text, [])]
-    return "\n".join([lua_keys(), *parts, text])
+    library = "\n".join(_read(f"include/{include}") for include in _includes(text, []))
+    text = _without_unused(library, text) + "\n" + text
+    return lua_keys(frozenset(re.findall(r"\bkey\.(\w+)", text))) + "\n" + text
 
 
 @cache

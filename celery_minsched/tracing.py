@@ -8,9 +8,8 @@ OpenTelemetry nothing is imported and nothing is done.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from celery import signals
@@ -32,41 +31,55 @@ _PLACE = {
     "pool": "minsched.pool",
     "chosen_by": "minsched.chosen_by",
 }
-_NO_SPAN = nullcontext()
 
 
-def dispatched(
-    task: str, request: DispatchRequest, place: DispatchResponse, began: int
-) -> AbstractContextManager[object]:
-    """The span of a dispatch that ``began`` at ``time.time_ns()``; within it the task is sent.
+class DispatchSpan:
+    """The span of one dispatch."""
 
-    Of a job that waits it has no node: the consumer's span has that, and the wait.
-    """
-    if trace is None:
-        return _NO_SPAN
-    found = {name: getattr(place, field) for field, name in _PLACE.items()}
-    attributes = _asked(task, request) | {name: value for name, value in found.items() if value}
-    return trace.get_tracer("celery_minsched").start_as_current_span(
-        SPAN, start_time=began, attributes=attributes
-    )
-
-
-def refused(asked: Iterable[tuple[str, DispatchRequest]], error: Exception, began: int) -> None:
-    """The spans of dispatches that failed, for no fault of all but one of them."""
-    if trace is None:
-        return
-    for task, request in asked:
-        span = trace.get_tracer("celery_minsched").start_span(
-            SPAN, start_time=began, attributes=_asked(task, request)
+    def __init__(self, task: str, request: DispatchRequest) -> None:
+        self._span = trace.get_tracer("celery_minsched").start_span(
+            SPAN, attributes=_asked(task, request)
         )
-        span.record_exception(error)
-        span.set_status(trace.StatusCode.ERROR, str(error))
-        span.end()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Within it Celery makes the message."""
+        with trace.use_span(self._span, record_exception=False, set_status_on_exception=False):
+            yield
+
+    def placed(self, place: DispatchResponse) -> None:
+        """It ends. Of a job that waits it has no node: the consumer's span has that, and how long
+        it waited.
+        """
+        for field, name in _PLACE.items():
+            if value := getattr(place, field):
+                self._span.set_attribute(name, value)
+        self._span.end()
+
+    def failed(self, error: BaseException) -> None:
+        """It ends: nothing was dispatched, or it is not known whether it was."""
+        if self._span.is_recording():
+            self._span.record_exception(error)
+            self._span.set_status(trace.StatusCode.ERROR, str(error))
+            self._span.end()
 
 
-def now() -> int:
-    """When a dispatch begins: ns since the epoch, 0 where nobody wants to know."""
-    return time.time_ns() if trace else 0
+class NoSpan:
+    """Nobody traces."""
+
+    current = staticmethod(nullcontext)
+
+    def placed(self, place: DispatchResponse) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
+
+
+_NO_SPAN = NoSpan()
+
+
+def dispatching(task: str, request: DispatchRequest) -> DispatchSpan | NoSpan:
+    """The span of a dispatch that begins."""
+    return _NO_SPAN if trace is None else DispatchSpan(task, request)
 
 
 def _asked(task: str, request: DispatchRequest) -> dict[str, str]:

@@ -76,7 +76,7 @@ class JobView(BaseModel):
     session_id: str = ""
     src_lang: str = ""
     tgt_lang: str = ""
-    #: ``parking``, ``waiting``, ``delayed``, ``dispatched``, ``running``, ``finished``, ``failed``
+    #: ``parked``, ``waiting``, ``delayed``, ``dispatched``, ``running``, ``finished``, ``failed``
     #: or ``lost``.
     status: str
     reason: str = ""

@@ -86,9 +86,10 @@ def _demand(job: JobView, caps: list[str]) -> str:
 def _verdict(job: JobView, possible: bool) -> str:
     if job.status in ("finished", "failed"):
         return "ended"
-    if job.status in ("waiting", "parking"):
+    if job.status == "waiting":
         return "waiting" if possible else "impossible"
-    return {"dispatched": "placed", "running": "placed"}.get(job.status, job.status)
+    placed = {"dispatched": "placed", "running": "placed", "parked": "ended"}
+    return placed.get(job.status, job.status)
 
 
 def _past(job: JobView) -> list[str]:
@@ -141,8 +142,8 @@ def _present(
     """How it stands now."""
     if job.status == "waiting":
         return _waiting(job, now, place, possible, candidates)
-    if job.status == "parking":
-        return ["Its message is on its way; in a moment it is placed, or in line."]
+    if job.status == "parked":
+        return [f"It was {job.reason}; the next node that is heard tells whoever waits for it."]
     if job.status == "delayed":
         seconds = max(job.due_ts - now, 0) / 1000
         return [f"It is delayed: due in {seconds:.1f} s, and holds no slot before that."]

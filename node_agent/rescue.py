@@ -33,7 +33,7 @@ from celery_minsched.keys import QUEUES, job_queue_name
 from celery_minsched.messages import job_id_of, priority_of, read_message, request_of
 from celery_minsched.plugin import MinSched
 
-from .slots import Hold
+from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,14 @@ class NodeQoS(QoS):
     acked_key: str
     #: Key of the list of the message that was taken and is not in this book yet.
     taken_key: str
-    #: The node's hold of a job, by its message's delivery tag.
-    hold_of: Callable[[str, str], Hold | None]
+    slots: Slots
+    #: Is a job claimed in the step that notes its message?
+    claims: bool
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """As kombu's (5.7), but for the place; and the message leaves the list of those taken."""
+        """As kombu's (5.7), but for the place; and the message leaves the list of those taken, and
+        its job is claimed, in the same round trip.
+        """
         job_id = job_id_of(message.headers)
         delivered = message.delivery_info
         place = ("", job_queue_name(job_id)) if job_id else _place_of(delivered)
@@ -80,13 +83,21 @@ class NodeQoS(QoS):
             pipe.hset(self.unacked_key, delivery_tag, dumps([message._raw, *place]))
             if self.channel.taken:
                 pipe.lrem(self.taken_key, 1, self.channel.taken)
-            pipe.execute()
+            if job_id and self.claims and job_id not in self.slots.held:
+                on_answer = self.slots.claim_in(pipe, job_id, delivery_tag)
+                *noted, answer = pipe.execute(raise_on_error=False)
+                if refused := next((one for one in noted if isinstance(one, Exception)), None):
+                    raise refused
+                on_answer(answer)
+            else:
+                pipe.execute()
         self.channel.taken = None
         super(QoS, self).append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
-        hold = self.hold_of(job_id_of(message.headers), delivery_tag) if message else None
+        job_id = job_id_of(message.headers) if message else ""
+        hold = self.slots.hold_of(job_id, delivery_tag)
         if hold is None:
             with self._reachable() as book:
                 book._remove_from_indices(delivery_tag).execute()
@@ -273,11 +284,7 @@ def tell_lost(plugin: MinSched, job_id: str) -> None:
 def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:
     """Has another, who died while telling of the job, sent a retry of its task?"""
     latest = plugin.where(task_id)
-    if latest is None or latest.job_id == job_id:
-        return False
-    keys = plugin.scheduler.keys
-    lists = [keys("job_queue", latest.job_id) + suffix for suffix in keys.suffixes]
-    return latest.status != "parking" or bool(plugin.scheduler.redis.exists(*lists))
+    return latest is not None and latest.job_id != job_id
 
 
 def _lost(status: str, text: str) -> Exception:

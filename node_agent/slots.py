@@ -66,6 +66,7 @@ class Hold:
     tag: str  # the delivery tag of its message
     claim: str  # names the node's claim to it
     term: int | None = None  # in which the node's claim to it was good; see Pulse.term
+    answer: tuple[str, dict[str, Any]] | None = None  # to the claim, where it is known already
     is_begun: bool = False  # it was given to the pool
     has_ended: bool = False  # or ends just now, and Redis does not know yet
 
@@ -121,6 +122,24 @@ class Slots:
             self.in_loop(lambda: answer(verdict, {**place, "claim": hold.claim}))
 
         self._outbox.put(ask)
+
+    def claim_in(self, pipe: Any, job_id: str, tag: str) -> Callable[[Any], None]:
+        """The same in a pipeline of kombu's. The function returned takes what Redis answered: the
+        hold has the answer then, or there is no hold where it was an error.
+        """
+        hold = self.held[job_id] = Hold(tag, uuid.uuid4().hex)
+        term = self.term()
+        self._scheduler.claim_in(pipe, job_id, self.node_id, tag, hold.claim)
+
+        def on_answer(answer: Any) -> None:
+            if isinstance(answer, Exception):
+                self.forget(job_id)
+                return
+            verdict, place = self._scheduler.read_claim(answer)
+            hold.term = term
+            hold.answer = verdict, {**place, "claim": hold.claim}
+
+        return on_answer
 
     def begin(self, job_id: str, claim: str) -> bool:
         """May the job begin, by this claim? Not if the node stops, or may have been taken for dead

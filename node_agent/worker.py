@@ -177,7 +177,8 @@ class NodeConsumer(Consumer):
                 "node_id": node_id,
                 "acked_key": QUEUES["node_acked"].format(node_id),
                 "taken_key": taken,
-                "hold_of": staticmethod(self._slots.hold_of),
+                "slots": self._slots,
+                "claims": self.app.minsched.is_on_broker,
             }
             channel.QoS = type("QoS", (NodeQoS,), book)
             take_by_move(channel, queue_name(node_id), taken)
@@ -227,6 +228,10 @@ class NodeConsumer(Consumer):
             job_id = job_id_of(message.headers)
             if not job_id:  # not the scheduler's: a queue that the caller chose
                 handle(message)
+                return
+            hold = self._slots.hold_of(job_id, message.delivery_tag)
+            if hold and hold.answer:  # claimed by NodeQoS.append
+                self._on_answer(job_id, message, handle)(*hold.answer)
             elif job_id in self._slots.held:  # came twice, and the first one is being worked on
                 self._drop(message)
             else:
@@ -235,6 +240,12 @@ class NodeConsumer(Consumer):
         return on_task_received
 
     def _claim(self, job_id: str, message: Any, begin: Callable[[Any], None]) -> None:
+        self._slots.claim(job_id, message.delivery_tag, self._on_answer(job_id, message, begin))
+
+    def _on_answer(
+        self, job_id: str, message: Any, begin: Callable[[Any], None]
+    ) -> Callable[[str, dict[str, Any]], None]:
+        """What is done with the answer to a claim that is made over this connection."""
         connection = self._connections
 
         def answer(verdict: str, place: dict[str, Any]) -> None:
@@ -272,7 +283,7 @@ class NodeConsumer(Consumer):
                 self._slots.forget(job_id)
                 self._drop(message)
 
-        self._slots.claim(job_id, message.delivery_tag, answer)
+        return answer
 
     def claim_again(self, request: Any) -> None:
         """The node may have been taken for dead before the request began: ask whose it is now."""

@@ -95,7 +95,7 @@ def wait_quiet(fleet: Fleet, client: redis.Redis) -> None:
     """Every slot is free, and of those who waited nothing is left."""
     keys = fleet.plugin.scheduler.keys
     fleet.wait_idle(patience=60)
-    sets = [keys(name) for name in ("lines", "parking", "delayed", "expiring", "rescues", "lost")]
+    sets = [keys(name) for name in ("lines", "delayed", "expiring", "rescues", "lost")]
     wait_for(lambda: not client.exists(*sets), "nobody to wait", patience=60)
     wait_for(lambda: not client.keys("minsched.*"), "no message to lie about", patience=60)
     assert not client.keys(keys("waiting", "*"))

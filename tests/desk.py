@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from celery_minsched import (
@@ -11,6 +12,7 @@ from celery_minsched import (
     HeartbeatRequest,
     MinimalSchedulerService,
     RegisterNodeRequest,
+    SchedulerError,
 )
 from celery_minsched.models import DispatchResponse
 from celery_minsched.views import NodeView, Views
@@ -40,7 +42,25 @@ class Desk:
         return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **given))
 
     def dispatch(self, **demand: Any) -> DispatchResponse:
+        """Dispatch a job whose message its caller sends."""
         return self.service.dispatch_task(DispatchRequest(**({"pool": "asr"} | demand)))
+
+    def send(self, message: str = "{}", **demand: Any) -> DispatchResponse:
+        """Dispatch a job with its message, which waits where no slot is free."""
+        return self.send_many([demand], message)[0]
+
+    def send_many(
+        self, demands: Iterable[dict[str, Any]], message: str = "{}"
+    ) -> list[DispatchResponse]:
+        """Dispatch jobs with their messages, in one step."""
+        usual = {"pool": "asr", "when_full": "wait"}
+        jobs = [DispatchRequest(**(usual | demand)) for demand in demands]
+        parts = (f'{{"text": {json.dumps(message)}, "job_id": ', "}")
+        outcomes = self.service.dispatch_tasks([(job, parts) for job in jobs])
+        for outcome in outcomes:
+            if isinstance(outcome, SchedulerError):
+                raise outcome
+        return [place for place in outcomes if isinstance(place, DispatchResponse)]
 
     def complete(self, job: DispatchResponse, status: str = "finished") -> Any:
         return self.service.complete_task(
@@ -48,11 +68,9 @@ class Desk:
         )
 
     def park(self, message: str = "{}", **demand: Any) -> str:
-        """Dispatch one that waits, its message in its list; the job."""
-        job = self.dispatch(when_full="wait", **demand)
+        """Send one that waits; the job."""
+        job = self.send(message, **demand)
         assert job.node_id == ""
-        self.service.redis.lpush(self.service.keys("job_queue", job.job_id), message)
-        self.service.place_jobs([job.job_id])
         return job.job_id
 
     def taken(self, node_id: str) -> int:
@@ -65,11 +83,18 @@ class Desk:
         job = self.views.job(job_id)
         return job.status if job else "unknown"
 
-    def queue(self, node_id: str) -> list[Any]:
-        messages: list[Any] = self.service.redis.lrange(
-            self.service.keys("node_queue", node_id), 0, -1
-        )
-        return messages
+    def queue(self, node_id: str) -> list[str]:
+        """The messages in the node's queue, the last one first: the text, or all of another's."""
+        messages = self.service.redis.lrange(self.service.keys("node_queue", node_id), 0, -1)
+        return [
+            json.loads(message)["text"] if message.startswith('{"text"') else message
+            for message in messages
+        ]
+
+    def take(self, node_id: str) -> str:
+        """Take the next message from the node's queue; its text."""
+        message = self.service.redis.rpop(self.service.keys("node_queue", node_id))
+        return str(json.loads(message)["text"])
 
 
 def silence(desk: Desk, node_id: str, milliseconds: int) -> None:

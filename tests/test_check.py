@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from celery_minsched import CompleteTaskRequest, MinimalSchedulerService
+from celery_minsched import CompleteTaskRequest, DispatchRequest, MinimalSchedulerService
 from celery_minsched.check import Breach, Checker, repair
+from celery_minsched.models import DispatchResponse
 from node_agent.rescue import _park_queue
 
 from .desk import Desk, silence
@@ -45,8 +46,13 @@ class World:
         self.waiting = self.send(task_id="waiting", session_id="u1")
         self.speech = self.send(task_id="s", pool=None, src_lang="zh", tgt_lang="en")
         self.delayed = self.send(task_id="delayed", due_ts=LATER)
-        self.parking = self.desk.dispatch(task_id="parking", when_full="wait").job_id
-        self.lost = self.desk.dispatch(task_id="lost", when_full="wait").job_id
+        self.revoked = self.send(task_id="revoked", pool="tts", capabilities=["none"])
+        self.service.revoke_task("revoked", "idle")
+        self.client.delete(self.keys("node_queue", "idle"))
+        self.client.lpush(self.keys("job_queue", self.revoked), message(self.revoked))  # put back
+        self.service.place_jobs([self.revoked], handed_back_by="idle")
+        unsent = self.desk.dispatch(task_id="lost", pool="mt")
+        self.lost = unsent.job_id
         self.service.release_job(self.lost)
         self.service.set_language_pools("fr", "de", ["asr"])
 
@@ -60,9 +66,10 @@ class World:
 
     def send(self, **demand: Any) -> str:
         """A job that does not run yet, and its message as the router makes it."""
-        job = self.desk.dispatch(when_full="wait", **demand)
-        self.client.lpush(self.keys("job_queue", job.job_id), message(job.job_id, **demand))
-        self.service.place_jobs([job.job_id])
+        head, tail = message("HERE", **demand).split('"HERE"')
+        request = DispatchRequest(**({"pool": "asr", "when_full": "wait"} | demand))
+        [job] = self.service.dispatch_tasks([(request, (head, tail))])
+        assert isinstance(job, DispatchResponse)
         return job.job_id
 
     def check(self) -> list[Breach]:
@@ -275,10 +282,10 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "job_without_place",
         "scheduler:delayed",
     ),
-    "a job that is on its way is not watched": (
-        lambda r, w: r.zrem("scheduler:parking", w.parking),
+    "a revoked job that was put back is not there to be discarded": (
+        lambda r, w: r.zrem("scheduler:expiring", w.revoked),
         "job_without_place",
-        "scheduler:parking",
+        "scheduler:expiring",
     ),
     "a place in line of no job": (
         lambda r, w: r.zadd("scheduler:waiting:asr//", {"000000000000999 u:999": 0}),
@@ -290,11 +297,6 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "ticket_without_job",
         "scheduler:waiting:tts//",
     ),
-    "a message on its way of no job": (
-        lambda r, w: r.sadd("scheduler:waiting:asr//:coming", "u:999"),
-        "ticket_without_job",
-        "scheduler:waiting:asr//:coming",
-    ),
     "lines passed over by no node": (
         lambda r, w: r.hset("scheduler:pool:asr:passed", "ghost", 5),
         "stale_member",
@@ -305,10 +307,10 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "entry_without_job",
         "scheduler:delayed",
     ),
-    "a job that runs is watched as if on its way": (
-        lambda r, w: r.zadd("scheduler:parking", {w.running: 1}),
+    "a job that runs is among the delayed": (
+        lambda r, w: r.zadd("scheduler:delayed", {w.running: 1}),
         "entry_without_job",
-        "scheduler:parking",
+        "scheduler:delayed",
     ),
     "an expiry of no job": (
         lambda r, w: r.zadd("scheduler:expiring", {"u:999": LATER}),
@@ -320,11 +322,8 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "job_without_message",
         "minsched.job.u1",
     ),
-    "a delayed job's message never came": (
-        lambda r, w: (
-            r.delete(f"minsched.job.{w.delayed}"),
-            r.hset(f"scheduler:job:{w.delayed}", "created_ts", 1),
-        ),
+    "a delayed job's message is gone": (
+        lambda r, w: r.delete(f"minsched.job.{w.delayed}"),
         "job_without_message",
         "minsched.job.",
     ),
@@ -461,7 +460,7 @@ def test_what_is_right_is_not_changed(world: World) -> None:
         world.service.repair_node(node_id, "asr\t\nasr\tgpu\n", "asr\tzh:en\n")
     for line in world.client.hkeys(world.keys("lines")):
         world.service.repair_line(line)
-    for job_id in (world.running, world.waiting, world.delayed, world.parking, world.ended.job_id):
+    for job_id in (world.running, world.waiting, world.delayed, world.revoked, world.ended.job_id):
         world.service.repair_job(None, job_id, "full", "asr//", "no ticket")
     assert world.everything() == before
 
@@ -502,7 +501,7 @@ def test_a_rescue_makes_good_a_record_that_redis_has_lost(world: World) -> None:
     world.client.delete(world.keys("job", world.dispatched))
     world.desk.beat("full", jobs=[world.running, world.dispatched])  # its record made anew
     world.die("full")
-    assert list(_park_queue(plugin, queue)) == [world.dispatched]
+    assert list(_park_queue(plugin, queue)) == [world.dispatched, world.revoked]
     world.desk.node("second", 4, [{"id": "asr", "langs": [["zh", "en"]]}])
     world.service.rescue_node("full", [world.dispatched])
     job = world.desk.views.job(world.dispatched)
@@ -546,7 +545,7 @@ def test_nothing_is_left_of_a_job_with_an_expiry_that_is_lost(world: World) -> N
     world.client.delete(world.keys("job_queue", job_id))
     world.desk.node("able", 1, ["tts"], caps=["none"])
     assert world.desk.status(job_id) == "lost"
-    assert not world.client.exists(world.keys("expiring"))
+    assert world.client.zscore(world.keys("expiring"), job_id) is None
     assert world.check() == []
 
 

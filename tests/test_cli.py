@@ -69,7 +69,7 @@ def busy(desk: Desk) -> Desk:
         desk.park(session_id="u3", task_id=TASK.format(n))
     desk.park(task_id=TASK.format(6), capabilities=["nobody-has-this"])
     due = desk.views.now() + 3_600_000
-    desk.dispatch(task_id=TASK.format(7), when_full="wait", due_ts=due)
+    desk.send(task_id=TASK.format(7), due_ts=due)
     return desk
 
 

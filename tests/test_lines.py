@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from celery_minsched import Backlogged, EmptyPool, MinimalSchedulerService, Settings
-from celery_minsched.models import DispatchRequest, DispatchResponse
+from celery_minsched.models import DispatchResponse
+from celery_minsched.publish import BATCH
 
 from .desk import Desk, silence
 
@@ -19,17 +20,12 @@ MOST_COMMANDS = 10_000
 
 
 def park_many(desk: Desk, demands: list[dict[str, Any]], pool: str | None = "asr") -> list[str]:
-    """Park a job for each demand, as ``dispatch_many`` does; the jobs."""
-    asked = [DispatchRequest(**{"pool": pool, "when_full": "wait"} | d) for d in demands]
-    jobs = [place.job_id for place in desk.service.dispatch_tasks(asked)]
-    keys = desk.service.keys
-    with desk.service.redis.pipeline(transaction=False) as pipe:
-        for job, request in zip(jobs, asked, strict=True):
-            suffix = keys.suffixes[keys.band(request.priority)]
-            pipe.lpush(keys("job_queue", job) + suffix, job)
-        pipe.execute()
-    desk.service.place_jobs(jobs)
-    return jobs
+    """Send a job for each demand, as ``dispatch_many`` does; the jobs."""
+    return [
+        place.job_id
+        for start in range(0, len(demands), BATCH)
+        for place in desk.send_many({"pool": pool} | d for d in demands[start : start + BATCH])
+    ]
 
 
 def running_at(desk: Desk, node_id: str) -> list[str]:
@@ -248,29 +244,14 @@ class TestBounds:
         desk.node("n1", 1)
         desk.dispatch()
         with pytest.raises(Backlogged, match="5 jobs wait"):
-            park_many(desk, [{} for _ in range(6)])
-        park_many(desk, [{} for _ in range(5)])
-        assert [line.waiting for line in desk.views.lines()] == [5]
-
-    def test_who_died_while_sending_holds_no_place_for_ever(self, client: redis.Redis) -> None:
-        desk = Desk(MinimalSchedulerService(client, Settings(max_waiting=1)))
-        desk.node("n1", 1)
-        desk.dispatch()
-        unsent = desk.dispatch(when_full="wait")
-        with pytest.raises(Backlogged):
-            desk.dispatch(when_full="wait")
-        for _ in range(2):  # after a moment, and after the time of a lease
-            client.zadd(desk.service.keys("parking"), {unsent.job_id: 1})
-            desk.beat("n1")
-        assert desk.status(unsent.job_id) == "lost"
-        released = desk.dispatch(when_full="wait")
-        desk.service.release_job(released.job_id)
-        desk.park("mine")
+            park_many(desk, [{} for _ in range(7)])
+        assert [line.waiting for line in desk.views.lines()] == [5]  # those before were sent
+        assert len(desk.service.redis.keys("minsched.job.*")) == 5
 
     def test_no_node_has_all_although_each_has_one(self, desk: Desk) -> None:
         desk.node("a", caps=["gpu"])
         desk.node("b", caps=["big"])
-        job = desk.dispatch(when_full="wait", capabilities=["gpu", "big"])
+        job = desk.send(capabilities=["gpu", "big"])
         assert job.chosen_by == "impossible"
         with pytest.raises(EmptyPool, match="--capability big --capability gpu"):
             desk.dispatch(capabilities=["gpu", "big"])
@@ -306,19 +287,6 @@ class TestBounds:
 
 
 class TestChores:
-    def test_an_unsent_batch_holds_up_no_one(self, desk: Desk, client: redis.Redis) -> None:
-        desk.node("n1", 1)
-        for _ in range(120):  # their publisher died
-            desk.dispatch(when_full="wait", pool="mt")
-        sent = desk.dispatch(when_full="wait", capabilities=["gpu"]).job_id
-        client.lpush(desk.service.keys("job_queue", sent), "sent")
-        parking = desk.service.keys("parking")
-        for job_id in client.zrange(parking, 0, -1):
-            client.zincrby(parking, -3000, job_id)
-        for _ in range(5):
-            desk.beat("n1")
-        assert desk.status(sent) == "waiting"
-
     def test_who_waits_again_expires_too(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
         seconds, _ = client.time()
@@ -349,9 +317,7 @@ class TestChores:
         def delay(milliseconds: int) -> str:
             seconds, micro = client.time()
             due_ts = seconds * 1000 + micro // 1000 + milliseconds
-            job = desk.dispatch(when_full="wait", due_ts=due_ts).job_id
-            client.lpush(desk.service.keys("job_queue", job), job)
-            return job
+            return desk.send(due_ts=due_ts).job_id
 
         for node_id in "abc":
             desk.node(node_id)

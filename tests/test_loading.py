@@ -44,11 +44,36 @@ def test_every_include_is_used_and_joined_once() -> None:
     for name in SCRIPTS:
         source = scripts.source(name)
         for include in (LUA / "include").glob("*.lua"):
-            count = source.count(include.read_text())
+            title = next(
+                line
+                for line in include.read_text().splitlines()
+                if not line.startswith("-- include:")
+            )
+            count = source.count(title)
             assert count <= 1
             if count:
                 used.add(include.stem)
     assert used == {path.stem for path in (LUA / "include").glob("*.lua")}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_has_each_function_that_it_calls_and_no_other(name: str) -> None:
+    """Redis makes all functions of a script anew at each call."""
+    defined = re.compile(r"^local function (\w+)\(", re.MULTILINE)
+    known = {
+        found
+        for path in (LUA / "include").glob("*.lua")
+        for found in defined.findall(path.read_text())
+    }
+    source = scripts.source(name)
+    code = re.sub(r"--.*", "", source)
+    there = defined.findall(source)
+    assert len(there) == len(set(there))
+    for function in known:
+        uses = re.findall(rf"(?<![.\w])(?<!local function ){function}\b", code)
+        assert bool(uses) == (function in there), function
+    keys = re.findall(r"^function key\.(\w+)", source, re.MULTILINE)
+    assert set(keys) == set(re.findall(r"(?<!function )\bkey\.(\w+)\(", code))
 
 
 def test_a_server_that_has_lost_its_scripts_is_sent_them_again(
@@ -59,7 +84,7 @@ def test_a_server_that_has_lost_its_scripts_is_sent_them_again(
         client.script_flush()
         assert service.dispatch_task(DispatchRequest(pool="asr")).node_id == "n1"
         client.script_flush()
-        assert len(service.dispatch_tasks([DispatchRequest(pool="asr")] * 2)) == 2
+        assert service.place_jobs(["u:1", "u:2"], handed_back_by="n1") == ["unchanged"] * 2
 
 
 def test_an_installed_wheel_has_the_scripts(server: Server, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from celery_minsched import (
     NodeMismatch,
     RegisterNodeRequest,
 )
+from celery_minsched.models import DispatchResponse
 from celery_minsched.views import Views
 
 from .model import Job, Model, Node
@@ -117,7 +118,6 @@ class Scheduler(RuleBasedStateMachine):
         wait=st.booleans(),
         fairness=st.sampled_from(["", "x"]),
         priority=st.integers(0, 9),
-        send=st.booleans(),
     )
     def dispatch(
         self,
@@ -128,7 +128,6 @@ class Scheduler(RuleBasedStateMachine):
         wait: bool,
         fairness: str,
         priority: int,
-        send: bool,
     ) -> str:
         job = Job(pool, caps, session, affinity)
         expected = self.model.choose(job)
@@ -147,31 +146,25 @@ class Scheduler(RuleBasedStateMachine):
             with pytest.raises(refusal):
                 self.service.dispatch_task(request)
             return ""
-        place = self.service.dispatch_task(request)
+        [place] = self.service.dispatch_tasks([(request, ("{", "}"))])
+        assert isinstance(place, DispatchResponse)
         assert place.node_id == expected
         self.model.jobs[place.job_id] = job
         if expected:
             self.model.give(place.job_id, expected)
             return place.job_id
         assert place.chosen_by == ("busy" if self.model.is_possible(job) else "impossible")
-        job.status = "parking"
-        if send:  # else the publisher died
-            keys = self.service.keys
-            suffix = keys.suffixes[keys.band(priority)]
-            self.client.lpush(keys("job_queue", place.job_id) + suffix, place.job_id)
-            job.required = self.model.required_node(job)
-            [answer] = self.service.place_jobs([place.job_id])
-            assert answer == "waiting"  # nothing has changed since it found no slot
-            job.status = "waiting"
+        job.required = self.model.required_node(job)
+        job.status = "waiting"
         return place.job_id
 
-    @rule(job_id=jobs, claim=st.booleans())
-    def place_again(self, job_id: str, claim: bool) -> None:
+    @rule(job_id=jobs, claim=st.booleans(), name=NODES)
+    def place_again(self, job_id: str, claim: bool, name: str) -> None:
         """Nothing that is placed, waits or has ended is placed once more."""
         job = self.model.jobs.get(job_id)
-        if job is None or job.status in ("parking", "lost"):
+        if job is None or job.status == "lost":
             return
-        assert self.service.place_jobs([job_id]) == ["unchanged"]
+        assert self.service.place_jobs([job_id], handed_back_by=name) == ["unchanged"]
         if claim and job.status in PLACED:
             assert self.service.claim_job(job_id, job.node)[0] == "run"
             job.status = "running"
@@ -193,7 +186,7 @@ class Scheduler(RuleBasedStateMachine):
     @rule(job_id=jobs, times=st.integers(1, 2))
     def release(self, job_id: str, times: int) -> None:
         job = self.model.jobs.get(job_id)
-        if job is None or job.status not in ("dispatched", "parking"):
+        if job is None or job.status != "dispatched":
             return
         for _ in range(times):
             self.service.release_job(job_id)

@@ -338,23 +338,57 @@ class TestWaiting:
         desk.node("n1", 1)
         assert (desk.queue("n1"), desk.status(job)) == (["message"], "dispatched")
 
-    def test_a_job_may_find_a_slot_between_asking_and_parking(self, desk: Desk) -> None:
+    def test_a_message_is_sent_with_its_job_s_id_in_the_step_that_places_it(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
         desk.node("n1", 1)
-        running = desk.dispatch()
-        job = desk.dispatch(when_full="wait")
-        assert (job.node_id, job.chosen_by) == ("", "busy")
-        desk.complete(running)
-        desk.service.redis.lpush(desk.service.keys("job_queue", job.job_id), "late")
-        assert desk.service.place_jobs([job.job_id]) == ["dispatched"]
-        assert desk.queue("n1") == ["late"]
-        assert desk.service.place_jobs([job.job_id]) == ["unchanged"]
+        demands = [{"session_id": 'a"\\ü'}, {"session_id": "u2", "due_ts": 10**15}, {"priority": 9}]
+        placed, delayed, waits = desk.send_many(demands, "text")
+        assert [job.chosen_by for job in (placed, delayed, waits)] == [
+            "least_loaded",
+            "delayed",
+            "busy",
+        ]
+        keys = desk.service.keys
+        lists = [
+            keys("node_queue", "n1"),
+            keys("job_queue", delayed.job_id),
+            keys("job_queue", waits.job_id) + keys.suffixes[3],
+        ]
+        assert set(client.keys("minsched.*")) == set(lists)
+        for name, job in zip(lists, (placed, delayed, waits), strict=True):
+            [message] = client.lrange(name, 0, -1)
+            assert json.loads(message) == {"text": "text", "job_id": job.job_id}
+
+    def test_a_call_made_again_sends_nothing_again(self, desk: Desk, client: redis.Redis) -> None:
+        desk.node("n1", 1)
+        demands = [{"task_id": f"t{n}", "token": f"one call {n}"} for n in range(3)]
+        first = desk.send_many(demands)
+        again = desk.send_many(demands)
+        assert [job.job_id for job in again] == [job.job_id for job in first]
+        assert len(desk.queue("n1")) == 1
+        assert sorted(client.llen(key) for key in client.keys("minsched.job.*")) == [1, 1]
+
+    def test_of_many_those_before_the_refused_one_are_sent(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        desk.node("n1", 2)
+        with pytest.raises(EmptyPool):
+            desk.send_many([{}, {"pool": "none", "when_full": "error"}, {}])
+        assert (desk.taken("n1"), len(desk.queue("n1"))) == (1, 1)
+
+    def test_one_without_a_message_cannot_wait(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        assert desk.dispatch(when_full="wait", due_ts=10**15).node_id == "n1"
+        with pytest.raises(NoAvailableNode):
+            desk.dispatch(when_full="wait")
 
     def test_busy_and_impossible_are_told_apart(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.dispatch()
-        assert desk.dispatch(when_full="wait").chosen_by == "busy"
-        assert desk.dispatch(when_full="wait", capabilities=["gpu"]).chosen_by == "impossible"
-        assert desk.dispatch(when_full="wait", pool="mt").chosen_by == "impossible"
+        assert desk.send().chosen_by == "busy"
+        assert desk.send(capabilities=["gpu"]).chosen_by == "impossible"
+        assert desk.send(pool="mt").chosen_by == "impossible"
 
     def test_a_line_is_bounded(self, client: redis.Redis) -> None:
         desk = Desk(MinimalSchedulerService(client, Settings(max_waiting=2)))
@@ -363,7 +397,7 @@ class TestWaiting:
         desk.park(), desk.park()
         before = client.dbsize()
         with pytest.raises(Backlogged, match="2 jobs wait"):
-            desk.dispatch(when_full="wait")
+            desk.send()
         assert client.dbsize() == before
 
     def test_a_capability_does_not_block_those_behind(self, desk: Desk) -> None:
@@ -379,19 +413,14 @@ class TestWaiting:
     def test_priority_then_age(self, desk: Desk) -> None:
         desk.node("n1", 1)
         running = desk.dispatch()
-        suffix = desk.service.keys.suffixes
         for name, priority in (("low", 9), ("first", 0), ("second", 0)):
-            job = desk.dispatch(when_full="wait", priority=priority)
-            band = desk.service.keys.band(priority)
-            key = desk.service.keys("job_queue", job.job_id) + suffix[band]
-            desk.service.redis.lpush(key, name)
-            desk.service.place_jobs([job.job_id])
+            desk.send(name, priority=priority)
         order = []
         for _ in range(3):
             desk.complete(running)
             taken = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)
             running = DispatchResponse(node_id="n1", job_id=taken[0])
-            order.append(desk.service.redis.rpop(desk.service.keys("node_queue", "n1")))
+            order.append(desk.take("n1"))
         assert order == ["first", "second", "low"]
 
     def test_one_that_floods_stands_behind_itself(self, desk: Desk) -> None:
@@ -406,7 +435,7 @@ class TestWaiting:
             desk.complete(running)
             job_id = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)[0]
             running = DispatchResponse(node_id="n1", job_id=job_id)
-            order.append(desk.service.redis.rpop(desk.service.keys("node_queue", "n1")))
+            order.append(desk.take("n1"))
         assert sorted(order) == sorted(f"{who} {n}" for n in range(3) for who in ("flood", "other"))
 
     def test_lines_that_compete_for_a_slot_take_turns(self, desk: Desk) -> None:
@@ -421,7 +450,7 @@ class TestWaiting:
             desk.complete(running)
             job_id = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)[0]
             running = DispatchResponse(node_id="n1", job_id=job_id)
-            order.append(desk.service.redis.rpop(desk.service.keys("node_queue", "n1")).split()[0])
+            order.append(desk.take("n1").split()[0])
         assert order in (["asr", "mt"] * 3, ["mt", "asr"] * 3)
 
     def test_who_requires_a_node_waits_for_it_and_not_when_it_is_gone(self, desk: Desk) -> None:
@@ -439,8 +468,7 @@ class TestWaiting:
         desk.node("n1", 1)
         seconds, micro = client.time()
         due = seconds * 1000 + micro // 1000 + 3_600_000
-        job = desk.dispatch(when_full="wait", due_ts=due)
-        client.lpush(desk.service.keys("job_queue", job.job_id), "later")
+        job = desk.send("later", due_ts=due)
         assert (job.chosen_by, desk.taken("n1")) == ("delayed", 0)
         assert 0 < desk.beat("n1").next_due_ms <= 3_600_000
         client.zadd(desk.service.keys("delayed"), {job.job_id: 1})
@@ -468,21 +496,6 @@ class TestWaiting:
             "failed",
             [],
         )
-
-    def test_a_publisher_that_died_before_or_after_it_sent(
-        self, desk: Desk, client: redis.Redis
-    ) -> None:
-        desk.node("n1", 1)
-        running = desk.dispatch()
-        sent, never_sent = (desk.dispatch(when_full="wait").job_id for _ in range(2))
-        desk.complete(running)
-        client.lpush(desk.service.keys("job_queue", sent), "sent")
-        for _ in range(2):  # after a moment, and after the time of a lease
-            for job in (sent, never_sent):
-                client.zadd(desk.service.keys("parking"), {job: 100}, xx=True)
-            desk.beat("n1")
-        assert (desk.status(sent), desk.queue("n1")) == ("dispatched", ["sent"])
-        assert desk.status(never_sent) == "lost"
 
     def test_handed_back(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("a", 1)

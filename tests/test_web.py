@@ -203,7 +203,7 @@ class TestPages:
         desk.node("n1", 2, ["asr", "p-" + long], ["c-" + long])
         desk.node("n-" + long, 200)
         for _ in range(3):
-            desk.dispatch(task_id="t", session_id="s-" + long, pool="p-" + long, when_full="wait")
+            desk.send(task_id="t", session_id="s-" + long, pool="p-" + long)
         desk.park(pool="p-" + long, session_id="s-" + long, capabilities=["c-" + long])
         for page in PAGES:
             look(page, 400)

@@ -77,7 +77,7 @@ class TestWhy:
 
     def test_delayed(self, desk: Desk) -> None:
         desk.node("n1", 1)
-        desk.dispatch(task_id="t", when_full="wait", due_ts=desk.views.now() + 60_000)
+        desk.send(task_id="t", due_ts=desk.views.now() + 60_000)
         said = explain(desk)
         assert said.verdict == "delayed"
         assert said.story[0].startswith("It is delayed: due in 59.") or "60.0" in said.story[0]

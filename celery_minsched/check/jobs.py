@@ -10,9 +10,9 @@ from .look import Command, Look
 
 ENDED = ("finished", "failed", "lost")
 HAS_SLOT = ("dispatched", "running")
-PARKED = ("parking", "waiting", "delayed")
+PARKED = ("parked", "waiting", "delayed")
 #: Sorted sets of jobs for which something is due at a time.
-AGENDAS = ("parking", "delayed", "expiring")
+AGENDAS = ("delayed", "expiring")
 
 
 class Record(NamedTuple):
@@ -24,7 +24,6 @@ class Record(NamedTuple):
     ticket: str
     suffix: str
     where: str
-    created_ts: str
 
     @classmethod
     def command(cls, look: Look, job_id: str) -> Command:
@@ -95,26 +94,25 @@ def _judge_parked(
 ) -> Iterator[Breach]:
     keys, status = look.keys, record.status
     message = keys("job_queue", job_id) + record.suffix
-    parking, delayed, expiring = agendas
+    delayed, expiring = agendas
     place, is_there = {
         "waiting": (keys("waiting", record.line), ticket is not None),
         "delayed": (keys("delayed"), delayed is not None),
-        # A revoked one, which a node has yet to tell of, is there to be discarded.
-        "parking": (keys("parking"), parking is not None or expiring is not None),
+        # It was revoked, and a node has yet to tell of that and to discard it.
+        "parked": (keys("expiring"), expiring is not None),
     }[status]
     if not is_there:
         yield _breach(
             look, "job_without_place", job_id, f"{record.state}, and is not in {place}", place
         )
-    was_sent = int(record.created_ts or 0) < look.now - look.settings.lease * 1000
-    if not has_message and (status == "waiting" or (status == "delayed" and was_sent)):
+    if not has_message:
         yield _breach(
             look, "job_without_message", job_id, f"{record.state}, and has no message", message
         )
     if has_message and not record.where:
         what = f"{record.state}, and its record has lost what it asks for"
         yield _breach(look, "job_without_demand", job_id, what, message)
-    if ttl != -1 and status != "parking":
+    if ttl != -1 and status != "parked":
         yield _breach(look, "record_lapses", job_id, f"{record.state}, and its key may lapse first")
 
 
@@ -134,7 +132,7 @@ class _Seen(NamedTuple):
         """Is it still there?"""
         if not self.member:
             return ("EXISTS", self.key)
-        return ("SISMEMBER" if self.name == "line_coming" else "ZSCORE", self.key, self.member)
+        return ("ZSCORE", self.key, self.member)
 
 
 def check_places(look: Look) -> Iterator[Breach]:
@@ -164,7 +162,7 @@ def check_places(look: Look) -> Iterator[Breach]:
 
 _STALE = {
     "node_jobs": "slot_without_job",
-    **dict.fromkeys(("waiting", "line_coming"), "ticket_without_job"),
+    "waiting": "ticket_without_job",
     **dict.fromkeys(AGENDAS, "entry_without_job"),
 }
 
@@ -174,15 +172,13 @@ def _belongs(seen: _Seen, record: Record) -> bool:
         return record.status in HAS_SLOT and record.node_id == seen.owner
     if seen.name == "waiting":
         return (record.status, record.line, record.ticket) == ("waiting", seen.owner, seen.member)
-    if seen.name == "line_coming":
-        return (record.status, record.line) == ("parking", seen.owner)
     if seen.name == "expiring":
         return record.status in PARKED
     return record.status == seen.name
 
 
 def _seen(look: Look) -> Iterator[_Seen]:
-    for key, member in look.members("node_jobs", "waiting", "line_coming", *AGENDAS):
+    for key, member in look.members("node_jobs", "waiting", *AGENDAS):
         job_id = member.partition(" ")[2] if key.name == "waiting" else member
         yield _Seen(key.name, key.key, job_id, member, "".join(key.ids))
     for key in look.met.get("job_queue", {}).values():
@@ -194,8 +190,9 @@ def _breach(
 ) -> Breach:
     where: tuple[str, ...] = ()  # as repair_job takes it: a node, or a line and the ticket there
     if seen:
-        ticket = seen.member if seen.name == "waiting" else ""
-        where = (seen.owner,) if seen.name == "node_jobs" else ("", seen.owner, ticket)
+        where = (seen.owner,)
+        if seen.name != "node_jobs":
+            where = ("", seen.owner, seen.member if seen.name == "waiting" else "")
     return Breach(
         code=code,
         sentence=f"job {job_id} {what}",

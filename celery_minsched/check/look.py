@@ -27,7 +27,7 @@ _NAMES = 500  # in one answer of a SCAN
 #: How to walk those keys that are not sets.
 _SCANS = {
     **dict.fromkeys(("nodes", "node_jobs", "pool_free", "capable_free", "waiting"), "ZSCAN"),
-    **dict.fromkeys(("parking", "delayed", "expiring"), "ZSCAN"),
+    **dict.fromkeys(("delayed", "expiring"), "ZSCAN"),
     **dict.fromkeys(("lines", "pool_passed"), "HSCAN"),
 }
 

@@ -35,7 +35,6 @@ VERDICTS = {
     "ended": 0,
     "unknown": 1,
     "waiting": 3,
-    "parking": 3,
     "delayed": 3,
     "impossible": 4,
     "lost": 4,

@@ -1,17 +1,22 @@
 -- include: line
--- Resolves a demand to the least-loaded node with a free slot, takes the slot, records the job and
--- the session. Where no slot is free, or it is not yet time: refuses, or opens a job without a node,
--- whose message the caller sends to the job's own list and then calls place_job.
+-- For each of some jobs, in order: resolves its demand to the least-loaded node with a free slot, takes
+-- the slot, records the job and the session, and sends the message to the node's queue. Where no slot
+-- is free, or it is not yet time, the message goes to the job's own list and the job waits in line or
+-- for its time; or the job is refused, and then those after it are not looked at.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] JSON object of strings: the fields of a job that celery_minsched/scheduler.py gives it
---         (where, caps: see include/demand.lua), and
+-- ARGV[2...] four for each job:
+--   JSON object of strings: the fields of a job that celery_minsched/scheduler.py gives it (where,
+--   caps: see include/demand.lua), and
 --         when_full    "error" or "wait"
 --         max_waiting  the most jobs in a line
--- ARGV[3] payload_json, stored and not read
+--   payload_json, stored and not read
+--   the message up to where its job's id belongs, a JSON string; and the rest of it. Not read. Both ""
+--   where the caller sends the message: then a job takes a slot at once or is refused
 --
--- Returns {"OK", node_id, job_id, pool, chosen_by}
+-- Returns for each job, up to the first refused:
+--         {"OK", node_id, job_id, pool, chosen_by}
 --         {"OK", "", job_id, "", "delayed"}      until its due_ts
 --         {"OK", "", job_id, "", "busy"}         all nodes that can do it are full
 --         {"OK", "", job_id, "", "impossible"}   no registered node can do it
@@ -20,70 +25,86 @@
 --         {"NO_AVAILABLE_NODE"}                  those that have it are full, draining or offline
 --         {"BACKLOGGED", jobs in line}
 
-local ask = cjson.decode(ARGV[2])
-
 -- A call that is made again, because its answer was lost on the way, gets the same answer.
-if ask.task_id ~= '' and ask.token ~= '' then
-  local earlier = redis.call('GET', key.task(ask.task_id))
-  if earlier then
-    local job = redis.call('HMGET', key.job(earlier), 'token', 'node_id', 'pool', 'chosen_by')
-    if job[1] == ask.token then
-      return {'OK', job[2] or '', earlier, job[3] or '', job[4] or 'busy'}
-    end
-  end
+local function earlier_answer(ask)
+  if ask.task_id == '' or ask.token == '' then return nil end
+  local job_id = redis.call('GET', key.task(ask.task_id))
+  if not job_id then return nil end
+  local job = redis.call('HMGET', key.job(job_id), 'token', 'node_id', 'pool', 'chosen_by')
+  if job[1] ~= ask.token then return nil end
+  return {'OK', job[2] or '', job_id, job[3] or '', job[4] or 'busy'}
 end
 
-local caps, session, pools = split(ask.caps, '[^,]+'), read_session(ask.session_id), pools_of(ask.where)
-local is_due = tonumber(ask.due_ts) <= NOW
-local node_id, pool, chosen_by
-if is_due then
+-- Why a job that finds no slot is refused, or nil; and why it waits.
+local function refusal(ask, pools, caps, waits)
+  local possible = is_possible(pools, caps)
+  local answer, why
+  if waits then
+    local in_line = redis.call('ZCARD', key.waiting(ask.line))
+    why = possible and 'busy' or 'impossible'
+    if in_line >= tonumber(ask.max_waiting) then answer = {'BACKLOGGED', in_line} end
+  elseif #pools == 0 then
+    answer = {'NO_POOL_FOR_LANG_PAIR'}
+  elseif not possible then
+    answer = {'EMPTY_POOL', pools[1]}
+  else
+    answer = {'NO_AVAILABLE_NODE'}
+  end
+  count(possible and pools[1] or '', answer and answer[1] or why)
+  return answer, why
+end
+
+-- Gives the job its id, and opens its record.
+local function open_job(job, payload)
+  job.id = job.session_id .. ':' .. string.format('%.0f', redis.call('INCR', key.job_id_seq()))
+  local record = {'created_ts', NOW, 'payload_json', payload}
+  for field, value in pairs(job) do
+    if value ~= '' and field ~= 'id' and field ~= 'when_full' and field ~= 'max_waiting' then
+      record[#record + 1] = field
+      record[#record + 1] = value
+    end
+  end
+  redis.call('HSET', key.job(job.id), unpack(record))
+  if job.task_id ~= '' then redis.call('SET', key.task(job.task_id), job.id) end
+end
+
+local function dispatch(ask, payload, head, tail)
+  local answer = earlier_answer(ask)
+  if answer then return answer end
+  local has_message = head ~= ''
+  local function message() return head .. cjson.encode(ask.id) .. tail end
+  ask.node_id = ''
+  if not has_message then ask.suffix = '' end  -- its caller sends it without a priority
+  if has_message and tonumber(ask.due_ts) > NOW then
+    open_job(ask, payload)
+    redis.call('LPUSH', parked_list(ask), message())
+    delay(ask)
+    count('', 'delayed')
+    return {'OK', '', ask.id, '', 'delayed'}
+  end
+  local caps, session, pools = split(ask.caps, '[^,]+'), read_session(ask.session_id), pools_of(ask.where)
   local required = required_node(ask, session, pools, caps)
-  node_id, pool, chosen_by = choose_node(ask, session, pools, caps, required)
-  if not node_id then
-    local possible = is_possible(pools, caps)
-    local function refuse(code, ...)
-      count(possible and pools[1] or '', code)
-      return {code, ...}
-    end
-    if ask.when_full == 'error' then
-      if #pools == 0 then return refuse('NO_POOL_FOR_LANG_PAIR') end
-      if not possible then return refuse('EMPTY_POOL', pools[1]) end
-      return refuse('NO_AVAILABLE_NODE')
-    end
-    ask.line = line_of(ask, required)
-    local in_line = redis.call('ZCARD', key.waiting(ask.line)) + redis.call('SCARD', key.line_coming(ask.line))
-    if in_line >= tonumber(ask.max_waiting) then return refuse('BACKLOGGED', in_line) end
-    chosen_by = possible and 'busy' or 'impossible'
-    count(possible and pools[1] or '', chosen_by)
+  local node_id, pool, chosen_by = choose_node(ask, session, pools, caps, required)
+  if node_id then
+    open_job(ask, payload)
+    give_slot(ask, node_id, pool, chosen_by)
+    if has_message then redis.call('LPUSH', key.node_queue(node_id), message()) end
+    return {'OK', node_id, ask.id, pool, chosen_by}
   end
+  ask.line = line_of(ask, required)
+  local refused, why = refusal(ask, pools, caps, has_message and ask.when_full == 'wait')
+  if refused then return refused end
+  open_job(ask, payload)
+  redis.call('LPUSH', parked_list(ask), message())
+  join_line(ask, required)
+  keep_record(ask)
+  return {'OK', '', ask.id, '', why}
 end
 
-local number = redis.call('INCR', key.job_id_seq())
-local job = ask
-if node_id then job.suffix = '' end  -- its message has no priority, see celery_minsched/publish.py
-job.id = ask.session_id .. ':' .. string.format('%.0f', number)
-for _, field in ipairs({'when_full', 'max_waiting'}) do job[field] = nil end
-local record = {'status', is_due and 'parking' or 'delayed', 'created_ts', NOW, 'payload_json', ARGV[3]}
-for field, value in pairs(job) do
-  if value ~= '' and field ~= 'id' then
-    record[#record + 1] = field
-    record[#record + 1] = value
-  end
+local answers = {}
+for i = 2, #ARGV, 4 do
+  local answer = dispatch(cjson.decode(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  answers[#answers + 1] = answer
+  if answer[1] ~= 'OK' then break end
 end
-redis.call('HSET', key.job(job.id), unpack(record))
-if job.task_id ~= '' then redis.call('SET', key.task(job.task_id), job.id) end
-
-if node_id then
-  give_slot(job, node_id, pool, chosen_by)
-  return {'OK', node_id, job.id, pool, chosen_by}
-end
-if is_due then
-  redis.call('ZADD', key.parking(), NOW, job.id)
-  redis.call('SADD', key.line_coming(job.line), job.id)
-else
-  redis.call('ZADD', key.delayed(), job.due_ts, job.id)
-  chosen_by = 'delayed'
-  count('', chosen_by)
-end
-keep_record(job)
-return {'OK', '', job.id, '', chosen_by}
+return answers

@@ -1,11 +1,10 @@
 -- include: line
 -- Places a job whose message lies in its own list: at a node that has a slot, or in line, in one
--- step, so that no slot that frees meanwhile goes unseen. Called by the publisher when the message
--- is sent, and by a node that hands a message back.
+-- step, so that no slot that frees meanwhile goes unseen. Called by a node that hands a message back.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] job_id       ARGV[3] the node that hands it back, "" for a publisher
+-- ARGV[2] job_id       ARGV[3] the node that hands it back
 --
 -- Returns {"OK", "dispatched" | "waiting" | "delayed"}
 --         {"OK", "unchanged"}   it was placed already, has ended, or no message lies there
@@ -14,6 +13,6 @@ local job, giver = read_job(ARGV[2]), ARGV[3]
 local is_handed_back = job.node_id ~= '' and job.node_id == giver
   and (job.status == 'dispatched' or job.status == 'running')
 if job.status ~= 'lost' and ENDED[job.status] and is_parked(job) then settle_ended(job) end
-local is_sent = job.status == 'parking' or job.status == 'delayed' or job.status == 'lost'
-if not (is_handed_back or is_sent) or not is_parked(job) then return {'OK', 'unchanged'} end
+local is_nowhere = job.status == 'parked' or job.status == 'delayed' or job.status == 'lost'
+if not (is_handed_back or is_nowhere) or not is_parked(job) then return {'OK', 'unchanged'} end
 return {'OK', place_parked(job)}

@@ -1,7 +1,6 @@
 -- include: line
--- Undoes a dispatch whose message could not be sent, as far as the caller can tell. Should the
--- message have been sent all the same, the node that receives it takes a slot for it again, and a
--- parked one is placed by no one but a call of place_job.
+-- Undoes a dispatch whose message the caller could not send, as far as it can tell. Should the message
+-- have been sent all the same, the node that receives it takes a slot for it again.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua     ARGV[2] job_id
@@ -9,10 +8,9 @@
 -- Returns {"OK"}
 
 local job = read_job(ARGV[2])
-if job.status == 'dispatched' or job.status == 'parking' or job.status == 'delayed' then
-  arrive(job)
-  local freed = free_slot(job)
+if job.status == 'dispatched' then
+  free_slot(job)
   end_job(job, 'lost', 'its message could not be sent', 'unsent')
-  if freed then fill_node(freed) end
+  fill_node(job.node_id)
 end
 return {'OK'}

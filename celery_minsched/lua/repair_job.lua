@@ -8,7 +8,7 @@
 -- ARGV[1] times, see include/context.lua     ARGV[2] job_id
 -- ARGV[3] a node in whose set it was seen, "" for none
 -- ARGV[4] a line in which it was seen, "" for none
--- ARGV[5] its ticket there, "" where it was seen among those whose message is on its way
+-- ARGV[5] its ticket there
 -- ARGV[6] JSON object of strings: the fields of the job as its message tells them, "" for none
 --
 -- Returns {"OK"}
@@ -24,14 +24,14 @@ if job.status == '' and seen_at ~= '' and is_in(key.node_jobs(seen_at)) then
   confirm_job(seen_at, job.id)
 elseif told and job.where == '' and redis.call('EXISTS', key.job_queue(job.id) .. told.suffix) == 1 then
   if job.status == 'waiting' then leave_line(job) end
-  if job.status == '' then told.status, told.created_ts = 'parking', NOW end
+  if job.status == '' then told.status, told.created_ts = 'parked', NOW end
   for field, value in pairs(told) do redis.call('HSET', key.job(job.id), field, value) end
   if told.task_id ~= '' then redis.call('SET', key.task(told.task_id), job.id, 'NX') end
 end
 job = read_job(job.id)
 if job.node_id == '' and (job.status == 'dispatched' or job.status == 'running') then
-  redis.call('HSET', key.job(job.id), 'status', 'parking')
-  job.status = 'parking'
+  redis.call('HSET', key.job(job.id), 'status', 'parked')
+  job.status = 'parked'
 end
 local has_slot = job.status == 'dispatched' or job.status == 'running'
 local can_be_placed = is_parked(job) and job.where ~= ''
@@ -43,13 +43,9 @@ if seen_at ~= '' and not (has_slot and job.node_id == seen_at) and is_in(key.nod
   place_node(seen_at)
   freed = seen_at
 end
-if ticket ~= '' and not (job.status == 'waiting' and job.line == line and job.ticket == ticket) then
+if line ~= '' and not (job.status == 'waiting' and job.line == line and job.ticket == ticket) then
   leave_line({line = line, ticket = ticket, band = job.band})
 end
-if line ~= '' and ticket == '' and not (job.status == 'parking' and job.line == line) then
-  redis.call('SREM', key.line_coming(line), job.id)
-end
-if job.status ~= 'parking' then redis.call('ZREM', key.parking(), job.id) end
 if job.status ~= 'delayed' then redis.call('ZREM', key.delayed(), job.id) end
 if not PARKED[job.status] then redis.call('ZREM', key.expiring(), job.id) end
 
@@ -83,20 +79,15 @@ local function put_in_line()
   elseif job.status == 'delayed' then
     is_right = is_in(key.delayed())
   else
-    is_right = is_in(key.parking()) or is_in(key.expiring())
+    is_right = is_in(key.expiring())  -- it ended, and its message is yet to be discarded
   end
-  if job.status ~= 'parking' or not is_right then keep_record(job) end
+  if job.status ~= 'parked' or not is_right then keep_record(job) end
   if is_parked(job) then
     if not is_right and can_be_placed then place_parked(job) end
-    return
-  end
-  local created = tonumber(redis.call('HGET', key.job(job.id), 'created_ts') or 0)
-  if job.status ~= 'waiting' and created > NOW - TTL.lease then  -- its message may be on its way
-    local set = job.status == 'delayed' and key.delayed() or key.parking()
-    redis.call('ZADD', set, 'NX', job.status == 'delayed' and job.due_ts or NOW, job.id)
-  elseif job.status ~= 'parking' or not is_right then
+  else
     if job.status == 'waiting' then leave_line(job) end
-    arrive(job)
+    redis.call('ZREM', key.delayed(), job.id)
+    redis.call('ZREM', key.expiring(), job.id)
     lose_job(job, 'its message is gone')
   end
 end

@@ -122,7 +122,7 @@ def is_quiet(client: redis.Redis, producer: Producer, plugin: MinSched | None) -
     if plugin is None:
         return True
     keys = plugin.scheduler.keys
-    going = [keys(name) for name in ("lines", "delayed", "parking", "rescues", "lost")]
+    going = [keys(name) for name in ("lines", "delayed", "rescues", "lost")]
     slots = sum(node.current_jobs for node in plugin.views.nodes())
     return slots == 0 and not client.exists(*going) and not client.keys("minsched.*")
 

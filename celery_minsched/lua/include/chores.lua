@@ -5,8 +5,6 @@
 local MOST_CHORES = 50  -- nodes
 local PUNCTUAL = 100    -- ms by which a node that was asked to come may be late
 local MOST_DUE = 200    -- jobs of each kind: some 10 ms, so that one node alone places 10,000 a second
--- A publisher has long sent the message after this time, ms; and is gone where none lies there.
-local PATIENCE = 2000
 
 -- Nobody is taken for dead unless heartbeats came in all that time: after Redis itself was away, all
 -- nodes look silent.
@@ -61,39 +59,14 @@ local function due(set, before)
   return jobs, #jobs == MOST_DUE
 end
 
--- Places the delayed jobs that are due. The message of one that was due at once may be on its way yet.
+-- Places the delayed jobs that are due.
 local function place_delayed()
   local jobs, more = due(key.delayed(), NOW)
   for _, job_id in ipairs(jobs) do
     local job = read_job(job_id)
-    if job.status ~= 'delayed' then
-      redis.call('ZREM', key.delayed(), job.id)
-    elseif is_parked(job) then
-      place_parked(job)
-    else
-      redis.call('ZREM', key.delayed(), job.id)
-      redis.call('ZADD', key.parking(), NOW, job.id)
-      redis.call('HSET', key.job(job.id), 'status', 'parking')
-    end
-  end
-  return more
-end
-
--- Places the jobs whose publisher died after it had sent the message. Where none lies there the job is
--- looked at once more, after the time of a lease, and then given up.
-local function place_unplaced()
-  local jobs, more = due(key.parking(), NOW - PATIENCE)
-  for _, job_id in ipairs(jobs) do
-    local job = read_job(job_id)
-    if job.status ~= 'parking' then
-      redis.call('ZREM', key.parking(), job.id)
-    elseif is_parked(job) then
-      place_parked(job)
-    elseif redis.call('HSETNX', key.job(job.id), 'unsent_ts', NOW) == 1 then
-      redis.call('ZADD', key.parking(), NOW + TTL.lease - PATIENCE, job.id)
-    else
-      arrive(job)
-      lose_job(job, 'its publisher took a place for it and never sent the message', 'unsent')
+    redis.call('ZREM', key.delayed(), job.id)
+    if job.status == 'delayed' then
+      if is_parked(job) then place_parked(job) else lose_job(job, 'its message is gone') end
     end
   end
   return more
@@ -128,7 +101,6 @@ local function do_chores(node_id, suffixes, is_rescuer)
   sweep_nodes()
   if not is_rescuer then rescue_due(suffixes) end
   local more = place_delayed()
-  more = place_unplaced() or more
   if takes_jobs(node_id) then discard_expired(node_id) end
   local soonest = more and NOW or redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
   return soonest and ask_to_come(node_id, math.max(NOW, tonumber(soonest))) or -1

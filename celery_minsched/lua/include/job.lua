@@ -4,7 +4,7 @@
 -- message lies in a list of its own: it is parked.
 
 local ENDED = {finished = true, failed = true, lost = true}
-local PARKED = {parking = true, waiting = true, delayed = true}
+local PARKED = {parked = true, waiting = true, delayed = true}
 
 -- The fields that a script needs to place a job; a missing one is "", a missing job has no status.
 local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_lang', 'where', 'caps',

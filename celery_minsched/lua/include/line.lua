@@ -246,11 +246,11 @@ local function respread_pairs(speaks)
   spread_lines(found)
 end
 
--- The job's message has come, or nobody waits for it any more.
-local function arrive(job)
-  redis.call('ZREM', key.parking(), job.id)
-  redis.call('ZREM', key.delayed(), job.id)
-  if job.line ~= '' then redis.call('SREM', key.line_coming(job.line), job.id) end
+-- The job waits for its time.
+local function delay(job)
+  redis.call('ZADD', key.delayed(), job.due_ts, job.id)
+  redis.call('HSET', key.job(job.id), 'status', 'delayed')
+  keep_record(job)
 end
 
 -- Places a job whose message is parked: at a node that has a slot, or in line, or among the delayed.
@@ -262,13 +262,11 @@ local function place_parked(job)
     if freed then fill_node(freed) end
     return 'lost'
   end
-  arrive(job)
   if tonumber(job.due_ts) > NOW then
-    redis.call('ZADD', key.delayed(), job.due_ts, job.id)
-    redis.call('HSET', key.job(job.id), 'status', 'delayed')
-    keep_record(job)
+    delay(job)
     return 'delayed'
   end
+  redis.call('ZREM', key.delayed(), job.id)
   local freed = free_slot(job)
   local caps, session, pools = split(job.caps, '[^,]+'), read_session(job.session_id), pools_of(job.where)
   local required = required_node(job, session, pools, caps)
@@ -289,7 +287,7 @@ end
 local function settle_ended(job)
   local reason = redis.call('HGET', key.job(job.id), 'reason')
   if reason == 'revoked' or reason == 'expired' then
-    redis.call('HSET', key.job(job.id), 'status', 'parking')
+    redis.call('HSET', key.job(job.id), 'status', 'parked')
     redis.call('ZADD', key.expiring(), 0, job.id)
   else
     redis.call('DEL', parked_list(job))
@@ -301,7 +299,7 @@ end
 local function discard_job(job, node_id, reason)
   if not PARKED[job.status] or not is_parked(job) then return false end
   if job.status == 'waiting' then give_up_place(job) end
-  arrive(job)
+  redis.call('ZREM', key.delayed(), job.id)
   redis.call('HSET', key.job(job.id), 'node_id', node_id)
   end_job(job, 'failed', reason)
   move_message(job, node_id)
