@@ -71,9 +71,11 @@ def _destination(options: Mapping[str, Any]) -> object:
 
 def _drop_stale_destination(options: dict[str, Any], earlier: Mapping[str, Any]) -> None:
     """``retry()`` turns the old message's destination into ``queue=``. Where that is the node that
-    the scheduler chose for the earlier job, the caller chose nothing.
+    the scheduler chose for the earlier job, or was open when that was sent, the caller chose
+    nothing.
     """
     queue = options.get("queue")
-    node_id = earlier.get("node_id")
-    if node_id and node_of_queue(getattr(queue, "name", queue) or "") == node_id:
+    name = getattr(queue, "name", queue) or ""
+    node_id = node_of_queue(name)
+    if name == TO_BE_DISPATCHED.name or (node_id and node_id == earlier.get("node_id")):
         del options["queue"]

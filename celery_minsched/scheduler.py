@@ -208,10 +208,15 @@ class MinimalSchedulerService:
         """
         return self.read_claim(self._call("claim_job", job_id, node_id, delivery_tag, claim))
 
-    def claim_in(self, pipe: Any, job_id: str, node_id: str, delivery_tag: str, claim: str) -> None:
-        """Put a ``claim_job`` in a pipeline of kombu's; :meth:`read_claim` reads the answer, which
-        is redis-py's ``NoScriptError`` where the server has lost the script.
+    def claim_in(
+        self, pipe: Any, job_id: str, node_id: str, delivery_tag: str, claim: str, load: bool
+    ) -> None:
+        """Put a ``claim_job`` in a pipeline of kombu's, as its last; :meth:`read_claim` reads the
+        answer. That is redis-py's ``NoScriptError`` where the server has lost the script and
+        ``load`` does not send it once more.
         """
+        if load:
+            pipe.script_load(scripts.source("claim_job"))
         prefixes = (self.keys.own_prefix, self.keys.queue_prefix)  # kombu prefixes the first key
         pipe.evalsha(
             *(scripts.sha("claim_job"), 2, *prefixes, self._times()),

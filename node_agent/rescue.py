@@ -26,7 +26,7 @@ from kombu.serialization import prepare_accept_content
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
@@ -84,15 +84,23 @@ class NodeQoS(QoS):
             if self.channel.taken:
                 pipe.lrem(self.taken_key, 1, self.channel.taken)
             if job_id and self.claims and job_id not in self.slots.held:
-                on_answer = self.slots.claim_in(pipe, job_id, delivery_tag)
-                *noted, answer = pipe.execute(raise_on_error=False)
-                if refused := next((one for one in noted if isinstance(one, Exception)), None):
-                    raise refused
-                on_answer(answer)
+                self._claim(pipe, job_id, delivery_tag)
             else:
                 pipe.execute()
         self.channel.taken = None
         super(QoS, self).append(message, delivery_tag)
+
+    def _claim(self, pipe: Any, job_id: str, delivery_tag: str) -> None:
+        """Execute ``pipe`` with a claim of the job."""
+        on_answer = self.slots.claim_in(pipe, job_id, delivery_tag)
+        *noted, answer = pipe.execute(raise_on_error=False)
+        if refused := next((one for one in noted if isinstance(one, Exception)), None):
+            raise refused
+        if isinstance(answer, NoScriptError):
+            # At once, and not by the courier: a message that comes meanwhile must not overtake.
+            on_answer = self.slots.claim_in(pipe, job_id, delivery_tag, load=True)
+            answer = pipe.execute(raise_on_error=False)[-1]
+        on_answer(answer)
 
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)

@@ -123,13 +123,15 @@ class Slots:
 
         self._outbox.put(ask)
 
-    def claim_in(self, pipe: Any, job_id: str, tag: str) -> Callable[[Any], None]:
+    def claim_in(
+        self, pipe: Any, job_id: str, tag: str, load: bool = False
+    ) -> Callable[[Any], None]:
         """The same in a pipeline of kombu's. The function returned takes what Redis answered: the
         hold has the answer then, or there is no hold where it was an error.
         """
         hold = self.held[job_id] = Hold(tag, uuid.uuid4().hex)
         term = self.term()
-        self._scheduler.claim_in(pipe, job_id, self.node_id, tag, hold.claim)
+        self._scheduler.claim_in(pipe, job_id, self.node_id, tag, hold.claim, load)
 
         def on_answer(answer: Any) -> None:
             if isinstance(answer, Exception):
