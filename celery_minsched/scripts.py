@@ -1,8 +1,9 @@
 """Loads the Lua scripts and calls them by EVALSHA.
 
 A script may name includes, one a line: ``-- include: node``. Each is joined in once, in the order
-in which it is first named, below the key functions that :mod:`celery_minsched.keys` makes. What the
-script does not use of them is left out: Redis makes all functions of a script anew at each call.
+in which it is first named; what the script does not use of them is left out, since Redis makes all
+functions of a script anew at each call. Keys are written ``key.node_jobs(node_id)``, and spelled
+out by :func:`celery_minsched.keys.spell_keys`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, ReadOnlyError
 
-from .keys import Keys, lua_keys
+from .keys import Keys, spell_keys
 
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 #: A function of an include, on one line or up to the next "end" that is not indented.
@@ -54,8 +55,7 @@ def source(name: str) -> str:
     """The whole Lua text of script ``name``."""
     text = _read(name)
     library = "\n".join(_read(f"include/{include}") for include in _includes(text, []))
-    text = _without_unused(library, text) + "\n" + text
-    return lua_keys(frozenset(re.findall(r"\bkey\.(\w+)", text))) + "\n" + text
+    return spell_keys(_without_unused(library, text) + "\n" + text)
 
 
 @cache

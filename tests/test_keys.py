@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService, NoAvailableNode, Settings
-from celery_minsched.keys import Keys, lua_keys
+from celery_minsched.keys import Keys, spell_keys
 
 from .desk import Desk, silence
 from .fleet import wait_for
@@ -91,9 +92,21 @@ def test_python_and_lua_spell_every_key_alike(client: redis.Redis) -> None:
     for name, template in {**STATE, **QUEUES}.items():
         parts = ["a", "b"][: template.count("{}")]
         arguments = ", ".join(f"'{part}'" for part in parts)
-        script = f"{lua_keys(frozenset([name]))}\nreturn key.{name}({arguments})"
+        script = spell_keys(f"return key.{name}({arguments})")
         said = client.eval(script, 2, keys.prefix, keys.queue_prefix)
         assert said == keys(name, *parts)
+
+
+def test_a_key_in_a_key_and_whatever_makes_an_id_is_spelled_out() -> None:
+    said = spell_keys("f(key.lang_speakers(g(a, (b)), h('x y'))) .. key.nodes() -- key.job")
+    assert said == (
+        "f((KEYS[1] .. 'lang:' .. (g(a, (b))) .. ':in:' .. (h('x y')))) .. (KEYS[1] .. 'nodes')"
+        " -- key.job"
+    )
+    with pytest.raises(KeyError, match="no_such_key"):
+        spell_keys("key.no_such_key(a)")
+    with pytest.raises(ValueError, match="shorter"):
+        spell_keys("key.job()")
 
 
 def test_priorities_are_filed_as_kombu_files_them() -> None:

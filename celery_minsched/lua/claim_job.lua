@@ -21,7 +21,8 @@ if ENDED[job.status] and not was_given_up then
   local reason = redis.call('HGET', key.job(job.id), 'reason')
   return {'OK', (reason == 'revoked' or reason == 'expired') and 'discard' or 'drop'}
 end
-if not redis.call('ZSCORE', key.node_jobs(node_id), job.id) then
+local has_slot = redis.call('ZSCORE', key.node_jobs(node_id), job.id)
+if not has_slot then
   local max_jobs = tonumber(redis.call('HGET', key.node_info(node_id), 'max_jobs') or 0)
   if redis.call('ZCARD', key.node_jobs(node_id)) >= max_jobs then
     return {'OK', job.status == '' and 'full' or 'hand_back'}
@@ -30,9 +31,13 @@ end
 redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
 redis.call('HSET', key.job(job.id), 'node_id', node_id, 'status', 'running', 'started_ts', NOW,
   'tag', ARGV[4], 'claim', ARGV[5])
-redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
-redis.call('ZREM', key.lost(), job.id)
-expire_record(job)
-place_node(node_id)
+if was_given_up then
+  redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
+  redis.call('ZREM', key.lost(), job.id)
+end
+if not has_slot then
+  expire_record(job)
+  place_node(node_id)
+end
 local place = redis.call('HMGET', key.job(job.id), 'pool', 'chosen_by', 'waited_ms')
 return {'OK', 'run', place[1] or '', place[2] or '', tonumber(place[3] or 0)}

@@ -24,8 +24,7 @@ if ENDED[job.status] and job.status ~= 'lost' then return {'ALREADY_ENDED'} end
 
 redis.call('ZREM', key.node_jobs(node_id), job.id)
 redis.call('DEL', parked_list(job))  -- a second copy of its message, after a lost connection
-redis.call('ZREM', key.lost(), job.id)
+if job.status == 'lost' then redis.call('ZREM', key.lost(), job.id) end
 end_job(job, status, reason)
-place_node(node_id)
-fill_node(node_id)
+if fill_node(node_id) == 0 then place_node(node_id) end  -- it was placed with the job that it got
 return {'OK'}

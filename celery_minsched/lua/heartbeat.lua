@@ -52,7 +52,7 @@ if ARGV[8] == 'jobs' then
 end
 place_node(node_id)
 if not takes_jobs(node_id) then open_lines(node_id) end
-local more = fill_node(node_id)
+local _, more = fill_node(node_id)
 answer[4] = do_chores(node_id, suffixes, ARGV[9] == 'true')
 if more then answer[4] = 0 end
 if is_rescue_due() then answer[5] = 'true' end

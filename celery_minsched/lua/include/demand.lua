@@ -101,7 +101,7 @@ local function head_of(pool, caps)
     if #found == 0 then return nil end
     if not is_alive(found[1]) then
       redis.call('ZREM', free_key(pool, smallest), found[1])  -- whatever its record says
-    elseif is_free(found[1], pool, caps) then
+    elseif #caps < 2 or is_free(found[1], pool, caps) then
       return found[1], tonumber(found[2])
     else
       at = at + 1
@@ -120,7 +120,7 @@ end
 
 -- Is the node there to do in one of the pools what is asked for, be it full just now?
 local function is_for(node_id, pools, caps)
-  return node_id ~= '' and pool_in(node_id, pools, caps) ~= nil and takes_jobs(node_id)
+  return node_id ~= '' and pool_in(node_id, pools, caps) ~= nil and takes_jobs(node_id) ~= false
 end
 
 -- The node that a job must have: the preferred one, or else its session's, while that is there to do

@@ -88,22 +88,29 @@ end
 -- Gives a job its slot at a node, and its session with it.
 local function give_slot(job, node_id, pool, chosen_by)
   count(pool, chosen_by)
+  local fields = {'status', 'dispatched', 'node_id', node_id, 'pool', pool, 'chosen_by', chosen_by,
+    'decision', job.decision or '', 'dispatched_ts', NOW}
+  local function also(field, value)
+    fields[#fields + 1] = field
+    fields[#fields + 1] = value
+  end
   if (job.waiting_ts or '') ~= '' then
     local waited = NOW - tonumber(job.waiting_ts)
     count_wait(pool, waited)
-    redis.call('HSET', key.job(job.id), 'waited_ms', waited)
+    also('waited_ms', waited)
   end
   if (job.node_id or '') ~= '' and job.node_id ~= node_id then
-    redis.call('HSET', key.job(job.id), 'from_node', job.node_id)
+    also('from_node', job.node_id)
     tell('job_moved', 'job', job.id, 'task', job.task_id, 'from', job.node_id, 'node', node_id)
   end
   redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
   redis.call('HSET', key.node_info(node_id), 'turn', redis.call('INCR', key.turn()))
   place_node(node_id)
-  redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'node_id', node_id, 'pool', pool,
-    'chosen_by', chosen_by, 'decision', job.decision or '', 'dispatched_ts', NOW)
-  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'lapsed_ts',
-    'ended_ts', 'reason')
+  redis.call('HSET', key.job(job.id), unpack(fields))
+  if job.status then  -- it was somewhere before
+    redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'lapsed_ts',
+      'ended_ts', 'reason')
+  end
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
   if job.session_id == '' then return end

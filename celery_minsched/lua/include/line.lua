@@ -81,9 +81,9 @@ local function leave_line(job)
   local turn = first_turn(job.line, tonumber(job.band))
   if turn then
     redis.call('ZREMRANGEBYSCORE', key.line_turns(job.line, job.band), '-inf', turn)
-  else
-    redis.call('DEL', key.line_turns(job.line, job.band))
+    return
   end
+  redis.call('DEL', key.line_turns(job.line, job.band))
   if redis.call('EXISTS', key.waiting(job.line)) == 0 then
     redis.call('HDEL', key.lines(), job.line)
     unlink_line(job.line)
@@ -172,7 +172,7 @@ local function next_line(node_id)
   return best, best_pool
 end
 
--- Gives the slot to the first in line; one whose message is gone is struck off.
+-- Gives the slot to the first in line; one whose message is gone is struck off. Was the slot taken?
 local function serve_line(line, node_id, pool)
   local ticket = redis.call('ZRANGE', key.waiting(line), 0, 0)[1]
   local job = read_job(string.match(ticket, ' (.*)$'))
@@ -184,24 +184,30 @@ local function serve_line(line, node_id, pool)
   end
   if required ~= '' then redis.call('ZADD', key.node_waiting(required), 'XX', served, line) end
   leave_line(job)
-  if not is_parked(job) then return lose_job(job, 'its message is gone') end
+  if not is_parked(job) then
+    lose_job(job, 'its message is gone')
+    return false
+  end
   give_slot(job, node_id, pool, 'first_free')
   move_message(job, node_id)
+  return true
 end
 
--- Fills the node's free slots from the lines that it can serve. Returns true where there may be more
--- to do than one call does.
+-- Fills the node's free slots from the lines that it can serve. Returns how many it filled, and whether
+-- there may be more to do than one call does.
 local function fill_node(node_id)
-  while redis.call('EXISTS', key.lines()) == 1 and takes_jobs(node_id) do
-    local max_jobs = tonumber(redis.call('HGET', key.node_info(node_id), 'max_jobs'))
-    if redis.call('ZCARD', key.node_jobs(node_id)) >= max_jobs then return false end
-    if moves_left <= 0 then return true end
+  local filled = 0
+  local slots = redis.call('EXISTS', key.lines()) == 1 and takes_jobs(node_id)
+  if not slots then return filled, false end
+  local free = slots - redis.call('ZCARD', key.node_jobs(node_id))
+  while filled < free do
+    if moves_left <= 0 then return filled, true end
     local line, pool = next_line(node_id)
-    if not line then return looks_left <= 0 end
+    if not line then return filled, looks_left <= 0 end
     moves_left = moves_left - 1
-    serve_line(line, node_id, pool)
+    if serve_line(line, node_id, pool) then filled = filled + 1 end
   end
-  return false
+  return filled, false
 end
 
 -- Fills the free nodes of pools.

@@ -51,14 +51,18 @@ local function place_node(node_id)
   return taken
 end
 
--- A node that has not been heard of for this long is taken out of dispatch, where it is met.
-local function is_alive(node_id)
-  local seen = tonumber(redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts') or 0)
+-- A node that was not heard of for this long is taken out of dispatch, where it is met.
+local function is_heard(node_id, last_heartbeat)
+  local seen = tonumber(last_heartbeat or 0)
   if NOW - seen <= TTL.node then return true end
   if seen == 0 then return false end  -- no record at all
   redis.call('HSET', key.node_info(node_id), 'online', 'false')
   place_node(node_id)
   return false
+end
+
+local function is_alive(node_id)
+  return is_heard(node_id, redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts'))
 end
 
 -- Was it found silent? One that left, and said so, is no process's any more.
@@ -67,10 +71,11 @@ local function has_died(node_id)
     and redis.call('HGET', key.node_info(node_id), 'instance') ~= ''
 end
 
--- Is the node there to work, be it full just now?
+-- How many slots has the node, free or not, if it is there to work? False where it is not.
 local function takes_jobs(node_id)
-  local node = redis.call('HMGET', key.node_info(node_id), 'online', 'draining')
-  return node[1] == 'true' and node[2] ~= 'true' and is_alive(node_id)
+  local node = redis.call('HMGET', key.node_info(node_id),
+    'online', 'draining', 'last_heartbeat_ts', 'max_jobs')
+  return node[1] == 'true' and node[2] ~= 'true' and is_heard(node_id, node[3]) and tonumber(node[4])
 end
 
 -- Says that a node, or a program ('*', which is no node id), has the pool serve the pair; or that it has
