@@ -8,7 +8,7 @@ An entry that is no message (somebody put it there by hand) ends kombu's worker;
 
 Where Redis refuses (it has no memory, or has become a replica) kombu lets the error end the
 worker's event loop. Here the node asks again in a second, over a new connection, and its tasks end
-meanwhile.
+meanwhile. A message that it has taken, and that there is no memory to note, waits in that list.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import time
 from queue import Empty
 from typing import Any
 
-from redis.exceptions import ResponseError
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,15 @@ def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
     refused_at = -_ASK_AGAIN
 
     def start(timeout: float | None = None) -> None:
+        nonlocal refused_at
         if time.monotonic() < refused_at + _ASK_AGAIN:
             return  # the event loop comes by again
+        if channel.taken:
+            try:
+                channel.connection._deliver(loads(bytes_to_str(channel.taken)), queue)
+            except OutOfMemoryError:
+                refused_at = time.monotonic()
+                return
         if list(channel.active_queues) != [queue]:  # the worker was told to consume one more
             start_pop(timeout)
             return
@@ -62,11 +71,12 @@ def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
         try:
             return handle_pop()
         except ResponseError as exc:
-            if channel.taken:  # it was refused to note the message: the worker connects anew
-                raise
+            if channel.taken and not isinstance(exc, OutOfMemoryError):
+                raise  # the worker connects anew
             logger.warning("Redis gives out no message just now: %s", exc)
             refused_at = time.monotonic()
-            channel.client.connection.disconnect()  # the next one may find another server
+            if not channel.taken:
+                channel.client.connection.disconnect()  # the next one may find another server
             raise Empty from exc
         except _NO_MESSAGE as exc:
             if channel.taken is None:  # it was noted: the trouble is not the message's

@@ -93,9 +93,13 @@ class NodeQoS(QoS):
     def _claim(self, pipe: Any, job_id: str, delivery_tag: str) -> None:
         """Execute ``pipe`` with a claim of the job."""
         on_answer = self.slots.claim_in(pipe, job_id, delivery_tag)
-        *noted, answer = pipe.execute(raise_on_error=False)
-        if refused := next((one for one in noted if isinstance(one, Exception)), None):
-            raise refused
+        try:
+            *noted, answer = pipe.execute(raise_on_error=False)
+            if refused := next((one for one in noted if isinstance(one, Exception)), None):
+                raise refused
+        except BaseException:
+            self.slots.forget(job_id)
+            raise
         if isinstance(answer, NoScriptError):
             # At once, and not by the courier: a message that comes meanwhile must not overtake.
             on_answer = self.slots.claim_in(pipe, job_id, delivery_tag, load=True)

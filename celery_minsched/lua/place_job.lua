@@ -9,6 +9,7 @@
 -- Returns {"OK", "dispatched" | "waiting" | "delayed"}
 --         {"OK", "unchanged"}   it was placed already, has ended, or no message lies there
 
+write_even_without_memory()
 local job, giver = read_job(ARGV[2]), ARGV[3]
 local is_handed_back = job.node_id ~= '' and job.node_id == giver
   and (job.status == 'dispatched' or job.status == 'running')
