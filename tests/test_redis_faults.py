@@ -154,7 +154,7 @@ def test_redis_is_slow(server: Server, client: redis.Redis) -> None:
 
 
 def test_a_task_is_told_where_still_mine_cannot_know(fleet: Fleet, server: Server) -> None:
-    result = fleet.send("asks_blindly", 1.0, ignore_result=True, minsched={"preferred_node": "n1"})
+    result = fleet.send("asks_blindly", 20.0, ignore_result=True, minsched={"preferred_node": "n1"})
     wait_for(lambda: fleet.job(result.id).status == "running")  # type: ignore[union-attr]
     server.stop(signal.SIGKILL)
     told = "still mine: OperationalError"
