@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from celery import Celery
 from celery.result import AsyncResult
+from celery.states import READY_STATES
 
 from celery_minsched import MinSched
 from celery_minsched.views import JobView, NodeView, Views
@@ -29,6 +30,17 @@ FAST = {
     "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
     "MINSCHED_TEST_CONF_lease": "5",
 }
+
+
+def stored(result: AsyncResult, patience: float = 30.0) -> Any:
+    """What the result backend has of a task that has ended, asked for again and again.
+
+    ``result.get()`` waits for a message of Redis instead, and after a restart of that celery (5.7)
+    may wait in vain for one that it does not hear.
+    """
+    wait_for(lambda: result.state in READY_STATES, f"the result of {result.id}", patience)
+    assert result.state == "SUCCESS", result.result
+    return result.result
 
 
 def wait_for(condition: Callable[[], Any], what: str = "", patience: float = 20.0) -> Any:

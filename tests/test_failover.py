@@ -14,7 +14,7 @@ import redis
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
-from .fleet import FAST, Fleet, make_app, wait_for
+from .fleet import FAST, Fleet, make_app, stored, wait_for
 from .proxy import Proxy
 from .server import Server, free_port, program
 
@@ -126,8 +126,8 @@ def test_a_failover_behind_the_same_name(servers: tuple[Server, Server]) -> None
             old.replicaof("127.0.0.1", str(replica.port))
         for job in jobs:
             wait_for(lambda job=job: fleet.job(job.id).status == "finished")  # type: ignore[union-attr]
-        assert in_line.get(timeout=20) == 3
-        assert fleet.send("add", 3, 4).get(timeout=20) == 7
+        assert stored(in_line) == 3
+        assert stored(fleet.send("add", 3, 4)) == 7
         fleet.wait_idle()
         assert fleet.views.check() == []
     finally:

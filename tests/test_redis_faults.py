@@ -10,7 +10,7 @@ import redis
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
-from .fleet import FAST, Fleet, wait_for
+from .fleet import FAST, Fleet, stored, wait_for
 from .proxy import Proxy
 from .server import Server, free_port
 
@@ -41,7 +41,7 @@ def fleet(_fleet: Fleet) -> Iterator[Fleet]:
     for node_id in NODES.values():
         _fleet.wait_online(node_id)
         demand = {"preferred_node": node_id, "affinity": "require"}
-        place = _fleet.send("where_am_i", minsched=demand).get(timeout=20)
+        place = stored(_fleet.send("where_am_i", minsched=demand))
         assert place["hostname"] == f"celery@{node_id}"
     _fleet.wait_idle()
     assert _fleet.views.check() == []
@@ -86,7 +86,7 @@ def test_redis_is_killed_and_comes_back_with_its_data(fleet: Fleet, server: Serv
         fleet.send("add", 1)
     server.start()
     wait_finished(fleet, jobs)
-    assert [result.get(timeout=30) for result in in_line] == list(range(6))
+    assert [stored(result) for result in in_line] == list(range(6))
 
 
 def test_redis_may_only_be_read(fleet: Fleet, client: redis.Redis) -> None:
@@ -103,7 +103,7 @@ def test_redis_may_only_be_read(fleet: Fleet, client: redis.Redis) -> None:
     finally:
         client.replicaof("NO", "ONE")
     wait_finished(fleet, jobs)
-    assert in_line.get(timeout=20) == 1
+    assert stored(in_line) == 1
 
 
 def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
@@ -117,7 +117,7 @@ def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
         wait_finished(fleet, jobs)
     finally:
         client.config_set("maxmemory", "0")
-    assert in_line.get(timeout=20) == 1
+    assert stored(in_line) == 1
 
 
 def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from .desk import Desk, silence
-from .fleet import Fleet, wait_for
+from .fleet import Fleet, stored, wait_for
 from .server import Server
 
 FAST = {
@@ -116,7 +116,7 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
         wait_for(lambda: "Cannot connect" in fleet.log("n1") or fleet.processes["n1"].poll())
         server.start()
         wait_for(lambda: fleet.log("n1").count("Connected to") == 2)  # they have ended by then
-        assert fleet.send("note", "after").get(timeout=20) == "after"
+        assert stored(fleet.send("note", "after")) == "after"
         fleet.wait_idle()
         assert fleet.processes["n1"].poll() is None
         assert [client.llen(f"test:ended:outlives{n}") for n in range(2)] == [1, 1]
@@ -138,7 +138,7 @@ def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() ->
         wait_for(lambda: fleet.log("n1").count("Cannot connect") == 2)
         server.start()  # the pulse is back at once, the worker two seconds later
         for n, result in enumerate(results[1:], 1):
-            assert result.get(timeout=20) == f"unbegun{n}"
+            assert stored(result) == f"unbegun{n}"
     finally:
         fleet.close()
         server.close()
