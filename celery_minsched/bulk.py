@@ -30,7 +30,7 @@ _LISTENED_TO = (signals.before_task_publish, signals.after_task_publish, signals
 
 
 def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[AsyncResult]:
-    """Send tasks within ``app.amqp.collect()``, which holds ``jobs`` back; their results in order."""
+    """Send tasks while ``app.amqp.collect()`` holds ``jobs`` back; their results in order."""
     results = []
     stencils: dict[str, _Stencil] = {}
     for signature in signatures:
