@@ -13,7 +13,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.result import AsyncResult
 from kombu.utils.imports import symbol_by_name
 
-from . import connection, settings
+from . import bulk, connection, settings
 from .demand import Demand
 from .errors import InvalidDemand
 from .publish import BATCH, SchedulingAMQP
@@ -101,13 +101,14 @@ class MinSched:
     def dispatch_many(self, signatures: Iterable[Signature]) -> list[AsyncResult]:
         """Send many tasks, a hundred in a round trip; their results in order.
 
-        Raises what ``apply_async`` does; the tasks before it have then been sent.
+        Raises what ``apply_async`` does. Of a task that the scheduler refuses, those before it have
+        been sent; what is wrong with a call is found before anything of its hundred is sent.
         """
         results = []
         signatures = iter(signatures)
         while batch := list(islice(signatures, BATCH)):
-            with self.batch():
-                results += [signature.apply_async() for signature in batch]
+            with self.app.amqp.collect() as jobs:
+                results += bulk.send(self.app, batch, jobs)
         return results
 
     def where(self, task_id: str) -> JobView | None:

@@ -40,7 +40,7 @@ BATCH = 100
 
 
 @dataclass
-class _Job:
+class Job:
     """A job to be dispatched, and its message as soon as that is made."""
 
     request: DispatchRequest
@@ -50,7 +50,7 @@ class _Job:
 
 
 #: The jobs that :meth:`SchedulingAMQP.collect` holds back in this thread, if it does.
-_collected: ContextVar[list[_Job] | None] = ContextVar("minsched_collected", default=None)
+_collected: ContextVar[list[Job] | None] = ContextVar("minsched_collected", default=None)
 
 
 class SchedulingAMQP(AMQP):
@@ -86,16 +86,16 @@ class SchedulingAMQP(AMQP):
         return send_task_message
 
     @contextmanager
-    def collect(self) -> Iterator[None]:
+    def collect(self) -> Iterator[list[Job]]:
         """Hold back what is sent within, and send it at the end, ``BATCH`` in a step.
 
         Raises at the end what ``apply_async`` does for the first task that could not be sent; those
         before it have been sent, those after it have not.
         """
-        token = _collected.set([])
+        jobs: list[Job] = []
+        token = _collected.set(jobs)
         try:
-            yield
-            jobs = _collected.get() or []
+            yield jobs
         finally:
             _collected.reset(token)
         for start in range(0, len(jobs), BATCH):
@@ -107,7 +107,7 @@ class SchedulingAMQP(AMQP):
 
         return plugin_of(self.app)
 
-    def _job(self, name: str, message: Any, options: Mapping[str, Any]) -> _Job:
+    def _job(self, name: str, message: Any, options: Mapping[str, Any]) -> Job:
         """The message's job. Raises :class:`InvalidDemand`."""
         stated = options["headers"][HEADER]["demand"]
         headers = message.headers
@@ -124,7 +124,7 @@ class SchedulingAMQP(AMQP):
         )
         # The token stands for the job's id, which is not known yet.
         header = {"demand": stated, "job_id": token}
-        return _Job(request, header, tracing.dispatching(name, request))
+        return Job(request, header, tracing.dispatching(name, request))
 
     def _milliseconds(self, when: str | None) -> int:
         """A header's ISO 8601 time, since the epoch; 0 for none."""
@@ -134,7 +134,7 @@ class SchedulingAMQP(AMQP):
 
     def _send(
         self,
-        job: _Job,
+        job: Job,
         publish: Callable[..., Any],
         producer: Any,
         name: str,
@@ -150,18 +150,18 @@ class SchedulingAMQP(AMQP):
         def take(text: str) -> None:
             head, _, tail = text.partition(f'"{job.request.token}"')
             job.message = head, tail
-            collected = _collected.get()
-            if collected is None:
+            held_back = _collected.get()
+            if held_back is None:
                 self._dispatch([job], options)
             else:
-                collected.append(job)
+                held_back.append(job)
 
         with _instead_of_kombu(producer, take):
             return publish(producer, name, message, **options)
 
     def _send_by_broker(
         self,
-        job: _Job,
+        job: Job,
         publish: Callable[..., Any],
         producer: Any,
         name: str,
@@ -182,7 +182,7 @@ class SchedulingAMQP(AMQP):
             self._release(job.header["job_id"])
             raise
 
-    def _dispatch(self, jobs: Sequence[_Job], options: Mapping[str, Any]) -> None:
+    def _dispatch(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> None:
         """Dispatch in one step, trying again as a publish would.
 
         Raises the :class:`SchedulerError` of the first that is refused, or kombu's
@@ -250,7 +250,7 @@ def _instead_of_kombu(producer: Any, take: Callable[[str], None]) -> Iterator[No
         producer._batch_local.current = batch
 
 
-def _note(job: _Job, place: DispatchResponse) -> None:
+def _note(job: Job, place: DispatchResponse) -> None:
     """Say where the job went."""
     job.header |= {"job_id": place.job_id, "node_id": place.node_id, "pool": place.pool}
     job.span.placed(place)

@@ -1,0 +1,138 @@
+"""Many tasks that differ in their arguments only: Celery makes the message of the first, and those
+of the others are made of that one.
+
+Celery's own way to a message is most of what a batch takes (docs/benchmarks.md). What it does there
+for each task (signals, events, callbacks, times, stamps, a parent's trail) a copy does not: a task
+that has any of these goes Celery's own way.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery, Signature, signals
+from celery.app.task import Task
+from celery.result import AsyncResult
+from celery.utils.saferepr import saferepr
+from kombu.serialization import dumps
+from kombu.utils.uuid import uuid
+
+from . import tracing
+from .publish import Job
+from .router import HEADER
+
+#: Options of a signature by which the message is the same for whatever arguments.
+_SAME_FOR_ALL = {"minsched", "priority", "ignore_result"}
+_LISTENED_TO = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
+
+
+def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[AsyncResult]:
+    """Send tasks while ``app.amqp.collect()`` holds ``jobs`` back; their results in order."""
+    results = []
+    stencils: dict[str, _Stencil] = {}
+    for signature in signatures:
+        kind = _kind(app, signature)
+        if kind in stencils:
+            job, result = stencils[kind].send(signature)
+            jobs.append(job)
+        else:
+            count = len(jobs)
+            result = signature.apply_async()
+            if kind and len(jobs) > count and _Stencil.fits(jobs[-1]):
+                stencils[kind] = _Stencil(app, signature, jobs[-1])
+        results.append(result)
+    return results
+
+
+def _kind(app: Celery, signature: Signature) -> str:
+    """The same for those whose messages differ in nothing but their arguments; "" for one that may
+    be like no other.
+    """
+    task = app.tasks.get(signature.task)
+    is_plain = (
+        type(signature) is Signature
+        and signature.options.keys() <= _SAME_FOR_ALL
+        and task is not None
+        and _is_plain(task)
+        and not any(signal.receivers for signal in _LISTENED_TO)
+        and not app.conf.task_send_sent_event
+        and not app.conf.task_always_eager
+        and not app.current_worker_task
+    )
+    return f"{signature.task} {signature.options!r}" if is_plain else ""
+
+
+def _is_plain(task: Task) -> bool:
+    """Does Celery (5.7) send this task as it does any other?"""
+    ways = ("apply_async", "shadow_name")
+    return (
+        all(getattr(type(task), way) is getattr(Task, way) for way in ways)
+        and task._dump_pydantic_arguments is None
+        and task.expires is None
+    )
+
+
+class _Stencil:
+    """Makes messages like the one that Celery made of the first task."""
+
+    def __init__(self, app: Celery, signature: Signature, job: Job) -> None:
+        self._amqp = app.amqp
+        self._depth = app.conf.task_repr_maxlevels
+        self._task = app.tasks[signature.task]
+        self._ignored = signature.options.get("ignore_result", self._task.ignore_result)
+        self._serializer = self._task.serializer or app.conf.task_serializer
+        self._job = job
+        self._message = json.loads(json.dumps(job.request.token).join(job.message))
+
+    @staticmethod
+    def fits(job: Job) -> bool:
+        """Is the job's message one that a stencil can be made of?"""
+        message = json.loads(json.dumps(job.request.token).join(job.message))
+        has_times = job.request.due_ts or job.request.expires_ts
+        return (
+            not has_times
+            and "compression" not in message["headers"]
+            and message["properties"]["body_encoding"] == "base64"
+        )
+
+    def send(self, signature: Signature) -> tuple[Job, AsyncResult]:
+        """The task's job and result. Raises ``TypeError`` for arguments that it does not take."""
+        args, kwargs = signature.args, signature.kwargs
+        if self._task.typing:
+            self._task.__header__(*args, **kwargs)
+        task_id, token = uuid(), uuid()
+        request = self._job.request.model_copy(update={"task_id": task_id, "token": token})
+        header = {**self._job.header, "job_id": token}
+        text = json.dumps(
+            {
+                **self._message,
+                "body": self._body(args, kwargs),
+                "headers": {
+                    **self._message["headers"],
+                    "id": task_id,
+                    "root_id": task_id,
+                    "argsrepr": saferepr(args, self._amqp.argsrepr_maxsize, self._depth),
+                    "kwargsrepr": saferepr(kwargs, self._amqp.kwargsrepr_maxsize, self._depth),
+                    HEADER: header,
+                },
+                "properties": {
+                    **self._message["properties"],
+                    "correlation_id": task_id,
+                    "delivery_tag": uuid(),
+                },
+            }
+        )
+        head, _, tail = text.partition(json.dumps(token))
+        span = tracing.dispatching(self._task.name, request)
+        result = self._task.AsyncResult(task_id)
+        result.ignored = self._ignored
+        return Job(request, header, span, (head, tail)), result
+
+    def _body(self, args: Any, kwargs: Any) -> str:
+        callbacks = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
+        _, encoding, body = dumps((args, kwargs, callbacks), serializer=self._serializer)
+        data = body.encode(encoding) if isinstance(body, str) else body
+        return b64encode(data).decode("ascii")
