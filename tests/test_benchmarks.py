@@ -8,7 +8,7 @@ import pytest
 from click import Command
 from click.testing import CliRunner
 
-from benchmarks import bench_bulk, bench_dispatch, bench_trace
+from benchmarks import bench_bulk, bench_dispatch, bench_node, bench_trace
 from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize
 
 
@@ -36,6 +36,16 @@ def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
         *("0.1 ms away, slots free", "0.1 ms away, slots taken"),
     ]
     assert all(float(row[-1]) > 0 for row in rows[1:])
+
+
+def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_of_a_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_node, "CONTENDERS", {"ours": "ours", "tuned": "tuned"})
+    rows = run(bench_node.main, "--pool threads --slots 2 --noops 20 --naps 8 --rounds 1")
+    names = ["threads, ours", "threads, tuned"]
+    assert [row[0] for row in rows] == ["", *names, "", *names]
+    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
 
 
 def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
