@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
-	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node \
+	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply \
 	soak soak-short soak-plain soak-waiting
 
 $(STAMP): pyproject.toml
@@ -47,6 +47,9 @@ bench-dispatch: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
 
 bench-bulk: $(STAMP)  ## dispatch_many against one call after the other
 	$(BIN)/python -m benchmarks.bench_bulk $(ARGS)
+
+bench-apply: $(STAMP)  ## apply_async: plain Celery's, and ours for placed, sticky, waiting
+	$(BIN)/python -m benchmarks.bench_apply $(ARGS)
 
 bench-node: $(STAMP)  ## One node against a plain worker: tasks a second, idle time of a slot
 	$(BIN)/python -m benchmarks.bench_node $(ARGS)

@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, quantiles
+from statistics import mean
 
 import click
 
-from benchmarks.common import machine, print_table, say
+from benchmarks.common import machine, p99, print_table, say
 from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize, with_work
 from benchmarks.trace_app import make_app
 from benchmarks.workers import CONTENDERS, ROOT, await_notes, await_ready, send, workers
@@ -47,11 +47,6 @@ class Replay:
             ours, best = measure(self.responses), measure(self.ideal)
             cells += [f"{ours:.3f}", f"{best:.3f}", f"{ours / best:.2f}"]
         return cells
-
-
-def p99(values: Sequence[float]) -> float:
-    """The 99th percentile."""
-    return quantiles(values, n=100, method="inclusive")[-1]
 
 
 def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:

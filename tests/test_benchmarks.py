@@ -8,7 +8,7 @@ import pytest
 from click import Command
 from click.testing import CliRunner
 
-from benchmarks import bench_bulk, bench_dispatch, bench_node, bench_trace
+from benchmarks import bench_apply, bench_bulk, bench_dispatch, bench_node, bench_trace
 from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize
 
 
@@ -36,6 +36,12 @@ def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
         *("0.1 ms away, slots free", "0.1 ms away, slots taken"),
     ]
     assert all(float(row[-1]) > 0 for row in rows[1:])
+
+
+def test_apply_async_is_told_beside_plain_celery_by_what_becomes_of_the_task() -> None:
+    rows = run(bench_apply.main, "--calls 20 --rounds 2")
+    assert [row[0] for row in rows] == ["", "plain Celery", "placed", "sticky", "waiting"]
+    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # plain against plain
 
 
 def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_of_a_slot(
