@@ -8,7 +8,14 @@ import pytest
 from click import Command
 from click.testing import CliRunner
 
-from benchmarks import bench_apply, bench_bulk, bench_dispatch, bench_node, bench_trace
+from benchmarks import (
+    bench_apply,
+    bench_bulk,
+    bench_dispatch,
+    bench_memory,
+    bench_node,
+    bench_trace,
+)
 from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize
 
 
@@ -52,6 +59,14 @@ def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_o
     names = ["threads, ours", "threads, tuned"]
     assert [row[0] for row in rows] == ["", *names, "", *names]
     assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
+
+
+def test_memory_is_told_for_a_node_and_for_a_job_in_each_state() -> None:
+    rows = run(bench_memory.main, "--count 200")
+    assert [row[0] for row in rows[1:]] == list(bench_memory.THINGS)
+    sizes = {row[0]: int(row[2].replace(",", "")) for row in rows[1:]}
+    assert sizes["a waiting job, with its message of 1 KB"] > 1024 + sizes["a running job"] / 2
+    assert min(sizes.values()) > 100
 
 
 def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
