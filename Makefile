@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
-	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory \
+	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks \
 	soak soak-short soak-plain soak-waiting
 
 $(STAMP): pyproject.toml
@@ -53,6 +53,9 @@ bench-apply: $(STAMP)  ## apply_async: plain Celery's, and ours for placed, stic
 
 bench-node: $(STAMP)  ## One node against a plain worker: tasks a second, idle time of a slot
 	$(BIN)/python -m benchmarks.bench_node $(ARGS)
+
+bench-locks: $(STAMP)  ## 1 to 64 dispatchers: scripts against a lock in Redis and one in a process
+	$(BIN)/python -m benchmarks.bench_locks $(ARGS)
 
 bench-memory: $(STAMP)  ## Bytes in Redis for a node and for a job
 	$(BIN)/python -m benchmarks.bench_memory $(ARGS)

@@ -12,6 +12,7 @@ from benchmarks import (
     bench_apply,
     bench_bulk,
     bench_dispatch,
+    bench_locks,
     bench_memory,
     bench_node,
     bench_trace,
@@ -58,6 +59,14 @@ def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_o
     rows = run(bench_node.main, "--pool threads --slots 2 --noops 20 --naps 8 --rounds 1")
     names = ["threads, ours", "threads, tuned"]
     assert [row[0] for row in rows] == ["", *names, "", *names]
+    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
+
+
+def test_scripts_are_told_beside_locks_by_how_many_dispatch_at_a_time() -> None:
+    rows = run(bench_locks.main, "--nodes 5 --dispatchers 5 --rounds 1 --seconds 0.2")
+    assert [row[0] for row in rows] == [
+        *("dispatchers", "5, ours", "5, one Redis lock", "5, a mutex behind a server"),
+    ]
     assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
 
 
