@@ -16,9 +16,9 @@ from typing import NamedTuple
 import click
 
 from benchmarks.common import Figure, machine, print_table, say
-from benchmarks.trace import Node
 from benchmarks.trace_app import make_app
 from benchmarks.workers import CONTENDERS, await_notes, send, workers
+from celery_minsched.simulation.trace import Node
 from tests.server import Server
 
 NAP = 0.05  # seconds

@@ -15,9 +15,10 @@ from statistics import mean
 import click
 
 from benchmarks.common import machine, p99, print_table, say
-from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize, with_work
+from benchmarks.trace import ideal, jobs_of, with_work
 from benchmarks.trace_app import make_app
 from benchmarks.workers import CONTENDERS, ROOT, await_notes, await_ready, send, workers
+from celery_minsched.simulation.trace import Job, Node, read, synthesize
 from tests.server import Server
 
 TRACE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from celery import Celery
 
-from benchmarks.trace import Node
+from celery_minsched.simulation.trace import Node
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = "benchmarks.trace_app"

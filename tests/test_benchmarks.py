@@ -17,7 +17,8 @@ from benchmarks import (
     bench_node,
     bench_trace,
 )
-from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize
+from benchmarks.trace import ideal, jobs_of
+from celery_minsched.simulation.trace import Job, Node, read, synthesize
 
 
 def run(command: Command, arguments: str) -> list[list[str]]:
