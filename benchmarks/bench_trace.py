@@ -17,7 +17,8 @@ import click
 from benchmarks.common import machine, p99, print_table, say
 from benchmarks.trace import ideal, jobs_of, with_work
 from benchmarks.trace_app import make_app
-from benchmarks.workers import CONTENDERS, ROOT, await_notes, await_ready, send, workers
+from benchmarks.workers import CONTENDERS, ROOT, await_notes, await_ready, send, wait_for, workers
+from celery_minsched import MinSched
 from celery_minsched.simulation.trace import Job, Node, read, synthesize
 from tests.server import Server
 
@@ -40,6 +41,11 @@ class Replay:
     contender: str
     responses: list[float]
     ideal: list[float]
+    #: How long each job worked.
+    took: list[float]
+    #: For how long, on average, its slot was taken before that, and after. Ours only.
+    before: float
+    after: float
 
     def row(self) -> list[str]:
         """Means and 99th percentiles, and their ratios."""
@@ -48,6 +54,14 @@ class Replay:
             ours, best = measure(self.responses), measure(self.ideal)
             cells += [f"{ours:.3f}", f"{best:.3f}", f"{ours / best:.2f}"]
         return cells
+
+
+def requests_of(trace: Path | None) -> tuple[list[tuple[float, float]], str]:
+    """The requests to replay, and what they are of: the trace, Azure's where it is there, or one
+    that is made up.
+    """
+    trace = trace or (TRACE if TRACE.exists() else None)
+    return (read(trace), trace.name) if trace else (synthesize(20_000), "a made-up trace")
 
 
 def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
@@ -65,6 +79,7 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
                 time.sleep(max(began + job.at - time.time(), 0))
                 send(app, number, job.work, job.pool)
             seen = await_notes(directory, len(warm) + len(jobs))
+            held = slot_times(app.minsched) if kind == "ours" else {}
     finally:
         server.close()
     ran = [seen[number] for number in range(len(jobs))]
@@ -73,7 +88,23 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
         CONTENDERS[kind],
         [end - began - job.at for (_, end), job in zip(ran, jobs, strict=True)],
         ideal(with_work(jobs, took), nodes),
+        took,
+        before=mean(begin - held[n][0] for n, (begin, _) in enumerate(ran)) if held else 0.0,
+        after=mean(held[n][1] - end for n, (_, end) in enumerate(ran)) if held else 0.0,
     )
+
+
+def slot_times(plugin: MinSched) -> dict[int, tuple[float, float]]:
+    """By job, when it took its slot and freed it, once all have; seconds since the epoch."""
+    scheduler, views = plugin.scheduler, plugin.views
+    wait_for(
+        lambda: not any(node.current_jobs for node in views.nodes()),
+        lambda: "slots are taken though all jobs have ended",
+    )
+    keys = scheduler.redis.scan_iter(scheduler.keys("job", "*:*"), count=1000)
+    ids = (parsed[1][0] for key in keys if (parsed := scheduler.keys.parse(key.decode())))
+    jobs = (job for job_id in ids if (job := views.job(job_id)))
+    return {int(job.task_id): (job.dispatched_ts / 1000, job.ended_ts / 1000) for job in jobs}
 
 
 def plot(path: Path, replays: dict[str, list[Replay]]) -> None:
@@ -108,8 +139,7 @@ def plot(path: Path, replays: dict[str, list[Replay]]) -> None:
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
 def main(trace: Path | None, seconds: float, work: float, picture: Path | None) -> None:
     """Time from arrival to end, over that of an ideal queue, for three contenders."""
-    trace = trace or (TRACE if TRACE.exists() else None)
-    requests = read(trace) if trace else synthesize(20_000)
+    requests, of = requests_of(trace)
     server = Server()
     with server.client() as client:
         say(machine(client))
@@ -121,7 +151,7 @@ def main(trace: Path | None, seconds: float, work: float, picture: Path | None) 
         replays[scenario] = [replay(kind, nodes, jobs) for kind in CONTENDERS]
         rows += [[f"{scenario}, {one.contender}", *one.row()] for one in replays[scenario]]
     print_table(
-        f"{len(jobs):,} jobs of {trace.name if trace else 'a made-up trace'} in {seconds:g} s, "
+        f"{len(jobs):,} jobs of {of} in {seconds:g} s, "
         f"mean work {work:g} s, slots {BUSY:.0%} busy; seconds from arrival to end",
         ["", "mean", "ideal", "ratio", "p99", "ideal", "ratio"],
         rows,

@@ -103,7 +103,9 @@ def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> Non
 def send(app: Celery, number: int, seconds: float, pool: str) -> None:
     """Send a task to a node of the pool, or to the pool's queue."""
     where = {"minsched": {"pool": pool}} if hasattr(app, "minsched") else {"queue": pool}
-    app.send_task("replay.work", (number, seconds), ignore_result=True, **where)
+    app.send_task(
+        "replay.work", (number, seconds), task_id=str(number), ignore_result=True, **where
+    )
 
 
 def await_notes(directory: Path, count: int) -> dict[int, tuple[float, float]]:

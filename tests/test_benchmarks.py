@@ -15,6 +15,7 @@ from benchmarks import (
     bench_locks,
     bench_memory,
     bench_node,
+    bench_simulate,
     bench_trace,
 )
 from benchmarks.trace import ideal, jobs_of
@@ -90,6 +91,15 @@ def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
     assert [row[0] for row in rows[1:]] == ["small, ours", "small, tuned"]
     assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_simulation_is_told_beside_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [Node("only", 4, ("a", "b"))]
+    monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
+    rows = run(bench_simulate.main, "--seconds 1 --work 0.1")
+    assert [row[0] for row in rows[1:]] == ["small"]
+    assert 0.5 < float(rows[1][3]) < 2  # a busy machine may be slow to send
+    assert float(rows[1][-1]) > 0
 
 
 def test_jobs_keep_the_slots_as_busy_as_asked_and_arrive_as_in_the_trace(tmp_path: Path) -> None:
