@@ -8,6 +8,7 @@ PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
 	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
+	bench-placement \
 	soak soak-short soak-plain soak-waiting
 
 $(STAMP): pyproject.toml
@@ -62,6 +63,9 @@ bench-memory: $(STAMP)  ## Bytes in Redis for a node and for a job
 
 bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. Ten minutes
 	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)
+
+bench-placement: $(STAMP)  ## The trace by everything else too: routing, RQ, dramatiq. Half an hour; ARGS=--short
+	$(BIN)/python -m benchmarks.bench_placement $(ARGS)
 
 bench-simulate: $(STAMP)  ## The same on real nodes and simulated. Four minutes
 	$(BIN)/python -m benchmarks.bench_simulate $(ARGS)

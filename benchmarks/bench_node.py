@@ -16,9 +16,9 @@ from typing import NamedTuple
 import click
 
 from benchmarks.common import Figure, machine, print_table, say
-from benchmarks.trace_app import make_app
-from benchmarks.workers import CONTENDERS, await_notes, send, workers
-from celery_minsched.simulation.trace import Node
+from benchmarks.contenders import CONTENDERS, publisher
+from benchmarks.workers import await_notes, workers
+from celery_minsched.simulation.trace import Job, Node
 from tests.server import Server
 
 NAP = 0.05  # seconds
@@ -34,14 +34,16 @@ class Run(NamedTuple):
 
 def measure(kind: str, pool: str, slots: int, noops: int, naps: int) -> Run:
     """Have a worker of its own, on a server of its own, work through so many tasks."""
+    nodes = [Node("node", slots, (POOL,))]
     server = Server()
+    sender = publisher(kind, server.url, nodes)
     try:
-        with make_app(server.url, kind) as app:
-            for number in range(noops + naps):
-                send(app, number, 0.0 if number < noops else NAP, POOL)
-            with workers(kind, [Node("node", slots, (POOL,))], server.url, pool) as directory:
-                notes = await_notes(directory, noops + naps)
+        for number in range(noops + naps):
+            sender.send(number, Job(0.0, 0.0 if number < noops else NAP, POOL))
+        with workers(kind, nodes, server.url, pool) as directory:
+            notes = await_notes(directory, noops + naps)
     finally:
+        sender.close()
         server.close()
     time_asleep = _time({number: notes[number] for number in range(noops, noops + naps)})
     return Run(

@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 import redis
 
-from benchmarks.bench_trace import BUSY, SCENARIOS, Replay, replay, requests_of
+from benchmarks.bench_trace import BUSY, SCENARIOS
 from benchmarks.common import machine, print_table, say
+from benchmarks.replay import Replay, replay, requests_of
 from benchmarks.trace import jobs_of, with_work
 from celery_minsched.simulation import Result, simulate
 from celery_minsched.simulation.result import Times

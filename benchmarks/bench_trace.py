@@ -6,23 +6,17 @@ arrivals and the same durations? Ours, Celery as it comes, and Celery tuned for 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 import click
 
-from benchmarks.common import machine, p99, print_table, say
-from benchmarks.trace import ideal, jobs_of, with_work
-from benchmarks.trace_app import make_app
-from benchmarks.workers import CONTENDERS, ROOT, await_notes, await_ready, send, wait_for, workers
-from celery_minsched import MinSched
-from celery_minsched.simulation.trace import Job, Node, read, synthesize
+from benchmarks.common import machine, print_table, say
+from benchmarks.contenders import CONTENDERS
+from benchmarks.replay import Replay, replay, requests_of
+from benchmarks.trace import jobs_of
+from celery_minsched.simulation.trace import Node
 from tests.server import Server
 
-TRACE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
 BUSY = 0.85
 
 ONE_POOL = [Node("big", 8, ("a",)), Node("middle", 4, ("a",)), Node("small", 2, ("a",))]
@@ -32,79 +26,6 @@ SCENARIOS = {
     "one pool": (ONE_POOL, {"a": 14}),
     "two pools that overlap": (TWO_POOLS, {"a": 10, "b": 4}),
 }
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Seconds from arrival to end of each job, and what they would be with an ideal queue."""
-
-    contender: str
-    responses: list[float]
-    ideal: list[float]
-    #: How long each job worked.
-    took: list[float]
-    #: For how long, on average, its slot was taken before that, and after. Ours only.
-    before: float
-    after: float
-
-    def row(self) -> list[str]:
-        """Means and 99th percentiles, and their ratios."""
-        cells = []
-        for measure in (mean, p99):
-            ours, best = measure(self.responses), measure(self.ideal)
-            cells += [f"{ours:.3f}", f"{best:.3f}", f"{ours / best:.2f}"]
-        return cells
-
-
-def requests_of(trace: Path | None) -> tuple[list[tuple[float, float]], str]:
-    """The requests to replay, and what they are of: the trace, Azure's where it is there, or one
-    that is made up.
-    """
-    trace = trace or (TRACE if TRACE.exists() else None)
-    return (read(trace), trace.name) if trace else (synthesize(20_000), "a made-up trace")
-
-
-def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
-    """Send each job when it arrives, and see when it began and ended."""
-    server = Server()
-    try:
-        with make_app(server.url, kind) as app, workers(kind, nodes, server.url) as directory:
-            await_ready(app, nodes, directory)
-            warm = list(range(-sum(node.slots for node in nodes), 0))
-            for number in warm:
-                send(app, number, 0.05, jobs[-number % len(jobs)].pool)
-            await_notes(directory, len(warm))
-            began = time.time() + 0.5
-            for number, job in enumerate(jobs):
-                time.sleep(max(began + job.at - time.time(), 0))
-                send(app, number, job.work, job.pool)
-            seen = await_notes(directory, len(warm) + len(jobs))
-            held = slot_times(app.minsched) if kind == "ours" else {}
-    finally:
-        server.close()
-    ran = [seen[number] for number in range(len(jobs))]
-    took = [end - start for start, end in ran]
-    return Replay(
-        CONTENDERS[kind],
-        [end - began - job.at for (_, end), job in zip(ran, jobs, strict=True)],
-        ideal(with_work(jobs, took), nodes),
-        took,
-        before=mean(begin - held[n][0] for n, (begin, _) in enumerate(ran)) if held else 0.0,
-        after=mean(held[n][1] - end for n, (_, end) in enumerate(ran)) if held else 0.0,
-    )
-
-
-def slot_times(plugin: MinSched) -> dict[int, tuple[float, float]]:
-    """By job, when it took its slot and freed it, once all have; seconds since the epoch."""
-    scheduler, views = plugin.scheduler, plugin.views
-    wait_for(
-        lambda: not any(node.current_jobs for node in views.nodes()),
-        lambda: "slots are taken though all jobs have ended",
-    )
-    keys = scheduler.redis.scan_iter(scheduler.keys("job", "*:*"), count=1000)
-    ids = (parsed[1][0] for key in keys if (parsed := scheduler.keys.parse(key.decode())))
-    jobs = (job for job_id in ids if (job := views.job(job_id)))
-    return {int(job.task_id): (job.dispatched_ts / 1000, job.ended_ts / 1000) for job in jobs}
 
 
 def plot(path: Path, replays: dict[str, list[Replay]]) -> None:

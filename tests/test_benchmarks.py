@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,20 @@ from benchmarks import (
     bench_locks,
     bench_memory,
     bench_node,
+    bench_placement,
     bench_simulate,
     bench_trace,
+    contenders,
+    replay_task,
 )
+from benchmarks.replay import NAMES
 from benchmarks.trace import ideal, jobs_of
 from celery_minsched.simulation.trace import Job, Node, read, synthesize
 
 
 def run(command: Command, arguments: str) -> list[list[str]]:
     """The cells of all rows that a benchmark prints."""
-    result = CliRunner().invoke(command, arguments.split(), catch_exceptions=False)
+    result = CliRunner().invoke(command, shlex.split(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -85,12 +90,47 @@ def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
 ) -> None:
     nodes = [Node("only", 4, ("a", "b"))]
     monkeypatch.setattr(bench_trace, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
-    monkeypatch.setattr(bench_trace, "CONTENDERS", {"ours": "ours", "tuned": "tuned"})
+    monkeypatch.setattr(bench_trace, "CONTENDERS", ["ours", "tuned"])
     plot = tmp_path / "plot.png"
     rows = run(bench_trace.main, f"--seconds 0.5 --work 0.05 --plot {plot}")
-    assert [row[0] for row in rows[1:]] == ["small, ours", "small, tuned"]
+    assert [row[0] for row in rows[1:]] == [f"small, {NAMES[kind]}" for kind in ("ours", "tuned")]
     assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_queues_replay_the_same_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [Node("only", 2, ("a", "b"))]
+    scenario = bench_placement.Scenario(nodes, {"a": 1, "b": 1}, sessions=3)
+    monkeypatch.setitem(bench_placement.SCENARIOS, "equal nodes", scenario)
+    kinds = ["random", "rq", "dramatiq"]
+    asked = [f"--contender {kind}" for kind in kinds]
+    rows = run(
+        bench_placement.main,
+        f"--scenario 'equal nodes' --seconds 0.5 --work 0.05 {' '.join(asked)}",
+    )
+    assert [row[0] for row in rows[1:]] == [NAMES[kind] for kind in kinds]
+    assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
+
+
+def test_queues_of_nodes_are_chosen_by_their_slots() -> None:
+    nodes = [Node("big", 4, ("a",)), Node("small", 2, ("a", "b"))]
+    send_to = contenders._destination("rotating", nodes)
+    went = [send_to(Job(0.0, 1.0, "a"))["queue"] for _ in range(12)]
+    assert went[:6] == ["big", "small", "big", "big", "small", "big"]
+    assert went[6:] == went[:6]
+    assert send_to(Job(0.0, 1.0, "b")) == {"queue": "small"}
+    chosen = contenders._destination("random", nodes)
+    at_random = [chosen(Job(0.0, 1.0, "a"))["queue"] for _ in range(600)]
+    assert at_random.count("big") == pytest.approx(400, abs=50)
+
+
+def test_a_node_of_the_replay_remembers_the_sessions_that_it_saw_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REPLAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("REPLAY_CACHED", "2")
+    seen = [replay_task.is_warm(session) for session in ("s1", "s2", "s1", "s3", "s1", "s2")]
+    assert seen == [False, False, True, False, True, False]
 
 
 def test_a_simulation_is_told_beside_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:

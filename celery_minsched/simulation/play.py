@@ -71,9 +71,6 @@ class _Play:
         self._overhead = overhead
         self._redis = client
         self._scheduler = VirtualScheduler(client)
-        self._demands = {
-            pool: DispatchRequest(pool=pool, when_full="wait") for pool in {j.pool for j in jobs}
-        }
         self._ends: list[tuple[float, int]] = []
         self._at: dict[int, tuple[str, str]] = {}  # jobs that have a slot: their ids and nodes
         self._waiting: dict[int, str] = {}  # their ids
@@ -121,9 +118,8 @@ class _Play:
             for event in events:
                 scheduler.now = event.at
                 if event.is_arrival:
-                    demand = self._demands[self._jobs[event.number].pool]
-                    task = demand.model_copy(update={"task_id": _task_id(event.number)})
-                    scheduler.dispatch_in(pipe, task, (f"{event.number} ", ""))
+                    message = (f"{event.number} ", "")
+                    scheduler.dispatch_in(pipe, self._request(event.number), message)
                 else:
                     scheduler.complete_in(pipe, *self._at[event.number], _task_id(event.number))
             answers = iter(pipe.execute()[asked:])
@@ -133,6 +129,12 @@ class _Play:
             else:
                 next(answers), next(answers)
                 self._on_end(event, next(answers) or ())
+
+    def _request(self, number: int) -> DispatchRequest:
+        job = self._jobs[number]
+        return DispatchRequest(
+            pool=job.pool, session_id=job.session, when_full="wait", task_id=_task_id(number)
+        )
 
     def _on_dispatch(self, event: _Event, answer: Sequence[Any]) -> None:
         _, node_id, job_id, *_ = scripts.text(answer)

@@ -12,11 +12,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """Arrives ``at`` seconds after the first, for a node of ``pool``; takes ``work`` seconds."""
+    """Arrives ``at`` seconds after the first, for a node of ``pool``; takes ``work`` seconds.
+
+    Of a ``session``, if it is of one.
+    """
 
     at: float
     work: float
     pool: str
+    session: str = ""
 
 
 @dataclass(frozen=True)
