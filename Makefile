@@ -41,7 +41,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: bench-dispatch bench-bulk  ## The quick ones: a few minutes
+bench: bench-dispatch bench-apply bench-bulk bench-node bench-locks bench-memory  ## The quick ones
 
 bench-dispatch: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
 	$(BIN)/python -m benchmarks.bench_dispatch $(ARGS)

@@ -62,7 +62,7 @@ def _time(notes: Mapping[int, tuple[float, float]]) -> float:
 @click.option("--slots", default=4, help="Of the node; the worker's concurrency.")
 @click.option("--noops", default=2000, help="Tasks that do nothing.")
 @click.option("--naps", default=400, help="Tasks that sleep 50 ms.")
-@click.option("--rounds", default=5, help="Rounds for each contender.")
+@click.option("--rounds", default=3, help="Rounds for each contender.")
 def main(pools: tuple[str, ...], slots: int, noops: int, naps: int, rounds: int) -> None:
     """Tasks a second through one node, and the gap between two tasks in a slot."""
     # Of each task that waits there is a warning: no node can do it yet.

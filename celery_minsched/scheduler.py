@@ -39,6 +39,7 @@ class MinimalSchedulerService:
         self.redis = redis
         self.settings = settings or Settings()
         self.keys = keys or Keys(self.settings.key_prefix)
+        self._times = _times(self.settings)
 
     def register_node(self, request: RegisterNodeRequest) -> RegisterNodeResponse:
         """Announce a node, or announce it anew after a change.
@@ -140,12 +141,12 @@ class MinimalSchedulerService:
         A message is the JSON text before the place of its job's id, and that after it. What became
         of each job, to the first that is refused: those after it are not dispatched.
         """
-        asked = [argument for job in jobs for argument in self._asked(*job)]
+        asked = [arg for job in jobs for arg in self._asked(*job)]
         answers = self._call("dispatch_task", *asked)
         return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
 
     def _asked(self, request: DispatchRequest, message: tuple[str, str]) -> tuple[str, ...]:
-        """The arguments of ``dispatch_task`` for a job."""
+        """A job and its message, as the scripts take them."""
         ask = {
             **self._fields(request),
             "when_full": request.when_full,
@@ -216,7 +217,7 @@ class MinimalSchedulerService:
         """
         prefixes = (self.keys.own_prefix, self.keys.queue_prefix)  # kombu prefixes the first key
         pipe.evalsha(
-            *(scripts.sha("claim_job"), 2, *prefixes, self._times()),
+            *(scripts.sha("claim_job"), 2, *prefixes, self._times),
             *(job_id, node_id, delivery_tag, claim),
         )
 
@@ -282,18 +283,18 @@ class MinimalSchedulerService:
         self._call("set_language_pools", f"{src_lang}:{tgt_lang}", *(offer.id for offer in offers))
 
     def _call(self, name: str, *args: str | int | float) -> list[Any]:
-        return scripts.call(self.redis, self.keys, name, self._times(), *args)
+        return scripts.call(self.redis, self.keys, name, self._times, *args)
 
     def _call_many(self, name: str, calls: Sequence[tuple[str, ...]]) -> list[list[Any]]:
-        times = self._times()
+        times = self._times
         return scripts.call_many(self.redis, self.keys, name, [(times, *args) for args in calls])
 
-    def _times(self) -> str:
-        """What lua/include/context.lua reads, ms."""
-        settings = self.settings
-        times = (settings.node_ttl, settings.lease, settings.history_ttl, settings.session_ttl)
-        milliseconds = " ".join(str(round(seconds * 1000)) for seconds in times)
-        return f"{milliseconds} {settings.max_rescues}"
+
+def _times(settings: Settings) -> str:
+    """What lua/include/context.lua reads, ms."""
+    times = (settings.node_ttl, settings.lease, settings.history_ttl, settings.session_ttl)
+    milliseconds = " ".join(str(round(seconds * 1000)) for seconds in times)
+    return f"{milliseconds} {settings.max_rescues}"
 
 
 #: Of a job whose message the caller sends.

@@ -74,4 +74,4 @@ class VirtualScheduler(MinimalSchedulerService):
     def _put(self, client: Any, name: str, *args: str | int | float) -> Any:
         time = round((EPOCH + self.now) * 1e6)
         prefixes = (self.keys.prefix, self.keys.queue_prefix)
-        return client.evalsha(_sha(name), 3, *prefixes, time, self._times(), *args)
+        return client.evalsha(_sha(name), 3, *prefixes, time, self._times, *args)
