@@ -78,15 +78,18 @@ def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> Non
 
 
 def await_notes(directory: Path, count: int) -> dict[int, tuple[float, float]]:
-    """By job, when it began and ended, once so many have ended."""
-    path = directory / "notes"
-
-    def lines() -> int:
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    wait_for(
-        lambda: lines() >= count,
-        lambda: f"{lines()} of {count} jobs have ended:\n{logs(directory)[-2000:]}",
-    )
+    """By job, when it began and ended, once so many have ended. A ``ClickException`` where none
+    does for a while.
+    """
+    path, seen, since = directory / "notes", 0, time.monotonic()
+    while seen < count:
+        time.sleep(0.05)
+        lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        if lines > seen:
+            seen, since = lines, time.monotonic()
+        elif time.monotonic() > since + PATIENCE:
+            raise click.ClickException(
+                f"{seen} of {count} jobs have ended:\n{logs(directory)[-2000:]}"
+            )
     notes = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
     return {int(number): (float(began), float(ended)) for number, began, ended in notes}
