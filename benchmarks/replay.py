@@ -29,9 +29,9 @@ class Replay:
     ideal: list[float]
     #: How long each job worked.
     took: list[float]
-    #: For how long, on average, its slot was taken before that, and after. Ours only.
-    before: float
-    after: float
+    #: For how long the slot of each was taken, ours only: before it worked, and after.
+    before: list[float]
+    after: list[float]
 
     def row(self) -> list[str]:
         """Means and 99th percentiles, and their ratios."""
@@ -82,8 +82,8 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
         [end - began - job.at for (_, end), job in zip(ran, jobs, strict=True)],
         ideal(with_work(jobs, best), nodes),
         took,
-        before=mean(begin - held[n][0] for n, (begin, _) in enumerate(ran)) if held else 0.0,
-        after=mean(held[n][1] - end for n, (_, end) in enumerate(ran)) if held else 0.0,
+        before=[ran[number][0] - held[number][0] for number in range(len(jobs)) if held],
+        after=[held[number][1] - ran[number][1] for number in range(len(jobs)) if held],
     )
 
 

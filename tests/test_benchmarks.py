@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -137,9 +138,11 @@ def test_a_simulation_is_told_beside_a_real_run(monkeypatch: pytest.MonkeyPatch)
     nodes = [Node("only", 4, ("a", "b"))]
     monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
     rows = run(bench_simulate.main, "--seconds 1 --work 0.1")
-    assert [row[0] for row in rows[1:]] == ["small"]
+    assert rows[1][0] == "small; told each job's overhead"
     assert 0.5 < float(rows[1][3]) < 2  # a busy machine may be slow to send
-    assert float(rows[1][-1]) > 0
+    overhead = re.fullmatch("small; told an overhead of (.+) ms", rows[2][0])
+    assert overhead
+    assert float(overhead[1]) > 0
 
 
 def test_jobs_keep_the_slots_as_busy_as_asked_and_arrive_as_in_the_trace(tmp_path: Path) -> None:
