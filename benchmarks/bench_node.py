@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from typing import NamedTuple
 
 import click
@@ -35,16 +36,14 @@ class Run(NamedTuple):
 def measure(kind: str, pool: str, slots: int, noops: int, naps: int) -> Run:
     """Have a worker of its own, on a server of its own, work through so many tasks."""
     nodes = [Node("node", slots, (POOL,))]
-    server = Server()
-    sender = publisher(kind, server.url, nodes)
-    try:
+    with (
+        closing(Server()) as server,
+        closing(publisher(kind, server.url, nodes)) as sender,
+    ):
         for number in range(noops + naps):
             sender.send(number, Job(0.0, 0.0 if number < noops else NAP, POOL))
         with workers(kind, nodes, server.url, pool) as directory:
             notes = await_notes(directory, noops + naps)
-    finally:
-        sender.close()
-        server.close()
     time_asleep = _time({number: notes[number] for number in range(noops, noops + naps)})
     return Run(
         rate=noops / _time({number: notes[number] for number in range(noops)}),

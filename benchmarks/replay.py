@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -52,27 +53,25 @@ def requests_of(trace: Path | None) -> tuple[list[tuple[float, float]], str]:
 
 def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
     """Send each job when it arrives, and see when it began and ended."""
-    server = Server()
-    sender = publisher(kind, server.url, nodes)
-    try:
-        with workers(kind, nodes, server.url) as directory:
-            wait_for(
-                lambda: sender.is_ready(directory),
-                lambda: f"the workers did not start:\n{logs(directory)}",
-            )
-            warm = list(range(-sum(node.slots for node in nodes), 0))
-            for number in warm:
-                sender.send(number, Job(0.0, 0.05, jobs[-number % len(jobs)].pool))
-            await_notes(directory, len(warm))
-            began = time.time() + 0.5
-            for number, job in enumerate(jobs):
-                time.sleep(max(began + job.at - time.time(), 0))
-                sender.send(number, job)
-            seen = await_notes(directory, len(warm) + len(jobs))
-            held = slot_times(sender) if kind == "ours" else {}
-    finally:
-        sender.close()
-        server.close()
+    with (
+        closing(Server()) as server,
+        closing(publisher(kind, server.url, nodes)) as sender,
+        workers(kind, nodes, server.url) as directory,
+    ):
+        wait_for(
+            lambda: sender.is_ready(directory),
+            lambda: f"the workers did not start:\n{logs(directory)}",
+        )
+        warm = list(range(-sum(node.slots for node in nodes), 0))
+        for number in warm:
+            sender.send(number, Job(0.0, 0.05, jobs[-number % len(jobs)].pool))
+        await_notes(directory, len(warm))
+        began = time.time() + 0.5
+        for number, job in enumerate(jobs):
+            time.sleep(max(began + job.at - time.time(), 0))
+            sender.send(number, job)
+        seen = await_notes(directory, len(warm) + len(jobs))
+        held = slot_times(sender) if kind == "ours" else {}
     ran = [seen[number] for number in range(len(jobs))]
     took = [end - start for start, end in ran]
     # No job of a session has to wait for the session to be loaded, if all goes well.
