@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
-	bench bench-dispatch bench-bulk bench-trace bench-watching \
+	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
+	bench-placement \
 	soak soak-short soak-plain soak-waiting
 
 $(STAMP): pyproject.toml
@@ -40,7 +41,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: bench-dispatch bench-bulk  ## The quick ones: a few minutes
+bench: bench-dispatch bench-apply bench-bulk bench-node bench-locks bench-memory  ## The quick ones
 
 bench-dispatch: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
 	$(BIN)/python -m benchmarks.bench_dispatch $(ARGS)
@@ -48,8 +49,26 @@ bench-dispatch: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
 bench-bulk: $(STAMP)  ## dispatch_many against one call after the other
 	$(BIN)/python -m benchmarks.bench_bulk $(ARGS)
 
+bench-apply: $(STAMP)  ## apply_async: plain Celery's, and ours for placed, sticky, waiting
+	$(BIN)/python -m benchmarks.bench_apply $(ARGS)
+
+bench-node: $(STAMP)  ## One node against a plain worker: tasks a second, idle time of a slot
+	$(BIN)/python -m benchmarks.bench_node $(ARGS)
+
+bench-locks: $(STAMP)  ## 1 to 64 dispatchers: scripts against a lock in Redis and one in a process
+	$(BIN)/python -m benchmarks.bench_locks $(ARGS)
+
+bench-memory: $(STAMP)  ## Bytes in Redis for a node and for a job
+	$(BIN)/python -m benchmarks.bench_memory $(ARGS)
+
 bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. Ten minutes
 	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)
+
+bench-placement: $(STAMP)  ## The trace by everything else too: routing, RQ, dramatiq. Half an hour; ARGS=--short
+	$(BIN)/python -m benchmarks.bench_placement $(ARGS)
+
+bench-simulate: $(STAMP)  ## The same on real nodes and simulated. Four minutes
+	$(BIN)/python -m benchmarks.bench_simulate $(ARGS)
 
 bench-watching: $(STAMP)  ## What it costs Redis that somebody looks
 	$(BIN)/python -m benchmarks.bench_watching $(ARGS)

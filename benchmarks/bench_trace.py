@@ -6,29 +6,18 @@ arrivals and the same durations? Ours, Celery as it comes, and Celery tuned for 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, quantiles
 
 import click
-from celery import Celery
 
 from benchmarks.common import machine, print_table, say
-from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize, with_work
-from benchmarks.trace_app import make_app
+from benchmarks.contenders import CONTENDERS
+from benchmarks.replay import Replay, replay, requests_of
+from benchmarks.trace import jobs_of
+from celery_minsched.simulation.trace import Node
 from tests.server import Server
 
-ROOT = Path(__file__).resolve().parent.parent
-TRACE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
 BUSY = 0.85
-PATIENCE = 60.0  # seconds
 
 ONE_POOL = [Node("big", 8, ("a",)), Node("middle", 4, ("a",)), Node("small", 2, ("a",))]
 TWO_POOLS = [Node("big", 8, ("a",)), Node("middle", 4, ("a", "b")), Node("small", 2, ("b",))]
@@ -37,147 +26,6 @@ SCENARIOS = {
     "one pool": (ONE_POOL, {"a": 14}),
     "two pools that overlap": (TWO_POOLS, {"a": 10, "b": 4}),
 }
-CONTENDERS = {
-    "ours": "celery_minsched",
-    "plain": "Celery, its defaults",
-    "tuned": "Celery, prefetch 1, late acks",
-}
-
-
-def command(kind: str, node: Node) -> list[str]:
-    """How a node's worker is started."""
-    if kind == "ours":
-        pools = [f"--pool={pool}" for pool in node.pools]
-        program = ["node_agent", "-A", "benchmarks.trace_app", f"--node-id={node.name}", *pools]
-    else:
-        program = [
-            "celery",
-            "-A",
-            "benchmarks.trace_app",
-            "worker",
-            f"--hostname={node.name}@replay",
-        ]
-        program.append(f"--queues={','.join(node.pools)}")
-    return [sys.executable, "-m", *program, "-P", "threads", f"--concurrency={node.slots}"]
-
-
-@contextmanager
-def workers(kind: str, nodes: Sequence[Node], environment: dict[str, str]) -> Iterator[Path]:
-    """A worker for each node, ready; the directory where their notes and logs are."""
-    with tempfile.TemporaryDirectory(prefix="minsched-replay-") as name:
-        directory = Path(name)
-        environment = {**environment, "REPLAY_NOTES": str(directory / "notes")}
-        processes = []
-        try:
-            for node in nodes:
-                with open(directory / f"{node.name}.log", "wb") as log:
-                    processes.append(
-                        subprocess.Popen(
-                            command(kind, node), cwd=ROOT, env=environment, stdout=log, stderr=log
-                        )
-                    )
-            yield directory
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-
-
-def await_ready(app: Celery, nodes: Sequence[Node], directory: Path) -> None:
-    """Wait until all workers take tasks."""
-    names = {node.name for node in nodes}
-    plugin = getattr(app, "minsched", None)
-
-    def ready() -> set[str]:
-        if plugin:
-            return {node.node_id for node in plugin.views.nodes() if node.online}
-        answers = app.control.ping(timeout=0.3, limit=len(nodes)) or []
-        return {name.partition("@")[0] for answer in answers for name in answer}
-
-    def logs() -> str:
-        return "".join(path.read_text(errors="replace") for path in directory.glob("*.log"))
-
-    wait_for(lambda: ready() >= names, lambda: f"the workers did not start:\n{logs()}")
-
-
-def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
-    """Wait until it holds; a ``ClickException`` with the complaint where that takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise click.ClickException(complaint())
-        time.sleep(0.05)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Seconds from arrival to end of each job, and what they would be with an ideal queue."""
-
-    contender: str
-    responses: list[float]
-    ideal: list[float]
-
-    def row(self) -> list[str]:
-        """Means and 99th percentiles, and their ratios."""
-        cells = []
-        for measure in (mean, p99):
-            ours, best = measure(self.responses), measure(self.ideal)
-            cells += [f"{ours:.3f}", f"{best:.3f}", f"{ours / best:.2f}"]
-        return cells
-
-
-def p99(values: Sequence[float]) -> float:
-    """The 99th percentile."""
-    return quantiles(values, n=100, method="inclusive")[-1]
-
-
-def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
-    """Send each job when it arrives, and see when it began and ended."""
-    server = Server()
-    environment = {**os.environ, "REPLAY_BROKER": server.url, "REPLAY_KIND": kind}
-    try:
-        with make_app(server.url, kind) as app, workers(kind, nodes, environment) as directory:
-            await_ready(app, nodes, directory)
-            warm = list(range(-sum(node.slots for node in nodes), 0))
-            for number in warm:
-                send(app, number, 0.05, jobs[-number % len(jobs)].pool)
-            notes = directory / "notes"
-            await_notes(notes, len(warm))
-            began = time.time() + 0.5
-            for number, job in enumerate(jobs):
-                time.sleep(max(began + job.at - time.time(), 0))
-                send(app, number, job.work, job.pool)
-            seen = await_notes(notes, len(warm) + len(jobs))
-    finally:
-        server.close()
-    ran = [seen[number] for number in range(len(jobs))]
-    took = [end - start for start, end in ran]
-    return Replay(
-        CONTENDERS[kind],
-        [end - began - job.at for (_, end), job in zip(ran, jobs, strict=True)],
-        ideal(with_work(jobs, took), nodes),
-    )
-
-
-def send(app: Celery, number: int, seconds: float, pool: str) -> None:
-    """Send a task to a node of the pool, or to the pool's queue."""
-    where = {"minsched": {"pool": pool}} if hasattr(app, "minsched") else {"queue": pool}
-    app.send_task("replay.work", (number, seconds), ignore_result=True, **where)
-
-
-def await_notes(path: Path, count: int) -> dict[int, tuple[float, float]]:
-    """By job, when it began and ended, once so many have ended."""
-
-    def lines() -> list[str]:
-        return path.read_text(encoding="ascii").splitlines() if path.exists() else []
-
-    wait_for(lambda: len(lines()) >= count, lambda: f"{len(lines())} of {count} jobs have ended")
-    notes = [line.split() for line in lines()]
-    return {int(number): (float(began), float(ended)) for number, began, ended in notes}
 
 
 def plot(path: Path, replays: dict[str, list[Replay]]) -> None:
@@ -212,8 +60,7 @@ def plot(path: Path, replays: dict[str, list[Replay]]) -> None:
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
 def main(trace: Path | None, seconds: float, work: float, picture: Path | None) -> None:
     """Time from arrival to end, over that of an ideal queue, for three contenders."""
-    trace = trace or (TRACE if TRACE.exists() else None)
-    requests = read(trace) if trace else synthesize(20_000)
+    requests, of = requests_of(trace)
     server = Server()
     with server.client() as client:
         say(machine(client))
@@ -225,7 +72,7 @@ def main(trace: Path | None, seconds: float, work: float, picture: Path | None) 
         replays[scenario] = [replay(kind, nodes, jobs) for kind in CONTENDERS]
         rows += [[f"{scenario}, {one.contender}", *one.row()] for one in replays[scenario]]
     print_table(
-        f"{len(jobs):,} jobs of {trace.name if trace else 'a made-up trace'} in {seconds:g} s, "
+        f"{len(jobs):,} jobs of {of} in {seconds:g} s, "
         f"mean work {work:g} s, slots {BUSY:.0%} busy; seconds from arrival to end",
         ["", "mean", "ideal", "ratio", "p99", "ideal", "ratio"],
         rows,

@@ -35,6 +35,11 @@ class Figure:
         return f"{_three(self.median)} ({_three(self.low)} to {_three(self.high)})"
 
 
+def p99(values: Sequence[float]) -> float:
+    """The 99th percentile."""
+    return quantiles(values, n=100, method="inclusive")[-1] if len(values) > 1 else values[0]
+
+
 def _three(value: float) -> str:
     """A number in three digits, or its whole part where that has more."""
     digits = max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0

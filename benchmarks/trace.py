@@ -2,60 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
-import random
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class Job:
-    """Arrives ``at`` seconds into the replay, for a node of ``pool``; takes ``work`` seconds."""
-
-    at: float
-    work: float
-    pool: str
-
-
-@dataclass(frozen=True)
-class Node:
-    """A worker of the replay."""
-
-    name: str
-    slots: int
-    pools: tuple[str, ...]
-
-
-def read(path: Path) -> list[tuple[float, float]]:
-    """Seconds and tokens of each request of an Azure LLM inference trace (2023)."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            (
-                # Seven digits of a second's fraction; Python reads six.
-                datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(),
-                float(row["ContextTokens"]) + float(row["GeneratedTokens"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def synthesize(requests: int) -> list[tuple[float, float]]:
-    """Requests of the same shape as that trace's conversations: the rate changes from minute to
-    minute and from second to second, the sizes are spread over two orders of magnitude.
-    """
-    chance = random.Random(2023)
-    now, rate, until = 0.0, 0.0, 0.0
-    made = []
-    for _ in range(requests):
-        if now >= until:
-            rate, until = 5.5 * chance.lognormvariate(-0.03, 0.25), now + chance.uniform(5, 60)
-        now += chance.expovariate(rate)
-        made.append((now, min(chance.lognormvariate(6.9, 0.8), 14_000.0)))
-    return made
+from celery_minsched.simulation import trace
+from celery_minsched.simulation.trace import Job, Node
 
 
 def jobs_of(
@@ -77,15 +30,7 @@ def jobs_of(
             f"{seconds} s of jobs of {work} s on {slots} slots are {count} requests, and the trace "
             f"has {len(requests)}: give other --seconds or --work"
         )
-    taken = requests[:count]
-    faster = (taken[-1][0] - taken[0][0]) / seconds
-    second = work * count / sum(tokens for _, tokens in taken)
-    chance = random.Random(count)
-    pools = chance.choices(list(shares), list(shares.values()), k=count)
-    return [
-        Job((at - taken[0][0]) / faster, tokens * second, pool)
-        for (at, tokens), pool in zip(taken, pools, strict=True)
-    ]
+    return trace.jobs_of(requests[:count], seconds, work, shares)
 
 
 def ideal(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[float]:

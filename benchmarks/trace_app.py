@@ -1,12 +1,12 @@
-"""The application of the replay's workers, whose task stands for seconds of a GPU's work."""
+"""The Celery application of the replay's workers."""
 
 from __future__ import annotations
 
 import os
-import time
 
 from celery import Celery
 
+from benchmarks import replay_task
 from celery_minsched import MinSched
 
 
@@ -24,13 +24,4 @@ def make_app(broker: str, kind: str) -> Celery:
 
 
 app = make_app(os.environ.get("REPLAY_BROKER", ""), os.environ.get("REPLAY_KIND", ""))
-
-
-@app.task(name="replay.work", ignore_result=True)  # type: ignore[untyped-decorator]
-def work(number: int, seconds: float) -> None:
-    """Take so long, and note when that began and ended."""
-    began = time.time()
-    time.sleep(seconds)
-    line = f"{number} {began:.6f} {time.time():.6f}\n"
-    with open(os.environ["REPLAY_NOTES"], "a", encoding="ascii") as notes:  # one write, at the end
-        notes.write(line)
+app.task(replay_task.work, name="replay.work", ignore_result=True)

@@ -141,16 +141,18 @@ class MinimalSchedulerService:
         A message is the JSON text before the place of its job's id, and that after it. What became
         of each job, to the first that is refused: those after it are not dispatched.
         """
-        asked: list[str] = []
-        for request, message in jobs:
-            ask = {
-                **self._fields(request),
-                "when_full": request.when_full,
-                "max_waiting": str(self.settings.max_waiting),
-            }
-            asked += (json.dumps(ask), request.payload_json, *message)
+        asked = [arg for job in jobs for arg in self._asked(*job)]
         answers = self._call("dispatch_task", *asked)
         return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
+
+    def _asked(self, request: DispatchRequest, message: tuple[str, str]) -> tuple[str, ...]:
+        """A job and its message, as the scripts take them."""
+        ask = {
+            **self._fields(request),
+            "when_full": request.when_full,
+            "max_waiting": str(self.settings.max_waiting),
+        }
+        return (json.dumps(ask), request.payload_json, *message)
 
     def _fields(self, request: DispatchRequest) -> dict[str, str]:
         """The fields of a job's record that say what it asks for."""

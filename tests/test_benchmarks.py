@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from click import Command
 from click.testing import CliRunner
 
-from benchmarks import bench_bulk, bench_dispatch, bench_trace
-from benchmarks.trace import Job, Node, ideal, jobs_of, read, synthesize
+from benchmarks import (
+    bench_apply,
+    bench_bulk,
+    bench_dispatch,
+    bench_locks,
+    bench_memory,
+    bench_node,
+    bench_placement,
+    bench_simulate,
+    bench_trace,
+    contenders,
+    replay_task,
+)
+from benchmarks.replay import NAMES
+from benchmarks.trace import ideal, jobs_of
+from celery_minsched.simulation.trace import Job, Node, read, synthesize
 
 
 def run(command: Command, arguments: str) -> list[list[str]]:
     """The cells of all rows that a benchmark prints."""
-    result = CliRunner().invoke(command, arguments.split(), catch_exceptions=False)
+    result = CliRunner().invoke(command, shlex.split(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -38,17 +54,95 @@ def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
     assert all(float(row[-1]) > 0 for row in rows[1:])
 
 
+def test_apply_async_is_told_beside_plain_celery_by_what_becomes_of_the_task() -> None:
+    rows = run(bench_apply.main, "--calls 20 --rounds 2")
+    assert [row[0] for row in rows] == ["", "plain Celery", "placed", "sticky", "waiting"]
+    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # plain against plain
+
+
+def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_of_a_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_node, "CONTENDERS", {"ours": "ours", "tuned": "tuned"})
+    rows = run(bench_node.main, "--pool threads --slots 2 --noops 20 --naps 8 --rounds 1")
+    names = ["threads, ours", "threads, tuned"]
+    assert [row[0] for row in rows] == ["", *names, "", *names]
+    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
+
+
+def test_scripts_are_told_beside_locks_by_how_many_dispatch_at_a_time() -> None:
+    rows = run(bench_locks.main, "--nodes 5 --dispatchers 5 --rounds 1 --seconds 0.2")
+    assert [row[0] for row in rows] == [
+        *("dispatchers", "5, ours", "5, one Redis lock", "5, a mutex behind a server"),
+    ]
+    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
+
+
+def test_memory_is_told_for_a_node_and_for_a_job_in_each_state() -> None:
+    rows = run(bench_memory.main, "--count 200")
+    assert [row[0] for row in rows[1:]] == list(bench_memory.THINGS)
+    sizes = {row[0]: int(row[2].replace(",", "")) for row in rows[1:]}
+    assert sizes["a waiting job, with its message of 1 KB"] > 1024 + sizes["a running job"] / 2
+    assert min(sizes.values()) > 100
+
+
 def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     nodes = [Node("only", 4, ("a", "b"))]
     monkeypatch.setattr(bench_trace, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
-    monkeypatch.setattr(bench_trace, "CONTENDERS", {"ours": "ours", "tuned": "tuned"})
+    monkeypatch.setattr(bench_trace, "CONTENDERS", ["ours", "tuned"])
     plot = tmp_path / "plot.png"
     rows = run(bench_trace.main, f"--seconds 0.5 --work 0.05 --plot {plot}")
-    assert [row[0] for row in rows[1:]] == ["small, ours", "small, tuned"]
+    assert [row[0] for row in rows[1:]] == [f"small, {NAMES[kind]}" for kind in ("ours", "tuned")]
     assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_queues_replay_the_same_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [Node("only", 2, ("a", "b"))]
+    scenario = bench_placement.Scenario(nodes, {"a": 1, "b": 1}, sessions=3)
+    monkeypatch.setitem(bench_placement.SCENARIOS, "equal nodes", scenario)
+    kinds = ["random", "rq", "dramatiq"]
+    asked = [f"--contender {kind}" for kind in kinds]
+    rows = run(
+        bench_placement.main,
+        f"--scenario 'equal nodes' --seconds 0.5 --work 0.05 {' '.join(asked)}",
+    )
+    assert [row[0] for row in rows[1:]] == [NAMES[kind] for kind in kinds]
+    assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
+
+
+def test_queues_of_nodes_are_chosen_by_their_slots() -> None:
+    nodes = [Node("big", 4, ("a",)), Node("small", 2, ("a", "b"))]
+    send_to = contenders._destination("rotating", nodes)
+    went = [send_to(Job(0.0, 1.0, "a"))["queue"] for _ in range(12)]
+    assert went[:6] == ["big", "small", "big", "big", "small", "big"]
+    assert went[6:] == went[:6]
+    assert send_to(Job(0.0, 1.0, "b")) == {"queue": "small"}
+    chosen = contenders._destination("random", nodes)
+    at_random = [chosen(Job(0.0, 1.0, "a"))["queue"] for _ in range(600)]
+    assert at_random.count("big") == pytest.approx(400, abs=50)
+
+
+def test_a_node_of_the_replay_remembers_the_sessions_that_it_saw_last(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REPLAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("REPLAY_CACHED", "2")
+    seen = [replay_task.is_warm(session) for session in ("s1", "s2", "s1", "s3", "s1", "s2")]
+    assert seen == [False, False, True, False, True, False]
+
+
+def test_a_simulation_is_told_beside_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [Node("only", 4, ("a", "b"))]
+    monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
+    rows = run(bench_simulate.main, "--seconds 1 --work 0.1")
+    assert rows[1][0] == "small; told each job's overhead"
+    assert 0.5 < float(rows[1][3]) < 2  # a busy machine may be slow to send
+    overhead = re.fullmatch("small; told an overhead of (.+) ms", rows[2][0])
+    assert overhead
+    assert float(overhead[1]) > 0
 
 
 def test_jobs_keep_the_slots_as_busy_as_asked_and_arrive_as_in_the_trace(tmp_path: Path) -> None:

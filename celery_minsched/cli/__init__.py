@@ -23,6 +23,7 @@ from .check import check
 from .common import Failure
 from .exporter import exporter
 from .show import events, jobs, nodes, pools, waiting, why
+from .simulate import simulate_command
 from .top import top
 
 
@@ -50,6 +51,6 @@ def minsched() -> None:
 for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
-    *(check, exporter, flower),
+    *(check, exporter, flower, simulate_command),
 ):
     minsched.add_command(command)

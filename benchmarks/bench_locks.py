@@ -1,0 +1,199 @@
+"""How many dispatches a second, with scripts and with a table of nodes behind a lock?
+
+1 to 64 dispatchers, threads of several processes, each of which dispatches a job and completes it,
+again and again. Beside ours: the table in Redis under one lock of redis-py's, and the table of a
+process that has a server in front (examples/locked_scheduler.py). There is always a free slot. The
+contenders take turns, and ratios are of the same round. All of it shares the processors.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any, Protocol
+
+import click
+import redis
+
+from benchmarks.common import Figure, machine, p99, print_table, say
+from benchmarks.locked import MutexClient, RedisLocked, mutex_server
+from celery_minsched import (
+    CompleteTaskRequest,
+    DispatchRequest,
+    MinimalSchedulerService,
+    RegisterNodeRequest,
+    Settings,
+)
+from celery_minsched.models import DispatchResponse
+from tests.server import Server
+
+SLOTS = 8
+PROCESSES = 4
+DAY = 86400.0  # seconds
+
+
+class Dispatcher(Protocol):
+    """What a contender can do."""
+
+    def dispatch(self, session: str) -> Any:
+        """Take a slot; the job."""
+
+    def complete(self, job: Any) -> None:
+        """Free it."""
+
+
+class Ours:
+    """The scripts."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+
+    def fill(self, nodes: int, slots: int) -> None:
+        """Register so many nodes."""
+        for number in range(nodes):
+            self.service.register_node(
+                RegisterNodeRequest(node_id=f"node-{number}", max_jobs=slots, pools_json='["asr"]')
+            )
+
+    def dispatch(self, session: str) -> DispatchResponse:
+        """The job, which has taken a slot of the least-loaded node."""
+        return self.service.dispatch_task(DispatchRequest(pool="asr", session_id=session))
+
+    def complete(self, job: DispatchResponse) -> None:
+        """Free the job's slot."""
+        self.service.complete_task(
+            CompleteTaskRequest(job_id=job.job_id, node_id=job.node_id, status="finished")
+        )
+
+
+def _redis(port: int) -> redis.Redis:
+    return redis.Redis(port=port, decode_responses=True)
+
+
+#: By name, what a thread connects with to the contender's port.
+CONTENDERS: dict[str, Callable[[int], Dispatcher]] = {
+    "ours": lambda port: Ours(_redis(port)),
+    "one Redis lock": lambda port: RedisLocked(_redis(port)),
+    "a mutex behind a server": MutexClient,
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """What so many dispatchers did together."""
+
+    rate: float  # jobs a second
+    p50: float  # ms of a dispatch
+    p99: float
+
+
+def work(name: str, port: int, thread: str, until: float) -> list[float]:
+    """Dispatch and complete until then; how long each dispatch took, seconds."""
+    contender = CONTENDERS[name](port)
+    times: list[float] = []
+    while (began := time.time()) < until or not times:
+        job = contender.dispatch(thread)
+        times.append(time.time() - began)
+        contender.complete(job)
+    return times
+
+
+def _obey(orders: Connection) -> None:
+    """A process of dispatchers."""
+    while order := orders.recv():
+        name, port, threads, until = order
+        with ThreadPoolExecutor(len(threads)) as pool:
+            runs = [pool.submit(work, name, port, thread, until) for thread in threads]
+            orders.send([seconds for run in runs for seconds in run.result()])
+
+
+@contextmanager
+def dispatchers() -> Iterator[list[Connection]]:
+    """Processes that wait for orders."""
+    context = multiprocessing.get_context("spawn")
+    ends = []
+    for _ in range(PROCESSES):
+        near, far = context.Pipe()
+        context.Process(target=_obey, args=(far,), daemon=True).start()
+        ends.append(near)
+    yield ends
+    for near in ends:
+        near.send(None)
+
+
+def measure(
+    ends: Sequence[Connection], name: str, port: int, threads: int, seconds: float
+) -> Round:
+    """Have so many threads, spread over the processes, work for so long."""
+    began = time.time()
+    shares = [range(at, threads, len(ends)) for at in range(min(threads, len(ends)))]
+    for end, share in zip(ends, shares, strict=False):
+        end.send((name, port, [f"u{number}" for number in share], began + seconds))
+    times = [1000 * taken for end, _ in zip(ends, shares, strict=False) for taken in end.recv()]
+    return Round(len(times) / (time.time() - began), median(times), p99(times))
+
+
+@contextmanager
+def contenders(nodes: int) -> Iterator[dict[str, int]]:
+    """Each on a server of its own, with so many nodes; by name, their ports."""
+    with ExitStack() as stack:
+        ports = {}
+        for name, made in (("ours", Ours), ("one Redis lock", RedisLocked)):
+            server = Server()
+            stack.callback(server.close)
+            made(_redis(server.port)).fill(nodes, SLOTS)
+            ports[name] = server.port
+        ports["a mutex behind a server"] = stack.enter_context(mutex_server(nodes, SLOTS))
+        yield ports
+
+
+@click.command()
+@click.option("--nodes", multiple=True, type=int, default=[100, 1000], help="In the table.")
+@click.option(
+    "--dispatchers", "crowd", multiple=True, type=click.IntRange(1, 256), default=[1, 4, 16, 64]
+)
+@click.option("--rounds", default=3, help="Rounds for each contender.")
+@click.option("--seconds", default=2.0, help="Of each round.")
+def main(nodes: Sequence[int], crowd: Sequence[int], rounds: int, seconds: float) -> None:
+    """Dispatches a second, and how long each took, by how many there are at a time."""
+    server = Server()
+    with server.client() as client:
+        say(machine(client))
+    server.close()
+    for size in nodes:
+        rows = []
+        with dispatchers() as ends, contenders(size) as ports:
+            for threads in crowd:
+                done: defaultdict[str, list[Round]] = defaultdict(list)
+                for name, port in [*ports.items()] * rounds:
+                    done[name].append(measure(ends, name, port, threads, seconds))
+                rows += [
+                    [f"{threads}, {name}", *row(done["ours"], of_one)]
+                    for name, of_one in done.items()
+                ]
+        print_table(
+            f"{size:,} nodes; median (middle half of the rounds)",
+            ["dispatchers", "jobs a second", "ours / this", "a dispatch, p50, ms", "p99, ms"],
+            rows,
+        )
+
+
+def row(ours: Sequence[Round], rounds: Sequence[Round]) -> list[Figure]:
+    """The figures of one contender."""
+    return [
+        Figure.of([one.rate for one in rounds]),
+        Figure.of([first.rate / one.rate for first, one in zip(ours, rounds, strict=True)]),
+        Figure.of([one.p50 for one in rounds]),
+        Figure.of([one.p99 for one in rounds]),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""How much of Redis' memory does what the scheduler keeps take?
+
+A server is filled with thousands of one thing after the other, and asked for its ``used_memory``
+before and after. Beside it, as a check, what ``MEMORY USAGE`` says of all keys that are there more:
+that is without what the server keeps for a key that expires, and for a table that has grown.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import cast
+
+import click
+import redis
+
+from benchmarks.common import machine, print_table, say
+from celery_minsched import (
+    CompleteTaskRequest,
+    DispatchRequest,
+    MinimalSchedulerService,
+    RegisterNodeRequest,
+    Settings,
+)
+from celery_minsched.models import DispatchResponse
+from tests.server import Server
+
+DAY = 86400.0  # seconds
+MESSAGE = 1024  # bytes
+SLOTS = 8
+PAGE = 500  # keys looked at in a round trip
+WARM = 100
+
+
+class Store:
+    """A server with nodes that have as many slots as jobs will come, and one that has a single."""
+
+    def __init__(self, client: redis.Redis, jobs: int) -> None:
+        self.service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+        for number in range(jobs // SLOTS + 1):
+            self.add_node(-number)
+        self.service.register_node(
+            RegisterNodeRequest(node_id="single", max_jobs=1, pools_json='["full"]')
+        )
+
+    def add_node(self, number: int) -> None:
+        """A node of two pools, with a capability."""
+        self.service.register_node(
+            RegisterNodeRequest(
+                node_id=f"gpu{number:+06}",
+                max_jobs=SLOTS,
+                pools_json='["asr", "mt"]',
+                cap_json='["whisper-large"]',
+            )
+        )
+
+    def add_running(self, number: int, session: str = "") -> DispatchResponse:
+        """A job that was dispatched, taken by its node and claimed; without its message, which is
+        in the node's own book while it runs, as with plain Celery.
+        """
+        job = self._send("asr", session)
+        self.service.redis.delete(self.service.keys("node_queue", job.node_id))
+        self.service.claim_job(job.job_id, job.node_id, str(uuid.uuid4()), uuid.uuid4().hex)
+        return job
+
+    def add_waiting(self, number: int) -> None:
+        """A job in line, and its message."""
+        self._send("full", "")
+
+    def add_ended(self, number: int, session: str = "") -> None:
+        """A job that ran and ended."""
+        job = self.add_running(number, session)
+        self.service.complete_task(
+            CompleteTaskRequest(job_id=job.job_id, node_id=job.node_id, status="finished")
+        )
+
+    def add_session(self, number: int) -> None:
+        """The same with a session of its own."""
+        self.add_ended(number, f"user-{number:06}")
+
+    def _send(self, pool: str, session: str) -> DispatchResponse:
+        demand = DispatchRequest(
+            pool=pool,
+            session_id=session,
+            task_id=str(uuid.uuid4()),
+            token=uuid.uuid4().hex,
+            when_full="wait",
+        )
+        [job] = self.service.dispatch_tasks([(demand, ("x" * (MESSAGE - 10), ""))])
+        return cast("DispatchResponse", job)
+
+
+#: What is put into a server, one of each at a time.
+THINGS: dict[str, Callable[[Store, int], object]] = {
+    f"a node ({SLOTS} slots, 2 pools, a capability)": Store.add_node,
+    "a running job": Store.add_running,
+    "a waiting job, with its message of 1 KB": Store.add_waiting,
+    "an ended job, for as long as it can be seen": Store.add_ended,
+    "the same, and a session of its own": Store.add_session,
+}
+
+
+def used(client: redis.Redis) -> int:
+    """Bytes of the server's memory, without its clients'."""
+    memory = client.info("memory")
+    return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
+
+
+def of_keys(client: redis.Redis) -> int:
+    """Bytes of all keys and values."""
+    total = 0
+    keys = list(client.scan_iter(count=PAGE))
+    for start in range(0, len(keys), PAGE):
+        with client.pipeline(transaction=False) as pipe:
+            for key in keys[start : start + PAGE]:
+                pipe.memory_usage(key, samples=0)
+            total += sum(pipe.execute())
+    return total
+
+
+def measure(store: Store, add: Callable[[Store, int], object], count: int) -> list[str]:
+    """Bytes for each of so many, as the server says and as its keys do."""
+
+    def look() -> tuple[int, int]:
+        client.delete(store.service.keys("events"))  # of these there are 10,000 at the most
+        return used(client), of_keys(client)
+
+    client = store.service.redis
+    for number in range(WARM):  # scripts, counts, and whatever else there is one of
+        add(store, number)
+    before = look()
+    for number in range(WARM, WARM + count):
+        add(store, number)
+    return [f"{(more - less) / count:,.0f}" for less, more in zip(before, look(), strict=True)]
+
+
+@click.command()
+@click.option("--count", default=5000, type=click.IntRange(1), help="Of each thing.")
+def main(count: int) -> None:
+    """Bytes in Redis for a node and for a job."""
+    rows: list[list[str]] = []
+    for what, add in THINGS.items():
+        server = Server()
+        try:
+            with server.client() as client:
+                if not rows:
+                    say(machine(client))
+                rows.append([what, *measure(Store(client, WARM + count), add, count)])
+        finally:
+            server.close()
+    print_table(f"Bytes in Redis for one of {count:,}", ["", "used_memory", "of its keys"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Where should a job go? A trace replayed by everything that a user would pick instead.
+
+Ours, Celery in four ways, RQ and dramatiq, each with real workers, in four scenarios. How long does
+a job take from its arrival to its end, compared with an ideal queue? In the last scenario a job is
+of a session, and takes half as long again where its node has not that session in its cache; the
+ideal is then never to load one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from benchmarks.bench_trace import BUSY, ONE_POOL, TWO_POOLS
+from benchmarks.common import machine, print_table, say
+from benchmarks.replay import NAMES, replay, requests_of
+from benchmarks.trace import jobs_of
+from celery_minsched.simulation.trace import Job, Node
+from tests.server import Server
+
+SHORT = 20.0  # seconds
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A fleet, and the jobs for it."""
+
+    nodes: Sequence[Node]
+    shares: Mapping[str, int]  # the slots' worth of jobs that each pool gets
+    busy: float = BUSY
+    sessions: int = 0
+
+    def jobs(
+        self, requests: Sequence[tuple[float, float]], seconds: float, work: float
+    ) -> list[Job]:
+        """The jobs of a replay."""
+        jobs = jobs_of(requests, seconds, work, self.busy, self.shares)
+        if not self.sessions:
+            return jobs
+        chance = random.Random(self.sessions)
+        return [replace(job, session=f"s{chance.randrange(self.sessions)}") for job in jobs]
+
+
+EQUAL = [Node(f"node-{number}", 4, ("a",)) for number in range(3)]
+SCENARIOS = {
+    "equal nodes": Scenario(EQUAL, {"a": 12}),
+    "unequal nodes": Scenario(ONE_POOL, {"a": 14}),
+    "pools that overlap": Scenario(TWO_POOLS, {"a": 10, "b": 4}),
+    # As many sessions as all caches have room for. Were each job's to be loaded, 90 % busy.
+    "sticky sessions": Scenario(EQUAL, {"a": 12}, busy=0.6, sessions=36),
+}
+
+
+@click.command()
+@click.option("--trace", type=click.Path(exists=True, path_type=Path), help="Default: Azure's.")
+@click.option("--seconds", default=60.0, show_default=True, help="Length of a replay.")
+@click.option("--short", is_flag=True, help=f"{SHORT:g} s each, for a first look.")
+@click.option("--work", default=0.3, show_default=True, help="Mean work of a job, seconds.")
+@click.option("--contender", "kinds", multiple=True, type=click.Choice([*NAMES]), default=[*NAMES])
+@click.option(
+    "--scenario", "names", multiple=True, type=click.Choice([*SCENARIOS]), default=[*SCENARIOS]
+)
+def main(
+    trace: Path | None,
+    seconds: float,
+    short: bool,
+    work: float,
+    kinds: Sequence[str],
+    names: Sequence[str],
+) -> None:
+    """Time from arrival to end, over that of an ideal queue."""
+    seconds = SHORT if short else seconds
+    requests, of = requests_of(trace)
+    server = Server()
+    with server.client() as client:
+        say(machine(client))
+    server.close()
+    for name in names:
+        scenario = SCENARIOS[name]
+        jobs = scenario.jobs(requests, seconds, work)
+        print_table(
+            f"{name}: {len(jobs):,} jobs of {of} in {seconds:g} s, mean work {work:g} s, slots "
+            f"{scenario.busy:.0%} busy; seconds from arrival to end",
+            ["", "mean", "ideal", "ratio", "p99", "ideal", "ratio"],
+            [[NAMES[kind], *replay(kind, scenario.nodes, jobs).row()] for kind in kinds],
+        )
+
+
+if __name__ == "__main__":
+    main()

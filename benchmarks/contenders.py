@@ -1,0 +1,164 @@
+"""Who is measured: how each starts its workers, and how a job is sent to them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis
+
+from benchmarks import replay_task, trace_app
+from celery_minsched.simulation.trace import Job, Node
+
+CONTENDERS = {
+    "ours": "celery_minsched",
+    "plain": "Celery, its defaults",
+    "tuned": "Celery, prefetch 1, late acks",
+}
+#: A queue for each node, of which the publisher chooses one; a node with more slots more often.
+BY_NODE = {
+    "random": "Celery, a queue a node, at random",
+    "rotating": "Celery, a queue a node, in turn",
+}
+OTHERS = {"rq": "RQ", "dramatiq": "dramatiq"}
+
+
+def command(kind: str, node: Node, pool: str) -> list[str]:
+    """How a node's workers are started; ``pool`` is the one of Celery's that runs the tasks."""
+    slots = str(node.slots)
+    if kind == "rq":  # a process for each slot
+        program = ["rq.cli", "worker-pool", "--num-workers", slots, *node.pools]
+    elif kind == "dramatiq":
+        program = ["dramatiq", "benchmarks.trace_dramatiq:broker", "--processes", "1"]
+        program += ["--threads", slots, "--queues", *node.pools]
+    elif kind == "ours":
+        pools = [f"--pool={pool}" for pool in node.pools]
+        program = ["node_agent", "-A", trace_app.__name__, f"--node-id={node.name}", *pools]
+        program += ["-P", pool, f"--concurrency={slots}"]
+    else:
+        queues = [node.name] if kind in BY_NODE else node.pools
+        program = ["celery", "-A", trace_app.__name__, "worker", f"--hostname={node.name}@replay"]
+        program += [f"--queues={','.join(queues)}", "-P", pool, f"--concurrency={slots}"]
+    return [sys.executable, "-m", *program]
+
+
+class Publisher(Protocol):
+    """Sends jobs to the workers of a contender."""
+
+    def send(self, number: int, job: Job) -> object:
+        """Send a job to a node of its pool, whichever that will be."""
+
+    def is_ready(self, logs: Path) -> bool:
+        """Do all workers take jobs? Their logs are in that directory."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
+def publisher(kind: str, broker: str, nodes: Sequence[Node]) -> Publisher:
+    """The contender's publisher."""
+    if kind == "rq":
+        return RqPublisher(broker, nodes)
+    if kind == "dramatiq":
+        return DramatiqPublisher(broker, nodes)
+    return CeleryPublisher(kind, broker, nodes)
+
+
+class CeleryPublisher:
+    """Ours, and plain Celery."""
+
+    def __init__(self, kind: str, broker: str, nodes: Sequence[Node]) -> None:
+        self.app = trace_app.make_app(broker, kind)
+        self._nodes = nodes
+        self._destination = _destination(kind, nodes)
+
+    def send(self, number: int, job: Job) -> None:
+        self.app.send_task(
+            "replay.work",
+            (number, job.work, job.session),
+            task_id=str(number),
+            ignore_result=True,
+            **self._destination(job),
+        )
+
+    def is_ready(self, logs: Path) -> bool:
+        names = {node.name for node in self._nodes}
+        if plugin := getattr(self.app, "minsched", None):
+            return names <= {node.node_id for node in plugin.views.nodes() if node.online}
+        answers = self.app.control.ping(timeout=0.3, limit=len(names)) or []
+        return names <= {name.partition("@")[0] for answer in answers for name in answer}
+
+    def close(self) -> None:
+        self.app.close()
+
+
+def _destination(kind: str, nodes: Sequence[Node]) -> Callable[[Job], dict[str, Any]]:
+    """From a job to the options of its ``send_task``."""
+    if kind == "ours":
+        return lambda job: {"minsched": {"pool": job.pool, "session_id": job.session}}
+    if kind not in BY_NODE:
+        return lambda job: {"queue": job.pool}
+    names = {pool: _by_slot([n for n in nodes if pool in n.pools]) for pool in _pools(nodes)}
+    if kind == "random":
+        chance = random.Random(7)
+        return lambda job: {"queue": chance.choice(names[job.pool])}
+    turns = {pool: itertools.cycle(of_pool) for pool, of_pool in names.items()}
+    return lambda job: {"queue": next(turns[job.pool])}
+
+
+def _by_slot(nodes: Sequence[Node]) -> list[str]:
+    """Each node's name as often as it has slots, and mixed."""
+    slots = ((slot / node.slots, node.name) for node in nodes for slot in range(node.slots))
+    return [name for _, name in sorted(slots)]
+
+
+class RqPublisher:
+    """RQ, with a queue for each pool."""
+
+    def __init__(self, broker: str, nodes: Sequence[Node]) -> None:
+        import rq
+
+        self._redis = redis.Redis.from_url(broker)
+        self._queues = {pool: rq.Queue(pool, connection=self._redis) for pool in _pools(nodes)}
+        self._slots = sum(node.slots for node in nodes)
+        self._workers = rq.Worker
+
+    def send(self, number: int, job: Job) -> None:
+        arguments = (number, job.work, job.session)
+        self._queues[job.pool].enqueue(replay_task.work, args=arguments, result_ttl=0)
+
+    def is_ready(self, logs: Path) -> bool:
+        return self._workers.count(connection=self._redis) >= self._slots
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+class DramatiqPublisher:
+    """dramatiq, with a queue for each pool."""
+
+    def __init__(self, broker: str, nodes: Sequence[Node]) -> None:
+        from benchmarks import trace_dramatiq
+
+        self._broker = trace_dramatiq.make_broker(broker, _pools(nodes))
+        self._work = trace_dramatiq.work
+        self._nodes = nodes
+
+    def send(self, number: int, job: Job) -> None:
+        message = self._work.message(number, job.work, job.session)
+        self._broker.enqueue(message.copy(queue_name=job.pool))
+
+    def is_ready(self, logs: Path) -> bool:
+        texts = (path.read_text(errors="replace") for path in logs.glob("*.log"))
+        return sum("ready for action" in text for text in texts) >= len(self._nodes)
+
+    def close(self) -> None:
+        self._broker.close()
+
+
+def _pools(nodes: Sequence[Node]) -> list[str]:
+    return sorted({pool for node in nodes for pool in node.pools})

@@ -1,0 +1,101 @@
+"""A replay: jobs are sent as they arrive, to real workers, in real time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.common import p99
+from benchmarks.contenders import BY_NODE, CONTENDERS, OTHERS, CeleryPublisher, Publisher, publisher
+from benchmarks.trace import ideal, with_work
+from benchmarks.workers import ROOT, await_notes, logs, wait_for, workers
+from celery_minsched import MinSched
+from celery_minsched.simulation.trace import Job, Node, read, synthesize
+from tests.server import Server
+
+TRACE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
+NAMES = {**CONTENDERS, **BY_NODE, **OTHERS}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Seconds from arrival to end of each job, and what they would be with an ideal queue."""
+
+    contender: str
+    responses: list[float]
+    ideal: list[float]
+    #: How long each job worked.
+    took: list[float]
+    #: For how long the slot of each was taken, ours only: before it worked, and after.
+    before: list[float]
+    after: list[float]
+
+    def row(self) -> list[str]:
+        """Means and 99th percentiles, and their ratios."""
+        cells = []
+        for measure in (mean, p99):
+            ours, best = measure(self.responses), measure(self.ideal)
+            cells += [f"{ours:.3f}", f"{best:.3f}", f"{ours / best:.2f}"]
+        return cells
+
+
+def requests_of(trace: Path | None) -> tuple[list[tuple[float, float]], str]:
+    """The requests to replay, and what they are of: the trace, Azure's where it is there, or one
+    that is made up.
+    """
+    trace = trace or (TRACE if TRACE.exists() else None)
+    return (read(trace), trace.name) if trace else (synthesize(20_000), "a made-up trace")
+
+
+def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
+    """Send each job when it arrives, and see when it began and ended."""
+    with (
+        closing(Server()) as server,
+        closing(publisher(kind, server.url, nodes)) as sender,
+        workers(kind, nodes, server.url) as directory,
+    ):
+        wait_for(
+            lambda: sender.is_ready(directory),
+            lambda: f"the workers did not start:\n{logs(directory)}",
+        )
+        warm = list(range(-sum(node.slots for node in nodes), 0))
+        for number in warm:
+            sender.send(number, Job(0.0, 0.05, jobs[-number % len(jobs)].pool))
+        await_notes(directory, len(warm))
+        began = time.time() + 0.5
+        for number, job in enumerate(jobs):
+            time.sleep(max(began + job.at - time.time(), 0))
+            sender.send(number, job)
+        seen = await_notes(directory, len(warm) + len(jobs))
+        held = slot_times(sender) if kind == "ours" else {}
+    ran = [seen[number] for number in range(len(jobs))]
+    took = [end - start for start, end in ran]
+    # No job of a session has to wait for the session to be loaded, if all goes well.
+    best = [job.work if job.session else seconds for job, seconds in zip(jobs, took, strict=True)]
+    return Replay(
+        NAMES[kind],
+        [end - began - job.at for (_, end), job in zip(ran, jobs, strict=True)],
+        ideal(with_work(jobs, best), nodes),
+        took,
+        before=[ran[number][0] - held[number][0] for number in range(len(jobs)) if held],
+        after=[held[number][1] - ran[number][1] for number in range(len(jobs)) if held],
+    )
+
+
+def slot_times(sender: Publisher) -> dict[int, tuple[float, float]]:
+    """By job, when it took its slot and freed it, once all have; seconds since the epoch."""
+    assert isinstance(sender, CeleryPublisher)
+    plugin: MinSched = sender.app.minsched
+    scheduler, views = plugin.scheduler, plugin.views
+    wait_for(
+        lambda: not any(node.current_jobs for node in views.nodes()),
+        lambda: "slots are taken though all jobs have ended",
+    )
+    keys = scheduler.redis.scan_iter(scheduler.keys("job", "*:*"), count=1000)
+    ids = (parsed[1][0] for key in keys if (parsed := scheduler.keys.parse(key.decode())))
+    jobs = (job for job_id in ids if (job := views.job(job_id)))
+    return {int(job.task_id): (job.dispatched_ts / 1000, job.ended_ts / 1000) for job in jobs}

@@ -1,0 +1,95 @@
+"""Real workers of a contender, and the notes that their jobs take."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from benchmarks.contenders import command
+from celery_minsched.simulation.trace import Node
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 60.0  # seconds
+CACHED = 3  # sessions that a node remembers, for each of its slots
+
+
+@contextmanager
+def workers(kind: str, nodes: Sequence[Node], broker: str, pool: str = "threads") -> Iterator[Path]:
+    """Workers for each node, started; the directory where their notes and logs are."""
+    with tempfile.TemporaryDirectory(prefix="minsched-replay-") as name:
+        directory = Path(name)
+        processes = []
+        try:
+            for node in nodes:
+                with open(directory / f"{node.name}.log", "wb") as log:
+                    processes.append(
+                        subprocess.Popen(
+                            command(kind, node, pool),
+                            cwd=ROOT,
+                            env=environment(kind, node, broker, directory),
+                            stdout=log,
+                            stderr=log,
+                            start_new_session=True,  # its process group is all that it starts
+                        )
+                    )
+            yield directory
+        finally:
+            for process in processes:  # the run is over, and so is their server
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def environment(kind: str, node: Node, broker: str, directory: Path) -> dict[str, str]:
+    """What a node's workers are told."""
+    return {
+        **os.environ,
+        "REPLAY_KIND": kind,
+        "REPLAY_BROKER": broker,
+        "REPLAY_POOLS": " ".join(node.pools),
+        "REPLAY_NOTES": str(directory / "notes"),
+        "REPLAY_CACHE": str(directory / f"{node.name}.cache"),
+        "REPLAY_CACHED": str(CACHED * node.slots),
+        "RQ_REDIS_URL": broker,
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def logs(directory: Path) -> str:
+    """What the workers have said."""
+    return "".join(path.read_text(errors="replace") for path in directory.glob("*.log"))
+
+
+def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
+    """Wait until it holds; a ``ClickException`` with the complaint where that takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise click.ClickException(complaint())
+        time.sleep(0.05)
+
+
+def await_notes(directory: Path, count: int) -> dict[int, tuple[float, float]]:
+    """By job, when it began and ended, once so many have ended. A ``ClickException`` where none
+    does for a while.
+    """
+    path, seen, since = directory / "notes", 0, time.monotonic()
+    while seen < count:
+        time.sleep(0.05)
+        lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        if lines > seen:
+            seen, since = lines, time.monotonic()
+        elif time.monotonic() > since + PATIENCE:
+            raise click.ClickException(
+                f"{seen} of {count} jobs have ended:\n{logs(directory)[-2000:]}"
+            )
+    notes = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+    return {int(number): (float(began), float(ended)) for number, began, ended in notes}
