@@ -10,6 +10,7 @@ import redis
 
 from . import errors, scripts
 from .keys import Keys
+from .layout import note_layout
 from .models import (
     CompleteTaskRequest,
     CompleteTaskResponse,
@@ -43,8 +44,10 @@ class MinimalSchedulerService:
     def register_node(self, request: RegisterNodeRequest) -> RegisterNodeResponse:
         """Announce a node, or announce it anew after a change.
 
-        Raises :class:`NodeIdInUse` while a live node of this id is another process.
+        Raises :class:`NodeIdInUse` while a live node of this id is another process, and
+        :class:`WrongLayout` where Redis is of a version with another layout.
         """
+        note_layout(self.redis, self.keys)
         pools, capabilities = request.pools, request.capabilities
         code, *values = self._call(
             "register_node",
