@@ -282,10 +282,20 @@ class MinimalSchedulerService:
             PoolOffer(id="none", langs=[(src_lang, tgt_lang)])
         self._call("set_language_pools", f"{src_lang}:{tgt_lang}", *(offer.id for offer in offers))
 
+    def carry_language(self, pair: str, pools: Iterable[str]) -> None:
+        """Take over a language pair of the original specification's layout."""
+        self._call("carry_language", pair, *pools)
+
+    def carry_jobs(self, jobs: Sequence[tuple[str, int, str, str, int]]) -> list[str]:
+        """Take over jobs of the original specification's layout; see the script for what is told
+        of each, and for what became of it.
+        """
+        return [str(answer[1]) for answer in self._call_many("carry_job", jobs)] if jobs else []
+
     def _call(self, name: str, *args: str | int | float) -> list[Any]:
         return scripts.call(self.redis, self.keys, name, self._times(), *args)
 
-    def _call_many(self, name: str, calls: Sequence[tuple[str, ...]]) -> list[list[Any]]:
+    def _call_many(self, name: str, calls: Sequence[tuple[str | int, ...]]) -> list[list[Any]]:
         times = self._times()
         return scripts.call_many(self.redis, self.keys, name, [(times, *args) for args in calls])
 

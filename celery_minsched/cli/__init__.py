@@ -22,6 +22,7 @@ from .act import drain, pause, rescue, resume, undrain
 from .check import check
 from .common import Failure
 from .exporter import exporter
+from .migrate import migrate
 from .show import events, jobs, nodes, pools, waiting, why
 from .top import top
 
@@ -51,5 +52,6 @@ for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
     *(check, exporter, flower),
+    *(migrate,),
 ):
     minsched.add_command(command)
