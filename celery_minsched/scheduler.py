@@ -143,16 +143,41 @@ class MinimalSchedulerService:
         A message is the JSON text before the place of its job's id, and that after it. What became
         of each job, to the first that is refused: those after it are not dispatched.
         """
-        asked: list[str] = []
-        for request, message in jobs:
-            ask = {
-                **self._fields(request),
-                "when_full": request.when_full,
-                "max_waiting": str(self.settings.max_waiting),
-            }
-            asked += (json.dumps(ask), request.payload_json, *message)
+        asked = [arg for job in jobs for arg in self._asked(*job)]
         answers = self._call("dispatch_task", *asked)
         return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
+
+    def adopt_tasks(
+        self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, tuple[str, str]]]
+    ) -> list[DispatchResponse | errors.SchedulerError | None]:
+        """Take messages out of an ordinary queue's list and dispatch them, each in one step.
+
+        Each as it lies there, and as :meth:`dispatch_tasks` takes it. ``None`` for one that lies
+        there no more; the first that is refused is the last, and stays.
+        """
+        asked: list[str | bytes] = []
+        for raw, request, message in jobs:
+            asked += (raw, *self._asked(request, message))
+        answers = self._call("adopt_task", queue, *asked)
+        return [
+            None if answer[0] == "GONE" else _outcome(answer, job[1])
+            for answer, job in zip(answers, jobs, strict=False)
+        ]
+
+    def return_messages(self, messages: Sequence[tuple[str | bytes, ...]]) -> list[str]:
+        """Return messages to ordinary queues and forget their jobs, each in one step; what became
+        of each. See the script, also for what is told of each.
+        """
+        return [str(answer[1]) for answer in self._call_many("return_message", messages)]
+
+    def _asked(self, request: DispatchRequest, message: tuple[str, str]) -> tuple[str, ...]:
+        """A job and its message, as the scripts take them."""
+        ask = {
+            **self._fields(request),
+            "when_full": request.when_full,
+            "max_waiting": str(self.settings.max_waiting),
+        }
+        return (json.dumps(ask), request.payload_json, *message)
 
     def _fields(self, request: DispatchRequest) -> dict[str, str]:
         """The fields of a job's record that say what it asks for."""
@@ -290,12 +315,16 @@ class MinimalSchedulerService:
         """Take over jobs of the original specification's layout; see the script for what is told
         of each, and for what became of it.
         """
-        return [str(answer[1]) for answer in self._call_many("carry_job", jobs)] if jobs else []
+        return [str(answer[1]) for answer in self._call_many("carry_job", jobs)]
 
-    def _call(self, name: str, *args: str | int | float) -> list[Any]:
+    def _call(self, name: str, *args: str | bytes | int | float) -> list[Any]:
         return scripts.call(self.redis, self.keys, name, self._times(), *args)
 
-    def _call_many(self, name: str, calls: Sequence[tuple[str | int, ...]]) -> list[list[Any]]:
+    def _call_many(
+        self, name: str, calls: Sequence[tuple[str | bytes | int, ...]]
+    ) -> list[list[Any]]:
+        if not calls:
+            return []
         times = self._times()
         return scripts.call_many(self.redis, self.keys, name, [(times, *args) for args in calls])
 

@@ -166,9 +166,17 @@ class Views:
         if at_node:
             return
         for name in self._lines():
-            for ticket in self._in_order("waiting", name):
-                yield ticket.partition(" ")[2]
-        yield from self._in_order("delayed")
+            yield from self.waiting_in(name)
+        yield from self.delayed()
+
+    def waiting_in(self, line: str) -> Iterator[str]:
+        """The ids of the jobs of a line, in their order."""
+        for ticket in self._in_order("waiting", line):
+            yield ticket.partition(" ")[2]
+
+    def delayed(self) -> Iterator[str]:
+        """The ids of the delayed jobs, by when they are due."""
+        return self._in_order("delayed")
 
     def _in_order(self, *name: str) -> Iterator[str]:
         """Of a sorted set, in pages. One that changes meanwhile may show a member twice or not."""

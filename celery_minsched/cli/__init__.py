@@ -23,6 +23,7 @@ from .check import check
 from .common import Failure
 from .exporter import exporter
 from .migrate import migrate
+from .move import adopt, release
 from .show import events, jobs, nodes, pools, waiting, why
 from .top import top
 
@@ -52,6 +53,6 @@ for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
     *(check, exporter, flower),
-    *(migrate,),
+    *(migrate, adopt, release),
 ):
     minsched.add_command(command)
