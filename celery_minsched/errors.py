@@ -110,7 +110,10 @@ class WrongLayout(SchedulerError):
     """What lies in Redis is of a version with another layout."""
 
     code = "WRONG_LAYOUT"
-    sentence = "{key} says layout {found}, and this version has layout {layout}. {remedy}"
+    sentence = (
+        "what is in Redis has layout {found} (see {key}), and this version has layout {layout}. "
+        "{remedy}"
+    )
 
 
 class InvalidDemand(SchedulerError, ValueError):

@@ -63,7 +63,8 @@ def test_the_earlier_layout_is_told_to_migrate(app: Celery, client: redis.Redis)
 
 def test_a_later_layout_is_left_alone(app: Celery, desk: Desk, client: redis.Redis) -> None:
     client.set(NOTE, LAYOUT + 1)
-    assert f"says layout {LAYOUT + 1}, and this version has layout {LAYOUT}" in refusal(app)
+    said = f"has layout {LAYOUT + 1} (see {NOTE}), and this version has layout {LAYOUT}."
+    assert said in refusal(app)
     with pytest.raises(WrongLayout):
         desk.node("n1")
     answer = run_with(app, "nodes")
@@ -79,7 +80,7 @@ def test_a_node_refuses_to_start_and_says_what_to_do(
     client.set(NOTE, number)
     fleet.start("n1")
     assert fleet.processes["n1"].wait(30) == 1
-    assert f"Error: WRONG_LAYOUT: scheduler:layout says layout {number}" in fleet.log("n1")
+    assert f"Error: WRONG_LAYOUT: what is in Redis has layout {number} (see" in fleet.log("n1")
     assert client.keys("*") == [NOTE]
 
 

@@ -190,6 +190,13 @@ def test_nodes_that_still_run_are_named(app: Celery, client: redis.Redis, histor
     assert "These nodes were heard a moment ago: node-2. Stop them" in answer.output
 
 
+def test_where_there_is_nothing_nothing_is_to_do(app: Celery, client: redis.Redis) -> None:
+    client.set("scheduler:leader", "x")
+    answer = run_with(app, "migrate")
+    assert (answer.exit_code, answer.output) == (0, "Redis has nothing of the scheduler.\n")
+    assert client.keys() == ["scheduler:leader"]
+
+
 def test_a_later_layout_is_not_touched(app: Celery, client: redis.Redis, history: Path) -> None:
     client.set(NOTE, LAYOUT + 1)
     answer = run_with(app, "migrate", "--apply", "--history", str(history))

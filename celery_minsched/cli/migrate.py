@@ -86,13 +86,13 @@ def migrate(context: click.Context, apply: bool, history: Path | None, as_json: 
         unknown=found.unknown,
         in_the_way=found.in_the_way,
     )
-    is_done = found.layout == LAYOUT
+    is_done = found.layout == LAYOUT or found.is_empty
     if apply and not is_done:
         answer = _apply(service, found, history, answer, as_json)
     if as_json:
         print_json(answer)
     else:
-        _print(answer, history)
+        _print(answer, history, found.is_empty)
     context.exit(0 if is_done or apply else 1)
 
 
@@ -127,14 +127,14 @@ def _apply(
     return answer.model_copy(update={"held": done["held"], "written": done["written"]})
 
 
-def _print(answer: Answer, history: Path | None) -> None:
+def _print(answer: Answer, history: Path | None, is_empty: bool) -> None:
     out = console()
     if answer.found == LAYOUT:
         return out.print(f"Redis has layout {LAYOUT}, which is this version's.", style="green")
+    if is_empty:
+        return out.print("Redis has nothing of the scheduler.", style="green")
     out.print(
         f"Redis has the layout of the original specification; this version has layout {LAYOUT}."
-        if answer.found or answer.nodes or answer.sessions or answer.jobs
-        else "Redis has nothing of the scheduler."
     )
     out.print(
         f"{plural(answer.nodes, 'node')}, {plural(answer.pools, 'pool')}, "

@@ -64,6 +64,12 @@ class Survey:
     in_the_way: list[str] = field(default_factory=list)
 
     @property
+    def is_empty(self) -> bool:
+        """Is there nothing of any layout?"""
+        seen = (self.nodes, self.strays, self.pairs, self.sessions, self.jobs)
+        return self.layout is None and not any(seen)
+
+    @property
     def pools(self) -> set[str]:
         """All pools."""
         return {pool for pools in self.nodes.values() for pool in pools}
