@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 from celery import Celery
+from prometheus_client import CollectorRegistry, generate_latest
 
 from celery_minsched import DispatchRequest, MinimalSchedulerService, WrongLayout
 from celery_minsched.layout import LAYOUT, layout_of
+from celery_minsched.metrics import register
 
 from .desk import Desk
 from .fleet import Fleet, make_app
@@ -71,6 +73,13 @@ def test_a_later_layout_is_left_alone(app: Celery, desk: Desk, client: redis.Red
     assert answer.exit_code == 2
     assert "Install the celery-minsched that the other nodes run" in answer.stderr
     assert client.keys("*") == [NOTE]
+
+
+def test_whoever_scrapes_it_sees_that_it_is_not_up(app: Celery, client: redis.Redis) -> None:
+    client.set(NOTE, LAYOUT + 1)
+    registry = CollectorRegistry()
+    register(app, registry)
+    assert "minsched_up 0.0" in generate_latest(registry).decode()
 
 
 @pytest.mark.parametrize("number", [LAYOUT - 1, LAYOUT + 1])

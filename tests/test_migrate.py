@@ -303,7 +303,7 @@ def start(server: Server, history: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize(
     ("sessions", "jobs", "kills"),
-    [(200, 2000, 3), pytest.param(1000, 10_000, 10, marks=pytest.mark.soak)],
+    [(200, 1500, 2), pytest.param(1000, 10_000, 10, marks=pytest.mark.soak)],
 )
 def test_killed_at_any_point_it_loses_nothing(
     server: Server, client: redis.Redis, history: Path, sessions: int, jobs: int, kills: int
