@@ -9,7 +9,7 @@ PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 .PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
 	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
 	bench-placement \
-	soak soak-short soak-plain soak-waiting
+	soak soak-short soak-plain soak-waiting soak-move
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -84,6 +84,9 @@ soak-plain: $(STAMP)  ## The same jobs and faults with plain Celery
 
 soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000 publishes. 20 minutes
 	$(BIN)/pytest -m soak tests/test_many.py -s $(ARGS)
+
+soak-move: $(STAMP)  ## 10,000 jobs migrated, killed ten times; 5,000 messages adopted and released
+	$(BIN)/pytest -m soak tests/test_migrate.py tests/test_movein.py -s $(ARGS)
 
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)

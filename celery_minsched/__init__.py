@@ -13,6 +13,7 @@ from .errors import (
     SchedulerError,
     UnknownJob,
     UnknownNode,
+    WrongLayout,
 )
 from .models import (
     CompleteTaskRequest,
@@ -57,5 +58,6 @@ __all__ = [
     "Settings",
     "UnknownJob",
     "UnknownNode",
+    "WrongLayout",
     "still_mine",
 ]

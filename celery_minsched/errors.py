@@ -106,6 +106,16 @@ class NodeIdInUse(SchedulerError):
     )
 
 
+class WrongLayout(SchedulerError):
+    """What lies in Redis is of a version with another layout."""
+
+    code = "WRONG_LAYOUT"
+    sentence = (
+        "what is in Redis has layout {found} (see {key}), and this version has layout {layout}. "
+        "{remedy}"
+    )
+
+
 class InvalidDemand(SchedulerError, ValueError):
     """A demand that cannot be read: an unknown key, a value of the wrong kind."""
 

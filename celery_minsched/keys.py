@@ -17,6 +17,7 @@ SEP: Final = "\x06\x16"
 
 #: Keys of the scheduler's own state, below the prefix (``scheduler:`` by default).
 STATE: Final = {
+    "layout": "layout",  # the number of all that follows, see celery_minsched/layout.py
     "node_info": "node:info:{}",
     "node_runtime": "node:runtime:{}",
     "node_jobs": "node:jobs:{}",

@@ -26,6 +26,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from .errors import WrongLayout
 from .plugin import plugin_of
 from .views import LineView, NodeView, PoolView, ServerView, Views
 
@@ -55,8 +56,8 @@ STATUSES = ("finished", "failed", "lost", "unsent")
 class SchedulerCollector(Collector):
     """The scheduler's figures, of the ``views`` of one Redis.
 
-    Where Redis does not answer, ``minsched_up`` is 0 and there is nothing else: a page that has
-    other figures too, as Flower's has, is still scraped.
+    Where Redis does not answer, or has another layout, ``minsched_up`` is 0 and there is nothing
+    else: a page that has other figures too, as Flower's has, is still scraped.
     """
 
     def __init__(self, views: Callable[[], Views]) -> None:
@@ -72,8 +73,8 @@ class SchedulerCollector(Collector):
         began = time.perf_counter()
         try:
             metrics = list(_metrics(self._views()))
-        except (RedisError, OperationalError) as exc:
-            logger.warning("Redis does not answer, so there is nothing to scrape: %s", exc)
+        except (RedisError, OperationalError, WrongLayout) as exc:
+            logger.warning("there is nothing to scrape: %s", exc)
             yield GaugeMetricFamily("minsched_up", up, value=0)
             return
         yield GaugeMetricFamily("minsched_up", up, value=1)

@@ -16,6 +16,7 @@ from kombu.utils.imports import symbol_by_name
 from . import bulk, connection, settings
 from .demand import Demand
 from .errors import InvalidDemand
+from .layout import check_layout
 from .publish import BATCH, SchedulingAMQP
 from .scheduler import MinimalSchedulerService
 from .views import JobView, Views
@@ -77,7 +78,15 @@ class MinSched:
 
     @cached_property
     def scheduler(self) -> MinimalSchedulerService:
-        """The scheduler on this application's Redis. Raises kombu's ``OperationalError``."""
+        """The scheduler on this application's Redis. Raises kombu's ``OperationalError``, and
+        :class:`WrongLayout` where Redis is of a version with another layout.
+        """
+        found = self.unchecked_scheduler()
+        check_layout(found.redis, found.keys)
+        return found
+
+    def unchecked_scheduler(self) -> MinimalSchedulerService:
+        """The same, whatever the layout: for who changes that."""
         client = connection.client_of(self.app, self.settings.redis_url)
         keys = connection.keys_of(self.app, self.settings.key_prefix)
         return MinimalSchedulerService(client, self.settings, keys)

@@ -10,6 +10,7 @@ import redis
 
 from . import errors, scripts
 from .keys import Keys
+from .layout import note_layout
 from .models import (
     CompleteTaskRequest,
     CompleteTaskResponse,
@@ -44,8 +45,10 @@ class MinimalSchedulerService:
     def register_node(self, request: RegisterNodeRequest) -> RegisterNodeResponse:
         """Announce a node, or announce it anew after a change.
 
-        Raises :class:`NodeIdInUse` while a live node of this id is another process.
+        Raises :class:`NodeIdInUse` while a live node of this id is another process, and
+        :class:`WrongLayout` where Redis is of a version with another layout.
         """
+        note_layout(self.redis, self.keys)
         pools, capabilities = request.pools, request.capabilities
         code, *values = self._call(
             "register_node",
@@ -144,6 +147,29 @@ class MinimalSchedulerService:
         asked = [arg for job in jobs for arg in self._asked(*job)]
         answers = self._call("dispatch_task", *asked)
         return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
+
+    def adopt_tasks(
+        self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, tuple[str, str]]]
+    ) -> list[DispatchResponse | errors.SchedulerError | None]:
+        """Take messages out of an ordinary queue's list and dispatch them, each in one step.
+
+        Each as it lies there, and as :meth:`dispatch_tasks` takes it. ``None`` for one that lies
+        there no more; the first that is refused is the last, and stays.
+        """
+        asked: list[str | bytes] = []
+        for raw, request, message in jobs:
+            asked += (raw, *self._asked(request, message))
+        answers = self._call("adopt_task", queue, *asked)
+        return [
+            None if answer[0] == "GONE" else _outcome(answer, job[1])
+            for answer, job in zip(answers, jobs, strict=False)
+        ]
+
+    def return_messages(self, messages: Sequence[tuple[str | bytes, ...]]) -> list[str]:
+        """Return messages to ordinary queues and forget their jobs, each in one step; what became
+        of each. See the script, also for what is told of each.
+        """
+        return [str(answer[1]) for answer in self._call_many("return_message", messages)]
 
     def _asked(self, request: DispatchRequest, message: tuple[str, str]) -> tuple[str, ...]:
         """A job and its message, as the scripts take them."""
@@ -287,10 +313,24 @@ class MinimalSchedulerService:
             PoolOffer(id="none", langs=[(src_lang, tgt_lang)])
         self._call("set_language_pools", f"{src_lang}:{tgt_lang}", *(offer.id for offer in offers))
 
-    def _call(self, name: str, *args: str | int | float) -> list[Any]:
+    def carry_language(self, pair: str, pools: Iterable[str]) -> None:
+        """Take over a language pair of the original specification's layout."""
+        self._call("carry_language", pair, *pools)
+
+    def carry_jobs(self, jobs: Sequence[tuple[str, int, str, str, int]]) -> list[str]:
+        """Take over jobs of the original specification's layout; see the script for what is told
+        of each, and for what became of it.
+        """
+        return [str(answer[1]) for answer in self._call_many("carry_job", jobs)]
+
+    def _call(self, name: str, *args: str | bytes | int | float) -> list[Any]:
         return scripts.call(self.redis, self.keys, name, self._times, *args)
 
-    def _call_many(self, name: str, calls: Sequence[tuple[str, ...]]) -> list[list[Any]]:
+    def _call_many(
+        self, name: str, calls: Sequence[tuple[str | bytes | int, ...]]
+    ) -> list[list[Any]]:
+        if not calls:
+            return []
         times = self._times
         return scripts.call_many(self.redis, self.keys, name, [(times, *args) for args in calls])
 

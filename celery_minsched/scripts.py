@@ -64,7 +64,7 @@ def sha(name: str) -> str:
     return hashlib.sha1(source(name).encode()).hexdigest()
 
 
-def call(client: redis.Redis, keys: Keys, name: str, *args: str | int | float) -> list[Any]:
+def call(client: redis.Redis, keys: Keys, name: str, *args: str | bytes | int | float) -> list[Any]:
     """Run script ``name``; the first item of its answer is ``OK`` or an error code.
 
     A server that has lost its scripts (restart, failover, SCRIPT FLUSH) is sent the source once
@@ -81,7 +81,7 @@ def call(client: redis.Redis, keys: Keys, name: str, *args: str | int | float) -
 
 
 def call_many(
-    client: redis.Redis, keys: Keys, name: str, calls: Sequence[Sequence[str | int | float]]
+    client: redis.Redis, keys: Keys, name: str, calls: Sequence[Sequence[str | bytes | int | float]]
 ) -> list[list[Any]]:
     """Run script ``name`` once for each of ``calls``, in one round trip; their answers in order."""
     if len(calls) == 1:

@@ -12,19 +12,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import redis
 from redis.exceptions import NoPermissionError
 
 from .keys import Keys
+from .scripts import text
 from .settings import Settings
 from .view_models import Event, JobView, LineView, NodeView, PoolView, ServerView
 
 if TYPE_CHECKING:
     from .check import Breach
 
+T = TypeVar("T")
+
 PAGE = 100  # keys read in one round trip: Redis does all of it in one go
+MANY = 500  # names in one answer of a SCAN
 
 
 _NODE = ("online", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts", "instance")
@@ -56,7 +60,7 @@ class Views:
         return self._redis.zscore(self._keys("rescues"), node_id) is not None
 
     def _nodes(self, node_ids: Iterable[str]) -> Iterator[NodeView]:
-        for page in _pages(node_ids):
+        for page in pages(node_ids):
             with self._redis.pipeline(transaction=False) as pipe:
                 for node_id in page:
                     pipe.hmget(self._keys("node_info", node_id), _NODE)
@@ -162,9 +166,17 @@ class Views:
         if at_node:
             return
         for name in self._lines():
-            for ticket in self._in_order("waiting", name):
-                yield ticket.partition(" ")[2]
-        yield from self._in_order("delayed")
+            yield from self.waiting_in(name)
+        yield from self.delayed()
+
+    def waiting_in(self, line: str) -> Iterator[str]:
+        """The ids of the jobs of a line, in their order."""
+        for ticket in self._in_order("waiting", line):
+            yield ticket.partition(" ")[2]
+
+    def delayed(self) -> Iterator[str]:
+        """The ids of the delayed jobs, by when they are due."""
+        return self._in_order("delayed")
 
     def _in_order(self, *name: str) -> Iterator[str]:
         """Of a sorted set, in pages. One that changes meanwhile may show a member twice or not."""
@@ -175,7 +187,7 @@ class Views:
                 return
 
     def _jobs(self, job_ids: Iterable[str]) -> Iterator[JobView]:
-        for page in _pages(job_ids):
+        for page in pages(job_ids):
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id in page:
                     # All of it: each field that is named is a search through a small hash.
@@ -200,7 +212,7 @@ class Views:
 
     def _lines_of(self, names: Iterable[str]) -> Iterator[LineView]:
         is_possible = cache(self.is_possible)
-        for page in _pages(names):
+        for page in pages(names):
             with self._redis.pipeline(transaction=False) as pipe:
                 for name in page:
                     pipe.zcard(self._keys("waiting", name))
@@ -241,7 +253,7 @@ class Views:
             ] or [self._keys("pool_members", pool)]
             if len(sets) == 1 and self._redis.exists(sets[0]):
                 return True
-            if any(self._are_in_all(page, sets) for page in _pages(self._scan(sets[0]))):
+            if any(self._are_in_all(page, sets) for page in pages(self._scan(sets[0]))):
                 return True
         return False
 
@@ -284,7 +296,7 @@ class Views:
     def counts_of(self, pools: Iterable[str]) -> dict[str, dict[str, int]]:
         """What was counted of each of these pools; of the fleet for ""."""
         found: dict[str, dict[str, int]] = {}
-        for page in _pages(pools):
+        for page in pages(pools):
             with self._redis.pipeline(transaction=False) as pipe:
                 for pool in page:
                     key = self._keys("pool_counts", pool) if pool else self._keys("counts")
@@ -328,6 +340,17 @@ class Views:
         return iter(dict.fromkeys(map(_text, self._redis.sscan_iter(key, count=PAGE))))
 
 
+def scan_keys(client: redis.Redis, keys: Keys, pattern: str) -> Iterator[list[str]]:
+    """The keys below the broker's prefix that match, in batches; some of them twice."""
+    escaped = "".join(f"[{c}]" if c in "*?[" else c for c in keys.queue_prefix)
+    cursor = 0
+    while True:
+        cursor, names = cast("Any", client.scan(cursor, match=escaped + pattern, count=MANY))
+        yield text(names)
+        if not cursor:
+            return
+
+
 def can_do(node: NodeView, pools: Iterable[str], capabilities: Iterable[str]) -> bool:
     """Is the node in one of the pools, with all the capabilities?"""
     return bool(set(pools) & set(node.pools)) and set(capabilities) <= set(node.capabilities)
@@ -354,7 +377,8 @@ def _event(event_id: object, fields: object) -> Event:
     return Event(event_id=_text(event_id), kind=given.pop("kind"), fields=given)
 
 
-def _pages(items: Iterable[str]) -> Iterator[list[str]]:
+def pages(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items, so many at a time as are read in one round trip."""
     items = iter(items)
     while page := list(islice(items, PAGE)):
         yield page

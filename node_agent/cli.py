@@ -17,7 +17,13 @@ from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 from redis.exceptions import RedisError, ResponseError
 
-from celery_minsched import MinimalSchedulerService, MinSched, NodeIdInUse, RegisterNodeRequest
+from celery_minsched import (
+    MinimalSchedulerService,
+    MinSched,
+    NodeIdInUse,
+    RegisterNodeRequest,
+    SchedulerError,
+)
 from celery_minsched.keys import queue_name
 
 from .worker import prepare
@@ -76,7 +82,7 @@ def main(
     try:
         take_id(plugin.scheduler, registration)
         warn_of_eviction(plugin.scheduler)
-    except (NodeIdInUse, ImproperlyConfigured, OperationalError, RedisError) as exc:
+    except (SchedulerError, ImproperlyConfigured, OperationalError, RedisError) as exc:
         raise click.ClickException(str(exc)) from exc
     node = prepare(app, plugin, registration)
     try:

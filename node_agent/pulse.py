@@ -34,6 +34,7 @@ from celery_minsched import (
     NodeIdInUse,
     RegisterNodeRequest,
     UnknownNode,
+    WrongLayout,
 )
 
 from .load import LoadMeter
@@ -225,6 +226,8 @@ class _Heart:
             self._heard[0] = began
         except (RedisError, OperationalError) as exc:
             trouble = f"Redis is away, tasks go on and the node is found again later: {exc}"
+        except WrongLayout as exc:  # it lost all, and another version was there first
+            trouble = f"tasks go on, and the node gets no others: {exc}"
         if trouble and not self._trouble:
             logger.warning("%s", trouble)
         if self._trouble and not trouble:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from .breach import Breach
 from .look import Key, Look
 
-_BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
+#: What kombu's keys of bindings begin with; then comes the exchange, or the queue's name.
+BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
 
 def check_leftovers(look: Look) -> Iterator[Breach]:
@@ -16,7 +17,7 @@ def check_leftovers(look: Look) -> Iterator[Breach]:
     for batch in look.scan("_kombu.binding*"):
         for key in batch:
             name = key.removeprefix(look.keys.queue_prefix)
-            exchange = next((name.removeprefix(b) for b in _BINDINGS if name.startswith(b)), "")
+            exchange = next((name.removeprefix(b) for b in BINDINGS if name.startswith(b)), "")
             if exchange.endswith("pidbox"):
                 mailboxes.append(Key("mailboxes", (), key))
             yield from _binding(look, key, exchange)

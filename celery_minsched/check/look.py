@@ -14,14 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..keys import Keys
 from ..scripts import text
-from ..views import Views
+from ..views import MANY, Views, scan_keys
 
 T = TypeVar("T")
 Command = tuple[str | int, ...]
 Index = tuple[str, str]  # of a node's offers: pool, capability; of what it speaks: pool, pair
 
 _COMMANDS = 250  # in one MULTI
-_NAMES = 500  # in one answer of a SCAN
 
 
 #: How to walk those keys that are not sets.
@@ -129,13 +128,7 @@ class Look:
 
     def scan(self, pattern: str) -> Iterator[list[str]]:
         """The keys below the broker's prefix that match, in batches."""
-        escaped = "".join(f"[{c}]" if c in "*?[" else c for c in self.keys.queue_prefix)
-        cursor = 0
-        while True:
-            cursor, names = self.redis.scan(cursor, match=escaped + pattern, count=_NAMES)
-            yield text(names)
-            if not cursor:
-                return
+        return scan_keys(self.redis, self.keys, pattern)
 
     def members(self, *names: str) -> Iterator[tuple[Key, str]]:
         """Each key of these names that was met with each of its members, some of them twice."""
@@ -149,7 +142,7 @@ class Look:
             with self.redis.pipeline(transaction=False) as pipe:
                 for key, cursor in some:
                     scan = _SCANS.get(key.name, "SSCAN")
-                    pipe.execute_command(scan, key.key, cursor, "COUNT", _NAMES)
+                    pipe.execute_command(scan, key.key, cursor, "COUNT", MANY)
                 answers = pipe.execute()
             for (key, _), (cursor, found) in zip(some, answers, strict=True):
                 cursors[key] = int(cursor)

@@ -22,6 +22,8 @@ from .act import drain, pause, rescue, resume, undrain
 from .check import check
 from .common import Failure
 from .exporter import exporter
+from .migrate import migrate
+from .move import adopt, release
 from .show import events, jobs, nodes, pools, waiting, why
 from .simulate import simulate_command
 from .top import top
@@ -52,5 +54,6 @@ for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
     *(check, exporter, flower, simulate_command),
+    *(migrate, adopt, release),
 ):
     minsched.add_command(command)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import click
@@ -116,3 +118,14 @@ def printable(text: str) -> str:
 def plural(number: int, what: str) -> str:
     """``1 job``, ``2 jobs``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+@contextmanager
+def progress(total: int, what: str, hidden: bool) -> Iterator[Callable[[], None]]:
+    """A bar on standard error, where that is a terminal; what is yielded is called at each step."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    made: Any = click.progressbar(length=total, label=what, file=sys.stderr)
+    with made as bar:
+        yield lambda: bar.update(1)

@@ -67,11 +67,11 @@ class VirtualScheduler(MinimalSchedulerService):
         pipe.delete(self.keys("job", job_id), self.keys("task", task_id))
         pipe.lpop(self.keys("node_queue", node_id), MAX_SLOTS)
 
-    def _call(self, name: str, *args: str | int | float) -> list[Any]:
+    def _call(self, name: str, *args: str | bytes | int | float) -> list[Any]:
         answer: list[Any] = scripts.text(self._put(self.redis, name, *args))
         return answer
 
-    def _put(self, client: Any, name: str, *args: str | int | float) -> Any:
+    def _put(self, client: Any, name: str, *args: str | bytes | int | float) -> Any:
         time = round((EPOCH + self.now) * 1e6)
         prefixes = (self.keys.prefix, self.keys.queue_prefix)
         return client.evalsha(_sha(name), 3, *prefixes, time, self._times, *args)

@@ -22,14 +22,14 @@ from redis.exceptions import RedisError
 from tornado.web import HTTPError, StaticFileHandler, authenticated, url
 
 from .. import __version__
-from ..errors import SchedulerError
+from ..errors import SchedulerError, WrongLayout
 from ..plugin import MinSched, plugin_of
 from .answers import ANSWERS
 
 STATIC = Path(__file__).parent / "static"
 
-#: Redis is away, or the application's settings are wrong.
-UNAVAILABLE = (RedisError, OperationalError, ImproperlyConfigured)
+#: Redis is away or has another layout, or the application's settings are wrong.
+UNAVAILABLE = (RedisError, OperationalError, ImproperlyConfigured, WrongLayout)
 
 T = TypeVar("T")
 
@@ -97,10 +97,10 @@ class Action(BaseApiHandler):
         act, told = ACTIONS[action]
         try:
             await in_thread(self, lambda: act(plugin_of(self.capp), of))
-        except SchedulerError as exc:
-            raise HTTPError(404, "%s", exc) from exc
         except UNAVAILABLE as exc:
             raise HTTPError(503, "%s", exc) from exc
+        except SchedulerError as exc:
+            raise HTTPError(404, "%s", exc) from exc
         self.write({"message": told.format(of)})
 
 

@@ -1,0 +1,130 @@
+"""``adopt`` and ``release``: in from plain Celery, and out again."""
+
+from __future__ import annotations
+
+import click
+
+from ..adopt import Adopter, Adoption
+from ..errors import InvalidDemand
+from ..release import NodesAtWork, Release, Releaser
+from .common import (
+    Failure,
+    console,
+    json_option,
+    plugin,
+    plural,
+    print_json,
+    printable,
+    progress,
+    table,
+)
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--pool", help="For tasks without a demand of their own.")
+@click.option("--limit", type=click.IntRange(min=1), help="Adopt so many messages at most.")
+@click.option("--dry-run", is_flag=True, help="Say what would be adopted, and change nothing.")
+@json_option
+@click.pass_context
+def adopt(
+    context: click.Context,
+    queue: str,
+    pool: str | None,
+    limit: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Send what waits in an ordinary queue to nodes.
+
+    Plain workers may go on to consume the queue: each message goes to the one or to the other. Ids,
+    priorities and times are kept. What a task asks for is told by minsched_routes and the task
+    itself, as for a new call. Broken off anywhere, it can be run again.
+
+    \b
+    Exit code  0  all is adopted, or would be; or as many as --limit says
+               1  some messages stay where they are; it says why
+    """
+    try:
+        adopter = Adopter(plugin(), queue, pool)
+    except (InvalidDemand, ValueError) as exc:
+        raise Failure(str(exc)) from exc
+    if dry_run:
+        done = adopter.look(limit)
+    else:
+        most = adopter.waiting() if limit is None else min(limit, adopter.waiting())
+        with progress(most, "messages", as_json) as step:
+            done = adopter.adopt(limit, step)
+    if as_json:
+        print_json(done)
+    else:
+        _print_adoption(done, dry_run)
+    context.exit(1 if done.refused or any(kind.stays for kind in done.kinds) else 0)
+
+
+def _print_adoption(done: Adoption, dry_run: bool) -> None:
+    out = console()
+    if not done.waiting:
+        return out.print(f"Queue {printable(done.queue)} is empty.")
+    if dry_run:
+        out.print(f"Queue {printable(done.queue)}: {plural(done.waiting, 'message')}.")
+    else:
+        out.print(
+            f"{plural(done.adopted, 'message')} of queue {printable(done.queue)} adopted: "
+            f"{done.placed} at nodes, {done.busy} in line, {done.delayed} delayed, "
+            f"{done.impossible} for which no node is registered."
+        )
+    if done.refused:
+        out.print(f"Broken off: {printable(done.refused)}", style="red")
+    if done.kinds:
+        made = table("MESSAGES", "TASK", "", right=("MESSAGES",), fold=("TASK", ""))
+        for kind in done.kinds:
+            what = f"stay: {kind.stays}" if kind.stays else f"to {kind.demand}"
+            made.add_row(str(kind.messages), printable(kind.task) or "-", what)
+        out.print(made)
+    return None
+
+
+@click.command()
+@json_option
+@click.pass_context
+def release(context: click.Context, as_json: bool) -> None:
+    """Send what waits back to ordinary queues, and delete all keys of the scheduler.
+
+    First take MinSched(app) out of the applications that send tasks, and drain the nodes; it is
+    refused while one takes jobs. Each task goes to the queue to which Celery sends it without the
+    scheduler; ids, priorities and times are kept. Run it again once the nodes have stopped: the
+    keys go when nothing is left that needs them.
+
+    \b
+    Exit code  0  no key of the scheduler is left
+               1  something is; it says what, and what to do
+    """
+    releaser = Releaser(plugin())
+    try:
+        with progress(releaser.waiting(), "messages", as_json) as step:
+            done = releaser.release(step)
+    except NodesAtWork as exc:
+        raise Failure(
+            f"nothing was changed, since these nodes take jobs: {exc}. Drain them (celery -A APP "
+            "minsched drain NODE), or stop them."
+        ) from exc
+    if as_json:
+        print_json(done)
+    else:
+        _print_release(done)
+    context.exit(1 if done.left else 0)
+
+
+def _print_release(done: Release) -> None:
+    out = console()
+    for queue, number in sorted(done.returned.items()):
+        out.print(f"{plural(number, 'message')} returned to queue {printable(queue)}.")
+    if done.revoked:
+        out.print(f"{plural(done.revoked, 'task')} had been revoked.")
+    for sentence in done.left:
+        out.print(printable(sentence), style="yellow")
+    if done.left:
+        out.print("The scheduler's keys are left. Run this again.")
+    else:
+        out.print(f"{plural(done.deleted, 'key')} deleted; none of the scheduler's is left.")

@@ -1,0 +1,79 @@
+-- include: line
+-- The dispatch of one job: resolves its demand to the least-loaded node with a free slot, takes the slot,
+-- records the job and the session, and sends the message to the node's queue; or has it wait.
+
+-- A call that is made again, because its answer was lost on the way, gets the same answer.
+local function earlier_answer(ask)
+  if ask.task_id == '' or ask.token == '' then return nil end
+  local job_id = redis.call('GET', key.task(ask.task_id))
+  if not job_id then return nil end
+  local job = redis.call('HMGET', key.job(job_id), 'token', 'node_id', 'pool', 'chosen_by')
+  if job[1] ~= ask.token then return nil end
+  return {'OK', job[2] or '', job_id, job[3] or '', job[4] or 'busy'}
+end
+
+-- Why a job that finds no slot is refused, or nil; and why it waits.
+local function refusal(ask, pools, caps, waits)
+  local possible = is_possible(pools, caps)
+  local answer, why
+  if waits then
+    local in_line = redis.call('ZCARD', key.waiting(ask.line))
+    why = possible and 'busy' or 'impossible'
+    if in_line >= tonumber(ask.max_waiting) then answer = {'BACKLOGGED', in_line} end
+  elseif #pools == 0 then
+    answer = {'NO_POOL_FOR_LANG_PAIR'}
+  elseif not possible then
+    answer = {'EMPTY_POOL', pools[1]}
+  else
+    answer = {'NO_AVAILABLE_NODE'}
+  end
+  count(possible and pools[1] or '', answer and answer[1] or why)
+  return answer, why
+end
+
+-- Gives the job its id, and opens its record.
+local function open_job(job, payload)
+  job.id = job.session_id .. ':' .. string.format('%.0f', redis.call('INCR', key.job_id_seq()))
+  local record = {'created_ts', NOW, 'payload_json', payload}
+  for field, value in pairs(job) do
+    if value ~= '' and field ~= 'id' and field ~= 'when_full' and field ~= 'max_waiting' then
+      record[#record + 1] = field
+      record[#record + 1] = value
+    end
+  end
+  redis.call('HSET', key.job(job.id), unpack(record))
+  if job.task_id ~= '' then redis.call('SET', key.task(job.task_id), job.id) end
+end
+
+local function dispatch(ask, payload, head, tail)
+  local answer = earlier_answer(ask)
+  if answer then return answer end
+  local has_message = head ~= ''
+  local function message() return head .. cjson.encode(ask.id) .. tail end
+  ask.node_id = ''
+  if not has_message then ask.suffix = '' end  -- its caller sends it without a priority
+  if has_message and tonumber(ask.due_ts) > NOW then
+    open_job(ask, payload)
+    redis.call('LPUSH', parked_list(ask), message())
+    delay(ask)
+    count('', 'delayed')
+    return {'OK', '', ask.id, '', 'delayed'}
+  end
+  local caps, session, pools = split(ask.caps, '[^,]+'), read_session(ask.session_id), pools_of(ask.where)
+  local required = required_node(ask, session, pools, caps)
+  local node_id, pool, chosen_by = choose_node(ask, session, pools, caps, required)
+  if node_id then
+    open_job(ask, payload)
+    give_slot(ask, node_id, pool, chosen_by)
+    if has_message then redis.call('LPUSH', key.node_queue(node_id), message()) end
+    return {'OK', node_id, ask.id, pool, chosen_by}
+  end
+  ask.line = line_of(ask, required)
+  local refused, why = refusal(ask, pools, caps, has_message and ask.when_full == 'wait')
+  if refused then return refused end
+  open_job(ask, payload)
+  redis.call('LPUSH', parked_list(ask), message())
+  join_line(ask, required)
+  keep_record(ask)
+  return {'OK', '', ask.id, '', why}
+end

@@ -1,0 +1,104 @@
+"""The layout of what is in Redis has a number, and nobody starts on one that he does not know."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from celery import Celery
+from prometheus_client import CollectorRegistry, generate_latest
+
+from celery_minsched import DispatchRequest, MinimalSchedulerService, WrongLayout
+from celery_minsched.layout import LAYOUT, layout_of
+from celery_minsched.metrics import register
+
+from .desk import Desk
+from .fleet import Fleet, make_app
+from .server import Server
+from .test_cli import run_with
+
+NOTE = "scheduler:layout"
+
+
+@pytest.fixture
+def app(server: Server) -> Celery:
+    return make_app(server.url)
+
+
+def refusal(app: Celery) -> str:
+    with pytest.raises(WrongLayout) as refused:
+        app.send_task("tests.app.mark", ("x", 1), minsched={"pool": "asr"})
+    return str(refused.value)
+
+
+def test_the_first_node_notes_the_number(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1")
+    assert client.get(NOTE) == str(LAYOUT)
+
+
+def test_an_application_that_is_there_before_all_nodes_is_of_this_layout(
+    app: Celery, client: redis.Redis
+) -> None:
+    app.send_task("tests.app.mark", ("x", 1), minsched={"pool": "asr"})
+    assert not client.exists(NOTE)
+    assert make_app(app.conf.broker_url).minsched.views.nodes() == []
+
+
+@pytest.mark.parametrize("demand", [{"pool": "asr"}, {"src_lang": "zh", "tgt_lang": "en"}])
+@pytest.mark.parametrize("due_ts", [0, 10**15])
+def test_whoever_makes_a_job_here_is_known_by_it(
+    service: MinimalSchedulerService, client: redis.Redis, demand: dict[str, str], due_ts: int
+) -> None:
+    request = DispatchRequest(when_full="wait", due_ts=due_ts, **demand)  # type: ignore[arg-type]
+    service.dispatch_tasks([(request, ("[", "]"))])
+    assert client.exists("scheduler:job:id_seq")
+    assert layout_of(client, service.keys) == LAYOUT
+
+
+def test_the_earlier_layout_is_told_to_migrate(app: Celery, client: redis.Redis) -> None:
+    client.set("scheduler:job:id_seq", 17)
+    before = client.keys("*")
+    said = refusal(app)
+    assert "celery -A APP minsched migrate" in said
+    assert "cannot run side by side" in said
+    assert client.keys("*") == before
+
+
+def test_a_later_layout_is_left_alone(app: Celery, desk: Desk, client: redis.Redis) -> None:
+    client.set(NOTE, LAYOUT + 1)
+    said = f"has layout {LAYOUT + 1} (see {NOTE}), and this version has layout {LAYOUT}."
+    assert said in refusal(app)
+    with pytest.raises(WrongLayout):
+        desk.node("n1")
+    answer = run_with(app, "nodes")
+    assert answer.exit_code == 2
+    assert "Install the celery-minsched that the other nodes run" in answer.stderr
+    assert client.keys("*") == [NOTE]
+
+
+def test_whoever_scrapes_it_sees_that_it_is_not_up(app: Celery, client: redis.Redis) -> None:
+    client.set(NOTE, LAYOUT + 1)
+    registry = CollectorRegistry()
+    register(app, registry)
+    assert "minsched_up 0.0" in generate_latest(registry).decode()
+
+
+@pytest.mark.parametrize("number", [LAYOUT - 1, LAYOUT + 1])
+def test_a_node_refuses_to_start_and_says_what_to_do(
+    fleet: Fleet, client: redis.Redis, number: int
+) -> None:
+    client.set(NOTE, number)
+    fleet.start("n1")
+    assert fleet.processes["n1"].wait(30) == 1
+    assert f"Error: WRONG_LAYOUT: what is in Redis has layout {number} (see" in fleet.log("n1")
+    assert client.keys("*") == [NOTE]
+
+
+def test_a_dispatch_does_not_ask_for_it(app: Celery, desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1")
+    app.minsched.scheduler  # noqa: B018 - asks once
+    client.config_resetstat()
+    app.send_task("tests.app.mark", ("x", 1), minsched={"pool": "asr"}, ignore_result=True)
+    commands = client.info("commandstats")
+    asked = commands.get("cmdstat_get", {"calls": 0})["calls"]
+    assert asked == 1  # the script's own look for an earlier answer
+    assert commands["cmdstat_evalsha"]["calls"] == 1
