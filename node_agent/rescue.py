@@ -78,7 +78,7 @@ class NodeQoS(QoS):
         job_id = job_id_of(message.headers)
         delivered = message.delivery_info
         place = ("", job_queue_name(job_id)) if job_id else _place_of(delivered)
-        with self.pipe_or_acquire() as pipe:
+        with self.pipe_or_acquire(client=self.channel.notes) as pipe:
             pipe.zadd(self.unacked_index_key, {delivery_tag: time()})
             pipe.hset(self.unacked_key, delivery_tag, dumps([message._raw, *place]))
             if self.channel.taken:
