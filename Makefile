@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two at a time, a module each: much of a test is waiting for a process to start or to die.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-.PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
+.PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations docs-reference redis-cli \
 	bench bench-dispatch bench-bulk bench-trace bench-watching \
 	soak soak-short soak-plain soak-waiting
 
@@ -29,6 +29,12 @@ browser:  ## Chromium, for the tests of Flower's pages: Debian's, where this may
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 			&& apt-get install -y -qq chromium chromium-driver >/dev/null; } \
 		|| echo "no chromium and chromedriver: the tests of Flower's pages in a browser are skipped"
+
+redis-cli:  ## A Redis command line, for the test of docs/protocol.md: Debian's, where this may install it
+	@command -v redis-cli || command -v valkey-cli \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+			&& apt-get install -y -qq redis-tools >/dev/null; } \
+		|| echo "no redis-cli and no valkey-cli: the test that drives docs/protocol.md is skipped"
 
 screenshots: $(STAMP)  ## The pictures of docs/flower.md
 	$(BIN)/python -m tests.screenshots docs/img
@@ -71,6 +77,9 @@ compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 
 docs-operations: $(STAMP)  ## The commands' output in docs/operations.md, from a small fleet
 	$(BIN)/python docs/make_operations.py
+
+docs-reference: $(STAMP)  ## What pages say of the source: scripts, keys, errors
+	$(BIN)/python docs/make_reference.py
 
 clean:
 	rm -rf $(VENV) .demo dist

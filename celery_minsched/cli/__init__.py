@@ -22,6 +22,7 @@ from .act import drain, pause, rescue, resume, undrain
 from .check import check
 from .common import Failure
 from .exporter import exporter
+from .scripts import scripts
 from .show import events, jobs, nodes, pools, waiting, why
 from .top import top
 
@@ -50,6 +51,6 @@ def minsched() -> None:
 for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
-    *(check, exporter, flower),
+    *(check, scripts, exporter, flower),
 ):
     minsched.add_command(command)
