@@ -6,13 +6,13 @@ STAMP := $(VENV)/.installed
 # Two at a time, a module each: much of a test is waiting for a process to start or to die.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-.PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations docs-reference redis-cli \
+.PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations docs-reference redis-cli docs docs-serve \
 	bench bench-dispatch bench-bulk bench-trace bench-watching \
 	soak soak-short soak-plain soak-waiting
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs]'
 	touch $(STAMP)
 
 demo: $(STAMP)  ## Nodes of unequal size, real work, and where it went. Under a minute
@@ -75,11 +75,17 @@ soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)
 
+docs: $(STAMP)  ## The documentation as a site, in site/. No warning passes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(STAMP)  ## The same while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 docs-operations: $(STAMP)  ## The commands' output in docs/operations.md, from a small fleet
 	$(BIN)/python docs/make_operations.py
 
-docs-reference: $(STAMP)  ## What pages say of the source: scripts, keys, errors
+docs-reference: $(STAMP)  ## What pages say of the source: scripts, keys, errors, settings
 	$(BIN)/python docs/make_reference.py
 
 clean:
-	rm -rf $(VENV) .demo dist
+	rm -rf $(VENV) .demo dist site

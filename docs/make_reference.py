@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from celery_minsched import errors, scripts
+from celery_minsched import Settings, errors, scripts
 from celery_minsched.keys import HOLDS, QUEUES, STATE, Keys
 
 DOCS = Path(__file__).resolve().parent
 LUA = DOCS.parent / "celery_minsched/lua"
-PAGES = (DOCS / "protocol.md",)
+PAGES = (DOCS / "protocol.md", DOCS / "settings.md", DOCS.parent / "README.md")
 #: The scripts that come first; the others are in alphabetical order.
 FLOWS = ("register_node", "heartbeat", "dispatch_task", "complete_task")
 
@@ -24,7 +25,7 @@ _PART = re.compile(r"(?<=^<!-- made: )(?P<name>\w+) -->\n.*?(?=^<!-- end -->$)",
 
 def rewrite(page: str) -> str:
     """The page with its made parts made anew."""
-    return _PART.sub(lambda part: f"{part['name']} -->\n{MADE[part['name']]()}\n", page)
+    return _PART.sub(lambda part: f"{part['name']} -->\n\n{MADE[part['name']]()}\n\n", page)
 
 
 def _scripts() -> str:
@@ -63,12 +64,36 @@ def _key(name: str) -> tuple[str, str, str]:
     return f"`{shown}`", kind, holds
 
 
+def _settings() -> str:
+    schema = Settings.model_json_schema()["properties"]
+    return _table(
+        ("setting", "default", "means"),
+        (
+            (
+                f"`minsched_{name}`",
+                f"{field.default:g} s" if field.annotation is float else f"{field.default}",
+                ": ".join([field.description or "", *_choices(schema[name])]),
+            )
+            for name, field in Settings.model_fields.items()
+        ),
+    )
+
+
+def _choices(schema: dict[str, Any]) -> list[str]:
+    return [", ".join(f"`{choice}`" for choice in schema["enum"])] if "enum" in schema else []
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     rule = ("---" for _ in head)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
-MADE: dict[str, Callable[[], str]] = {"scripts": _scripts, "errors": _errors, "keys": _keys}
+MADE: dict[str, Callable[[], str]] = {
+    "scripts": _scripts,
+    "errors": _errors,
+    "keys": _keys,
+    "settings": _settings,
+}
 
 
 def main() -> None:
