@@ -6,15 +6,21 @@ STAMP := $(VENV)/.installed
 # Two at a time, a module each: much of a test is waiting for a process to start or to die.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-.PHONY: demo test test-redis browser screenshots lint types clean compose-check docs-operations \
+.PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
+	docs docs-serve docs-operations docs-reference dist release-check lowest \
 	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
 	bench-placement \
 	soak soak-short soak-plain soak-waiting soak-move
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,containers]'
 	touch $(STAMP)
+
+# An extra of pyproject.toml that not everybody needs.
+$(VENV)/.%: $(STAMP)
+	$(BIN)/pip install --quiet --editable '.[$*]'
+	touch $@
 
 demo: $(STAMP)  ## Nodes of unequal size, real work, and where it went. Under a minute
 	$(BIN)/python examples/demo.py
@@ -30,6 +36,12 @@ browser:  ## Chromium, for the tests of Flower's pages: Debian's, where this may
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 			&& apt-get install -y -qq chromium chromium-driver >/dev/null; } \
 		|| echo "no chromium and chromedriver: the tests of Flower's pages in a browser are skipped"
+
+redis-cli:  ## A Redis command line, for the test of docs/protocol.md: Debian's, where this may install it
+	@command -v redis-cli || command -v valkey-cli \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+			&& apt-get install -y -qq redis-tools >/dev/null; } \
+		|| echo "no redis-cli and no valkey-cli: the test that drives docs/protocol.md is skipped"
 
 screenshots: $(STAMP)  ## The pictures of docs/flower.md
 	$(BIN)/python -m tests.screenshots docs/img
@@ -91,8 +103,36 @@ soak-move: $(STAMP)  ## 10,000 jobs migrated, killed ten times; 5,000 messages a
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)
 
+docs: $(VENV)/.docs  ## The documentation as a site, in site/. No warning passes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs  ## The same while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 docs-operations: $(STAMP)  ## The commands' output in docs/operations.md, from a small fleet
 	$(BIN)/python docs/make_operations.py
 
+docs-reference: $(STAMP)  ## What pages say of the source: scripts, keys, errors, settings
+	$(BIN)/python docs/make_reference.py
+
+dist: $(VENV)/.release  ## Wheel and sdist, checked, in dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/pytest tests/test_dist.py
+
+release-check: dist  ## That wheel in empty environments, on the oldest and the newest Python here
+	$(BIN)/python -m tests.release_check dist/*.whl
+
+# Without what takes long, and what drives a browser.
+QUICK = loading scripts keys settings lines model bad_input connection celery metrics web tracing why
+lowest: $(VENV)/.release  ## The quick tests on the lowest version of each dependency that is declared
+	rm -rf .lowest
+	$(BIN)/uv venv --quiet --python $(BIN)/python .lowest
+	$(BIN)/uv pip install --python .lowest/bin/python --resolution lowest-direct \
+		--editable '.[gpu,flower,tracing,dev,docs]'
+	.lowest/bin/pytest -n 2 --dist loadfile $(QUICK:%=tests/test_%.py) $(ARGS)
+	.lowest/bin/mkdocs build --strict --site-dir .lowest/site
+
 clean:
-	rm -rf $(VENV) .demo dist
+	rm -rf $(VENV) .lowest .demo dist site

@@ -26,20 +26,19 @@ STATE: Final = {
     "pool_members": "pool:{}:members",
     "pool_free": "pool:{}:free",
     "pool_langs": "pool:{}:langs",
-    # The same two, narrowed to the nodes of a pool that have a capability: pool, capability.
     "capable_members": "pool:{}:members:{}",
     "capable_free": "pool:{}:free:{}",
-    "lang": "lang:{}",  # "src:tgt"
-    "lang_speakers": "lang:{}:in:{}",  # "src:tgt", pool: who says that the pool serves the pair
+    "lang": "lang:{}",
+    "lang_speakers": "lang:{}:in:{}",
     "job": "job:{}",
     "job_id_seq": "job:id_seq",
-    "task": "task:{}",  # the latest job of a task id
+    "task": "task:{}",
     "session": "session:{}",
-    "turn": "turn",  # counts up: who was chosen, or served, longest ago
+    "turn": "turn",
     # A line is named by what must be true of the node, see lua/include/line.lua.
     "lines": "lines",
     "waiting": "waiting:{}",
-    "line_turns": "waiting:{}:turns:{}",  # line, priority: the next turn of a fairness key
+    "line_turns": "waiting:{}:turns:{}",
     # Where lines are found: by the slots of a pool, or of the one node that they are for; and by
     # whoever changes which pools serve a pair, or which pairs a pool lists.
     "pool_waiting": "pool:{}:waiting",
@@ -49,11 +48,11 @@ STATE: Final = {
     "pool_langs_waiting": "pool:{}:langs:waiting",
     "delayed": "delayed",
     "expiring": "expiring",
-    "alarm": "alarm",  # which node was asked to be heard when, for the next delayed job
+    "alarm": "alarm",
     "heard": "heard",
     "rescues": "rescues",
     "lost": "lost",
-    "paused": "paused",  # pools that an operator has paused
+    "paused": "paused",
     # What happened, for those who watch; see lua/include/journal.lua.
     "events": "events",
     "counts": "counts",
@@ -65,14 +64,102 @@ STATE: Final = {
 QUEUES: Final = {
     "node_queue": "minsched.node.{}",
     "job_queue": "minsched.job.{}",
-    # kombu's unacked_key, unacked_index_key and unacked_mutex_key of a node's worker
     "node_unacked": "minsched.unacked.{}",
     "node_unacked_index": "minsched.unacked_index.{}",
     "node_unacked_mutex": "minsched.unacked_mutex.{}",
-    # The message that a node's worker has taken and not yet noted as unacknowledged.
     "node_taken": "minsched.taken.{}",
-    # Those of a node's unacked messages that its worker has acknowledged: kept until the job ends.
     "node_acked": "minsched.acked.{}",
+}
+
+#: Of each key its ids, its type in Redis, and what it holds: docs/protocol.md is made of it.
+HOLDS: Final = {
+    "layout": ((), "string", "the number of this layout; whoever knows another refuses to start"),
+    "node_info": (
+        ("node",),
+        "hash",
+        "what a node is: `online`, `draining` (`true` or `false`), `instance`, `max_jobs`, "
+        "`cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, `load`, `turn`, "
+        "`last_heartbeat_ts`, `registered_ts`",
+    ),
+    "node_runtime": (("node",), "hash", "`current_jobs`, the size of the next"),
+    "node_jobs": (
+        ("node",),
+        "sorted set",
+        "the jobs that hold the node's slots, by the end of their lease",
+    ),
+    "nodes": ((), "sorted set", "nodes by last heartbeat; negative once found silent"),
+    "pools": ((), "set", "the pools that have nodes"),
+    "pool_members": (("pool",), "set", "the pool's nodes"),
+    "pool_free": (
+        ("pool",),
+        "sorted set",
+        "those that are online, not draining and have a free slot, in load order",
+    ),
+    "pool_langs": (("pool",), "set", "the language pairs it lists; none: it is not asked for them"),
+    "capable_members": (("pool", "capability"), "set", "those of the pool that have a capability"),
+    "capable_free": (("pool", "capability"), "sorted set", "the free ones of these, in load order"),
+    "lang": (("src:tgt",), "set", "the pools that serve the pair"),
+    "lang_speakers": (
+        ("src:tgt", "pool"),
+        "set",
+        "who says so: nodes, and `*` for `set_language_pools`",
+    ),
+    "job": (
+        ("job",),
+        "hash, TTL",
+        "a job: `status` (`parked`, `waiting`, `delayed`, `dispatched`, `running`, `finished`, "
+        "`failed`, `lost`), `node_id`, `pool`, `chosen_by`, `reason`, `created_ts`, "
+        "`dispatched_ts`, `started_ts`, `ended_ts`, `payload_json`, and what it asked for",
+    ),
+    "job_id_seq": ((), "string", "the number of the latest job"),
+    "task": (("task",), "string, TTL", "the latest job of a task id"),
+    "session": (("session",), "hash, TTL", "`node_id`, `preferred_pool`, `last_lang_pair`"),
+    "turn": ((), "string", "counts up: which node was chosen, which line served, longest ago"),
+    "lines": ((), "hash", "the lines that have someone in them, and since when"),
+    "waiting": (
+        ("line",),
+        "sorted set",
+        "jobs in line, by place. A line is `where/capabilities/required node`",
+    ),
+    "line_turns": (("line", "priority"), "sorted set", "the next turns of fairness keys"),
+    "pool_waiting": (
+        ("pool",),
+        "sorted set",
+        "the lines that the pool's nodes may serve, by when they were served",
+    ),
+    "pool_passed": (("pool",), "hash", "how far a node has passed over the pool's lines"),
+    "node_waiting": (("node",), "sorted set", "the lines that wait for this node alone"),
+    "lang_waiting": (("src:tgt",), "set", "the lines that wait for the pair"),
+    "pool_langs_waiting": (("pool",), "set", "those that wait for a pair of this pool"),
+    "delayed": ((), "sorted set", "delayed jobs by due time"),
+    "expiring": ((), "sorted set", "jobs at no node by when they expire"),
+    "alarm": ((), "hash, TTL", "which node was asked to be heard when, for the next delayed job"),
+    "heard": ((), "hash, TTL", "the last heartbeat of any node, and since when they come in"),
+    "rescues": ((), "sorted set", "nodes whose jobs are to be rescued, by when to look again"),
+    "lost": ((), "sorted set", "lost jobs whose callers are to be told, by when to try"),
+    "paused": ((), "set", "pools that an operator has paused"),
+    "events": ((), "stream", "what happened; bounded"),
+    "counts": ((), "hash", "counters of what is of no pool"),
+    "pool_counts": (("pool",), "hash", "counters of a pool; with a TTL once it has no node"),
+    "node_queue": (("node",), "list", "the node's messages; the next is at the right"),
+    "job_queue": (("job",), "list", "the message of a job that is at no node"),
+    "node_unacked": (
+        ("node",),
+        "hash",
+        "the messages that its worker has taken: kombu's `unacked_key`",
+    ),
+    "node_unacked_index": (("node",), "sorted set", "kombu's `unacked_index_key`"),
+    "node_unacked_mutex": (("node",), "string", "kombu's `unacked_mutex_key`"),
+    "node_taken": (
+        ("node",),
+        "list",
+        "the message that it takes from its queue, until it is noted as unacknowledged",
+    ),
+    "node_acked": (
+        ("node",),
+        "set",
+        "the messages in its book that it has acknowledged, kept until the job ends",
+    ),
 }
 
 

@@ -50,6 +50,12 @@ def _without_unused(library: str, text: str) -> str:
     return library
 
 
+def names() -> list[str]:
+    """The names of all scripts."""
+    lua = (files(__package__) / "lua").iterdir()
+    return sorted(entry.name.removesuffix(".lua") for entry in lua if entry.name.endswith(".lua"))
+
+
 @cache
 def source(name: str) -> str:
     """The whole Lua text of script ``name``."""

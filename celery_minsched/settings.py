@@ -1,21 +1,4 @@
-"""The ``minsched_*`` settings: read from a Celery configuration, checked, with defaults.
-
-===============================  =========  ========================================================
-setting                          default    means
-===============================  =========  ========================================================
-``minsched_redis_url``           None       Redis of the scheduler; None: the broker's
-``minsched_key_prefix``          scheduler  prefix of the scheduler's keys
-``minsched_routes``              {}         task name patterns to demands, like ``task_routes``
-``minsched_node_ttl``            8 s        a node that was silent for longer is taken for dead
-``minsched_heartbeat_interval``  1 s        pause between two heartbeats of a node
-``minsched_lease``               30 s       how long a slot is held for a job that no node confirms
-``minsched_when_full``           wait       what a task does when every slot is taken: wait, error
-``minsched_max_waiting``         100000     jobs in one line; one more is refused
-``minsched_session_ttl``         3600 s     how long a session is remembered after its last job
-``minsched_max_rescues``         3          a job is failed when this many nodes have died under it
-``minsched_history_ttl``         86400 s    how long an ended job and a departed node can be seen
-===============================  =========  ========================================================
-"""
+"""The ``minsched_*`` settings: read from a Celery configuration, checked, with defaults."""
 
 from __future__ import annotations
 
@@ -36,17 +19,39 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    redis_url: str | None = None
-    key_prefix: Name = "scheduler"
-    routes: dict[str, dict[str, Any]] = {}
-    node_ttl: float = Field(default=8.0, gt=0)
-    heartbeat_interval: float = Field(default=1.0, gt=0)
-    lease: float = Field(default=30.0, gt=0)
-    when_full: Literal["wait", "error"] = "wait"
-    max_waiting: int = Field(default=100_000, ge=1)
-    session_ttl: float = Field(default=3600.0, gt=0)
-    max_rescues: int = Field(default=3, ge=1)
-    history_ttl: float = Field(default=86400.0, gt=0)
+    redis_url: str | None = Field(
+        default=None, description="Redis of the scheduler; None: the broker's"
+    )
+    key_prefix: Name = Field(default="scheduler", description="prefix of the scheduler's keys")
+    routes: dict[str, dict[str, Any]] = Field(
+        default={}, description="task name patterns to demands, like `task_routes`"
+    )
+    node_ttl: float = Field(
+        default=8.0, gt=0, description="a node that was silent for longer is taken for dead"
+    )
+    heartbeat_interval: float = Field(
+        default=1.0, gt=0, description="pause between two heartbeats of a node"
+    )
+    lease: float = Field(
+        default=30.0, gt=0, description="how long a slot is held for a job that no node confirms"
+    )
+    when_full: Literal["wait", "error"] = Field(
+        default="wait", description="what a task does when every slot is taken"
+    )
+    max_waiting: int = Field(
+        default=100_000, ge=1, description="jobs in one line; one more is refused"
+    )
+    session_ttl: float = Field(
+        default=3600.0, gt=0, description="how long a session is remembered after its last job"
+    )
+    max_rescues: int = Field(
+        default=3, ge=1, description="a job is failed when this many nodes have died under it"
+    )
+    history_ttl: float = Field(
+        default=86400.0,
+        gt=0,
+        description="how long an ended job and a departed node can be seen",
+    )
 
     def model_post_init(self, _context: Any) -> None:
         """One lost heartbeat must not make a node dead, nor end its leases."""

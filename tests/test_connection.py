@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from celery import Celery
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from celery_minsched import MinSched, RegisterNodeRequest
 
@@ -122,8 +122,8 @@ def test_sentinel(server: Server, sentinel: int) -> None:
 
     def is_watching() -> Any:
         try:
-            return redis.Redis(port=sentinel).sentinel_get_master_addr_by_name("main")
-        except redis.ConnectionError:
+            return Sentinel([("127.0.0.1", sentinel)]).discover_master("main")
+        except MasterNotFoundError:
             return None
 
     wait_for(is_watching)

@@ -20,7 +20,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def test_the_fifteen_lines_of_the_readme_run_as_written(server: Server, tmp_path: Path) -> None:
-    [text] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     assert text == (EXAMPLES / "quickstart.py").read_text()
     assert len([line for line in text.splitlines() if line]) <= 15
     (tmp_path / "quickstart.py").write_text(text)

@@ -24,6 +24,7 @@ from .common import Failure
 from .exporter import exporter
 from .migrate import migrate
 from .move import adopt, release
+from .scripts import scripts
 from .show import events, jobs, nodes, pools, waiting, why
 from .simulate import simulate_command
 from .top import top
@@ -53,7 +54,7 @@ def minsched() -> None:
 for command in (
     *(nodes, pools, jobs, waiting, top, why, events),
     *(drain, undrain, pause, resume, rescue),
-    *(check, exporter, flower, simulate_command),
+    *(check, scripts, exporter, flower, simulate_command),
     *(migrate, adopt, release),
 ):
     minsched.add_command(command)

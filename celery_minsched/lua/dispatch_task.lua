@@ -7,8 +7,20 @@
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2...] four for each job:
---   JSON object of strings: the fields of a job that celery_minsched/scheduler.py gives it (where,
---   caps: see include/demand.lua), and
+--   JSON object of strings, all of them, "" for what is not asked:
+--         where        which pools will do: "asr", the pool; "zh:en", those that serve the pair, and
+--                      after a "|" the pair to look up next; "asr=zh:en", the pool, if it serves it
+--         caps         capabilities that the node must have, sorted, separated by commas
+--         session_id   the job's id begins with it
+--         src_lang, tgt_lang   as the caller put them: recorded, and not read
+--         preferred    node_id
+--         affinity     "prefer" the session's node, "require" it or the preferred one, or "none"
+--         fairness     those who wait for the same take turns by it; usually the session_id
+--         band         which of kombu's priority steps, "0" first
+--         suffix       what kombu appends to the name of a list for that step, "" for the first
+--         due_ts       ms since the epoch: hold no slot before; "0" for now
+--         expires_ts   ms since the epoch: drop after; "0" for never
+--         task_id, token       the same two again get the same answer
 --         when_full    "error" or "wait"
 --         max_waiting  the most jobs in a line
 --   payload_json, stored and not read

@@ -1,0 +1,106 @@
+"""Writes what pages say of the source, from the source: ``make docs-reference``.
+
+In a page a comment ``<!-- made: NAME -->`` begins such a part and ``<!-- end -->`` ends it. All
+else is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from celery_minsched import Settings, errors, scripts
+from celery_minsched.keys import HOLDS, QUEUES, STATE, Keys
+
+DOCS = Path(__file__).resolve().parent
+LUA = DOCS.parent / "celery_minsched/lua"
+PAGES = (DOCS / "protocol.md", DOCS / "settings.md", DOCS.parent / "README.md")
+#: The scripts that come first; the others are in alphabetical order.
+FLOWS = ("register_node", "heartbeat", "dispatch_task", "complete_task")
+
+_PART = re.compile(r"(?<=^<!-- made: )(?P<name>\w+) -->\n.*?(?=^<!-- end -->$)", re.M | re.S)
+
+
+def rewrite(page: str) -> str:
+    """The page with its made parts made anew."""
+    return _PART.sub(lambda part: f"{part['name']} -->\n\n{MADE[part['name']]()}\n\n", page)
+
+
+def _scripts() -> str:
+    others = [name for name in scripts.names() if name not in FLOWS]
+    return "\n\n".join(_script(name) for name in (*FLOWS, *others))
+
+
+def _script(name: str) -> str:
+    """What the header of a script says: in words, and its contract as it stands."""
+    header, _, _ = (LUA / f"{name}.lua").read_text(encoding="utf-8").partition("\n\n")
+    lines = [line for line in header.splitlines() if not line.startswith("-- include: ")]
+    words, _, contract = "\n".join(line[3:] for line in lines).partition("\n\n")
+    return f"### {name}\n\n{words}\n\n```text\n{contract}\n```"
+
+
+def _errors() -> str:
+    found = sorted(errors.SchedulerError.__subclasses__(), key=lambda error: error.code)
+    spoken = "".join(path.read_text(encoding="utf-8") for path in LUA.rglob("*.lua"))
+    return _table(
+        ("code", "in Python", "means"),
+        (
+            (f"`{error.code}`", f"`{error.__name__}`", (error.__doc__ or "").partition("\n")[0])
+            for error in found
+            if f"'{error.code}'" in spoken
+        ),
+    )
+
+
+def _keys() -> str:
+    return _table(("key", "type", "holds"), (_key(name) for name in (*STATE, *QUEUES)))
+
+
+def _key(name: str) -> tuple[str, str, str]:
+    ids, kind, holds = HOLDS[name]
+    shown = Keys()(name, *(":".join(f"<{part}>" for part in one.split(":")) for one in ids))
+    return f"`{shown}`", kind, holds
+
+
+def _settings() -> str:
+    schema = Settings.model_json_schema()["properties"]
+    return _table(
+        ("setting", "default", "means"),
+        (
+            (
+                f"`minsched_{name}`",
+                f"{field.default:g} s" if field.annotation is float else f"{field.default}",
+                ": ".join([field.description or "", *_choices(schema[name])]),
+            )
+            for name, field in Settings.model_fields.items()
+        ),
+    )
+
+
+def _choices(schema: dict[str, Any]) -> list[str]:
+    return [", ".join(f"`{choice}`" for choice in schema["enum"])] if "enum" in schema else []
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    rule = ("---" for _ in head)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+MADE: dict[str, Callable[[], str]] = {
+    "scripts": _scripts,
+    "errors": _errors,
+    "keys": _keys,
+    "settings": _settings,
+}
+
+
+def main() -> None:
+    """Write the pages anew."""
+    for page in PAGES:
+        page.write_text(rewrite(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
