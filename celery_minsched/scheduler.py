@@ -209,6 +209,17 @@ class MinimalSchedulerService:
         answers = self._call_many("place_job", [(job_id, handed_back_by) for job_id in job_ids])
         return [str(answer[1]) for answer in answers]
 
+    def load(self, script: str) -> None:
+        """Have Redis know a script that is called in a transaction, where it cannot be sent."""
+        self.redis.script_load(scripts.source(script))
+
+    def settle_in(self, pipe: Any, job_id: str) -> None:
+        """See, in a pipeline that parks its message, to a job that has ended. Any other that had a
+        node waits for :meth:`place_jobs`.
+        """
+        prefixes = (self.keys.prefix, self.keys.queue_prefix)
+        pipe.evalsha(scripts.sha("place_job"), 2, *prefixes, self._times, job_id, "")
+
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
         """Free a job's slot and record how the job ended. A second call changes nothing.
 

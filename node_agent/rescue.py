@@ -163,28 +163,55 @@ def park_messages(
 
     Those of jobs to ``keep`` stay, and those that are no job's: somebody sent them to this very
     node. Each message is moved in a transaction, so two may do this at a time, or one after the
-    other had died half-way.
+    other had died half-way. That of a job which has ended is settled in the same transaction, since
+    nobody would look for it there.
     """
     client, keys = plugin.scheduler.redis, plugin.scheduler.keys
-    jobs = []
+    jobs: list[str] = []
     acked = client.smembers(keys("node_acked", node_id))
+    plugin.scheduler.load("place_job")
     with _connection(plugin.app, node_id) as connection:
         for tag, entry in client.hgetall(keys("node_unacked", node_id)).items():
             message, _, _ = loads(bytes_to_str(entry))
             job_id = job_id_of(message.get("headers"))
-            if tag not in acked and not keep(job_id):
+            if tag in acked or keep(job_id):
+                continue
+            if not job_id:
                 connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
-                _complete_record(plugin, job_id, message)
-                jobs.append(job_id)
+                continue
+            _park_unacked(plugin, node_id, bytes_to_str(tag), job_id)
+            _complete_record(plugin, job_id, message)
+            jobs.append(job_id)
     for name in ("node_taken", "node_queue"):
         jobs += _park_queue(plugin, keys(name, node_id))
-    return [job_id for job_id in jobs if job_id]
+    return jobs
+
+
+def _park_unacked(plugin: MinSched, node_id: str, tag: str, job_id: str) -> None:
+    """Move an unacknowledged message to its job's list, as kombu's (5.7) ``restore_by_tag``."""
+    keys = plugin.scheduler.keys
+    book = keys("node_unacked", node_id)
+
+    def move(pipe: Any) -> None:
+        entry = pipe.hget(book, tag)
+        pipe.multi()
+        pipe.hdel(book, tag)
+        pipe.zrem(keys("node_unacked_index", node_id), tag)
+        if entry is None:
+            return
+        message, _, _ = loads(bytes_to_str(entry))
+        message["headers"]["redelivered"] = True
+        pipe.rpush(keys("job_queue", job_id) + _suffix_of(plugin, message), dumps(message))
+        plugin.scheduler.settle_in(pipe, job_id)
+
+    plugin.scheduler.redis.transaction(move, book)
 
 
 def _park_queue(plugin: MinSched, queue: str) -> Iterator[str]:
     """Move the messages of a queue to their jobs' own lists, one by one; those jobs."""
     keys = plugin.scheduler.keys
     staying = 0
+    plugin.scheduler.load("place_job")
     with plugin.scheduler.redis.pipeline(transaction=True) as pipe:
         while True:
             try:
@@ -200,6 +227,7 @@ def _park_queue(plugin: MinSched, queue: str) -> Iterator[str]:
                 pipe.multi()
                 pipe.lpush(keys("job_queue", job_id) + _suffix_of(plugin, message), raw)
                 pipe.lrem(queue, -1, raw)
+                plugin.scheduler.settle_in(pipe, job_id)
                 pipe.execute()
             except WatchError:
                 continue

@@ -4,15 +4,20 @@ of it is left behind.
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import redis
 
+from node_agent.rescue import park_messages
+
 from .desk import Desk, silence
-from .fleet import Fleet, stored, wait_for
+from .fleet import Fleet, make_app, stored, wait_for
 from .server import Server
 
 FAST = {
@@ -177,3 +182,23 @@ def test_a_lost_attempt_leaves_no_message_and_its_task_is_told_of_if_no_retry_go
     assert told == ([attempt.job_id] if retry_status == "lost" else [])
     left = set(client.keys("minsched.*")) - lists
     assert bool(left) == (retry_status == "lost")  # till it is told
+
+
+def test_the_message_of_a_job_that_has_ended_is_settled_as_it_is_parked(
+    desk: Desk, client: redis.Redis
+) -> None:
+    """Whoever parks it may die before anything else, and nobody would look for it there."""
+    plugin: Any = SimpleNamespace(scheduler=desk.service, app=make_app("redis://127.0.0.1:1/0"))
+    desk.node("n1", 1)
+    keys = desk.service.keys
+    ended, revoked = desk.dispatch(), desk.send(task_id="t")
+    desk.service.revoke_task("t", "n1")
+    desk.complete(ended)
+    client.delete(keys("node_queue", "n1"))
+    for job in (ended, revoked):
+        message = {"headers": {"id": "", "minsched": {"job_id": job.job_id, "demand": {}}}}
+        client.hset(keys("node_unacked", "n1"), job.job_id, json.dumps([message, "", ""]))
+    assert sorted(park_messages(plugin, "n1")) == sorted([ended.job_id, revoked.job_id])
+    assert client.keys("minsched.*") == [keys("job_queue", revoked.job_id)]
+    desk.beat("n1")
+    assert len(desk.queue("n1")) == 1  # whose worker tells the caller

@@ -4,7 +4,8 @@
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] job_id       ARGV[3] the node that hands it back
+-- ARGV[2] job_id       ARGV[3] the node that hands it back, "" where that is yet to come: only a job
+--                      that has ended, or that is at no node, is seen to
 --
 -- Returns {"OK", "dispatched" | "waiting" | "delayed"}
 --         {"OK", "unchanged"}   it was placed already, has ended, or no message lies there
