@@ -150,7 +150,7 @@ def test_what_it_had_not_begun_is_dropped(
     assert fleet.app.control.inspect([f"celery@{name}"], timeout=10).reserved() == {
         f"celery@{name}": []
     }
-    assert not client.exists(f"minsched.unacked.{name}", f"minsched.acked.{name}")
+    wait_for(lambda: not client.exists(f"minsched.unacked.{name}", f"minsched.acked.{name}"))
 
 
 @pytest.mark.parametrize("requeue", [False, True])
