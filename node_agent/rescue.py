@@ -125,11 +125,17 @@ class NodeQoS(QoS):
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        with self._reachable() as book:
-            if requeue:
-                book.restore_by_tag(delivery_tag, leftmost=True)
-            else:
-                book._remove_from_indices(delivery_tag).execute()
+        message = self._delivered.get(delivery_tag)
+        job_id = job_id_of(message.headers) if message else ""
+        if requeue and job_id:
+            self.app.minsched.scheduler.load("place_job")
+            _park_unacked(self.app.minsched, self.node_id, delivery_tag, job_id)
+        else:
+            with self._reachable() as book:
+                if requeue:
+                    book.restore_by_tag(delivery_tag, leftmost=True)
+                else:
+                    book._remove_from_indices(delivery_tag).execute()
         self._quick_ack(delivery_tag)
 
     @contextlib.contextmanager
