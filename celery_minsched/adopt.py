@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from . import connection, demand
 from .errors import SchedulerError
-from .messages import read_message, request_of
+from .messages import read_message, request_of, split_at
 from .models import DispatchRequest
 from .plugin import MinSched
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
@@ -179,10 +179,9 @@ class Adopter:
         request = request_of(message)
         if request is None:
             return _Stays(name, UNREADABLE)
-        head, _, tail = json.dumps(message).partition(f'"{token}"')
         # It waits here already, so it may wait there, whatever its demand says of new ones.
         waits = request.model_copy(update={"when_full": "wait", "token": token})
-        return _Job(raw, name, waits, (head, tail))
+        return _Job(raw, name, waits, split_at(json.dumps(message), token))
 
     def _demand_of(self, name: str, headers: dict[str, Any]) -> dict[str, Any] | None:
         """The router's for a call of the task with these headers, else the one given."""

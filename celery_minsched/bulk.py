@@ -21,6 +21,7 @@ from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
 from . import tracing
+from .messages import split_at
 from .publish import Job
 from .router import HEADER
 
@@ -41,8 +42,10 @@ def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[
         else:
             count = len(jobs)
             result = signature.apply_async()
-            if kind and len(jobs) > count and _Stencil.fits(jobs[-1]):
-                stencils[kind] = _Stencil(app, signature, jobs[-1])
+            if kind and len(jobs) > count:
+                stencil = _Stencil(app, signature, jobs[-1])
+                if stencil.fits:
+                    stencils[kind] = stencil
         results.append(result)
     return results
 
@@ -87,15 +90,14 @@ class _Stencil:
         self._job = job
         self._message = json.loads(json.dumps(job.request.token).join(job.message))
 
-    @staticmethod
-    def fits(job: Job) -> bool:
+    @property
+    def fits(self) -> bool:
         """Is the job's message one that a stencil can be made of?"""
-        message = json.loads(json.dumps(job.request.token).join(job.message))
-        has_times = job.request.due_ts or job.request.expires_ts
+        has_times = self._job.request.due_ts or self._job.request.expires_ts
         return (
             not has_times
-            and "compression" not in message["headers"]
-            and message["properties"]["body_encoding"] == "base64"
+            and "compression" not in self._message["headers"]
+            and self._message["properties"]["body_encoding"] == "base64"
         )
 
     def send(self, signature: Signature) -> tuple[Job, AsyncResult]:
@@ -125,11 +127,10 @@ class _Stencil:
                 },
             }
         )
-        head, _, tail = text.partition(json.dumps(token))
         span = tracing.dispatching(self._task.name, request)
         result = self._task.AsyncResult(task_id)
         result.ignored = self._ignored
-        return Job(request, header, span, (head, tail)), result
+        return Job(request, header, span, split_at(text, token)), result
 
     def _body(self, args: Any, kwargs: Any) -> str:
         callbacks = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))

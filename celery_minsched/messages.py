@@ -22,6 +22,12 @@ def job_id_of(headers: Any) -> str:
     return job_id if isinstance(job_id, str) and is_job_id(job_id) else ""
 
 
+def split_at(text: str, token: str) -> tuple[str, str]:
+    """A message's text before and after the token that stands for its job's id."""
+    head, _, tail = text.partition(json.dumps(token))
+    return head, tail
+
+
 def read_message(raw: str | bytes) -> dict[str, Any]:
     """A message as kombu's Redis transport keeps it; empty where it is none."""
     try:

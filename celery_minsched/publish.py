@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
@@ -27,6 +28,7 @@ from redis.exceptions import RedisError
 from . import demand, tracing
 from .errors import SchedulerError
 from .keys import queue_name
+from .messages import split_at
 from .models import DispatchRequest, DispatchResponse
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
 
@@ -75,10 +77,12 @@ class SchedulingAMQP(AMQP):
             job = self._job(name, message, options)
             options["headers"] = {**options["headers"], HEADER: job.header}
             options["declare"] = []
-            send = self._send if self._plugin.can_park else self._send_by_broker
+            publish_it = partial(publish, producer, name, message)
             try:
                 with job.span.current():
-                    return send(job, publish, producer, name, message, options)
+                    if self._plugin.can_park:
+                        return self._send(job, producer, publish_it, options)
+                    return self._send_by_broker(job, publish_it, options)
             except BaseException as exc:
                 job.span.failed(exc)
                 raise
@@ -133,13 +137,7 @@ class SchedulingAMQP(AMQP):
         return int(maybe_make_aware(maybe_iso8601(when), self.app.timezone).timestamp() * 1000)
 
     def _send(
-        self,
-        job: Job,
-        publish: Callable[..., Any],
-        producer: Any,
-        name: str,
-        message: Any,
-        options: dict[str, Any],
+        self, job: Job, producer: Any, publish: Callable[..., Any], options: dict[str, Any]
     ) -> Any:
         """Have Celery and kombu make the message, and dispatch and send it in one step.
 
@@ -148,8 +146,7 @@ class SchedulingAMQP(AMQP):
         """
 
         def take(text: str) -> None:
-            head, _, tail = text.partition(f'"{job.request.token}"')
-            job.message = head, tail
+            job.message = split_at(text, job.request.token)
             held_back = _collected.get()
             if held_back is None:
                 self._dispatch([job], options)
@@ -157,16 +154,10 @@ class SchedulingAMQP(AMQP):
                 held_back.append(job)
 
         with _instead_of_kombu(producer, take):
-            return publish(producer, name, message, **options)
+            return publish(**options)
 
     def _send_by_broker(
-        self,
-        job: Job,
-        publish: Callable[..., Any],
-        producer: Any,
-        name: str,
-        message: Any,
-        options: dict[str, Any],
+        self, job: Job, publish: Callable[..., Any], options: dict[str, Any]
     ) -> Any:
         """Take a slot, and have Celery send the message to the node's queue at the broker.
 
@@ -177,7 +168,7 @@ class SchedulingAMQP(AMQP):
             job.header["priority"] = options["priority"]
         node = Queue(queue_name(job.header["node_id"]), no_declare=True)
         try:
-            return publish(producer, name, message, **options | {"priority": None, "queue": node})
+            return publish(**options | {"priority": None, "queue": node})
         except BaseException:
             self._release(job.header["job_id"])
             raise

@@ -217,8 +217,7 @@ class MinimalSchedulerService:
         """See, in a pipeline that parks its message, to a job that has ended. Any other that had a
         node waits for :meth:`place_jobs`.
         """
-        prefixes = (self.keys.prefix, self.keys.queue_prefix)
-        pipe.evalsha(scripts.sha("place_job"), 2, *prefixes, self._times, job_id, "")
+        scripts.put(pipe, self.keys, "place_job", self._times, job_id, "")
 
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
         """Free a job's slot and record how the job ended. A second call changes nothing.

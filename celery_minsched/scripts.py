@@ -96,9 +96,14 @@ def call_many(
         # SCRIPT LOAD first: in a pipeline there is no second try for a script that is not known.
         pipe.script_load(source(name))
         for args in calls:
-            pipe.evalsha(sha(name), 2, keys.prefix, keys.queue_prefix, *args)
+            put(pipe, keys, name, *args)
         answers: list[list[Any]] = text(pipe.execute()[1:])
     return answers
+
+
+def put(pipe: Any, keys: Keys, name: str, *args: str | bytes | int | float) -> None:
+    """Put a call of script ``name`` in a pipeline; whoever does sees to it that Redis knows it."""
+    pipe.evalsha(sha(name), 2, keys.prefix, keys.queue_prefix, *args)
 
 
 @contextmanager
