@@ -102,8 +102,13 @@ class SchedulingAMQP(AMQP):
             yield jobs
         finally:
             _collected.reset(token)
-        for start in range(0, len(jobs), BATCH):
-            self._dispatch(jobs[start : start + BATCH], {})
+        try:
+            for start in range(0, len(jobs), BATCH):
+                self._dispatch(jobs[start : start + BATCH], {})
+        except BaseException as exc:
+            for job in jobs:
+                job.span.failed(exc)  # but of those that were sent, which have ended
+            raise
 
     @property
     def _plugin(self) -> MinSched:

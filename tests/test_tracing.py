@@ -117,6 +117,15 @@ def test_a_refused_dispatch_is_an_error(app: Celery, spans: Any) -> None:
     assert span.events[0].attributes["exception.type"].endswith("NoAvailableNode")
 
 
+def test_of_a_refused_batch_each_that_was_not_sent_is_an_error(app: Celery, spans: Any) -> None:
+    register(app)
+    with pytest.raises(NoAvailableNode):
+        app.minsched.dispatch_many(
+            [app.tasks[TASK].s().set(minsched={"when_full": "error"}) for _ in range(3)]
+        )
+    assert [span.status.is_ok for span in of_dispatch(spans)] == [True, False, False]
+
+
 @pytest.mark.parametrize(("pool", "late"), [("threads", ""), ("prefork", "1")])
 def test_the_consumer_s_span_is_in_the_trace_and_has_the_node(
     server: Server, app: Celery, spans: Any, pool: str, late: str
