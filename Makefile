@@ -55,8 +55,8 @@ types: $(STAMP)
 
 bench: bench-dispatch bench-apply bench-bulk bench-node bench-locks bench-memory  ## The quick ones
 
-bench-dispatch: $(STAMP)  ## 10 nodes against 10,000: the server's time per job
-	$(BIN)/python -m benchmarks.bench_dispatch $(ARGS)
+bench-dispatch: $(STAMP)  ## 10 nodes against 100,000: the server's time per job
+	$(BIN)/python -m benchmarks.bench_dispatch --plot docs/bench-dispatch.png $(ARGS)
 
 bench-bulk: $(STAMP)  ## dispatch_many against one call after the other
 	$(BIN)/python -m benchmarks.bench_bulk $(ARGS)
@@ -68,16 +68,16 @@ bench-node: $(STAMP)  ## One node against a plain worker: tasks a second, idle t
 	$(BIN)/python -m benchmarks.bench_node $(ARGS)
 
 bench-locks: $(STAMP)  ## 1 to 64 dispatchers: scripts against a lock in Redis and one in a process
-	$(BIN)/python -m benchmarks.bench_locks $(ARGS)
+	$(BIN)/python -m benchmarks.bench_locks --plot docs/bench-locks.png $(ARGS)
 
 bench-memory: $(STAMP)  ## Bytes in Redis for a node and for a job
 	$(BIN)/python -m benchmarks.bench_memory $(ARGS)
 
-bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. Ten minutes
+bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. A quarter of an hour
 	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)
 
 bench-placement: $(STAMP)  ## The trace by everything else too: routing, RQ, dramatiq. Half an hour; ARGS=--short
-	$(BIN)/python -m benchmarks.bench_placement $(ARGS)
+	$(BIN)/python -m benchmarks.bench_placement --plot docs/bench-placement.png $(ARGS)
 
 bench-simulate: $(STAMP)  ## The same on real nodes and simulated. Four minutes
 	$(BIN)/python -m benchmarks.bench_simulate $(ARGS)

@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import click
 
 from benchmarks.common import Figure, machine, print_table, say
+from benchmarks.plots import Curve, Panel, draw
 from celery_minsched import (
     CompleteTaskRequest,
     DispatchRequest,
@@ -29,7 +32,14 @@ POOL = "asr"
 SLOTS = 4
 OPEN_JOBS = 20  # at any time, in a fleet of any size
 EMPTY = "return {'OK'}"
-SCAN = (Path(__file__).parent / "scan_members.lua").read_text(encoding="utf-8")
+#: By name.
+SCANS = {
+    name: (Path(__file__).parent / file).read_text(encoding="utf-8")
+    for name, file in (
+        ("the specification's scan", "scan_members.lua"),
+        ("the best scan", "scan_sorted.lua"),
+    )
+}
 SCANNED = 20_000  # nodes that one round of scans looks at, at most
 DAY = 86400.0  # seconds
 MESSAGE = ('{"job_id": ', "}")
@@ -42,15 +52,18 @@ class Fleet:
     service: MinimalSchedulerService
     nodes: int
     pair: list[float] = field(default_factory=list)
-    scan: list[float] = field(default_factory=list)
     empty: list[float] = field(default_factory=list)
+    scans: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCANS})
 
     def measure(self, jobs: int) -> None:
         """One round."""
         self.pair.append(self._server_time(lambda: self.work(jobs), jobs))
         self.empty.append(self._server_time(lambda: self._evaluate(EMPTY, jobs), jobs))
         scans = max(min(jobs, SCANNED // self.nodes), 1)
-        self.scan.append(self._server_time(lambda: self._evaluate(SCAN, scans), scans))
+        for name, script in SCANS.items():
+            self.scans[name].append(
+                self._server_time(partial(self._evaluate, script, scans), scans)
+            )
 
     def work(self, jobs: int, session: str = "") -> None:
         """Dispatch and complete so many jobs, some of which are open at any time."""
@@ -128,12 +141,32 @@ def row(fleet: Fleet, first: Fleet) -> list[str]:
     return [str(pair), f"{pair.median / Figure.of(first.pair).median:.2f}"]
 
 
+def panel(fleets: Sequence[Fleet]) -> Panel:
+    """The table by nodes."""
+    curves = {
+        "dispatch + complete": [one.pair for one in fleets],
+        "an empty script": [one.empty for one in fleets],
+        **{name: [one.scans[name] for one in fleets] for name in SCANS},
+    }
+    sizes = [one.nodes for one in fleets]
+    return Panel(
+        "",
+        [Curve(name, sizes, list(map(median, rounds))) for name, rounds in curves.items()],
+        *("nodes", "server time, µs"),
+    )
+
+
 @click.command()
-@click.option("--nodes", multiple=True, type=int, default=[10, 100, 1000, 10_000], help="A fleet.")
+@click.option(
+    "--nodes", multiple=True, type=int, default=[10, 100, 1000, 10_000, 100_000], help="A fleet."
+)
 @click.option("--rounds", default=9, help="Rounds for each fleet.")
 @click.option("--jobs", default=500, help="Jobs in a round.")
 @click.option("--stored", multiple=True, type=int, default=[2000, 20_000], help="Jobs beside.")
-def main(nodes: Sequence[int], rounds: int, jobs: int, stored: Sequence[int]) -> None:
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
+def main(
+    nodes: Sequence[int], rounds: int, jobs: int, stored: Sequence[int], picture: Path | None
+) -> None:
     """The server's time for a dispatch and a completion, by what Redis holds."""
     unit = "server time, µs: median (middle half of the rounds)"
     with ExitStack() as stack:
@@ -142,12 +175,19 @@ def main(nodes: Sequence[int], rounds: int, jobs: int, stored: Sequence[int]) ->
         measure(fleets, rounds, jobs)
         print_table(
             f"By nodes; {unit}",
-            ["nodes", "dispatch + complete", "ratio", "an empty script", "a scan of all members"],
+            ["nodes", "dispatch + complete", "ratio", "an empty script", *SCANS],
             [
-                [f"{one.nodes:,}", *row(one, fleets[0]), Figure.of(one.empty), Figure.of(one.scan)]
+                [
+                    f"{one.nodes:,}",
+                    *row(one, fleets[0]),
+                    *map(Figure.of, (one.empty, *one.scans.values())),
+                ]
                 for one in fleets
             ],
         )
+        if picture:
+            draw(picture, [panel(fleets)])
+            say(f"Plot: {picture}")
     with ExitStack() as stack:
         beside = {"nothing": stack.enter_context(fleet(10 * nodes[0]))}
         for count in stored:

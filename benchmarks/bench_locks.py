@@ -11,11 +11,12 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ import redis
 
 from benchmarks.common import Figure, machine, p99, print_table, say
 from benchmarks.locked import MutexClient, RedisLocked, mutex_server
+from benchmarks.plots import Curve, Panel, draw
 from celery_minsched import (
     CompleteTaskRequest,
     DispatchRequest,
@@ -161,19 +163,29 @@ def contenders(nodes: int) -> Iterator[dict[str, int]]:
 )
 @click.option("--rounds", default=3, help="Rounds for each contender.")
 @click.option("--seconds", default=2.0, help="Of each round.")
-def main(nodes: Sequence[int], crowd: Sequence[int], rounds: int, seconds: float) -> None:
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
+def main(
+    nodes: Sequence[int],
+    crowd: Sequence[int],
+    rounds: int,
+    seconds: float,
+    picture: Path | None,
+) -> None:
     """Dispatches a second, and how long each took, by how many there are at a time."""
     server = Server()
     with server.client() as client:
         say(machine(client))
     server.close()
+    panels = []
     for size in nodes:
         rows = []
+        by_crowd = []
         with dispatchers() as ends, contenders(size) as ports:
             for threads in crowd:
                 done: defaultdict[str, list[Round]] = defaultdict(list)
                 for name, port in [*ports.items()] * rounds:
                     done[name].append(measure(ends, name, port, threads, seconds))
+                by_crowd.append(done)
                 rows += [
                     [f"{threads}, {name}", *row(done["ours"], of_one)]
                     for name, of_one in done.items()
@@ -183,6 +195,27 @@ def main(nodes: Sequence[int], crowd: Sequence[int], rounds: int, seconds: float
             ["dispatchers", "jobs a second", "ours / this", "a dispatch, p50, ms", "p99, ms"],
             rows,
         )
+        panels += panels_of(f"{size:,} nodes", crowd, by_crowd)
+    if picture:
+        draw(picture, panels)
+        say(f"Plot: {picture}")
+
+
+def panels_of(
+    title: str, crowd: Sequence[int], by_crowd: Sequence[Mapping[str, Sequence[Round]]]
+) -> list[Panel]:
+    """Throughput and latency by how many dispatch."""
+
+    def curves(figure: Callable[[Round], float]) -> list[Curve]:
+        return [
+            Curve(name, crowd, [median(map(figure, done[name])) for done in by_crowd])
+            for name in CONTENDERS
+        ]
+
+    return [
+        Panel(title, curves(lambda one: one.rate), "dispatchers", "jobs a second"),
+        Panel(title, curves(lambda one: one.p99), "dispatchers", "a dispatch, p99, ms"),
+    ]
 
 
 def row(ours: Sequence[Round], rounds: Sequence[Round]) -> list[Figure]:

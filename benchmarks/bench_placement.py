@@ -17,7 +17,8 @@ import click
 
 from benchmarks.bench_trace import BUSY, ONE_POOL, TWO_POOLS
 from benchmarks.common import machine, print_table, say
-from benchmarks.replay import NAMES, replay, requests_of
+from benchmarks.plots import draw_responses
+from benchmarks.replay import NAMES, Replay, replay, requests_of
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Job, Node
 from tests.server import Server
@@ -64,6 +65,7 @@ SCENARIOS = {
 @click.option(
     "--scenario", "names", multiple=True, type=click.Choice([*SCENARIOS]), default=[*SCENARIOS]
 )
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
 def main(
     trace: Path | None,
     seconds: float,
@@ -71,6 +73,7 @@ def main(
     work: float,
     kinds: Sequence[str],
     names: Sequence[str],
+    picture: Path | None,
 ) -> None:
     """Time from arrival to end, over that of an ideal queue."""
     seconds = SHORT if short else seconds
@@ -79,15 +82,20 @@ def main(
     with server.client() as client:
         say(machine(client))
     server.close()
+    replays: dict[str, list[Replay]] = {}
     for name in names:
         scenario = SCENARIOS[name]
         jobs = scenario.jobs(requests, seconds, work)
+        replays[name] = [replay(kind, scenario.nodes, jobs) for kind in kinds]
         print_table(
             f"{name}: {len(jobs):,} jobs of {of} in {seconds:g} s, mean work {work:g} s, slots "
             f"{scenario.busy:.0%} busy; seconds from arrival to end",
             ["", "mean", "ideal", "ratio", "p99", "ideal", "ratio"],
-            [[NAMES[kind], *replay(kind, scenario.nodes, jobs).row()] for kind in kinds],
+            [[one.contender, *one.row()] for one in replays[name]],
         )
+    if picture:
+        draw_responses(picture, replays)
+        say(f"Plot: {picture}")
 
 
 if __name__ == "__main__":

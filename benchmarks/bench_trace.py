@@ -12,6 +12,7 @@ import click
 
 from benchmarks.common import machine, print_table, say
 from benchmarks.contenders import CONTENDERS
+from benchmarks.plots import draw_responses
 from benchmarks.replay import Replay, replay, requests_of
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Node
@@ -28,35 +29,10 @@ SCENARIOS = {
 }
 
 
-def plot(path: Path, replays: dict[str, list[Replay]]) -> None:
-    """What share of the jobs took longer than so many seconds, a panel for each scenario."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(
-        1, len(replays), figsize=(5 * len(replays), 4), sharey=True, squeeze=False
-    )
-    for panel, (scenario, of_scenario) in zip(panels[0], replays.items(), strict=True):
-        curves = [(one.contender, one.responses, "-") for one in of_scenario]
-        curves.append(("ideal", of_scenario[0].ideal, ":"))
-        for name, responses, style in curves:
-            shares = [1 - at / len(responses) for at in range(len(responses))]
-            panel.plot(sorted(responses), shares, style, label=name)
-        panel.set(title=scenario, xlabel="seconds from arrival to end", xscale="log")
-        panel.set(yscale="log", ylim=(1e-3, 1))
-        panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("share of jobs that took longer")
-    panels[0][0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
 @click.command()
 @click.option("--trace", type=click.Path(exists=True, path_type=Path), help="Default: Azure's.")
-@click.option("--seconds", default=90.0, help="Length of a replay.")
-@click.option("--work", default=0.3, help="Mean work of a job, seconds.")
+@click.option("--seconds", default=150.0, help="Length of a replay.")
+@click.option("--work", default=0.5, help="Mean work of a job, seconds.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
 def main(trace: Path | None, seconds: float, work: float, picture: Path | None) -> None:
     """Time from arrival to end, over that of an ideal queue, for three contenders."""
@@ -78,7 +54,7 @@ def main(trace: Path | None, seconds: float, work: float, picture: Path | None) 
         rows,
     )
     if picture:
-        plot(picture, replays)
+        draw_responses(picture, replays)
         say(f"Plot: {picture}")
 
 

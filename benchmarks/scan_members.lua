@@ -1,4 +1,4 @@
--- What dispatch_task is measured against: looks at every member of a pool and takes the least loaded.
+-- The scan of the original specification: looks at every member of a pool and takes the least loaded.
 -- Only the look; no slot is taken and no job is recorded.
 --
 -- KEYS[1] prefix of the scheduler's keys     ARGV[1] pool_id

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from . import connection, demand
 from .errors import SchedulerError
-from .messages import read_message, request_of, split_at
+from .messages import read_task, request_of, split_at
 from .models import DispatchRequest
 from .plugin import MinSched
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
@@ -163,25 +163,23 @@ class Adopter:
         return page[::-1]
 
     def _judge(self, raw: bytes) -> _Job | _Stays:
-        message = read_message(raw)
-        headers, properties = message.get("headers"), message.get("properties")
-        if not isinstance(headers, dict) or not isinstance(properties, dict):
+        message = read_task(raw)
+        if message is None:
             return _Stays("", UNREADABLE)
-        name = headers.get("task")
-        if not isinstance(name, str) or not isinstance(headers.get("id"), str):
-            return _Stays(str(name or ""), UNREADABLE)
+        name, headers = message.task, message.headers
         stated = self._demand_of(name, headers)
         if not stated:
             return _Stays(name, NO_DEMAND)
         token = uuid.uuid4().hex  # stands for the job's id, which is not known yet
         headers[HEADER] = {"demand": stated, "job_id": token}
-        properties["delivery_info"] = {"exchange": "", "routing_key": TO_BE_DISPATCHED.name}
-        request = request_of(message)
+        to = {"exchange": "", "routing_key": TO_BE_DISPATCHED.name}
+        message.properties["delivery_info"] = to
+        request = request_of(message.content)
         if request is None:
             return _Stays(name, UNREADABLE)
         # It waits here already, so it may wait there, whatever its demand says of new ones.
         waits = request.model_copy(update={"when_full": "wait", "token": token})
-        return _Job(raw, name, waits, split_at(json.dumps(message), token))
+        return _Job(raw, name, waits, split_at(json.dumps(message.content), token))
 
     def _demand_of(self, name: str, headers: dict[str, Any]) -> dict[str, Any] | None:
         """The router's for a call of the task with these headers, else the one given."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import demand
 from .errors import InvalidDemand
@@ -37,6 +37,28 @@ def read_message(raw: str | bytes) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
+class TaskMessage(NamedTuple):
+    """A message of Celery's protocol 2. Its parts may be changed in place."""
+
+    content: dict[str, Any]
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+    task: str  # its name
+    task_id: str
+
+
+def read_task(raw: str | bytes) -> TaskMessage | None:
+    """A task's message as kombu's Redis transport keeps it; ``None`` for anything else."""
+    message = read_message(raw)
+    headers, properties = message.get("headers"), message.get("properties")
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        return None
+    task, task_id = headers.get("task"), headers.get("id")
+    if not isinstance(task, str) or not isinstance(task_id, str):
+        return None
+    return TaskMessage(message, headers, properties, task, task_id)
+
+
 def priority_of(message: dict[str, Any]) -> int:
     """Celery's priority of a message; 0 where it tells none."""
     properties = message.get("properties")
@@ -52,16 +74,18 @@ def request_of(message: dict[str, Any]) -> DispatchRequest | None:
         return demand.parse(stated).request(
             task_id=headers["id"],  # type: ignore[index]
             task_name=str(headers.get("task", "")),  # type: ignore[union-attr]
-            due_ts=_milliseconds(headers.get("eta")),  # type: ignore[union-attr]
-            expires_ts=_milliseconds(headers.get("expires")),  # type: ignore[union-attr]
+            due_ts=milliseconds(headers.get("eta")),  # type: ignore[union-attr]
+            expires_ts=milliseconds(headers.get("expires")),  # type: ignore[union-attr]
             priority=priority_of(message),
         )
     except (InvalidDemand, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
 
 
-def _milliseconds(when: str | None) -> int:
-    """A header's ISO 8601 time, since the epoch; 0 for none."""
+def milliseconds(when: str | None) -> int:
+    """A header's ISO 8601 time, since the epoch; 0 for none. One without a zone is UTC, as for
+    Celery (5.7, ``maybe_make_aware``). Raises ``ValueError``.
+    """
     if not when:
         return 0
     at = datetime.fromisoformat(when)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Queue
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import retry_over_time
@@ -28,7 +28,7 @@ from redis.exceptions import RedisError
 from . import demand, tracing
 from .errors import SchedulerError
 from .keys import queue_name
-from .messages import split_at
+from .messages import milliseconds, split_at
 from .models import DispatchRequest, DispatchResponse
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
 
@@ -127,19 +127,13 @@ class SchedulingAMQP(AMQP):
             task_name=name,
             token=token,
             # Where none can be parked the node's worker keeps it until it is due, in its slot.
-            due_ts=self._milliseconds(headers["eta"]) if self._plugin.can_park else 0,
-            expires_ts=self._milliseconds(headers["expires"]),
+            due_ts=milliseconds(headers["eta"]) if self._plugin.can_park else 0,
+            expires_ts=milliseconds(headers["expires"]),
             priority=int(options.get("priority") or 0),
         )
         # The token stands for the job's id, which is not known yet.
         header = {"demand": stated, "job_id": token}
         return Job(request, header, tracing.dispatching(name, request))
-
-    def _milliseconds(self, when: str | None) -> int:
-        """A header's ISO 8601 time, since the epoch; 0 for none."""
-        if not when:
-            return 0
-        return int(maybe_make_aware(maybe_iso8601(when), self.app.timezone).timestamp() * 1000)
 
     def _send(
         self, job: Job, producer: Any, publish: Callable[..., Any], options: dict[str, Any]
@@ -250,19 +244,22 @@ def _note(job: Job, place: DispatchResponse) -> None:
     """Say where the job went."""
     job.header |= {"job_id": place.job_id, "node_id": place.node_id, "pool": place.pool}
     job.span.placed(place)
-    level = logging.WARNING if place.chosen_by == "impossible" else logging.DEBUG
-    if logger.isEnabledFor(level):
-        logger.log(
-            level,
-            "task %s is job %s, %s",
-            *(job.request.task_id, place.job_id, _in_words(place, job.request)),
-            extra=place.model_dump() | {"task_id": job.request.task_id},
+    request = job.request
+    if place.chosen_by == "impossible":
+        _warn_of_impossible(request.where, " ".join(request.capabilities), int(monotonic() // 60))
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug(
+            "task %s is job %s, %s (%s)",
+            *(request.task_id, place.job_id, _place_in_words(place), place.chosen_by),
+            extra=place.model_dump() | {"task_id": request.task_id},
         )
 
 
-def _in_words(place: DispatchResponse, request: DispatchRequest) -> str:
-    if place.node_id:
-        return f"at node {place.node_id} ({place.chosen_by})"
-    if place.chosen_by == "impossible":
-        return f"and waits: no registered node can do {request.where} {request.capabilities or ''}"
-    return f"and waits ({place.chosen_by})"
+@lru_cache(maxsize=64)
+def _warn_of_impossible(where: str, capabilities: str, minute: int) -> None:
+    """Once a minute, however many tasks: a deploy may start the applications before the nodes."""
+    logger.warning("tasks wait: no registered node can do %s %s", where, capabilities)
+
+
+def _place_in_words(place: DispatchResponse) -> str:
+    return f"at node {place.node_id}" if place.node_id else "and waits"

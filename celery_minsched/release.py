@@ -10,7 +10,7 @@ from celery.app.amqp import AMQP
 from pydantic import BaseModel
 
 from .check.leftovers import BINDINGS
-from .messages import job_id_of, priority_of, read_message
+from .messages import job_id_of, priority_of, read_task
 from .plugin import MinSched
 from .router import HEADER
 from .views import NodeView, pages, scan_keys
@@ -134,22 +134,20 @@ class Releaser:
 
     def _read(self, place: str, raw: bytes) -> _Message | None:
         """A message, and where it should go; ``None`` for one that is no task's."""
-        message = read_message(raw)
-        headers, properties = message.get("headers"), message.get("properties")
-        if not isinstance(headers, dict) or not isinstance(properties, dict):
+        message = read_task(raw)
+        if message is None:
             return None
-        name, task_id = headers.get("task"), headers.get("id")
-        if not isinstance(name, str) or not isinstance(task_id, str):
-            return None
+        content, headers, properties, task, task_id = message
         job_id = job_id_of(headers)
-        queue = self._queue_of(name)
+        queue = self._queue_of(task)
         if isinstance(stated := headers.pop(HEADER, None), dict) and stated.get("demand"):
             headers[HEADER] = {"demand": stated["demand"]}  # of no job any more
         properties["delivery_info"] = _delivery_info(queue)
-        suffix = self._keys.suffixes[self._keys.band(priority_of(message))]
+        suffix = self._keys.suffixes[self._keys.band(priority_of(content))]
         target = self._keys.queue_prefix + queue.name + suffix
-        asked = (place, raw, target, json.dumps(message), job_id)
-        return _Message(place, queue.name, task_id, asked)
+        return _Message(
+            place, queue.name, task_id, (place, raw, target, json.dumps(content), job_id)
+        )
 
     def _queue_of(self, name: str) -> Any:
         """The kombu queue to which Celery would send the task, if we were not there."""

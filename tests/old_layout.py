@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from dataclasses import dataclass, field
 
 import redis
 
-from .server import milliseconds
+from .server import Server, milliseconds
 
 PAIRS = [(src, tgt) for src in ("zh", "en", "de", "ja") for tgt in ("zh", "en") if src != tgt]
 STATUSES = ("finished", "failed", "finished", "finished")
@@ -125,3 +126,65 @@ def assert_untouched(client: redis.Redis, old: OldLayout) -> None:
     """What is unknown is as it was."""
     for name, before in old.unknown.items():
         assert (name, content(client, name)) == (name, before)
+
+
+#: As the original specification has it: a scan of the members, and a counter.
+_DISPATCH = """
+local best, least
+for _, id in ipairs(redis.call('SMEMBERS', 'scheduler:pool:' .. ARGV[1] .. ':members')) do
+  local max_jobs = tonumber(redis.call('HGET', 'scheduler:node:info:' .. id, 'max_jobs'))
+  local taken = tonumber(redis.call('HGET', 'scheduler:node:runtime:' .. id, 'current_jobs') or 0)
+  if taken < max_jobs and (not least or taken / max_jobs < least) then
+    best, least = id, taken / max_jobs
+  end
+end
+if not best then return {} end
+redis.call('HINCRBY', 'scheduler:node:runtime:' .. best, 'current_jobs', 1)
+local job_id = ARGV[2] .. ':' .. redis.call('INCR', 'scheduler:job:id_seq')
+redis.call('HSET', 'scheduler:job:' .. job_id, 'node_id', best, 'session_id', ARGV[2],
+  'src_lang', 'zh', 'tgt_lang', 'en', 'payload_json', '{}', 'status', 'dispatched',
+  'created_ts', redis.call('TIME')[1])
+redis.call('HSET', 'scheduler:session:' .. ARGV[2], 'preferred_pool', ARGV[1],
+  'last_lang_pair', 'zh:en')
+return {best, job_id}
+"""
+_COMPLETE = """
+redis.call('HSET', 'scheduler:job:' .. ARGV[2], 'status', 'finished')
+return redis.call('HINCRBY', 'scheduler:node:runtime:' .. ARGV[1], 'current_jobs', -1)
+"""
+
+
+def leave_in_flight(client: redis.Redis, pool: str, session_id: str) -> None:
+    """Dispatch a job that nobody completes."""
+    assert client.eval(_DISPATCH, 0, pool, session_id)
+
+
+class OldProgram(threading.Thread):
+    """A program of the original specification, which dispatches jobs and completes them."""
+
+    def __init__(self, server: Server, pool: str, session_id: str) -> None:
+        super().__init__(daemon=True)
+        self._server, self._pool, self._session_id = server, pool, session_id
+        self._stopping = threading.Event()
+        self.completed: list[str] = []
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with self._server.client() as client:
+                while not self._stopping.is_set():
+                    self._run_a_job(client)
+        except Exception as exc:  # told by stop()
+            self.error = exc
+
+    def _run_a_job(self, client: redis.Redis) -> None:
+        if job := client.eval(_DISPATCH, 0, self._pool, self._session_id):
+            client.eval(_COMPLETE, 0, *job)
+            self.completed.append(job[1])
+
+    def stop(self) -> None:
+        """Have it complete its job, and end. Raises what it met."""
+        self._stopping.set()
+        self.join(10)
+        if self.error:
+            raise self.error

@@ -32,7 +32,9 @@ from celery_minsched.views import Views
 from celery_minsched.why import why
 
 from .fleet import FAST, ROOT, Fleet, make_app, wait_for
+from .old_layout import fill
 from .server import Server, free_port, program
+from .test_cli import run_with
 
 CONF = ROOT / "deploy" / "redis-acl.conf"
 ROLES = ("admin", "producer", "node", "viewer")
@@ -294,3 +296,31 @@ def test_the_server_does_not_start_with_a_password_left_out() -> None:
     command = [program(), "--port", str(free_port()), "--include", str(CONF)]
     server = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert server.returncode != 0
+
+
+def test_moving_in_and_out_is_done_by_the_administrator_and_by_nobody_else(
+    conf: Path, tmp_path: Path
+) -> None:
+    server = Guarded(conf)
+    with server.client() as admin:
+        fill(admin, nodes=3, sessions=5, jobs=39)
+        admin.delete("celery")
+        plain = Celery(broker=server.url_of("admin"), set_as_current=False)
+        plain.send_task("any", ["x"])
+        for command, said in (
+            (["migrate", "--apply", "--history", str(tmp_path / "jobs.jsonl")], "39 jobs"),
+            (["adopt", "celery", "--pool", "1"], "1 message of queue celery adopted"),
+            (["release"], "1 message returned to queue celery"),
+        ):
+            before = everything(server)
+            for role in ROLES[1:]:
+                refused = run_with(server.app_of(role), *command)
+                assert refused.exit_code == 2, (role, command)
+                assert "permission" in refused.stderr
+            assert everything(server) == before
+            assert server.denials()
+            answer = run_with(server.app_of("admin"), *command)
+            assert answer.exit_code == 0, answer.output
+            assert said in answer.output
+            assert server.denials() == []
+    server.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import redis
 from celery import Celery
@@ -12,7 +14,8 @@ from celery_minsched.layout import LAYOUT, layout_of
 from celery_minsched.metrics import register
 
 from .desk import Desk
-from .fleet import Fleet, make_app
+from .fleet import Fleet, make_app, wait_for
+from .old_layout import OldProgram, assert_untouched, fill
 from .server import Server
 from .test_cli import run_with
 
@@ -102,3 +105,45 @@ def test_a_dispatch_does_not_ask_for_it(app: Celery, desk: Desk, client: redis.R
     asked = commands.get("cmdstat_get", {"calls": 0})["calls"]
     assert asked == 1  # the script's own look for an earlier answer
     assert commands["cmdstat_evalsha"]["calls"] == 1
+
+
+def test_programs_of_the_earlier_layout_work_on_undisturbed_while_this_version_is_refused(
+    fleet: Fleet, app: Celery, client: redis.Redis, tmp_path: Path
+) -> None:
+    old = fill(client, nodes=10, sessions=0, jobs=0)
+    for node_id in old.nodes:
+        client.hset(f"scheduler:node:runtime:{node_id}", "current_jobs", 0)
+    before = set(client.keys())
+    programs = [OldProgram(fleet.server, "1", f"user-{n}") for n in range(4)]
+    for program in programs:
+        program.start()
+    fleet.start("new")
+    while fleet.processes["new"].poll() is None:
+        refusal(app)
+        assert run_with(app, "check").exit_code == 2
+    assert fleet.processes["new"].returncode == 1
+    assert "both versions cannot run side by side" in fleet.log("new")
+    done = [len(program.completed) for program in programs]
+    wait_for(
+        lambda: all(len(p.completed) > n for p, n in zip(programs, done, strict=True)),
+        "each of them to go on",
+    )
+    for program in programs:
+        program.stop()
+
+    ran = [job_id for program in programs for job_id in program.completed]
+    theirs = {f"scheduler:job:{job_id}" for job_id in ran}
+    theirs |= {f"scheduler:session:user-{n}" for n in range(4)}
+    assert set(client.keys()) == before | theirs
+    assert len(set(ran)) == len(ran)
+    assert {client.hget(f"scheduler:job:{job_id}", "status") for job_id in ran} == {"finished"}
+    taken = [client.hget(f"scheduler:node:runtime:{node}", "current_jobs") for node in old.nodes]
+    assert set(taken) == {"0"}
+    assert_untouched(client, old)
+
+    history = tmp_path / "jobs.jsonl"
+    assert run_with(app, "migrate", "--apply", "--history", str(history)).exit_code == 0
+    assert len(history.read_text().splitlines()) == len(ran)
+    fleet.start_ready("new")
+    assert fleet.send("add", 1, 2).get(20) == 3
+    assert app.minsched.views.check() == []

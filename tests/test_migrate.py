@@ -25,7 +25,7 @@ from celery_minsched.views import Views
 
 from .desk import Desk
 from .fleet import ROOT, make_app, wait_for
-from .old_layout import OldLayout, assert_untouched, content, fill
+from .old_layout import OldLayout, OldProgram, assert_untouched, content, fill, leave_in_flight
 from .server import Server
 from .test_cli import run_with
 
@@ -272,6 +272,24 @@ class TestInFlight:
         desk.beat("another", jobs=[])
         assert desk.status(job_id) == "dispatched"
         assert self.taken(client, node_id) == "1"
+
+
+def test_what_a_program_of_the_earlier_layout_does_afterwards_is_found_and_mended(
+    server: Server, app: Celery, client: redis.Redis, history: Path
+) -> None:
+    """Nothing in the specification lets it be told, so whoever looks is told instead."""
+    fill(client, nodes=3, sessions=1, jobs=80)
+    migrate(app, history)
+    program = OldProgram(server, "1", "late")
+    program.start()
+    wait_for(lambda: len(program.completed) > 20, "it to work")
+    program.stop()
+    leave_in_flight(client, "1", "late")
+    found = run_with(app, "check")
+    assert found.exit_code == 1
+    assert "current_jobs" in found.output
+    run_with(app, "check", "--repair")
+    assert app.minsched.views.check() == []
 
 
 def killed(server: Server, client: redis.Redis, history: Path, after: int) -> bool:

@@ -58,6 +58,9 @@ class World:
         self.ran: Counter[str] = Counter()
         self.sent: set[str] = set()
         self.lost: set[str] = set()  # with the node that had their messages in hand
+        # Heartbeats have come in all the time, so that who is silent is dead.
+        seconds, _ = client.time()
+        client.hset(self.keys("heard"), mapping={"since": 1, "last": seconds * 1000})
 
     def publisher(self) -> Steps:
         """Sends one job; who runs the steps may leave it at any of them."""
@@ -144,11 +147,6 @@ class World:
         self.client.hincrby(self.keys("node_info", node_id), "last_heartbeat_ts", -20_000)
         self.client.zincrby(self.keys("nodes"), -20_000, node_id)
 
-    def hear(self) -> None:
-        """Heartbeats have come in all the time, so that who is silent is dead."""
-        seconds, _ = self.client.time()
-        self.client.hset(self.keys("heard"), mapping={"since": 1, "last": seconds * 1000})
-
     def no_slot_is_free_while_a_job_that_fits_it_waits(self) -> None:
         """Invariant 7, at one moment: nobody else is at work between these questions."""
         with self.client.pipeline(transaction=False) as pipe:
@@ -177,7 +175,6 @@ class World:
             if dies or next(process, self) is self:
                 going.remove(process)
                 process.close()
-            self.hear()
             self.no_slot_is_free_while_a_job_that_fits_it_waits()
         self.settle()
 
@@ -194,7 +191,6 @@ class World:
             )
         )
         for _ in range(200):
-            self.hear()
             for node_id in "abc":
                 jobs = self.client.zrange(self.keys("node_jobs", node_id), 0, -1)
                 for job_id in jobs:
@@ -237,7 +233,7 @@ class World:
 
 
 def interleave(server: Server, seeds: range) -> None:
-    with server.client() as client:
+    with redis.Redis(unix_socket_path=server.socket_path, decode_responses=True) as client:
         for seed in seeds:
             try:
                 World(client, seed).run()

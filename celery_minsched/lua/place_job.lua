@@ -7,7 +7,7 @@
 -- ARGV[2] job_id       ARGV[3] the node that hands it back, "" where that is yet to come: only a job
 --                      that has ended, or that is at no node, is seen to
 --
--- Returns {"OK", "dispatched" | "waiting" | "delayed"}
+-- Returns {"OK", "dispatched" | "waiting" | "delayed" | "lost"}
 --         {"OK", "unchanged"}   it was placed already, has ended, or no message lies there
 
 write_even_without_memory()
