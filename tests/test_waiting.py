@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import random
+import re
 import signal
 from collections.abc import Iterator
 from itertools import pairwise
