@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from celery.states import READY_STATES
 from celery_minsched import MinSched
 from celery_minsched.views import JobView, NodeView, Views
 
+from .forked import NodeProcess
 from .server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +65,7 @@ class Fleet:
             "PYTHONPATH": str(ROOT),
             **environment,
         }
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, NodeProcess | subprocess.Popen[bytes]] = {}
         self.logs = tempfile.TemporaryDirectory(prefix="minsched-logs-")
         prefix = "MINSCHED_TEST_CONF_"
         conf = {
@@ -86,20 +86,11 @@ class Fleet:
 
     def start(self, node_id: str, *options: str, slots: int = 2, pool: str = "asr") -> None:
         """Start a node; its output goes to a log of its own."""
-        log = open(self.log_path(node_id), "ab")  # noqa: SIM115 - the process writes to it
-        self.processes[node_id] = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "node_agent", "-A", self.app_name, "--node-id", node_id),
-                *("--slots", str(slots), "--pool", pool, "--loglevel", "INFO"),
-                *("--without-mingle", *options),
-            ],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # its process group is the node and all that it started
-        )
-        log.close()
+        args = [
+            *("-A", self.app_name, "--node-id", node_id, "--slots", str(slots), "--pool", pool),
+            *("--loglevel", "INFO", "--without-mingle", *options),
+        ]
+        self.processes[node_id] = NodeProcess(args, self.environment, self.log_path(node_id))
 
     def start_ready(self, node_id: str, *options: str, slots: int = 2, pool: str = "asr") -> None:
         """Start a node and wait until it takes jobs."""

@@ -1,0 +1,86 @@
+"""Nodes forked of a process that has imported what a node needs: half of a start is that.
+
+Real processes all the same, each with a process group, an environment and a log of its own. What
+``python -m node_agent`` itself does is for tests/test_agent.py and the demo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+#: This module, and what a worker of Celery's (5.7) imports only as it starts.
+_CONTEXT.set_forkserver_preload(
+    [
+        "tests.forked",
+        "node_agent.cli",
+        "celery.app.builtins",
+        "celery.app.control",
+        "celery.app.events",
+        "celery.app.log",
+        "celery.apps.worker",
+        "celery.backends.redis",
+        "celery.concurrency.prefork",
+        "celery.concurrency.thread",
+        "celery.fixups.django",
+        "celery.worker.autoscale",
+        "celery.worker.components",
+        "celery.worker.consumer",
+        "kombu.transport.redis",
+    ]
+)
+
+
+class NodeProcess:
+    """``node-agent ARGS``; with the methods of ``subprocess.Popen`` that tests use."""
+
+    def __init__(self, args: list[str], environment: dict[str, str], log: Path) -> None:
+        self._process = _CONTEXT.Process(target=_run, args=(args, environment, log))
+        self._process.start()
+        assert self._process.pid
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, or minus the signal that killed it; ``None`` while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end. Raises ``subprocess.TimeoutExpired``."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("node-agent", timeout or 0)
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """Signal it, unless it has ended."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """As ``kill -9``."""
+        self._process.kill()
+
+
+def _run(args: list[str], environment: dict[str, str], log: Path) -> None:
+    os.setsid()  # its process group is the node and all that it starts
+    os.chdir(Path(__file__).resolve().parent.parent)
+    os.environ.clear()
+    os.environ.update(environment)
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.argv = ["node-agent", *args]
+    importlib.import_module("node_agent.cli").main(args)
