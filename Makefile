@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two at a time, a module each: much of a test is waiting for a process to start or to die.
-PYTEST = $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+# Three at a time on two cores, a module each: much of a test is waiting for a process to start or to die.
+PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
 	docs docs-serve docs-operations docs-reference dist release-check lowest \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis  # noqa: F401 - before any test: its plugin imports it at the end, too deep down
 import pytest
@@ -14,6 +15,20 @@ from celery_minsched.views import Views
 from .desk import Desk
 from .fleet import Fleet
 from .server import Server
+
+#: What takes longest, so that nobody waits for one of these at the end.
+LONGEST = (
+    *("test_agent", "test_demo", "test_benchmarks", "test_rescue", "test_endings", "test_delayed"),
+    *("test_wakeups", "test_node_death", "test_waiting", "test_zombies", "test_many"),
+    *("test_redis_faults", "test_failover", "test_restarts", "test_celery", "test_docs"),
+    *("test_rescuers", "test_model", "test_movein"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules in an order that xdist keeps (``--no-loadscope-reorder``)."""
+    rank = {f"{name}.py": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(Path(item.path).name, len(rank)))
 
 
 @pytest.fixture(scope="session")
