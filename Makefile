@@ -8,7 +8,7 @@ PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
 	docs docs-serve docs-operations docs-reference dist release-check lowest \
-	bench bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
+	bench bench-smoke bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
 	bench-placement \
 	soak soak-short soak-plain soak-waiting soak-move
 
@@ -54,6 +54,9 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 bench: bench-dispatch bench-apply bench-bulk bench-node bench-locks bench-memory  ## The quick ones
+
+bench-smoke: $(STAMP)  ## That each runs, in a small way. A minute; CI does it
+	$(PYTEST) -m benchmarks --dist load
 
 bench-dispatch: $(STAMP)  ## 10 nodes against 100,000: the server's time per job
 	$(BIN)/python -m benchmarks.bench_dispatch --plot docs/bench-dispatch.png $(ARGS)

@@ -18,7 +18,7 @@ from .server import Server
 
 #: What takes longest, so that nobody waits for one of these at the end.
 LONGEST = (
-    *("test_agent", "test_demo", "test_benchmarks", "test_rescue", "test_endings", "test_delayed"),
+    *("test_agent", "test_demo", "test_rescue", "test_endings", "test_delayed"),
     *("test_wakeups", "test_node_death", "test_waiting", "test_zombies", "test_many"),
     *("test_redis_faults", "test_failover", "test_restarts", "test_celery", "test_docs"),
     *("test_rescuers", "test_model", "test_movein"),

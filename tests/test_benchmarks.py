@@ -36,6 +36,7 @@ def run(command: Command, arguments: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.benchmarks
 def test_the_cost_of_a_dispatch_is_told_by_nodes_sessions_and_jobs() -> None:
     rows = run(bench_dispatch.main, "--nodes 2 --nodes 20 --rounds 2 --jobs 5 --stored 3")
     assert [row[0] for row in rows] == [
@@ -45,6 +46,7 @@ def test_the_cost_of_a_dispatch_is_told_by_nodes_sessions_and_jobs() -> None:
     assert [rows[1][2], rows[4][2]] == ["1.00", "1.00"]
 
 
+@pytest.mark.benchmarks
 def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
     rows = run(bench_bulk.main, "--tasks 5 --rounds 1 --round-trip 0.1")
     assert [row[0] for row in rows] == [
@@ -54,12 +56,14 @@ def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
     assert all(float(row[-1]) > 0 for row in rows[1:])
 
 
+@pytest.mark.benchmarks
 def test_apply_async_is_told_beside_plain_celery_by_what_becomes_of_the_task() -> None:
     rows = run(bench_apply.main, "--calls 20 --rounds 2")
     assert [row[0] for row in rows] == ["", "plain Celery", "placed", "sticky", "waiting"]
     assert rows[1][2] == "1.00 (1.00 to 1.00)"  # plain against plain
 
 
+@pytest.mark.benchmarks
 def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_of_a_slot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -70,6 +74,7 @@ def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_o
     assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
 
 
+@pytest.mark.benchmarks
 def test_scripts_are_told_beside_locks_by_how_many_dispatch_at_a_time() -> None:
     rows = run(bench_locks.main, "--nodes 5 --dispatchers 5 --rounds 1 --seconds 0.2")
     assert [row[0] for row in rows] == [
@@ -78,6 +83,7 @@ def test_scripts_are_told_beside_locks_by_how_many_dispatch_at_a_time() -> None:
     assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
 
 
+@pytest.mark.benchmarks
 def test_memory_is_told_for_a_node_and_for_a_job_in_each_state() -> None:
     rows = run(bench_memory.main, "--count 200")
     assert [row[0] for row in rows[1:]] == list(bench_memory.THINGS)
@@ -86,6 +92,7 @@ def test_memory_is_told_for_a_node_and_for_a_job_in_each_state() -> None:
     assert min(sizes.values()) > 100
 
 
+@pytest.mark.benchmarks
 def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -99,6 +106,7 @@ def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.benchmarks
 def test_other_queues_replay_the_same_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [Node("only", 2, ("a", "b"))]
     scenario = bench_placement.Scenario(nodes, {"a": 1, "b": 1}, sessions=3)
@@ -134,6 +142,7 @@ def test_a_node_of_the_replay_remembers_the_sessions_that_it_saw_last(
     assert seen == [False, False, True, False, True, False]
 
 
+@pytest.mark.benchmarks
 def test_a_simulation_is_told_beside_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [Node("only", 4, ("a", "b"))]
     monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
