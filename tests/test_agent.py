@@ -72,6 +72,7 @@ def test_slots_follow_the_pool(fleet: Fleet) -> None:
         node = fleet.node("n1")
         return node.max_jobs if node else 0
 
+    wait_for(lambda: control.ping(destination=["celery@n1"]), "n1 to hear what workers are told")
     control.pool_grow(2, destination=["celery@n1"])
     wait_for(lambda: slots() == 4)
     control.pool_shrink(1, destination=["celery@n1"])
