@@ -4,7 +4,7 @@
 
 local MOST_CHORES = 50  -- nodes
 local PUNCTUAL = 100    -- ms by which a node that was asked to come may be late
-local MOST_DUE = 200    -- jobs of each kind: some 10 ms, so that one node alone places 10,000 a second
+local MOST_DUE = 200    -- jobs of each kind: some 10 to 80 ms, in which nobody else is served
 
 -- Nobody is taken for dead unless heartbeats came in all that time: after Redis itself was away, all
 -- nodes look silent.
