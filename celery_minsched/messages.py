@@ -6,8 +6,9 @@ Messages come from whoever can write to Redis, so nothing of them is believed be
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
+
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from . import demand
 from .errors import InvalidDemand
@@ -83,10 +84,7 @@ def request_of(message: dict[str, Any]) -> DispatchRequest | None:
 
 
 def milliseconds(when: str | None) -> int:
-    """A header's ISO 8601 time, since the epoch; 0 for none. One without a zone is UTC, as for
-    Celery (5.7, ``maybe_make_aware``). Raises ``ValueError``.
+    """A header's ISO 8601 time as Celery's worker reads it (5.7), since the epoch; 0 for none. One
+    without a zone is UTC. Raises ``ValueError``.
     """
-    if not when:
-        return 0
-    at = datetime.fromisoformat(when)
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    return int(maybe_make_aware(maybe_iso8601(when)).timestamp() * 1000) if when else 0

@@ -248,9 +248,10 @@ def _note(job: Job, place: DispatchResponse) -> None:
     if place.chosen_by == "impossible":
         _warn_of_impossible(request.where, " ".join(request.capabilities), int(monotonic() // 60))
     if logger.isEnabledFor(logging.DEBUG):
+        where = f"at node {place.node_id}" if place.node_id else "and waits"
         logger.debug(
             "task %s is job %s, %s (%s)",
-            *(request.task_id, place.job_id, _place_in_words(place), place.chosen_by),
+            *(request.task_id, place.job_id, where, place.chosen_by),
             extra=place.model_dump() | {"task_id": request.task_id},
         )
 
@@ -259,7 +260,3 @@ def _note(job: Job, place: DispatchResponse) -> None:
 def _warn_of_impossible(where: str, capabilities: str, minute: int) -> None:
     """Once a minute, however many tasks: a deploy may start the applications before the nodes."""
     logger.warning("tasks wait: no registered node can do %s %s", where, capabilities)
-
-
-def _place_in_words(place: DispatchResponse) -> str:
-    return f"at node {place.node_id}" if place.node_id else "and waits"
