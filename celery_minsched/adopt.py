@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from . import connection, demand
 from .errors import SchedulerError
-from .messages import read_task, request_of, split_at
+from .messages import read_message, read_task, request_of, split_at
 from .models import DispatchRequest
 from .plugin import MinSched
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
@@ -165,7 +165,9 @@ class Adopter:
     def _judge(self, raw: bytes) -> _Job | _Stays:
         message = read_task(raw)
         if message is None:
-            return _Stays("", UNREADABLE)
+            told = read_message(raw).get("headers")
+            name = told.get("task") if isinstance(told, dict) else None
+            return _Stays(str(name or ""), UNREADABLE)
         name, headers = message.task, message.headers
         stated = self._demand_of(name, headers)
         if not stated:

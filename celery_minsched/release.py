@@ -145,9 +145,8 @@ class Releaser:
         properties["delivery_info"] = _delivery_info(queue)
         suffix = self._keys.suffixes[self._keys.band(priority_of(content))]
         target = self._keys.queue_prefix + queue.name + suffix
-        return _Message(
-            place, queue.name, task_id, (place, raw, target, json.dumps(content), job_id)
-        )
+        asked = (place, raw, target, json.dumps(content), job_id)
+        return _Message(place, queue.name, task_id, asked)
 
     def _queue_of(self, name: str) -> Any:
         """The kombu queue to which Celery would send the task, if we were not there."""
