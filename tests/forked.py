@@ -7,19 +7,19 @@ Real processes all the same, each with a process group, an environment and a log
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from node_agent.cli import main
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 #: This module, and what a worker of Celery's (5.7) imports only as it starts.
 _CONTEXT.set_forkserver_preload(
     [
         "tests.forked",
-        "node_agent.cli",
         "celery.app.builtins",
         "celery.app.control",
         "celery.app.events",
@@ -83,4 +83,4 @@ def _run(args: list[str], environment: dict[str, str], log: Path) -> None:
     os.dup2(written, 2)
     sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = ["node-agent", *args]
-    importlib.import_module("node_agent.cli").main(args)
+    main(args)
