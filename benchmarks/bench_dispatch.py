@@ -17,7 +17,7 @@ from statistics import median
 import click
 
 from benchmarks.common import Figure, machine, print_table, say
-from benchmarks.plots import Curve, Panel, draw
+from benchmarks.plots import Curve, Panel, draw, plot_option
 from celery_minsched import (
     CompleteTaskRequest,
     DispatchRequest,
@@ -163,7 +163,7 @@ def panel(fleets: Sequence[Fleet]) -> Panel:
 @click.option("--rounds", default=9, help="Rounds for each fleet.")
 @click.option("--jobs", default=500, help="Jobs in a round.")
 @click.option("--stored", multiple=True, type=int, default=[2000, 20_000], help="Jobs beside.")
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
+@plot_option
 def main(
     nodes: Sequence[int], rounds: int, jobs: int, stored: Sequence[int], picture: Path | None
 ) -> None:
@@ -187,7 +187,6 @@ def main(
         )
         if picture:
             draw(picture, [panel(fleets)])
-            say(f"Plot: {picture}")
     with ExitStack() as stack:
         beside = {"nothing": stack.enter_context(fleet(10 * nodes[0]))}
         for count in stored:

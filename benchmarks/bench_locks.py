@@ -25,7 +25,7 @@ import redis
 
 from benchmarks.common import Figure, machine, p99, print_table, say
 from benchmarks.locked import MutexClient, RedisLocked, mutex_server
-from benchmarks.plots import Curve, Panel, draw
+from benchmarks.plots import Curve, Panel, draw, plot_option
 from celery_minsched import (
     CompleteTaskRequest,
     DispatchRequest,
@@ -163,7 +163,7 @@ def contenders(nodes: int) -> Iterator[dict[str, int]]:
 )
 @click.option("--rounds", default=3, help="Rounds for each contender.")
 @click.option("--seconds", default=2.0, help="Of each round.")
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
+@plot_option
 def main(
     nodes: Sequence[int],
     crowd: Sequence[int],
@@ -198,7 +198,6 @@ def main(
         panels += panels_of(f"{size:,} nodes", crowd, by_crowd)
     if picture:
         draw(picture, panels)
-        say(f"Plot: {picture}")
 
 
 def panels_of(

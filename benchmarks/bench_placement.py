@@ -17,7 +17,7 @@ import click
 
 from benchmarks.bench_trace import BUSY, ONE_POOL, TWO_POOLS
 from benchmarks.common import machine, print_table, say
-from benchmarks.plots import draw_responses
+from benchmarks.plots import draw_responses, plot_option
 from benchmarks.replay import NAMES, Replay, replay, requests_of
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Job, Node
@@ -65,7 +65,7 @@ SCENARIOS = {
 @click.option(
     "--scenario", "names", multiple=True, type=click.Choice([*SCENARIOS]), default=[*SCENARIOS]
 )
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
+@plot_option
 def main(
     trace: Path | None,
     seconds: float,
@@ -95,7 +95,6 @@ def main(
         )
     if picture:
         draw_responses(picture, replays)
-        say(f"Plot: {picture}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import click
 
 from benchmarks.common import machine, print_table, say
 from benchmarks.contenders import CONTENDERS
-from benchmarks.plots import draw_responses
+from benchmarks.plots import draw_responses, plot_option
 from benchmarks.replay import Replay, replay, requests_of
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Node
@@ -33,7 +33,7 @@ SCENARIOS = {
 @click.option("--trace", type=click.Path(exists=True, path_type=Path), help="Default: Azure's.")
 @click.option("--seconds", default=150.0, help="Length of a replay.")
 @click.option("--work", default=0.5, help="Mean work of a job, seconds.")
-@click.option("--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write.")
+@plot_option
 def main(trace: Path | None, seconds: float, work: float, picture: Path | None) -> None:
     """Time from arrival to end, over that of an ideal queue, for three contenders."""
     requests, of = requests_of(trace)
@@ -55,7 +55,6 @@ def main(trace: Path | None, seconds: float, work: float, picture: Path | None) 
     )
     if picture:
         draw_responses(picture, replays)
-        say(f"Plot: {picture}")
 
 
 if __name__ == "__main__":

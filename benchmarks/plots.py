@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
+from benchmarks.common import say
 from benchmarks.replay import Replay
+
+plot_option = click.option(
+    "--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write."
+)
 
 
 class Curve(NamedTuple):
@@ -29,7 +36,7 @@ class Panel(NamedTuple):
 
 
 def draw(path: Path, panels: Sequence[Panel]) -> None:
-    """Write a PNG."""
+    """Write a PNG, and say so."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -45,6 +52,7 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
     axes[0][0].legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+    say(f"Plot: {path}")
 
 
 def draw_responses(path: Path, replays: Mapping[str, Sequence[Replay]]) -> None:
