@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from celery_minsched.models import DispatchResponse
 from celery_minsched.publish import BATCH
 
 from .desk import Desk, silence
+from .fleet import wait_for
+from .test_delayed import now
 
 #: Commands in one call of a script, whoever waits: what a call may cost.
 MOST_COMMANDS = 10_000
@@ -344,3 +347,61 @@ class TestChores:
         job = desk.park("mine", expires_ts=10**15)
         assert finish(desk, "n1") == job
         assert client.zcard(desk.service.keys("expiring")) == 0
+
+
+#: Demands of a crowd: any number of them may be alike.
+CROWD: list[dict[str, Any]] = [
+    {},
+    {"pool": "mt"},
+    {"capabilities": ["gpu"]},
+    {"capabilities": ["gpu", "large"]},
+    {"priority": 9},
+    {"fairness_key": "x"},
+    {"session_id": "s1"},
+    {"session_id": "s2", "affinity": "require"},
+    {"session_id": "s2", "affinity": "none", "fairness_key": "x"},
+    {"pool": None, "src_lang": "zh", "tgt_lang": "en"},
+]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crowd_of_one_moment_stands_as_if_it_had_come_one_by_one(desk: Desk, seed: int) -> None:
+    """Delayed jobs that are placed by one heartbeat get the slots and the places of ones that are
+    sent at that time in their order.
+    """
+    client = desk.service.redis
+    crowd = random.Random(seed).choices(CROWD, k=80)
+    stood = []
+    for delay in (0, 300):
+        client.flushall()
+        desk.node("a", 2, ["asr"], ["gpu"])
+        desk.node("b", 2, ["asr", "mt"])
+        desk.node("c", 2, ["mt", {"id": "both", "langs": [["zh", "en"]]}], ["gpu", "large"])
+        for session in ("s1", "s2"):
+            desk.dispatch(session_id=session)
+        due = now(client) + delay
+        for number, demand in enumerate(crowd):
+            desk.send(**demand, due_ts=due + number if delay else 0)
+        wait_for(lambda due=due: now(client) > due + len(crowd), "all to be due")
+        desk.beat("a")
+        stood.append(standing(desk))
+    assert stood[0] == stood[1]
+
+
+def standing(desk: Desk) -> dict[str, Any]:
+    """Which job has a slot where and by what, who stands where in line, and whose turn is next."""
+    client, keys = desk.service.redis, desk.service.keys
+    found: dict[str, Any] = {
+        f"of {pool}": client.zrange(keys("pool_waiting", pool), 0, -1)
+        for pool in ("asr", "mt", "both")
+    }
+    for line in client.hkeys(keys("lines")):
+        found[line] = client.zrange(keys("waiting", line), 0, -1, withscores=True)
+        for band in range(len(keys.suffixes)):
+            turns = keys("line_turns", line, str(band))
+            found[f"{line} {band}"] = client.zrange(turns, 0, -1, withscores=True)
+    for number in range(1, int(client.get(keys("job_id_seq"))) + 1):
+        for key in client.keys(f"{keys.prefix}job:*:{number}"):
+            fields = ("status", "node_id", "pool", "chosen_by", "line", "ticket")
+            found[key.removeprefix(keys.prefix)] = client.hmget(key, fields)
+    return found

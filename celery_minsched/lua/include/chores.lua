@@ -59,16 +59,10 @@ local function due(set, before)
   return jobs, #jobs == MOST_DUE
 end
 
--- Places the delayed jobs that are due.
+-- Places the delayed jobs that are due. Returns whether there may be more.
 local function place_delayed()
   local jobs, more = due(key.delayed(), NOW)
-  for _, job_id in ipairs(jobs) do
-    local job = read_job(job_id)
-    redis.call('ZREM', key.delayed(), job.id)
-    if job.status == 'delayed' then
-      if is_parked(job) then place_parked(job) else lose_job(job, 'its message is gone') end
-    end
-  end
+  if #jobs > 0 then place_due(jobs) end
   return more
 end
 

@@ -56,6 +56,7 @@ local function dispatch(ask, payload, head, tail)
     open_job(ask, payload)
     redis.call('LPUSH', parked_list(ask), message())
     delay(ask)
+    watch_expiry(ask)
     count('', 'delayed')
     return {'OK', '', ask.id, '', 'delayed'}
   end
@@ -73,7 +74,7 @@ local function dispatch(ask, payload, head, tail)
   if refused then return refused end
   open_job(ask, payload)
   redis.call('LPUSH', parked_list(ask), message())
-  join_line(ask, required)
-  keep_record(ask)
+  join_line(ask.line, {ask})
+  watch_expiry(ask)
   return {'OK', '', ask.id, '', why}
 end

@@ -19,11 +19,16 @@ local function read_job(job_id)
   return job
 end
 
--- The job is at no node: its record stays, and its expiry is for a heartbeat to find.
+-- The job is at no node: that it expires is for a heartbeat to find.
+local function watch_expiry(job)
+  if job.expires_ts ~= '0' then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
+end
+
+-- The same of a job that was at a node: its record stays.
 local function keep_record(job)
   redis.call('PERSIST', key.job(job.id))
   if job.task_id ~= '' then redis.call('PERSIST', key.task(job.task_id)) end
-  if job.expires_ts ~= '0' then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
+  watch_expiry(job)
 end
 
 local function expire_record(job)

@@ -56,23 +56,34 @@ local function first_turn(line, band)
   return first[2] and tonumber(first[2]) - band * BAND
 end
 
--- Joins the line. A job that was at a node before, which handed it back, goes to the head.
-local function join_line(job, required)
-  local line, band = line_of(job, required), tonumber(job.band)
+-- Has jobs of one priority join a line, in this order. One that was at a node before, which handed it
+-- back, goes to the head.
+local function join_line(line, jobs)
   if redis.call('HSETNX', key.lines(), line, NOW) == 1 then link_line(line) end
-  local turn = first_turn(line, band) or 0
-  if job.node_id == '' then
-    local own = redis.call('ZSCORE', key.line_turns(line, job.band), job.fairness)
-    turn = math.max(turn, tonumber(own or 0))
-    redis.call('ZADD', key.line_turns(line, job.band), turn + 1, job.fairness)
+  local band, head = jobs[1].band, first_turn(line, tonumber(jobs[1].band)) or 0
+  local turns, places = {}, {}
+  for _, job in ipairs(jobs) do
+    local turn = head
+    if job.node_id == '' then
+      local own = turns[job.fairness] or redis.call('ZSCORE', key.line_turns(line, band), job.fairness)
+      turn = math.max(head, tonumber(own or 0))
+      turns[job.fairness] = turn + 1
+    end
+    -- Among equals the older job is first: ids end with a number that counts up.
+    local number = tonumber(string.match(job.id, '(%d+)$'))
+    job.ticket = string.format('%015.0f', number) .. ' ' .. job.id
+    places[#places + 1] = string.format('%.0f', band * BAND + turn)
+    places[#places + 1] = job.ticket
+    local fields = {'status', 'waiting', 'line', line, 'ticket', job.ticket}
+    if (job.waiting_ts or '') == '' then
+      fields[7], fields[8] = 'waiting_ts', NOW
+      tell('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
+    end
+    redis.call('HSET', key.job(job.id), unpack(fields))
   end
-  -- Among equals the older job is first: ids end with a number that counts up.
-  local number = tonumber(string.match(job.id, '(%d+)$'))
-  local ticket = string.format('%015.0f', number) .. ' ' .. job.id
-  redis.call('ZADD', key.waiting(line), string.format('%.0f', band * BAND + turn), ticket)
-  redis.call('HSET', key.job(job.id), 'status', 'waiting', 'line', line, 'ticket', ticket)
-  if redis.call('HSETNX', key.job(job.id), 'waiting_ts', NOW) == 1 then
-    tell('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
+  redis.call('ZADD', key.waiting(line), unpack(places))
+  for fairness, turn in pairs(turns) do
+    redis.call('ZADD', key.line_turns(line, band), turn, fairness)
   end
 end
 
@@ -256,7 +267,23 @@ end
 local function delay(job)
   redis.call('ZADD', key.delayed(), job.due_ts, job.id)
   redis.call('HSET', key.job(job.id), 'status', 'delayed')
-  keep_record(job)
+end
+
+-- Gives a job whose message is parked to a node that has a slot. Returns the line that it has to join
+-- where none has. `full` are the demands that were found to have none in this call: one who comes after
+-- need not look again.
+local function seek_slot(job, full)
+  local demand = job.where .. '/' .. job.caps
+  if full[demand] and job.affinity ~= 'require' then return line_of(job, '') end
+  local caps, session, pools = split(job.caps, '[^,]+'), read_session(job.session_id), pools_of(job.where)
+  local required = required_node(job, session, pools, caps)
+  local node_id, pool, chosen_by = choose_node(job, session, pools, caps, required)
+  if not node_id then
+    if required == '' then full[demand] = true end
+    return line_of(job, required)
+  end
+  give_slot(job, node_id, pool, chosen_by)
+  move_message(job, node_id)
 end
 
 -- Places a job whose message is parked: at a node that has a slot, or in line, or among the delayed.
@@ -270,22 +297,43 @@ local function place_parked(job)
   end
   if tonumber(job.due_ts) > NOW then
     delay(job)
+    keep_record(job)
     return 'delayed'
   end
   redis.call('ZREM', key.delayed(), job.id)
   local freed = free_slot(job)
-  local caps, session, pools = split(job.caps, '[^,]+'), read_session(job.session_id), pools_of(job.where)
-  local required = required_node(job, session, pools, caps)
-  local node_id, pool, chosen_by = choose_node(job, session, pools, caps, required)
-  if node_id then
-    give_slot(job, node_id, pool, chosen_by)
-    move_message(job, node_id)
-  else
-    join_line(job, required)
+  local line = seek_slot(job, {})
+  if line then
+    join_line(line, {job})
     keep_record(job)
   end
   if freed then fill_node(freed) end
-  return node_id and 'dispatched' or 'waiting'
+  return line and 'waiting' or 'dispatched'
+end
+
+-- Places delayed jobs whose time has come. Those that wait together join their line together: of many
+-- that fall due in one moment most do.
+local function place_due(job_ids)
+  local full, crowds, by_name = {}, {}, {}
+  redis.call('ZREM', key.delayed(), unpack(job_ids))
+  for _, job_id in ipairs(job_ids) do
+    local job = read_job(job_id)
+    local line
+    if job.status == 'delayed' and is_parked(job) then
+      line = seek_slot(job, full)
+    elseif job.status == 'delayed' then
+      lose_job(job, 'its message is gone')
+    end
+    if line then
+      local name = job.band .. '/' .. line
+      if not by_name[name] then
+        by_name[name] = {line = line}
+        crowds[#crowds + 1] = by_name[name]
+      end
+      table.insert(by_name[name], job)
+    end
+  end
+  for _, crowd in ipairs(crowds) do join_line(crowd.line, crowd) end
 end
 
 -- The message of a job that has ended was put back. That of one revoked or expired has yet to tell the
