@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import Any
 
@@ -16,9 +17,10 @@ _PERIOD = 0.5
 class LoadMeter:
     """Measures cpu between two readings, memory and GPUs now.
 
-    GPUs are read by NVML (``nvidia-ml-py``, the extra ``gpu``). Without that package, a driver or
-    a GPU they are left out of the report. NVML does not survive a fork: make the meter in the
-    process that reads it.
+    GPUs are read by NVML (``nvidia-ml-py``, the extra ``gpu``): all of the machine, or those that
+    ``CUDA_VISIBLE_DEVICES`` leaves to this node. Without that package, a driver or a GPU they are
+    left out of the report. NVML does not survive a fork: make the meter in the process that reads
+    it.
     """
 
     def __init__(self) -> None:
@@ -32,9 +34,7 @@ class LoadMeter:
 
             pynvml.nvmlInit()
             self._nvml = pynvml
-            self._gpus = [
-                pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())
-            ]
+            self._gpus = visible_gpus(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def read(self) -> dict[str, float]:
         """``{"cpu": …, "mem": …}``, with ``gpu`` and ``gpu_mem`` (means over the GPUs) if any."""
@@ -52,3 +52,27 @@ class LoadMeter:
                 load["gpu"] = sum(busy) / len(busy)
                 load["gpu_mem"] = 100 * sum(m.used for m in memory) / sum(m.total for m in memory)
         return {name: round(value, 1) for name, value in load.items()}
+
+
+def visible_gpus(nvml: Any, visible: str | None) -> list[Any]:
+    """NVML's handles of the GPUs that CUDA shows to a process with this ``CUDA_VISIBLE_DEVICES``.
+
+    NVML itself shows all, whatever that says. It names GPUs by number or by UUID, of which a
+    beginning will do; what is neither hides itself and those after it (CUDA Programming Guide 13,
+    section 5.2.1.1). A slice of a GPU (``MIG-…``) has no load that NVML could tell.
+    """
+    gpus = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    if visible is None:
+        return gpus
+    uuids = [nvml.nvmlDeviceGetUUID(gpu) for gpu in gpus]
+    shown = []
+    for name in map(str.strip, visible.split(",")):
+        found = [
+            gpu
+            for number, (gpu, uuid) in enumerate(zip(gpus, uuids, strict=True))
+            if name == str(number) or (name.startswith("GPU-") and uuid.startswith(name))
+        ]
+        if len(found) != 1:
+            break
+        shown += found
+    return shown
