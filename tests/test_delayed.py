@@ -60,12 +60,17 @@ def lateness(client: redis.Redis, *results: AsyncResult, since: int = 0) -> list
     Where it was due before it was sent, or before nodes were there again, from then.
     """
     late = []
-    for result in results:
-        job_id = client.get(f"scheduler:task:{result.id}")
-        job = client.hgetall(f"scheduler:job:{job_id}")
-        waited = int(job.get("waited_ms") or 0)
-        placed = int(job.get("waiting_ts") or int(job["dispatched_ts"]) - waited)
-        late.append((placed - max(int(job["due_ts"]), int(job["created_ts"]), since)) / 1000)
+    for start in range(0, len(results), 1000):
+        with client.pipeline(transaction=False) as pipe:
+            for result in results[start : start + 1000]:
+                pipe.get(f"scheduler:task:{result.id}")
+            for job_id in pipe.execute():
+                pipe.hgetall(f"scheduler:job:{job_id}")
+            jobs = pipe.execute()
+        for job in jobs:
+            waited = int(job.get("waited_ms") or 0)
+            placed = int(job.get("waiting_ts") or int(job["dispatched_ts"]) - waited)
+            late.append((placed - max(int(job["due_ts"]), int(job["created_ts"]), since)) / 1000)
     return sorted(late)
 
 

@@ -24,4 +24,5 @@ for i = 3, #ARGV, 5 do
     break
   end
 end
+join_lines(joining)
 return answers

@@ -43,4 +43,5 @@ for i = 2, #ARGV, 4 do
   answers[#answers + 1] = answer
   if answer[1] ~= 'OK' then break end
 end
+join_lines(joining)
 return answers

@@ -2,9 +2,10 @@
 -- What no event brings about, done by the heartbeats of whichever node comes by, a bounded number of
 -- each a call.
 
-local MOST_CHORES = 50  -- nodes
-local PUNCTUAL = 100    -- ms by which a node that was asked to come may be late
-local MOST_DUE = 200    -- jobs of each kind: some 10 to 80 ms, in which nobody else is served
+local MOST_CHORES = 50    -- nodes
+local PUNCTUAL = 100      -- ms by which a node that was asked to come may be late
+local MOST_DUE = 400      -- delayed jobs: some 20 to 50 ms, in which nobody else is served
+local MOST_EXPIRED = 200
 
 -- Nobody is taken for dead unless heartbeats came in all that time: after Redis itself was away, all
 -- nodes look silent.
@@ -53,23 +54,21 @@ local function sweep_nodes()
   end
 end
 
--- The jobs of a sorted set whose time has come, and whether there may be more of them.
-local function due(set, before)
-  local jobs = redis.call('ZRANGEBYSCORE', set, '-inf', before, 'LIMIT', 0, MOST_DUE)
-  return jobs, #jobs == MOST_DUE
+-- The jobs of a sorted set whose time has come, so many at most.
+local function due(set, before, most)
+  return redis.call('ZRANGEBYSCORE', set, '-inf', before, 'LIMIT', 0, most)
 end
 
 -- Places the delayed jobs that are due. Returns whether there may be more.
 local function place_delayed()
-  local jobs, more = due(key.delayed(), NOW)
-  if #jobs > 0 then place_due(jobs) end
-  return more
+  local jobs = due(key.delayed(), NOW, MOST_DUE)
+  return place_due(jobs) < #jobs or #jobs == MOST_DUE
 end
 
 -- A second late, so that a node whose clock is a little behind finds them expired too. In no hurry where
 -- there are many: the node's worker takes each message in hand, and has its own jobs to see to.
 local function discard_expired(node_id)
-  for _, job_id in ipairs(due(key.expiring(), NOW - 1000)) do
+  for _, job_id in ipairs(due(key.expiring(), NOW - 1000, MOST_EXPIRED)) do
     redis.call('ZREM', key.expiring(), job_id)
     discard_job(read_job(job_id), node_id, 'expired')
   end

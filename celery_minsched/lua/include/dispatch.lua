@@ -2,6 +2,10 @@
 -- The dispatch of one job: resolves its demand to the least-loaded node with a free slot, takes the slot,
 -- records the job and the session, and sends the message to the node's queue; or has it wait.
 
+-- What this call has found, and is to do when all its jobs are placed: see include/line.lua.
+local full, joining = {}, {}
+local in_line = {}  -- jobs, by line; those that are to join counted in
+
 -- A call that is made again, because its answer was lost on the way, gets the same answer.
 local function earlier_answer(ask)
   if ask.task_id == '' or ask.token == '' then return nil end
@@ -12,14 +16,20 @@ local function earlier_answer(ask)
   return {'OK', job[2] or '', job_id, job[3] or '', job[4] or 'busy'}
 end
 
+-- How many will be in a line at the end of the call.
+local function count_in(line)
+  if not in_line[line] then in_line[line] = redis.call('ZCARD', key.waiting(line)) end
+  return in_line[line]
+end
+
 -- Why a job that finds no slot is refused, or nil; and why it waits.
-local function refusal(ask, pools, caps, waits)
-  local possible = is_possible(pools, caps)
+local function refusal(ask, waits)
+  local pools = pools_of(ask.where)
+  local possible = is_possible(pools, split(ask.caps, '[^,]+'))
   local answer, why
   if waits then
-    local in_line = redis.call('ZCARD', key.waiting(ask.line))
     why = possible and 'busy' or 'impossible'
-    if in_line >= tonumber(ask.max_waiting) then answer = {'BACKLOGGED', in_line} end
+    if count_in(ask.line) >= tonumber(ask.max_waiting) then answer = {'BACKLOGGED', count_in(ask.line)} end
   elseif #pools == 0 then
     answer = {'NO_POOL_FOR_LANG_PAIR'}
   elseif not possible then
@@ -45,6 +55,7 @@ local function open_job(job, payload)
   if job.task_id ~= '' then redis.call('SET', key.task(job.task_id), job.id) end
 end
 
+-- It joins its line with `join_lines(joining)`, when all are dispatched.
 local function dispatch(ask, payload, head, tail)
   local answer = earlier_answer(ask)
   if answer then return answer end
@@ -60,21 +71,19 @@ local function dispatch(ask, payload, head, tail)
     count('', 'delayed')
     return {'OK', '', ask.id, '', 'delayed'}
   end
-  local caps, session, pools = split(ask.caps, '[^,]+'), read_session(ask.session_id), pools_of(ask.where)
-  local required = required_node(ask, session, pools, caps)
-  local node_id, pool, chosen_by = choose_node(ask, session, pools, caps, required)
+  local node_id, pool, chosen_by = find_slot(ask, full)
   if node_id then
     open_job(ask, payload)
     give_slot(ask, node_id, pool, chosen_by)
     if has_message then redis.call('LPUSH', key.node_queue(node_id), message()) end
     return {'OK', node_id, ask.id, pool, chosen_by}
   end
-  ask.line = line_of(ask, required)
-  local refused, why = refusal(ask, pools, caps, has_message and ask.when_full == 'wait')
+  local refused, why = refusal(ask, has_message and ask.when_full == 'wait')
   if refused then return refused end
+  in_line[ask.line] = count_in(ask.line) + 1
   open_job(ask, payload)
   redis.call('LPUSH', parked_list(ask), message())
-  join_line(ask.line, {ask})
+  join_later(ask, joining)
   watch_expiry(ask)
   return {'OK', '', ask.id, '', why}
 end

@@ -11,7 +11,7 @@ local BAND = 281474976710656  -- 2^48: the priorities' part of a place stands ab
 -- What one call does at the most, however many wait; a heartbeat goes on from there.
 local MOST_LOOKS = 256         -- lines looked at in vain, and nodes
 local looks_left = MOST_LOOKS
-local moves_left = 100         -- jobs moved from lines to nodes
+local moves_left = 100         -- jobs moved from lines to nodes, or from the delayed
 
 local function parse_line(line)
   local where, caps, required = string.match(line, '^([^/]*)/([^/]*)/(.*)$')
@@ -56,11 +56,12 @@ local function first_turn(line, band)
   return first[2] and tonumber(first[2]) - band * BAND
 end
 
--- Has jobs of one priority join a line, in this order. One that was at a node before, which handed it
--- back, goes to the head.
-local function join_line(line, jobs)
+-- Has jobs join their line, all of them one line and one priority, in this order. One that was at a node
+-- before, which handed it back, goes to the head.
+local function join_line(jobs)
+  local line, band = jobs[1].line, jobs[1].band
   if redis.call('HSETNX', key.lines(), line, NOW) == 1 then link_line(line) end
-  local band, head = jobs[1].band, first_turn(line, tonumber(jobs[1].band)) or 0
+  local head = first_turn(line, tonumber(band)) or 0
   local turns, places = {}, {}
   for _, job in ipairs(jobs) do
     local turn = head
@@ -85,6 +86,21 @@ local function join_line(line, jobs)
   for fairness, turn in pairs(turns) do
     redis.call('ZADD', key.line_turns(line, band), turn, fairness)
   end
+end
+
+-- Of many jobs that one call places most stand in few lines: they are kept until all are known, and those
+-- of a line join it together.
+local function join_later(job, joining)
+  local name = job.band .. '/' .. job.line
+  if not joining[name] then
+    joining[name] = {}
+    table.insert(joining, joining[name])
+  end
+  table.insert(joining[name], job)
+end
+
+local function join_lines(joining)
+  for _, jobs in ipairs(joining) do join_line(jobs) end
 end
 
 local function leave_line(job)
@@ -269,21 +285,29 @@ local function delay(job)
   redis.call('HSET', key.job(job.id), 'status', 'delayed')
 end
 
--- Gives a job whose message is parked to a node that has a slot. Returns the line that it has to join
--- where none has. `full` are the demands that were found to have none in this call: one who comes after
--- need not look again.
-local function seek_slot(job, full)
+-- The node for a job, its pool, and by what it was chosen; nil where none has a slot, and then `job.line` is
+-- where it has to wait. `full` has the demands for which this call found none: while it frees no slot, one
+-- who asks for the same need not look.
+local function find_slot(job, full)
   local demand = job.where .. '/' .. job.caps
-  if full[demand] and job.affinity ~= 'require' then return line_of(job, '') end
-  local caps, session, pools = split(job.caps, '[^,]+'), read_session(job.session_id), pools_of(job.where)
-  local required = required_node(job, session, pools, caps)
-  local node_id, pool, chosen_by = choose_node(job, session, pools, caps, required)
-  if not node_id then
+  local required = ''
+  if not full[demand] or job.affinity == 'require' then
+    local caps, session, pools = split(job.caps, '[^,]+'), read_session(job.session_id), pools_of(job.where)
+    required = required_node(job, session, pools, caps)
+    local node_id, pool, chosen_by = choose_node(job, session, pools, caps, required)
+    if node_id then return node_id, pool, chosen_by end
     if required == '' then full[demand] = true end
-    return line_of(job, required)
   end
+  job.line = line_of(job, required)
+end
+
+-- Gives a job whose message is parked to a node that has a slot. Was there one?
+local function give_parked(job, full)
+  local node_id, pool, chosen_by = find_slot(job, full)
+  if not node_id then return false end
   give_slot(job, node_id, pool, chosen_by)
   move_message(job, node_id)
+  return true
 end
 
 -- Places a job whose message is parked: at a node that has a slot, or in line, or among the delayed.
@@ -302,38 +326,32 @@ local function place_parked(job)
   end
   redis.call('ZREM', key.delayed(), job.id)
   local freed = free_slot(job)
-  local line = seek_slot(job, {})
-  if line then
-    join_line(line, {job})
+  local is_placed = give_parked(job, {})
+  if not is_placed then
+    join_line({job})
     keep_record(job)
   end
   if freed then fill_node(freed) end
-  return line and 'waiting' or 'dispatched'
+  return is_placed and 'dispatched' or 'waiting'
 end
 
--- Places delayed jobs whose time has come. Those that wait together join their line together: of many
--- that fall due in one moment most do.
+-- Places delayed jobs whose time has come, the first of them if more find a slot than one call may move.
+-- Returns how many.
 local function place_due(job_ids)
-  local full, crowds, by_name = {}, {}, {}
-  redis.call('ZREM', key.delayed(), unpack(job_ids))
+  local full, joining, placed = {}, {}, 0
   for _, job_id in ipairs(job_ids) do
+    if moves_left <= 0 then break end
+    placed = placed + 1
     local job = read_job(job_id)
-    local line
-    if job.status == 'delayed' and is_parked(job) then
-      line = seek_slot(job, full)
-    elseif job.status == 'delayed' then
+    if job.status == 'delayed' and not is_parked(job) then
       lose_job(job, 'its message is gone')
-    end
-    if line then
-      local name = job.band .. '/' .. line
-      if not by_name[name] then
-        by_name[name] = {line = line}
-        crowds[#crowds + 1] = by_name[name]
-      end
-      table.insert(by_name[name], job)
+    elseif job.status == 'delayed' then
+      if give_parked(job, full) then moves_left = moves_left - 1 else join_later(job, joining) end
     end
   end
-  for _, crowd in ipairs(crowds) do join_line(crowd.line, crowd) end
+  join_lines(joining)
+  if placed > 0 then redis.call('ZREM', key.delayed(), unpack(job_ids, 1, placed)) end
+  return placed
 end
 
 -- The message of a job that has ended was put back. That of one revoked or expired has yet to tell the
