@@ -9,6 +9,7 @@ that has any of these goes Celery's own way.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +24,6 @@ from kombu.utils.uuid import uuid
 from . import tracing
 from .messages import split_at
 from .publish import Job
-from .router import HEADER
 
 #: Options of a signature by which the message is the same for whatever arguments.
 _SAME_FOR_ALL = {"minsched", "priority", "ignore_result"}
@@ -34,15 +34,17 @@ def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[
     """Send tasks while ``app.amqp.collect()`` holds ``jobs`` back; their results in order."""
     results = []
     stencils: dict[str, _Stencil] = {}
+    nobody_looks = _nobody_looks(app)
     for signature in signatures:
-        kind = _kind(app, signature)
+        # The same for those whose messages differ in nothing but their arguments.
+        kind = f"{type(signature)} {signature.task} {signature.options!r}"
         if kind in stencils:
             job, result = stencils[kind].send(signature)
             jobs.append(job)
         else:
             count = len(jobs)
             result = signature.apply_async()
-            if kind and len(jobs) > count:
+            if nobody_looks and _is_plain(app, signature) and len(jobs) > count:
                 stencil = _Stencil(app, signature, jobs[-1])
                 if stencil.fits:
                     stencils[kind] = stencil
@@ -50,29 +52,25 @@ def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[
     return results
 
 
-def _kind(app: Celery, signature: Signature) -> str:
-    """The same for those whose messages differ in nothing but their arguments; "" for one that may
-    be like no other.
-    """
+def _nobody_looks(app: Celery) -> bool:
+    """Does nobody here want to know of each task that is sent?"""
+    return not (
+        any(signal.receivers for signal in _LISTENED_TO)
+        or app.conf.task_send_sent_event
+        or app.conf.task_always_eager
+        or app.current_worker_task
+    )
+
+
+def _is_plain(app: Celery, signature: Signature) -> bool:
+    """Does Celery (5.7) send this task as it does any other?"""
     task = app.tasks.get(signature.task)
-    is_plain = (
+    ways = ("apply_async", "shadow_name")
+    return (
         type(signature) is Signature
         and signature.options.keys() <= _SAME_FOR_ALL
         and task is not None
-        and _is_plain(task)
-        and not any(signal.receivers for signal in _LISTENED_TO)
-        and not app.conf.task_send_sent_event
-        and not app.conf.task_always_eager
-        and not app.current_worker_task
-    )
-    return f"{signature.task} {signature.options!r}" if is_plain else ""
-
-
-def _is_plain(task: Task) -> bool:
-    """Does Celery (5.7) send this task as it does any other?"""
-    ways = ("apply_async", "shadow_name")
-    return (
-        all(getattr(type(task), way) is getattr(Task, way) for way in ways)
+        and all(getattr(type(task), way) is getattr(Task, way) for way in ways)
         and task._dump_pydantic_arguments is None
         and task.expires is None
     )
@@ -89,6 +87,7 @@ class _Stencil:
         self._serializer = self._task.serializer or app.conf.task_serializer
         self._job = job
         self._message = json.loads(json.dumps(job.request.token).join(job.message))
+        self._head, self._tail = self._cut()
 
     @property
     def fits(self) -> bool:
@@ -105,32 +104,47 @@ class _Stencil:
         args, kwargs = signature.args, signature.kwargs
         if self._task.typing:
             self._task.__header__(*args, **kwargs)
-        task_id, token = uuid(), uuid()
-        request = self._job.request.model_copy(update={"task_id": task_id, "token": token})
-        header = {**self._job.header, "job_id": token}
-        text = json.dumps(
-            {
-                **self._message,
-                "body": self._body(args, kwargs),
-                "headers": {
-                    **self._message["headers"],
-                    "id": task_id,
-                    "root_id": task_id,
-                    "argsrepr": saferepr(args, self._amqp.argsrepr_maxsize, self._depth),
-                    "kwargsrepr": saferepr(kwargs, self._amqp.kwargsrepr_maxsize, self._depth),
-                    HEADER: header,
-                },
-                "properties": {
-                    **self._message["properties"],
-                    "correlation_id": task_id,
-                    "delivery_tag": uuid(),
-                },
-            }
-        )
+        task_id = uuid()
+        # The token stays: with a task id of its own a job is told from all others.
+        request = self._job.request.model_copy(update={"task_id": task_id})
+        open_places = {
+            "task_id": f'"{task_id}"',
+            "body": f'"{self._body(args, kwargs)}"',
+            "args": json.dumps(saferepr(args, self._amqp.argsrepr_maxsize, self._depth)),
+            "kwargs": json.dumps(saferepr(kwargs, self._amqp.kwargsrepr_maxsize, self._depth))
+            if kwargs
+            else '"{}"',
+        }
+        message = (self._head % open_places, self._tail % open_places)
         span = tracing.dispatching(self._task.name, request)
         result = self._task.AsyncResult(task_id)
         result.ignored = self._ignored
-        return Job(request, header, span, split_at(text, token)), result
+        return Job(request, {**self._job.header}, span, message), result
+
+    def _cut(self) -> tuple[str, str]:
+        """The message's text before and after its job's id, with the places that differ left open.
+
+        A message's tag need only be one that no other has: its task's id will do.
+        """
+        mark = uuid()
+        text = json.dumps(
+            {
+                **self._message,
+                "body": f"{mark} body",
+                "headers": {
+                    **self._message["headers"],
+                    **dict.fromkeys(("id", "root_id"), f"{mark} task_id"),
+                    "argsrepr": f"{mark} args",
+                    "kwargsrepr": f"{mark} kwargs",
+                },
+                "properties": {
+                    **self._message["properties"],
+                    **dict.fromkeys(("correlation_id", "delivery_tag"), f"{mark} task_id"),
+                },
+            }
+        )
+        text = re.sub(rf'"{mark} (\w+)"', r"%(\1)s", text.replace("%", "%%"))
+        return split_at(text, self._job.request.token)
 
     def _body(self, args: Any, kwargs: Any) -> str:
         callbacks = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))

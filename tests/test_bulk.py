@@ -74,6 +74,7 @@ def many(app: Celery) -> list[Signature]:
     return [
         *(add.s(number, y=number * 2) for number in range(4)),
         *(typeless.s("a" * 2000, {"deep": [[[[1]]]]}, number) for number in range(3)),
+        *(typeless.s(number, "100 %(body)s", text="%s") for number in range(2)),
         *(add.s(number).set(minsched={"session_id": "u1"}, priority=9) for number in range(2)),
         *(add.s(number).set(ignore_result=True) for number in range(2)),
         *(add.s(number).set(countdown=1000) for number in range(2)),
