@@ -31,7 +31,7 @@ _LISTENED_TO = (signals.before_task_publish, signals.after_task_publish, signals
 
 
 def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[AsyncResult]:
-    """Send tasks while ``app.amqp.collect()`` holds ``jobs`` back; their results in order."""
+    """Send tasks while ``app.amqp.hold_back()`` holds ``jobs`` back; their results in order."""
     results = []
     stencils: dict[str, _Stencil] = {}
     nobody_looks = _nobody_looks(app)

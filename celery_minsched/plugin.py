@@ -104,20 +104,28 @@ class MinSched:
         What ``apply_async`` raises for a task that could not be sent is raised at the end. As with
         one call after the other, the tasks before it have been sent and those after it have not.
         """
-        with self.app.amqp.collect():
+        amqp = self.app.amqp
+        with amqp.hold_back() as jobs:
             yield
+        with amqp.send_batches() as send:
+            for start in range(0, len(jobs), BATCH):
+                send(jobs[start : start + BATCH])
 
     def dispatch_many(self, signatures: Iterable[Signature]) -> list[AsyncResult]:
-        """Send many tasks, a hundred in a round trip; their results in order.
+        """Send many tasks, a hundred in a round trip, in which the next hundred are made; their
+        results in order.
 
         Raises what ``apply_async`` does. Of a task that the scheduler refuses, those before it have
         been sent; what is wrong with a call is found before anything of its hundred is sent.
         """
         results = []
         signatures = iter(signatures)
-        while batch := list(islice(signatures, BATCH)):
-            with self.app.amqp.collect() as jobs:
-                results += bulk.send(self.app, batch, jobs)
+        with self.app.amqp.send_batches() as send:
+            while batch := list(islice(signatures, BATCH)):
+                with self.app.amqp.hold_back() as jobs:
+                    results += bulk.send(self.app, batch, jobs)
+                if jobs:
+                    send(jobs)
         return results
 
     def where(self, task_id: str) -> JobView | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -50,9 +50,14 @@ class Job:
     span: tracing.DispatchSpan | tracing.NoSpan
     message: tuple[str, str] = ("", "")  # what is before and after the job's id in it
 
+    @property
+    def asked(self) -> tuple[DispatchRequest, tuple[str, str]]:
+        """As the scheduler takes it."""
+        return self.request, self.message
 
-#: The jobs that :meth:`SchedulingAMQP.collect` holds back in this thread, if it does.
-_collected: ContextVar[list[Job] | None] = ContextVar("minsched_collected", default=None)
+
+#: The jobs that :meth:`SchedulingAMQP.hold_back` holds back in this thread, if it does.
+_held_back: ContextVar[list[Job] | None] = ContextVar("minsched_held_back", default=None)
 
 
 class SchedulingAMQP(AMQP):
@@ -90,25 +95,36 @@ class SchedulingAMQP(AMQP):
         return send_task_message
 
     @contextmanager
-    def collect(self) -> Iterator[list[Job]]:
-        """Hold back what is sent within, and send it at the end, ``BATCH`` in a step.
-
-        Raises at the end what ``apply_async`` does for the first task that could not be sent; those
-        before it have been sent, those after it have not.
-        """
+    def hold_back(self) -> Iterator[list[Job]]:
+        """Hold back what is sent within, in this thread."""
         jobs: list[Job] = []
-        token = _collected.set(jobs)
+        token = _held_back.set(jobs)
         try:
             yield jobs
         finally:
-            _collected.reset(token)
+            _held_back.reset(token)
+
+    @contextmanager
+    def send_batches(self) -> Iterator[Callable[[Sequence[Job]], None]]:
+        """Within it a function that dispatches a batch of what was held back. Redis has it in hand
+        while the caller makes the next one.
+
+        Raises, from the next call or at the end, what ``apply_async`` does for the first task that
+        could not be sent; those before it have been sent, those after it have not.
+        """
+        in_hand: list[Callable[[], None]] = []  # of the last batch; none, or one
+
+        def send(jobs: Sequence[Job]) -> None:
+            with _failing(jobs):
+                if in_hand:
+                    in_hand.pop()()
+                in_hand.append(self._begin(jobs))
+
         try:
-            for start in range(0, len(jobs), BATCH):
-                self._dispatch(jobs[start : start + BATCH], {})
-        except BaseException as exc:
-            for job in jobs:
-                job.span.failed(exc)  # but of those that were sent, which have ended
-            raise
+            yield send
+        finally:
+            if in_hand:
+                in_hand.pop()()
 
     @property
     def _plugin(self) -> MinSched:
@@ -146,7 +162,7 @@ class SchedulingAMQP(AMQP):
 
         def take(text: str) -> None:
             job.message = split_at(text, job.request.token)
-            held_back = _collected.get()
+            held_back = _held_back.get()
             if held_back is None:
                 self._dispatch([job], options)
             else:
@@ -172,6 +188,28 @@ class SchedulingAMQP(AMQP):
             self._release(job.header["job_id"])
             raise
 
+    def _begin(self, jobs: Sequence[Job]) -> Callable[[], None]:
+        """Have Redis dispatch jobs; the function returned sees to it that it does, and where to.
+
+        What goes wrong on the way is asked again: Redis answers the same call alike.
+        """
+        answer = None
+        with suppress(RedisError, OperationalError):
+            answer = self._plugin.scheduler.begin_dispatch([job.asked for job in jobs])
+
+        def settle() -> None:
+            outcomes = None
+            with _failing(jobs):
+                if answer is not None:
+                    with suppress(RedisError):
+                        outcomes = answer()
+                if outcomes is None:
+                    self._dispatch(jobs, {})
+                else:
+                    _note_all(jobs, outcomes)
+
+        return settle
+
     def _dispatch(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> None:
         """Dispatch in one step, trying again as a publish would.
 
@@ -182,7 +220,7 @@ class SchedulingAMQP(AMQP):
         retry = options.get("retry")
         retry = conf.task_publish_retry if retry is None else retry
         policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
-        asked = [(job.request, job.message) for job in jobs]
+        asked = [job.asked for job in jobs]
         try:
             outcomes = retry_over_time(
                 lambda: self._plugin.scheduler.dispatch_tasks(asked),
@@ -195,10 +233,7 @@ class SchedulingAMQP(AMQP):
             )
         except RedisError as exc:
             raise OperationalError(str(exc)) from exc
-        for job, outcome in zip(jobs, outcomes, strict=False):
-            if isinstance(outcome, SchedulerError):
-                raise outcome
-            _note(job, outcome)
+        _note_all(jobs, outcomes)
 
     def _release(self, job_id: str) -> None:
         try:
@@ -238,6 +273,25 @@ def _instead_of_kombu(producer: Any, take: Callable[[str], None]) -> Iterator[No
         yield
     finally:
         producer._batch_local.current = batch
+
+
+@contextmanager
+def _failing(jobs: Sequence[Job]) -> Iterator[None]:
+    """What is raised within, has failed them."""
+    try:
+        yield
+    except BaseException as exc:
+        for job in jobs:
+            job.span.failed(exc)  # but of those that were sent, which have ended
+        raise
+
+
+def _note_all(jobs: Sequence[Job], outcomes: Sequence[DispatchResponse | SchedulerError]) -> None:
+    """Say where they went. Raises the error of the first that is refused."""
+    for job, outcome in zip(jobs, outcomes, strict=False):
+        if isinstance(outcome, SchedulerError):
+            raise outcome
+        _note(job, outcome)
 
 
 def _note(job: Job, place: DispatchResponse) -> None:

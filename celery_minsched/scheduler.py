@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import redis
@@ -144,9 +144,18 @@ class MinimalSchedulerService:
         A message is the JSON text before the place of its job's id, and that after it. What became
         of each job, to the first that is refused: those after it are not dispatched.
         """
-        asked = [arg for job in jobs for arg in self._asked(*job)]
-        answers = self._call("dispatch_task", *asked)
-        return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
+        return _outcomes(self._call("dispatch_task", *self._asked_of(jobs)), jobs)
+
+    def begin_dispatch(
+        self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
+    ) -> Callable[[], list[DispatchResponse | errors.SchedulerError]]:
+        """Ask what :meth:`dispatch_tasks` asks; the function returned waits for the answer, and has
+        to be called. Both raise redis-py's errors; :meth:`dispatch_tasks` then asks again.
+        """
+        answer = scripts.begin(
+            self.redis, self.keys, "dispatch_task", self._times, *self._asked_of(jobs)
+        )
+        return lambda: _outcomes(answer(), jobs)
 
     def adopt_tasks(
         self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, tuple[str, str]]]
@@ -170,6 +179,9 @@ class MinimalSchedulerService:
         of each. See the script, also for what is told of each.
         """
         return [str(answer[1]) for answer in self._call_many("return_message", messages)]
+
+    def _asked_of(self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]) -> list[str]:
+        return [arg for job in jobs for arg in self._asked(*job)]
 
     def _asked(self, request: DispatchRequest, message: tuple[str, str]) -> tuple[str, ...]:
         """A job and its message, as the scripts take them."""
@@ -362,6 +374,12 @@ def _lua_bool(value: bool) -> str:
 
 def _pairs(pool: PoolOffer) -> list[str]:
     return [f"{src}:{tgt}" for src, tgt in pool.langs]
+
+
+def _outcomes(
+    answers: list[Any], jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
+) -> list[DispatchResponse | errors.SchedulerError]:
+    return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
 
 
 def _outcome(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -99,6 +99,30 @@ def call_many(
             put(pipe, keys, name, *args)
         answers: list[list[Any]] = text(pipe.execute()[1:])
     return answers
+
+
+def begin(
+    client: redis.Redis, keys: Keys, name: str, *args: str | bytes | int | float
+) -> Callable[[], list[Any]]:
+    """Send a call of script ``name``; the function returned waits for its answer, and has to be
+    called. Both raise redis-py's errors. Nothing is tried again, nor is the script sent to a server
+    that does not know it.
+    """
+    connection = client.connection_pool.get_connection()
+
+    def answer() -> list[Any]:
+        try:
+            reply: list[Any] = text(connection.read_response())
+        finally:
+            client.connection_pool.release(connection)
+        return reply
+
+    try:
+        connection.send_command("EVALSHA", sha(name), 2, keys.prefix, keys.queue_prefix, *args)
+    except BaseException:
+        client.connection_pool.release(connection)
+        raise
+    return answer
 
 
 def put(pipe: Any, keys: Keys, name: str, *args: str | bytes | int | float) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-from celery import Celery, Signature, signals
+from celery import Celery, Signature, group, signals
 from celery.canvas import StampingVisitor
 
-from celery_minsched import NoAvailableNode, RegisterNodeRequest
+from celery_minsched import Backlogged, NoAvailableNode, RegisterNodeRequest
 
-from .fleet import make_app
+from .fleet import make_app, wait_for
+from .proxy import Proxy
 from .server import Server
 
 
@@ -152,3 +154,77 @@ def test_the_first_refusal_ends_a_batch(app: Celery, client: redis.Redis) -> Non
             [add.s(number).set(minsched={"when_full": "error"}) for number in range(9)]
         )
     assert client.llen("minsched.node.n1") == 3
+
+
+def numbers(client: redis.Redis) -> list[int]:
+    """The first argument of each message, in the order of their jobs."""
+    return [message["body"][0][0] for message in sent(client)]
+
+
+@pytest.mark.parametrize("at", [50, 150, 299])
+def test_what_breaks_while_a_hundred_is_on_its_way_costs_nothing(
+    app: Celery, client: redis.Redis, at: int
+) -> None:
+    """Redis works on one while the next is made: connections break then, and scripts are lost."""
+
+    def breaking(what: Any) -> Iterator[Signature]:
+        for number in range(300):
+            if number == at:
+                what()
+            yield app.tasks["add"].s(number)
+
+    for what in (
+        lambda: client.client_kill_filter(_type="normal", skipme=True),
+        lambda: client.script_flush(),
+    ):
+        results = app.minsched.dispatch_many(breaking(what))
+        assert len({result.id for result in results}) == 300
+        assert numbers(client) == list(range(300))
+
+
+def test_an_answer_that_is_lost_is_asked_for_again(server: Server, client: redis.Redis) -> None:
+    proxy = Proxy(server.port)
+    with make_app(proxy.url, task_ignore_result=True) as app:
+        app.conf.minsched_routes = {"add": {"pool": "asr"}}
+        add = app.signature("add")
+
+        def losing() -> Iterator[Signature]:
+            for number in range(200):
+                if number == 0:
+                    proxy.delay = 0.3
+                if number == 100:  # Redis has done the first hundred, and its answer is on its way
+                    wait_for(lambda: client.get("scheduler:job:id_seq") == "101")
+                    proxy.cut()
+                    proxy.delay = 0.0
+                    threading.Timer(0.1, proxy.mend).start()
+                yield add.clone((number,))
+
+        app.send_task("add", (-1,))  # all are connected
+        results = app.minsched.dispatch_many(losing())
+    assert numbers(client) == list(range(-1, 200))
+    assert len({result.id for result in results}) == 200
+    proxy.close()
+
+
+def test_a_wrong_call_leaves_the_hundreds_before_its_own_sent(
+    app: Celery, client: redis.Redis
+) -> None:
+    add = app.tasks["add"]
+    wrong = [add.s(number) for number in range(250)]
+    wrong[160] = add.s(160, unexpected=1)
+    with pytest.raises(TypeError, match="unexpected"):
+        app.minsched.dispatch_many(wrong)
+    assert numbers(client) == list(range(100))
+
+
+def test_a_refusal_is_told_though_the_next_hundred_is_made(
+    app: Celery, client: redis.Redis
+) -> None:
+    app.conf.minsched_max_waiting = 130
+    add = app.tasks["add"]
+    with pytest.raises(Backlogged):
+        app.minsched.dispatch_many(add.s(number) for number in range(1000))
+    assert numbers(client) == list(range(130))
+    with pytest.raises(Backlogged), app.minsched.batch():
+        group(add.s(number) for number in range(1000)).apply_async()
+    assert numbers(client) == list(range(130))
