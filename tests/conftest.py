@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis  # noqa: F401 - before any test: its plugin imports it at the end, too deep down
+import kombu.pools
 import pytest
 import redis
 
@@ -50,6 +51,17 @@ def server(_server: Server) -> Server:
 def client(server: Server) -> Iterator[redis.Redis]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture
+def cut_connections(client: redis.Redis) -> Iterator[Callable[[], None]]:
+    """Breaks all connections to the server but the test's own.
+
+    Those that kombu keeps for this process go at the end: another test would be handed a broken one.
+    """
+    yield lambda: client.client_kill_filter(_type="normal", skipme=True)
+    for pool in kombu.pools.connections.values():
+        pool.force_close_all(close_pool=False)
 
 
 @pytest.fixture

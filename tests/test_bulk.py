@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -163,7 +163,7 @@ def numbers(client: redis.Redis) -> list[int]:
 
 @pytest.mark.parametrize("at", [50, 150, 299])
 def test_what_breaks_while_a_hundred_is_on_its_way_costs_nothing(
-    app: Celery, client: redis.Redis, at: int
+    app: Celery, client: redis.Redis, cut_connections: Callable[[], None], at: int
 ) -> None:
     """Redis works on one while the next is made: connections break then, and scripts are lost."""
 
@@ -173,10 +173,7 @@ def test_what_breaks_while_a_hundred_is_on_its_way_costs_nothing(
                 what()
             yield app.tasks["add"].s(number)
 
-    for what in (
-        lambda: client.client_kill_filter(_type="normal", skipme=True),
-        lambda: client.script_flush(),
-    ):
+    for what in (cut_connections, client.script_flush):
         results = app.minsched.dispatch_many(breaking(what))
         assert len({result.id for result in results}) == 300
         assert numbers(client) == list(range(300))

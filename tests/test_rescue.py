@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,13 +36,8 @@ def fleet(server: Server) -> Iterator[Fleet]:
     assert fleet.views.check() == []
 
 
-def cut_connections(client: redis.Redis) -> None:
-    """Of everybody but this client."""
-    client.client_kill_filter(_type="normal", skipme=True)
-
-
 def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
-    fleet: Fleet, client: redis.Redis
+    fleet: Fleet, client: redis.Redis, cut_connections: Callable[[], None]
 ) -> None:
     fleet.start_ready("n1", "-c", "1", slots=1)
     # Not before it has said that it is there: to such a process celery (5.7) gives nothing.
@@ -54,7 +49,7 @@ def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
     wait_for(lambda: fleet.node("n1").current_jobs == 1)  # type: ignore[union-attr]
     wait_for(lambda: fleet.log("n1").count("received") == 2)
     fleet.start_ready("n2")
-    cut_connections(client)
+    cut_connections()
     wait_for(lambda: fleet.log("n1").count("Connected to") == 2)
     child.resume()
     wait_for(lambda: client.exists("test:ended:unaccepted"))
