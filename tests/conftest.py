@@ -55,13 +55,12 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def cut_connections(client: redis.Redis) -> Iterator[Callable[[], None]]:
-    """Breaks all connections to the server but the test's own.
+    """Breaks all connections to the server but the test's own, which has an application of its own.
 
-    Those that kombu keeps for this process go at the end: another test would be handed a broken one.
+    kombu keeps some for this process: another test would be handed a broken one.
     """
     yield lambda: client.client_kill_filter(_type="normal", skipme=True)
-    for pool in kombu.pools.connections.values():
-        pool.force_close_all(close_pool=False)
+    kombu.pools.reset()
 
 
 @pytest.fixture
