@@ -42,6 +42,7 @@ def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
     fleet.start_ready("n1", "-c", "1", slots=1)
     # Not before it has said that it is there: to such a process celery (5.7) gives nothing.
     assert fleet.send("add", 1).get(timeout=20) == 1
+    fleet.wait_idle()  # nor before it has said that this has ended, or the slot stays taken
     agent = psutil.Process(fleet.processes["n1"].pid)
     [child] = [process for process in agent.children() if process.children() == []][-1:]
     child.suspend()
