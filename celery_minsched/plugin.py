@@ -17,7 +17,7 @@ from . import bulk, connection, settings
 from .demand import Demand
 from .errors import InvalidDemand
 from .layout import check_layout
-from .publish import BATCH, SchedulingAMQP
+from .publish import BATCH, SchedulingAMQP, failing
 from .scheduler import MinimalSchedulerService
 from .views import JobView, Views
 
@@ -107,7 +107,7 @@ class MinSched:
         amqp = self.app.amqp
         with amqp.hold_back() as jobs:
             yield
-        with amqp.send_batches() as send:
+        with failing(jobs), amqp.send_batches() as send:
             for start in range(0, len(jobs), BATCH):
                 send(jobs[start : start + BATCH])
 

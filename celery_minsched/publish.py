@@ -115,7 +115,7 @@ class SchedulingAMQP(AMQP):
         in_hand: list[Callable[[], None]] = []  # of the last batch; none, or one
 
         def send(jobs: Sequence[Job]) -> None:
-            with _failing(jobs):
+            with failing(jobs):
                 if in_hand:
                     in_hand.pop()()
                 in_hand.append(self._begin(jobs))
@@ -199,7 +199,7 @@ class SchedulingAMQP(AMQP):
 
         def settle() -> None:
             outcomes = None
-            with _failing(jobs):
+            with failing(jobs):
                 if answer is not None:
                     with suppress(RedisError):
                         outcomes = answer()
@@ -276,7 +276,7 @@ def _instead_of_kombu(producer: Any, take: Callable[[str], None]) -> Iterator[No
 
 
 @contextmanager
-def _failing(jobs: Sequence[Job]) -> Iterator[None]:
+def failing(jobs: Sequence[Job]) -> Iterator[None]:
     """What is raised within, has failed them."""
     try:
         yield

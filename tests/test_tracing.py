@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, current_app
+from celery import Celery, current_app, group
 from opentelemetry import trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from celery_minsched import NoAvailableNode, RegisterNodeRequest
+from celery_minsched import Backlogged, NoAvailableNode, RegisterNodeRequest
 from celery_minsched.tracing import SPAN
 
 from .fleet import ROOT, Fleet, make_app, wait_for
@@ -184,3 +184,15 @@ print(app.minsched.where(result.id).node_id, [n for n in sys.modules if "opentel
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (ran.stdout, ran.stderr) == ("n1 []\n", "")
+
+
+@pytest.mark.parametrize("room", [1, 150])
+def test_no_span_of_a_batch_stays_open(app: Celery, spans: Any, room: int) -> None:
+    """Neither of a task that was sent, nor of one that was refused, nor of those after it."""
+    app.conf.minsched_max_waiting = room
+    tasks = group(app.tasks[TASK].s() for _ in range(350))
+    with pytest.raises(Backlogged), app.minsched.batch():
+        tasks.apply_async()
+    ended = of_dispatch(spans)
+    assert len(ended) == 350
+    assert sum(span.status.status_code is trace.StatusCode.ERROR for span in ended) == 350 - room

@@ -72,10 +72,10 @@ local function join_line(jobs)
     end
     -- Among equals the older job is first: ids end with a number that counts up.
     local number = tonumber(string.match(job.id, '(%d+)$'))
-    job.ticket = string.format('%015.0f', number) .. ' ' .. job.id
+    local ticket = string.format('%015.0f', number) .. ' ' .. job.id
     places[#places + 1] = string.format('%.0f', band * BAND + turn)
-    places[#places + 1] = job.ticket
-    local fields = {'status', 'waiting', 'line', line, 'ticket', job.ticket}
+    places[#places + 1] = ticket
+    local fields = {'status', 'waiting', 'line', line, 'ticket', ticket}
     if (job.waiting_ts or '') == '' then
       fields[7], fields[8] = 'waiting_ts', NOW
       tell('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
