@@ -3,32 +3,24 @@
 A node's unacknowledged messages lie under keys of its own, and each names its job's own list as
 its place (:class:`NodeQoS`): putting one back parks it, and the scheduler places the job anew. A
 message that was acknowledged before its job ended stays there, marked, until the job ends: should
-the node die, it says who is to be told (:func:`tell_lost`).
+the node die, it says who is to be told (:mod:`node_agent.lost_jobs`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
 from collections.abc import Callable, Iterator
 from time import time
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
 from celery import Celery
-from celery.app.task import Context
-from celery.worker.request import Request
 from kombu import Connection
-from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
-from kombu.serialization import prepare_accept_content
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
+from redis.exceptions import NoScriptError, ResponseError, WatchError
 
-from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.keys import QUEUES, job_queue_name
 from celery_minsched.messages import job_id_of, priority_of, read_message, request_of
 from celery_minsched.plugin import MinSched
@@ -262,139 +254,3 @@ def _complete_record(plugin: MinSched, job_id: str, message: dict[str, Any]) -> 
     scheduler = plugin.scheduler
     if job_id and not scheduler.redis.hexists(scheduler.keys("job", job_id), "where"):
         scheduler.repair_job(request_of(message), job_id)
-
-
-def rescue(plugin: MinSched) -> None:
-    """Take on rescues until none is due: move messages of dead nodes, tell of lost jobs."""
-    scheduler = plugin.scheduler
-    while True:
-        node_id, lost = scheduler.claim_rescue()
-        if node_id:
-            _remove_mailbox(plugin.app, node_id)
-            jobs = park_messages(plugin, node_id)
-            logger.warning(
-                "node %s is gone: %d of its jobs are placed anew",
-                *(node_id, len(jobs)),
-                extra={"node_id": node_id, "jobs": len(jobs)},
-            )
-            scheduler.rescue_node(node_id, jobs)
-        for job_id in lost:
-            tell_lost(plugin, job_id)
-        if not node_id and not lost:
-            return
-
-
-def _remove_mailbox(app: Celery, node_id: str) -> None:
-    """The dead worker's queue for remote control. One that comes back hears broadcasts without it:
-    on Redis they are published to subscribers (kombu 5.7).
-    """
-    with app.connection_for_write() as connection:
-        queue = app.control.mailbox.get_queue(f"celery@{node_id}")(connection.default_channel)
-        queue.declare()  # kombu deletes the bindings that the connection knows of
-        queue.delete()
-
-
-def tell_lost(plugin: MinSched, job_id: str) -> None:
-    """Tell whoever waits for a lost job's result, by Celery's rules for a lost worker.
-
-    The result backend, errbacks, chord and chain are told, ``task_failure`` is sent, and
-    ``retry_on_worker_lost`` is honoured. Where the message itself is lost only the result backend
-    can be told. One that dies in the middle of this is followed by another, which tells all again,
-    and retries nothing twice.
-    """
-    scheduler = plugin.scheduler
-    client, keys = scheduler.redis, scheduler.keys
-    record = {
-        bytes_to_str(name): bytes_to_str(value)
-        for name, value in client.hgetall(keys("job", job_id)).items()
-    }
-    task_id, node_id, tag = (record.get(name, "") for name in ("task_id", "node_id", "tag"))
-    parked = keys("job_queue", job_id) + record.get("suffix", "")
-    if task_id and not _is_retried(plugin, job_id, task_id):
-        entry = client.hget(keys("node_unacked", node_id), tag) if tag else None
-        raw = loads(bytes_to_str(entry))[0] if entry else None
-        if raw is None and (lying := client.lindex(parked, 0)):
-            raw = read_message(lying) or None
-        reason = record.get("reason", "")
-        text = f"job {job_id} of task {task_id}, last at node {node_id or '(none)'}: {reason}"
-        _fail(plugin.app, task_id, _lost(record.get("status", ""), text), raw, node_id)
-    with client.pipeline(transaction=True) as pipe:
-        pipe.hdel(keys("node_unacked", node_id), tag)
-        pipe.zrem(keys("node_unacked_index", node_id), tag)
-        pipe.srem(keys("node_acked", node_id), tag)
-        pipe.delete(parked)
-        pipe.zrem(keys("lost"), job_id)
-        pipe.execute()
-
-
-def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:
-    """Has another, who died while telling of the job, sent a retry of its task?"""
-    latest = plugin.where(task_id)
-    return latest is not None and latest.job_id != job_id
-
-
-def _lost(status: str, text: str) -> Exception:
-    return NodeLostError(text) if status == "lost" else MaxRescuesExceededError(text)
-
-
-def _fail(app: Celery, task_id: str, exc: Exception, raw: Any, node_id: str) -> None:
-    logger.error("%s: %s", type(exc).__name__, exc)
-    try:
-        raise exc
-    except Exception:
-        einfo = ExceptionInfo()
-    request = _request(app, raw, node_id)
-    if request:
-        request.on_failure(einfo)
-    else:
-        app.backend.mark_as_failure(task_id, exc, request=Context({"id": task_id}))
-
-
-def _request(app: Celery, raw: Any, node_id: str) -> Request | None:
-    """Celery's request for the message, ``None`` where none can be made of it."""
-    if raw is None:
-        return None
-    with app.connection_for_read() as connection:
-        try:
-            message = connection.default_channel.Message(raw, channel=connection.default_channel)
-            message.accept = prepare_accept_content(app.conf.accept_content)
-            return Request(message, app=app, hostname=f"celery@{node_id}")
-        except (KeyError, ValueError, TypeError, ContentDisallowed, DecodeError) as exc:
-            logger.error("a lost message cannot be read, only its id is told: %r", exc)
-            return None
-
-
-class Rescuer:
-    """A thread that rescues each time it is rung for, and goes on when that fails."""
-
-    def __init__(self, plugin: MinSched) -> None:
-        self._plugin = plugin
-        self._bell, self._ringer = os.pipe()
-        os.set_blocking(self._ringer, False)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._wait, name="rescuer", daemon=True)
-
-    def ring(self) -> None:
-        """There is something to rescue. Never blocks; also in a process that was forked of this."""
-        with contextlib.suppress(BlockingIOError):  # it has been rung for often enough
-            os.write(self._ringer, b".")
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self, patience: float = 5.0) -> None:
-        """Take on no rescue any more, and wait ``patience`` seconds at most for one begun."""
-        self._stopping = True
-        self.ring()
-        if self._thread.is_alive():
-            self._thread.join(patience)
-
-    def _wait(self) -> None:
-        while os.read(self._bell, 4096) and not self._stopping:
-            try:
-                rescue(self._plugin)
-            except (RedisError, OperationalError) as exc:
-                logger.warning("a rescue was broken off, and is due again in seconds: %s", exc)
-            except Exception:
-                logger.exception("a rescue failed, and is tried again in seconds")

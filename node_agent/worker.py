@@ -31,7 +31,8 @@ from celery_minsched.router import HEADER
 from .intake import take_by_move
 from .pulse import Pulse, Report
 from .requests import claim_of, with_slot
-from .rescue import NodeQoS, Rescuer, park_messages, return_taken, transport_options
+from .rescue import NodeQoS, park_messages, return_taken, transport_options
+from .rescuer import Rescuer
 from .slots import Slots
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from celery_minsched import (
     RegisterNodeRequest,
     Settings,
 )
-from node_agent.rescue import rescue
+from node_agent.rescuer import rescue
 
 from .desk import Desk
 from .fleet import FAST, Fleet, make_app, wait_for
