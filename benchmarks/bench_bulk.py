@@ -53,7 +53,7 @@ def applications(port: int) -> Iterator[tuple[Celery, Celery]]:
     """One with the scheduler and one without, on the server behind the port."""
     url = f"redis://127.0.0.1:{port}/0"
     ours = Celery("ours", broker=url, backend=url, set_as_current=False)
-    ours.conf.update(minsched_node_ttl=DAY, minsched_lease=DAY)
+    ours.conf.update(minsched_node_ttl=DAY, minsched_lease=DAY, minsched_history_ttl=2 * DAY)
     MinSched(ours)
     with ours, Celery("plain", broker=url, backend=url, set_as_current=False) as plain:
         yield ours, plain

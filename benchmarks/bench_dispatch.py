@@ -100,7 +100,9 @@ def fleet(nodes: int) -> Iterator[Fleet]:
     server = Server()
     try:
         with server.client() as client:
-            service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+            service = MinimalSchedulerService(
+                client, Settings(node_ttl=DAY, lease=DAY, history_ttl=2 * DAY)
+            )
             for number in range(nodes):
                 service.register_node(
                     RegisterNodeRequest(

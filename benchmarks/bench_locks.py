@@ -55,7 +55,9 @@ class Ours:
     """The scripts."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self.service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+        self.service = MinimalSchedulerService(
+            client, Settings(node_ttl=DAY, lease=DAY, history_ttl=2 * DAY)
+        )
 
     def fill(self, nodes: int, slots: int) -> None:
         """Register so many nodes."""

@@ -36,7 +36,9 @@ class Store:
     """A server with nodes that have as many slots as jobs will come, and one that has a single."""
 
     def __init__(self, client: redis.Redis, jobs: int) -> None:
-        self.service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+        self.service = MinimalSchedulerService(
+            client, Settings(node_ttl=DAY, lease=DAY, history_ttl=2 * DAY)
+        )
         for number in range(jobs // SLOTS + 1):
             self.add_node(-number)
         self.service.register_node(

@@ -178,7 +178,9 @@ def main(rounds: int, seconds: float) -> None:
         server = Server()
         stack.callback(server.close)
         client = redis.Redis(port=server.port)
-        service = MinimalSchedulerService(client, Settings(node_ttl=DAY, lease=DAY))
+        service = MinimalSchedulerService(
+            client, Settings(node_ttl=DAY, lease=DAY, history_ttl=2 * DAY)
+        )
         fill(service)
         views = Views(client, service.keys)
         print(f"{len(views.nodes())} nodes, {sum(line.waiting for line in views.lines())} in line")

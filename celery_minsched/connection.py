@@ -16,9 +16,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu import Connection
 
 from .keys import PRIORITY_STEPS, SEP, Keys
-
-#: Seconds. kombu has none by default; a call of the scheduler must come back.
-SOCKET_TIMEOUT = 5.0
+from .settings import SOCKET_TIMEOUT
 
 
 def _connection(app: Celery, url: str | None) -> Connection:

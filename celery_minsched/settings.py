@@ -13,11 +13,14 @@ from .models import Name
 
 PREFIX = "minsched_"
 
+#: Seconds. kombu has none by default; a call of the scheduler must come back.
+SOCKET_TIMEOUT = 5.0
+
 
 class Settings(BaseModel):
     """The settings without their ``minsched_`` prefix; times are seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     redis_url: str | None = Field(
         default=None, description="Redis of the scheduler; None: the broker's"
@@ -54,17 +57,38 @@ class Settings(BaseModel):
     )
 
     def model_post_init(self, _context: Any) -> None:
-        """One lost heartbeat must not make a node dead, nor end its leases."""
-        if self.heartbeat_interval * 2 > self.node_ttl:
+        """Times that would make live nodes dead, or lose the records of running jobs, are wrong."""
+        if self.heartbeat_interval * 4 > self.node_ttl:
             raise ValueError(
-                f"heartbeat_interval {self.heartbeat_interval} s is more than half of node_ttl "
-                f"{self.node_ttl} s: one late heartbeat would make a node dead"
+                f"heartbeat_interval {self.heartbeat_interval} s is more than a quarter of "
+                f"node_ttl {self.node_ttl} s: one lost connection would make a live node dead. Set "
+                f"heartbeat_interval to {self.node_ttl / 4:g} or less, or node_ttl to "
+                f"{self.heartbeat_interval * 4:g} or more."
             )
         if self.lease < self.node_ttl:
             raise ValueError(
                 f"lease {self.lease} s is shorter than node_ttl {self.node_ttl} s: slots would "
-                "lapse before the node that holds them is dead"
+                f"lapse before the node that holds them is dead. Set lease to {self.node_ttl:g} or "
+                "more."
             )
+        if self.history_ttl < self.lease * 2:
+            raise ValueError(
+                f"history_ttl {self.history_ttl} s is shorter than twice the lease {self.lease} s: "
+                "the record of a running job would be deleted between two renewals of its lease. "
+                f"Set history_ttl to {self.lease * 2:g} or more, or lease to "
+                f"{self.history_ttl / 2:g} or less."
+            )
+
+    @property
+    def pulse_timeout(self) -> float:
+        """Seconds after which a node's heartbeat gives up its connection and makes a new one.
+
+        In the worst case the connection is lost just after a heartbeat. The next one starts an
+        interval later, times out, and the one after it starts another interval later. The three
+        pauses are three quarters of ``node_ttl`` at most. The last quarter is left for the new
+        connection and its heartbeat.
+        """
+        return min(self.node_ttl / 4, SOCKET_TIMEOUT)
 
 
 def from_app(app: Celery) -> Settings:

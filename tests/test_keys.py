@@ -72,7 +72,8 @@ def test_every_key_has_a_ttl_or_a_reason(desk: Desk, client: redis.Redis) -> Non
 
 
 def test_a_node_that_is_gone_for_good_leaves_nothing(client: redis.Redis) -> None:
-    settings = Settings(history_ttl=0.5, session_ttl=0.2, lease=8)
+    times = {"history_ttl": 0.5, "session_ttl": 0.2}  # shorter than the settings allow
+    settings = Settings().model_copy(update=times)
     desk = Desk(MinimalSchedulerService(client, settings))
     lives(desk)
     silence(desk, "n2", 60_000)

@@ -33,8 +33,19 @@ def plugin(broker: str = REDIS, **conf: Any) -> MinSched:
         ),
         ({"minsched_node_ttl": "soon"}, "minsched_node_ttl = 'soon'"),
         ({"minsched_node_ttl": -1}, "minsched_node_ttl = -1"),
-        ({"minsched_node_ttl": 1}, "heartbeat_interval 1.0 s is more than half of node_ttl 1.0 s"),
-        ({"minsched_lease": 2}, "lease 2.0 s is shorter than node_ttl"),
+        (
+            {"minsched_node_ttl": 3.9},
+            "heartbeat_interval 1.0 s is more than a quarter of node_ttl 3.9 s: one lost "
+            "connection would make a live node dead. Set heartbeat_interval to 0.975 or less, or "
+            "node_ttl to 4 or more.",
+        ),
+        ({"minsched_node_ttl": float("inf")}, "minsched_node_ttl = inf"),
+        ({"minsched_lease": 2}, "lease 2.0 s is shorter than node_ttl 8.0 s"),
+        (
+            {"minsched_history_ttl": 59},
+            "history_ttl 59.0 s is shorter than twice the lease 30.0 s: the record of a running "
+            "job would be deleted between two renewals of its lease. Set history_ttl to 60 or more",
+        ),
         ({"minsched_key_prefix": "a b"}, "minsched_key_prefix = 'a b'"),
         ({"minsched_when_full": "later"}, "minsched_when_full = 'later'"),
         ({"minsched_max_waiting": 0}, "minsched_max_waiting = 0"),
@@ -45,6 +56,18 @@ def test_a_wrong_setting_is_named(conf: dict[str, Any], says: str) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         _ = plugin(**conf).settings
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("node_ttl", "interval"), [(8.0, 1.0), (8.0, 2.0), (2.0, 0.5), (0.4, 0.1), (86400.0, 60.0)]
+)
+def test_one_lost_connection_does_not_make_a_node_dead(node_ttl: float, interval: float) -> None:
+    """A heartbeat that times out, between two pauses, and one more over a new connection."""
+    settings = Settings(
+        node_ttl=node_ttl, heartbeat_interval=interval, lease=86400, history_ttl=2 * 86400
+    )
+    silence = interval + settings.pulse_timeout + interval
+    assert silence + node_ttl / 4 <= node_ttl
 
 
 def test_a_setting_counts_however_celery_is_configured() -> None:
