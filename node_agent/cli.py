@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
 
 import click
 from billiard import cpu_count
@@ -14,8 +15,10 @@ from celery.bin.base import CLIContext, consume_preload_options
 from celery.bin.worker import worker as worker_command
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
+from kombu.utils.functional import retry_over_time
 from pydantic import ValidationError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_minsched import (
     MinimalSchedulerService,
@@ -48,7 +51,8 @@ logger = logging.getLogger(__name__)
 @click.option("--lang", "langs", multiple=True, metavar="SRC:TGT",
               help="A language pair its pools serve.")  # fmt: skip
 @click.option("--capability", "capabilities", multiple=True, help="What else this node can do.")
-@click.option("-c", "--concurrency", help="As in celery worker. Default: slots.")
+@click.option("-c", "--concurrency",
+              help="As in celery worker. Default: slots, or else worker_concurrency.")  # fmt: skip
 @click.option("--autoscale", metavar="MAX,MIN", help="As in celery worker; slots default to MAX.")
 @click.option("-P", "worker_pool", default="prefork", help="Pool implementation, as in celery -P.")
 @click.pass_context
@@ -73,15 +77,16 @@ def main(
         raise click.UsageError(
             "a node has its own queue and name and runs in the foreground: leave out -D, -Q and -n"
         )
-    slots = slots or _default_slots(concurrency, autoscale)
-    if not autoscale and not concurrency:
-        concurrency = str(slots)
-    registration = _registration(node_id, slots, pools, langs, capabilities)
     app = find_app(app_name)
     plugin = _plugin(app, app_name)
+    if not autoscale and not concurrency:
+        concurrency = str(slots or app.conf.worker_concurrency or cpu_count())
+    slots = slots or _default_slots(concurrency, autoscale)
+    registration = _registration(node_id, slots, pools, langs, capabilities)
     try:
-        take_id(plugin.scheduler, registration)
-        warn_of_eviction(plugin.scheduler)
+        scheduler = connect(plugin)
+        take_id(scheduler, registration)
+        warn_of_eviction(scheduler)
     except (SchedulerError, ImproperlyConfigured, OperationalError, RedisError) as exc:
         raise click.ClickException(str(exc)) from exc
     node = prepare(app, plugin, registration)
@@ -117,11 +122,12 @@ def _run_worker(app: Celery, args: list[str]) -> None:
 
 
 def _default_slots(concurrency: str | None, autoscale: str | None) -> int:
+    """As many as the worker runs at a time."""
     if autoscale:
         return max(int(part) for part in autoscale.split(","))
     if concurrency == "auto":
-        raise click.UsageError("--concurrency auto leaves the slots open: give --slots too")
-    return int(concurrency) if concurrency else int(cpu_count())
+        raise click.UsageError("concurrency 'auto' does not say how many slots: give --slots too")
+    return int(concurrency or cpu_count())
 
 
 def _registration(
@@ -159,6 +165,35 @@ def _plugin(app: Celery, name: str) -> MinSched:
             f"the application {name!r} has no scheduler: write MinSched(app) below its Celery(...)"
         )
     return plugin
+
+
+def connect(plugin: MinSched) -> MinimalSchedulerService:
+    """The scheduler of an application, as soon as its Redis is up and has loaded its data.
+
+    It waits as long as Celery's worker does: ``broker_connection_retry_on_startup`` and
+    ``broker_connection_max_retries`` say so. Raises kombu's ``OperationalError``.
+    """
+    conf = plugin.app.conf
+    waits = conf.broker_connection_retry_on_startup
+    if waits is None:
+        waits = conf.broker_connection_retry
+
+    def on_error(exc: Exception, intervals: Iterator[float], retries: int) -> float:
+        if isinstance(exc.__cause__, AuthenticationError):  # another try changes nothing
+            raise exc
+        pause = next(intervals)
+        logger.warning("Redis is not ready yet: %s Trying again in %.0f s.", exc, pause)
+        return pause
+
+    return retry_over_time(  # type: ignore[no-any-return]
+        lambda: plugin.scheduler,
+        (OperationalError, RedisConnectionError),
+        errback=on_error,
+        max_retries=(conf.broker_connection_max_retries or None) if waits else 0,
+        interval_start=1,
+        interval_step=1,
+        interval_max=4,
+    )
 
 
 def take_id(scheduler: MinimalSchedulerService, registration: RegisterNodeRequest) -> None:

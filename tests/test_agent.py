@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from .fleet import FAST, ROOT, Fleet, wait_for
+from .forked import NodeProcess
 from .server import Server, free_port
 
 
@@ -184,10 +185,31 @@ class TestCommandLine:
     def test_redis_that_is_not_there(self, server: Server) -> None:
         away = f"redis://127.0.0.1:{free_port()}/0"
         options = ("-A", "tests.app", "--node-id", "n1", "--pool", "p")
-        answer = self.run(server, *options, MINSCHED_TEST_BROKER=away)
+        no_patience = '{"broker_connection_retry_on_startup": false}'
+        answer = self.run(
+            server, *options, MINSCHED_TEST_BROKER=away, MINSCHED_TEST_CELERY=no_patience
+        )
         assert answer.returncode == 1
         assert "Connection refused" in answer.stderr
         assert "Traceback" not in answer.stderr
+
+
+def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks(
+    server: Server,
+) -> None:
+    server.stop()
+    fleet = Fleet(server, MINSCHED_TEST_CELERY='{"worker_concurrency": 3}', **FAST)
+    try:
+        args = ["-A", "tests.app", "--node-id", "n1", "--pool", "asr"]
+        path = fleet.log_path("n1")
+        fleet.processes["n1"] = NodeProcess(args, fleet.environment, path)
+        wait_for(lambda: "Redis is not ready yet" in fleet.log("n1"), patience=30)
+        server.start()
+        fleet.wait_online("n1")
+        assert fleet.node("n1").max_jobs == 3  # type: ignore[union-attr]
+        assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+    finally:
+        fleet.close()
 
 
 def test_every_option_from_the_environment(server: Server) -> None:
