@@ -7,7 +7,6 @@ from collections import Counter
 from statistics import median
 
 import redis
-from celery import states
 from rich.console import Console
 from rich.table import Table
 
@@ -22,24 +21,29 @@ from .verdict import Promise, Verdict
 
 MOST_STORIES = 20  # told of one broken promise
 
+#: What a caller may be told: one of these for each job.
+OUTCOMES = ("ended", "lost, told", "given up", "revoked", "other error", "silent")
+NOTES = ("ran anew*", "told lost after its end*")
+
 
 def jobs_table(verdict: Verdict) -> Table:
-    """What became of the jobs, by kind."""
-    columns: dict[str, Counter[str]] = {
-        name: Counter()
-        for name in ("accepted", "ended", "lost, told", "given up", "revoked", "ran anew", "silent")
-    }
+    """What became of the jobs, by kind: one outcome for each, and notes that count some again."""
+    columns: dict[str, Counter[str]] = {name: Counter() for name in ("accepted", *OUTCOMES, *NOTES)}
     for task_id, job in verdict.jobs.items():
         kind, result, runs = job.kind.name, verdict.results[task_id], verdict.runs[task_id]
-        ended = any(run.is_final for run in runs)
         columns["accepted"][kind] += 1
-        columns["ended"][kind] += ended
-        columns["lost, told"][kind] += result.is_lost
-        columns["given up"][kind] += result.is_given_up
-        columns["revoked"][kind] += result.state == states.REVOKED
-        columns["ran anew"][kind] += len(runs) > len({run.message for run in runs})
-        columns["silent"][kind] += not result.is_ready
-    table = Table("kind", title="What became of the jobs", title_justify="left")
+        columns[result.outcome][kind] += 1
+        columns["ran anew*"][kind] += len(runs) > len({run.message for run in runs})
+        columns["told lost after its end*"][kind] += result.is_lost and any(
+            run.is_final for run in runs
+        )
+    table = Table(
+        "kind",
+        title="What became of the jobs",
+        title_justify="left",
+        caption="accepted is the sum of the outcomes. * counts jobs that have an outcome, too",
+        caption_justify="left",
+    )
     for name in columns:
         table.add_column(name, justify="right")
     for kind in [*KINDS, POISON]:

@@ -54,6 +54,18 @@ class Result:
     def is_given_up(self) -> bool:
         return self.error == "MaxRescuesExceededError"
 
+    @property
+    def outcome(self) -> str:
+        """The one thing that the caller was told."""
+        if not self.is_ready:
+            return "silent"
+        if self.state == states.SUCCESS or self.error == "ValueError":  # the failing tasks' own
+            return "ended"
+        if self.state == states.REVOKED:
+            return "revoked"
+        told = {"NodeLostError": "lost, told", "MaxRescuesExceededError": "given up"}
+        return told.get(self.error, "other error")
+
 
 def results(client: redis.Redis, task_ids: list[str]) -> dict[str, Result]:
     """What the backend has of these tasks."""
