@@ -77,8 +77,8 @@ HOLDS: Final = {
     "node_info": (
         ("node",),
         "hash",
-        "what a node is: `online`, `draining` (`true` or `false`), `instance`, `max_jobs`, "
-        "`cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, `load`, `turn`, "
+        "what a node is: `online`, `draining` (`true` or `false`), `state`, `instance`, "
+        "`max_jobs`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, `load`, `turn`, "
         "`last_heartbeat_ts`, `registered_ts`",
     ),
     "node_runtime": (("node",), "hash", "`current_jobs`, the size of the next"),

@@ -74,12 +74,13 @@ class MinimalSchedulerService:
             "heartbeat",
             request.node_id,
             request.instance or "",
-            _lua_bool(request.online),
+            _lua_bool(request.online and not request.state),
             request.load_json,
             request.load,
             "\n".join(self.keys.suffixes),
             "" if request.jobs is None else "jobs",
             _lua_bool(request.rescues),
+            request.state,
             *(request.jobs or ()),
         )
         if code == errors.UnknownNode.code:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from kombu.exceptions import OperationalError
@@ -45,14 +45,23 @@ _NOT_SOONER = 0.005  # seconds between two heartbeats, however much is due
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
 
 
+#: Why a worker that is there takes no jobs; "" where it takes them.
+State = Literal["", "stuck", "stopping"]
+
+
 @dataclass(frozen=True)
 class Report:
     """What the worker says of itself."""
 
-    online: bool
     max_jobs: int
     jobs: list[str] | None  # that it holds; None while it cannot tell
+    state: State = ""  # why it takes no jobs
     last: bool = False
+
+    @property
+    def online(self) -> bool:
+        """Does the worker take jobs?"""
+        return not self.state and not self.last
 
 
 def _now() -> float:
@@ -114,7 +123,7 @@ class Pulse:
         if hasattr(self, "_thread"):
             self._thread.join(5)
         with contextlib.suppress(OSError):  # the process is gone already
-            self._pipe.send(Report(online=False, max_jobs=0, jobs=[], last=True))
+            self._pipe.send(Report(max_jobs=0, jobs=[], last=True))
         self._process.join(10)
         if self._process.is_alive():
             self._process.kill()
@@ -207,6 +216,7 @@ class _Heart:
         self._registration = registration
         self._ring = ring
         self._heard = heard
+        self._state: State = ""
         self._trouble = ""
 
     def beat(self, report: Report | None) -> float:
@@ -237,18 +247,20 @@ class _Heart:
         return next_due
 
     def _follow(self, report: Report | None) -> None:
-        """Register anew where the worker has come online or has other slots than before."""
-        known = self._registration
+        """Register anew where the worker has come online or has other slots than before. A node
+        that takes no jobs says so in its heartbeat, and keeps its registration.
+        """
         if report is None or report.last:
             return
-        if (known.online, known.max_jobs) != (report.online, report.max_jobs):
-            new = known.model_copy(update={"online": report.online, "max_jobs": report.max_jobs})
+        known, self._state = self._registration, report.state
+        if report.online and (not known.online or known.max_jobs != report.max_jobs):
+            new = known.model_copy(update={"online": True, "max_jobs": report.max_jobs})
             self._scheduler.register_node(new)
             self._registration = new
             logger.info(
-                "node %s is %s with %d slots",
-                *(new.node_id, "online" if new.online else "not taking jobs", new.max_jobs),
-                extra={"node_id": new.node_id, "online": new.online, "max_jobs": new.max_jobs},
+                "node %s is online with %d slots",
+                *(new.node_id, new.max_jobs),
+                extra={"node_id": new.node_id, "online": True, "max_jobs": new.max_jobs},
             )
 
     def _send(self, report: Report | None) -> int:
@@ -259,13 +271,15 @@ class _Heart:
             jobs=report.jobs if report else None,
             instance=self._registration.instance,
             rescues=True,
+            state="" if report and report.last else self._state,
         )
         try:
             answer = self._scheduler.heartbeat(request)
         except UnknownNode:
             if report and report.last:
                 return -1
-            self._scheduler.register_node(self._registration)
+            online = self._registration.online and not self._state
+            self._scheduler.register_node(self._registration.model_copy(update={"online": online}))
             logger.info(
                 "node %s was not known any more and is registered again",
                 request.node_id,
@@ -282,6 +296,7 @@ class _Heart:
             )
         if report and report.last:
             logger.info("node %s has left", request.node_id, extra={"node_id": request.node_id})
-        if answer.rescue_due and request.online:  # one that leaves would leave it half done
+        # A node that leaves would leave the rescue half done.
+        if answer.rescue_due and request.online and not request.state:
             self._ring()
         return answer.next_due_ms

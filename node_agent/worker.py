@@ -29,7 +29,7 @@ from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
 from .intake import take_by_move
-from .pulse import Pulse, Report
+from .pulse import Pulse, Report, State
 from .requests import claim_of, with_slot
 from .rescue import NodeQoS, park_messages, return_taken, transport_options
 from .rescuer import Rescuer
@@ -54,13 +54,11 @@ class Node:
         self._slots_at_start = self._max_jobs = registration.max_jobs
         self._controller: Any = None
         self._pool_at_start = 0
-        self._takes_jobs = False
 
     def on_ready(self, controller: Any) -> None:
         """The worker consumes: take jobs from now on."""
         self._controller = controller
         self._pool_at_start = _pool_size(controller)
-        self._takes_jobs = True
         self.slots.start()
         self.rescuer.start()
         self.pulse.report_from(self._look)
@@ -81,7 +79,6 @@ class Node:
         """The worker is about to stop: hand back at once what has not begun, finish what runs."""
         if self.slots.closing:
             return
-        self._takes_jobs = False
         self.slots.closing = True
         self.pulse.nudge()
         threading.Thread(target=self._hand_back, name="hand-back", daemon=True).start()
@@ -98,7 +95,8 @@ class Node:
         report = self._look()
         return {
             "node_id": self.node_id,
-            "online": report.online,
+            "online": self._controller is not None and report.online,
+            "state": report.state,
             "draining": self.pulse.draining,
             "max_jobs": report.max_jobs,
             "jobs": sorted(self.slots.held.copy()),
@@ -123,12 +121,13 @@ class Node:
             self.slots.forget(job_id)
 
     def _look(self) -> Report:
-        if self._takes_jobs:  # the slots move with the pool: a process more is a slot more
+        state: State = "stopping" if self.slots.closing else ""
+        if not state:  # the slots move with the pool: a process more is a slot more
             with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
                 grown = _pool_size(self._controller) - self._pool_at_start
                 self._max_jobs = max(1, self._slots_at_start + grown)
         jobs = sorted(self.slots.held.copy()) if self.slots.are_known else None
-        return Report(self._takes_jobs, self._max_jobs, jobs)
+        return Report(self._max_jobs, jobs, state)
 
 
 def _pool_size(controller: Any) -> int:

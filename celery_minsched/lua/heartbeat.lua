@@ -11,36 +11,43 @@
 -- ARGV[7] suffixes of the message lists, one for each of kombu's priority steps, separated by lines
 -- ARGV[8] "jobs" where the job ids follow, "" where the node cannot tell just now
 -- ARGV[9] "true" where the caller rescues when this says so, "false" where it cannot read messages
--- ARGV[10...] job ids
+-- ARGV[10] why a node that is there takes no jobs, "stuck" or "stopping"; "" where it takes jobs or leaves
+-- ARGV[11...] job ids. A node that is not online, gives no reason and holds no job, has left
 --
 -- Returns {"OK", slots taken, draining "true"/"false", ms until this is worth calling again or -1,
 --          is there something to rescue "true"/"false", a job that is not the node's, ...}
 --         {"UNKNOWN_NODE"}
 
 local node_id, instance, online, load_json, load = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local state = ARGV[10]
 local suffixes = split(ARGV[7] .. '\n', '([^\n]*)\n')
 
-local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'draining', 'max_jobs', 'online')
+local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'draining', 'max_jobs', 'online', 'state')
 if not node[3] or (instance ~= '' and node[1] ~= '' and node[1] ~= instance) then
   return {'UNKNOWN_NODE'}
 end
 
 write_even_without_memory()
 redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_json, 'load', load,
-  'last_heartbeat_ts', NOW)
--- It has left: its id is free to take, and what it still holds is rescued.
-if online ~= node[4] then tell(online == 'true' and 'node_joined' or 'node_left', 'node', node_id) end
-local has_left = online ~= 'true' and ARGV[8] == 'jobs' and not ARGV[10]
-if online == 'true' then
-  if instance ~= '' then redis.call('HSET', key.node_info(node_id), 'instance', instance) end
-else
-  if has_left then redis.call('HSET', key.node_info(node_id), 'instance', '') end
+  'last_heartbeat_ts', NOW, 'state', state)
+-- A node that has left frees its id, and what it still holds is rescued.
+local has_left = online ~= 'true' and state == '' and ARGV[8] == 'jobs' and not ARGV[11]
+if has_left then
+  if node[4] == 'true' or node[1] ~= '' then tell('node_left', 'node', node_id) end
+  redis.call('HSET', key.node_info(node_id), 'instance', '')
+elseif online == 'true' and instance ~= '' then
+  redis.call('HSET', key.node_info(node_id), 'instance', instance)
+end
+if state ~= '' and state ~= node[5] then
+  tell('node_' .. state, 'node', node_id)
+elseif online == 'true' and node[4] ~= 'true' then
+  tell(node[5] == 'stuck' and 'node_recovered' or 'node_joined', 'node', node_id)
 end
 redis.call('ZADD', key.nodes(), NOW, node_id)
 
 local answer = {'OK', 0, node[2] or 'false', -1, 'false'}
 if ARGV[8] == 'jobs' then
-  for i = 10, #ARGV do
+  for i = 11, #ARGV do
     if not confirm_job(node_id, ARGV[i]) then answer[#answer + 1] = ARGV[i] end
   end
   if has_left then

@@ -27,7 +27,7 @@ end
 redis.call('ZADD', key.nodes(), NOW, node_id)  -- first: whoever may not is refused here, with nothing done
 withdraw_offers(node_id)
 redis.call('HSET', key.node_info(node_id),
-  'online', online, 'instance', instance, 'max_jobs', max_jobs,
+  'online', online, 'state', '', 'instance', instance, 'max_jobs', max_jobs,
   'cap_json', cap_json, 'pools_json', pools_json, 'offers', offers, 'speaks', speaks,
   'last_heartbeat_ts', NOW, 'registered_ts', NOW)
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')

@@ -22,7 +22,7 @@ end
 -- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again; not
 -- yet where more wait for it than one call opens.
 local function bury_node(node_id, last_heartbeat)
-  redis.call('HSET', key.node_info(node_id), 'online', 'false')
+  redis.call('HSET', key.node_info(node_id), 'online', 'false', 'state', '')
   place_node(node_id)
   open_lines(node_id)
   give_up_node(node_id)

@@ -101,8 +101,10 @@ local function leave_to_rescue(node_id, suffixes)
   if not has_messages(node_id, suffixes) then rescue_node(node_id) end
 end
 
+-- One that is stuck or stopping takes no jobs, and is not gone.
 local function is_gone(node_id)
-  return redis.call('HGET', key.node_info(node_id), 'online') ~= 'true' or not is_alive(node_id)
+  local node = redis.call('HMGET', key.node_info(node_id), 'online', 'state')
+  return (node[1] ~= 'true' and (node[2] or '') == '') or not is_alive(node_id)
 end
 
 -- Goes on with the rescues that are due. Those that need a reader of messages stay due.
