@@ -41,7 +41,8 @@ def check_layout(client: redis.Redis, keys: Keys) -> None:
 def note_layout(client: redis.Redis, keys: Keys) -> None:
     """Note this version's layout where none is noted. Raises :class:`WrongLayout`."""
     check_layout(client, keys)
-    client.set(keys("layout"), LAYOUT, nx=True)
+    if not client.exists(keys("layout")):  # Redis without memory refuses the write
+        client.set(keys("layout"), LAYOUT, nx=True)
 
 
 _OLDER = (

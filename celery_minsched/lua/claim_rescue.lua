@@ -8,6 +8,7 @@
 --
 -- Returns {"OK", a node that is gone or "", a lost job, ...}
 
+write_even_without_memory()
 local answer = {'OK', ''}
 for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', key.rescues(), '-inf', NOW, 'LIMIT', 0, 10)) do
   if is_gone(node_id) then

@@ -16,5 +16,6 @@ local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'last_heart
 if not node[2] then return {'UNKNOWN_NODE'} end
 local silent = NOW - tonumber(node[2])
 if silent < tonumber(ARGV[3]) then return {'NODE_ID_IN_USE', node[1] or '', silent} end
+write_even_without_memory()
 bury_node(node_id, tonumber(node[2]))
 return {'OK', redis.call('ZCARD', key.node_jobs(node_id))}

@@ -13,6 +13,7 @@ local node_id, draining = ARGV[2], ARGV[3]
 
 local was = redis.call('HGET', key.node_info(node_id), 'draining')
 if not was then return {'UNKNOWN_NODE'} end
+write_even_without_memory()
 redis.call('HSET', key.node_info(node_id), 'draining', draining)
 if was ~= draining then
   tell(draining == 'true' and 'node_drained' or 'node_undrained', 'node', node_id)

@@ -13,6 +13,7 @@
 local pool, paused = ARGV[2], ARGV[3] == 'true'
 
 if paused and redis.call('EXISTS', key.pool_members(pool)) == 0 then return {'EMPTY_POOL', pool} end
+write_even_without_memory()
 if redis.call(paused and 'SADD' or 'SREM', key.paused(), pool) == 1 then
   tell(paused and 'pool_paused' or 'pool_resumed', 'pool', pool)
 end

@@ -24,7 +24,8 @@ if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
   return {'NODE_ID_IN_USE', held[1], age}
 end
 
-redis.call('ZADD', key.nodes(), NOW, node_id)  -- first: whoever may not is refused here, with nothing done
+write_even_without_memory()  -- first: a caller that may not write is refused here, with nothing done
+redis.call('ZADD', key.nodes(), NOW, node_id)
 withdraw_offers(node_id)
 redis.call('HSET', key.node_info(node_id),
   'online', online, 'state', '', 'instance', instance, 'max_jobs', max_jobs,

@@ -9,6 +9,7 @@
 
 local job = read_job(ARGV[2])
 if job.status == 'dispatched' then
+  write_even_without_memory()
   free_slot(job)
   end_job(job, 'lost', 'its message could not be sent', 'unsent')
   fill_node(job.node_id)

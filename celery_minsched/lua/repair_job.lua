@@ -13,6 +13,7 @@
 --
 -- Returns {"OK"}
 
+write_even_without_memory()
 local job, seen_at, line, ticket = read_job(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local told = ARGV[6] ~= '' and cjson.decode(ARGV[6])
 

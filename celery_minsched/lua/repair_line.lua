@@ -9,6 +9,7 @@
 
 local line = ARGV[2]
 
+write_even_without_memory()
 if redis.call('EXISTS', key.waiting(line)) == 0 then
   redis.call('HDEL', key.lines(), line)
   unlink_line(line)

@@ -15,6 +15,7 @@
 
 local node_id, suffixes = ARGV[2], split(ARGV[3] .. '\n', '([^\n]*)\n')
 
+write_even_without_memory()
 local node = redis.call('HMGET', key.node_info(node_id),
   'max_jobs', 'offers', 'speaks', 'last_heartbeat_ts')
 local offers, speaks = node[2] or '', node[3] or ''

@@ -12,6 +12,7 @@
 
 local node_id = ARGV[2]
 
+write_even_without_memory()
 for i = 3, #ARGV do
   local job = read_job(ARGV[i])
   if job.status ~= 'lost' and ENDED[job.status] and is_parked(job) then settle_ended(job) end

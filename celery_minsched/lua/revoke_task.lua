@@ -8,5 +8,6 @@
 -- Returns {"OK", "discarded" | "unchanged"}
 
 local job_id = redis.call('GET', key.task(ARGV[2]))
-if job_id and discard_job(read_job(job_id), ARGV[3], 'revoked') then return {'OK', 'discarded'} end
-return {'OK', 'unchanged'}
+if not job_id then return {'OK', 'unchanged'} end
+write_even_without_memory()
+return {'OK', discard_job(read_job(job_id), ARGV[3], 'revoked') and 'discarded' or 'unchanged'}

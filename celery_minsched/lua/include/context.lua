@@ -15,7 +15,7 @@ do
   MAX_RESCUES = tonumber(rescues)
 end
 
--- With no memory left Redis refuses a script at its first write, if that may grow, and else not at all
--- (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). A script by which jobs end, and memory
--- comes back, begins with a write that cannot grow.
+-- Redis without memory refuses a script at its first write, if that write may grow the data
+-- (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). It refuses no later write of the script. A
+-- script that ends jobs, moves them, or changes a node begins with a write that cannot grow.
 local function write_even_without_memory() redis.call('PERSIST', key.nodes()) end
