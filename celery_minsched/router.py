@@ -17,6 +17,7 @@ from kombu import Queue
 
 from . import demand
 from .keys import node_of_queue
+from .served import drop_default_queue, served_task
 
 if TYPE_CHECKING:
     from .plugin import MinSched
@@ -51,17 +52,32 @@ class MinSchedRouter:
             options["headers"] = headers
 
         _drop_stale_destination(options, earlier)
+        served = served_task(getattr(task, "name", name), args, kwargs)
         stated = demand.merge(
+            *self._demands_of(served),
             MapRoute(self._plugin.settings.routes)(name),
             getattr(task, HEADER, None),
             earlier.get("demand"),
             per_call,
         )
+        if stated and served:
+            drop_default_queue(self._plugin.app, served, options)
         if not stated or _destination(options):
             return None
         self._plugin.check_when_full(demand.parse(stated))
         options["headers"] = {**headers, HEADER: {"demand": stated}}
         return {"queue": TO_BE_DISPATCHED}
+
+    def _demands_of(self, served: Mapping[str, Any]) -> list[object]:
+        """What the signature of a task asks for, from far to near; nothing for an empty one."""
+        if not served:
+            return []
+        name = served["task"]
+        return [
+            MapRoute(self._plugin.settings.routes)(name),
+            getattr(self._plugin.app.tasks.get(name), HEADER, None),
+            served.get("options", {}).get(HEADER),
+        ]
 
 
 def _destination(options: Mapping[str, Any]) -> object:

@@ -16,7 +16,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import control, state
 from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
-from kombu import Queue
+from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.imports import symbol_by_name
@@ -370,8 +370,9 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
         broker_connection_max_retries=None,
         broker_transport_options=transport_options(app, registration.node_id),
     )
+    # An exchange of its own: the default one would bind the queue to the key of plain tasks.
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.
-    app.amqp.queues.add(Queue(queue, no_declare=on_redis))
+    app.amqp.queues.add(Queue(queue, Exchange(queue), routing_key=queue, no_declare=on_redis))
     app.Worker = app.subclass_with_self(NodeWorker)
     node = app.node = Node(plugin, registration)
     if on_redis:  # what a process that had this id before has left behind

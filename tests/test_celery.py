@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -73,12 +74,36 @@ class TestCanvas:
         """Each chunk is a task of Celery's own; a demand for it is stated by route."""
         app = make_app(fleet.server.url, minsched_routes={"celery.starmap": {"pool": "asr"}})
 
-        @app.task(name="tests.app.add")
+        @app.task(name="tests.app.add", shared=False)
         def task(*numbers: int) -> None: ...
 
         result = task.chunks([(n, 1) for n in range(6)], 2).apply_async()
         assert result.get(timeout=20) == [[1, 2], [3, 4], [5, 6]]
         assert fleet.job(result.results[0].id) is not None
+
+    def test_celerys_own_tasks_run_where_the_tasks_that_they_serve_run(
+        self, fleet: Fleet, tmp_path: Path
+    ) -> None:
+        """No plain worker runs here. Only a backend that cannot count needs ``chord_unlock``."""
+        conf = {"result_backend": f"file://{tmp_path}", "result_chord_retry_interval": 0.2}
+        node = Fleet(fleet.server, MINSCHED_TEST_CELERY=json.dumps(conf))
+        try:
+            node.start_ready("unlocks", pool="unlock")
+            asked = {"pool": "unlock"}
+            app = make_app(fleet.server.url, **conf)
+
+            @app.task(name="tests.app.add", minsched=asked, shared=False)
+            def task(*numbers: int) -> None: ...
+
+            result = chord([task.s(n) for n in range(3)])(task.s().set(minsched=asked))
+            wait_for(lambda: result.state == "SUCCESS", "the chord's body")
+            assert result.result == 3
+            mapped = task.starmap([(n, 1) for n in range(3)]).apply_async()
+            wait_for(lambda: mapped.state == "SUCCESS", "the starmap")
+            assert mapped.result == [1, 2, 3]
+            assert app.minsched.where(mapped.id).pool == "unlock"
+        finally:
+            node.close()
 
     def test_callback_and_errback(self, fleet: Fleet, client: redis.Redis) -> None:
         called = sig(fleet, "note", task_id="called-back", minsched={"session_id": "s"})
@@ -188,8 +213,11 @@ class TestSeeing:
 
     def test_inspect_shows_nodes_by_their_id_and_their_own_queue(self, fleet: Fleet) -> None:
         queues = fleet.app.control.inspect(timeout=1).active_queues()
-        named = {worker: [queue["name"] for queue in found] for worker, found in queues.items()}
-        assert named == {f"celery@{n}": [f"minsched.node.{n}"] for n in ("n1", "n2")}
+        named = {
+            worker: [(queue["name"], queue["exchange"]["name"], queue["routing_key"])]
+            for worker, [queue] in queues.items()
+        }
+        assert named == {f"celery@{n}": [(f"minsched.node.{n}",) * 3] for n in ("n1", "n2")}
 
     def test_flower_shows_nodes_as_workers(self, fleet: Fleet) -> None:
         port = free_port()
