@@ -46,7 +46,10 @@ class VirtualScheduler(MinimalSchedulerService):
     """
 
     def __init__(self, client: redis.Redis) -> None:
-        super().__init__(client, Settings(node_ttl=FOREVER, lease=FOREVER, max_waiting=10**9))
+        times = Settings(
+            node_ttl=FOREVER, lease=FOREVER, history_ttl=2 * FOREVER, max_waiting=10**9
+        )
+        super().__init__(client, times)
         self.now = 0.0
         for name in _SCRIPTS:
             client.script_load(_source(name))
