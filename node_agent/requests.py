@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.app.task import Task
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import Ignore, Retry, TaskRevokedError
 from celery.worker.request import Request
@@ -45,6 +46,7 @@ class SlotRequest(Request):
 
     _ended = False
     _requeued = False
+    _is_in_pool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """``create_request_cls`` derives a class and redefines these two there, without a call to
@@ -69,6 +71,17 @@ class SlotRequest(Request):
             return super().on_failure(exc_info, *args, **kwargs)
         finally:
             self._end(*_outcome(exc_info.exception))
+
+    def acknowledge(self) -> None:
+        """The end of a request that never reaches the pool by itself: its task has a strategy of
+        its own, which runs several requests together (celery-batches).
+        """
+        if self._is_in_pool or self.task.Strategy == Task.Strategy:
+            super().acknowledge()
+            return
+        self._ends()
+        super().acknowledge()
+        self._end("finished")
 
     def cancel(self, *args: Any, **kwargs: Any) -> None:
         """Killed by a cold shutdown, or with its connection; see node_agent/rescue.py."""
@@ -121,6 +134,7 @@ def _beginning(execute_using_pool: Any) -> Any:
         # A pool of threads has a queue of its own: it is asked when a thread takes the request.
         if not isinstance(pool, ThreadPool) and not self._may_begin():
             raise TaskRevokedError(self.id)  # by which celery's worker takes its process back
+        self._is_in_pool = True
         result = execute_using_pool(self, pool, **kwargs)
         if isinstance(future := getattr(result, "f", None), Future):
             future.add_done_callback(self._on_thread_end)

@@ -397,7 +397,16 @@ def revoke(state: Any, task_id: Any, **options: Any) -> Any:
     """Celery's ``revoke``, which also finds a task that waits for a slot or for its time."""
     answer = control.revoke(state, task_id, **options)
     state.app.node.slots.revoke(maybe_list(task_id) or [])
+    _end_revoked_in_buckets(state.consumer)
     return answer
+
+
+def _end_revoked_in_buckets(consumer: Any) -> None:
+    """End the revoked tasks that their rate limits hold back. Celery ends them at their turn."""
+    for bucket in filter(None, consumer.task_buckets.values()):
+        for held in tuple(bucket.contents):  # pairs of request and tokens (celery 5.7)
+            if held[0].revoked():
+                bucket.contents.remove(held)
 
 
 def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:

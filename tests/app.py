@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, Task, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
+from celery.worker.request import create_request_cls
+from kombu.utils.imports import symbol_by_name
 
 from celery_minsched import MaxRescuesExceededError, MinSched, NodeLostError, still_mine
 
@@ -148,6 +150,46 @@ def kills_its_node(self: Any) -> None:
 @scheduled(rate_limit="2/s")
 def rarely(self: Any) -> None:
     """The worker holds a second one back for a while."""
+
+
+@scheduled(rate_limit="6/h")
+def hourly(self: Any) -> None:
+    """The worker holds a second one back for ten minutes."""
+
+
+class Together(Task):
+    """Three calls in one, by a strategy of its own, as celery-batches has it (up to celery 5.6)."""
+
+    abstract = True
+
+    def Strategy(self, task: Any, app: Celery, consumer: Any) -> Any:
+        base, dispatcher = symbol_by_name(task.Request), consumer.event_dispatcher
+        make = create_request_cls(base, task, consumer.pool, consumer.hostname, dispatcher, app=app)
+        requests: list[Any] = []
+
+        def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
+            place = {"headers": message.headers, "body": message.body, "decoded": False}
+            requests.append(make(message, on_ack=ack, on_reject=reject, app=app, **place))
+            if len(requests) == 3:
+                three = requests.copy()
+                requests.clear()
+                consumer.pool.apply_async(
+                    run_together,
+                    ([request.id for request in three],),
+                    accept_callback=lambda *_: [request.acknowledge() for request in three],
+                )
+
+        return handle
+
+
+def run_together(task_ids: list[str]) -> None:
+    for task_id in task_ids:
+        app.backend.mark_as_done(task_id, len(task_ids))
+
+
+@app.task(base=Together, minsched={"pool": "asr"})
+def together() -> None:
+    """Is not run: see its strategy."""
 
 
 @scheduled(acks_late=True)

@@ -19,7 +19,7 @@ from celery_minsched.keys import queue_name
 from celery_minsched.router import HEADER
 from celery_minsched.views import JobView
 
-from .fleet import Fleet, wait_for
+from .fleet import Fleet, stored, wait_for
 from .server import Server
 
 NODE = "n1"
@@ -150,6 +150,22 @@ def test_revoked_and_expired_before_it_is_received(fleet: Fleet) -> None:
     for result, reason in ((revoked, "revoked"), (expired, "expired")):
         job = ended(fleet, result.id)
         assert (result.state, job.status, job.reason) == ("REVOKED", "failed", reason)
+
+
+def test_revoked_while_its_rate_limit_holds_it_back(fleet: Fleet) -> None:
+    fleet.send("hourly").get(timeout=20)
+    held = [fleet.send("hourly") for _ in range(2)]
+    wait_for(lambda: all(fleet.job(r.id).status == "running" for r in held))  # type: ignore[union-attr]
+    fleet.app.control.revoke([result.id for result in held])
+    for result in held:
+        job = ended(fleet, result.id)
+        assert (result.state, job.status, job.reason) == ("REVOKED", "failed", "revoked")
+
+
+def test_tasks_that_run_together_free_a_slot_each(fleet: Fleet) -> None:
+    results = [fleet.send("together") for _ in range(3)]
+    assert [stored(result) for result in results] == [3, 3, 3]
+    assert {ended(fleet, result.id).status for result in results} == {"finished"}
 
 
 def test_terminated_while_it_runs(fleet: Fleet, pool: str, client: Any) -> None:
