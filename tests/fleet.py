@@ -139,19 +139,34 @@ class Fleet:
         """Have the node take no message any more: what is sent to it stays in its queue."""
         queue, worker = f"minsched.node.{node_id}", f"celery@{node_id}"
         assert self.app.control.cancel_consumer(queue, destination=[worker], reply=True, timeout=10)
-        process = psutil.Process(self.processes[node_id].pid)
-        ports = {str(socket.laddr.port) for socket in process.net_connections("tcp")}
+        addresses = self.addresses(psutil.Process(self.processes[node_id].pid))
         with self.server.client() as client:
             wait_for(
                 lambda: (
                     not any(  # its last BLMOVE may go on for a second
-                        (c["cmd"], c["addr"].split(":")[1] in ports, "b" in c["flags"])
+                        (c["cmd"], c["addr"] in addresses, "b" in c["flags"])
                         == ("blmove", True, True)
                         for c in client.client_list()
                     )
                 ),
                 f"{node_id} to stop listening",
             )
+
+    def cut(self, node_id: str) -> None:
+        """Break every connection of the node, and none of this process."""
+        agent = psutil.Process(self.processes[node_id].pid)
+        with self.server.client() as client:
+            for process in (agent, *agent.children(recursive=True)):
+                for address in self.addresses(process):
+                    client.client_kill_filter(addr=address)
+
+    @staticmethod
+    def addresses(process: psutil.Process) -> set[str]:
+        """The process's ends of its TCP connections, as the server names them."""
+        return {
+            f"{connection.laddr.ip}:{connection.laddr.port}"
+            for connection in process.net_connections("tcp")
+        }
 
     def kill(self, node_id: str, signum: int) -> None:
         self.processes[node_id].send_signal(signum)

@@ -54,9 +54,18 @@ class Proxy:
 
     def close(self) -> None:
         self.cut()
-        self._call(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
         self._call(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        flows = asyncio.all_tasks() - {asyncio.current_task()}
+        for flow in flows:
+            flow.cancel()
+        await asyncio.gather(*flows, return_exceptions=True)
+        await asyncio.sleep(0)  # the aborted connections close
 
     def _call(self, what: Callable[[], Any]) -> None:
         self._loop.call_soon_threadsafe(what)

@@ -70,6 +70,7 @@ class Server:
                     client.ping()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.close()
                 raise RuntimeError(f"{program()} did not start on port {self.port}")
             time.sleep(0.01)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +19,7 @@ from celery import Celery
 from .desk import Desk
 from .fleet import ROOT, make_app, wait_for
 from .plain import QUEUE, lying, put
+from .proxy import Proxy
 from .server import Server
 from .test_cli import run_with
 
@@ -262,6 +265,20 @@ def test_a_message_that_a_worker_takes_first_is_the_workers(
     assert lying(client) == 0
 
 
+class Dam(Proxy):
+    """Lets nothing through from the moment when ``is_full`` first says so."""
+
+    def __init__(self, target: int) -> None:
+        self.is_full: Callable[[], bool] = lambda: False
+        self.holds = False
+        super().__init__(target)
+
+    def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        self.holds = self.holds or self.is_full()
+        if not self.holds:
+            super()._write(writer, data)
+
+
 def test_killed_half_way_it_has_lost_and_doubled_nothing(
     app: Celery, server: Server, desk: Desk, client: redis.Redis
 ) -> None:
@@ -273,9 +290,9 @@ def test_killed_half_way_it_has_lost_and_doubled_nothing(
             when = {"countdown": 3600} if n % 9 == 0 else {}
             result = put(app, "mark", "x", n, priority=n % 10, producer=producer, **when)
             sent.add(result.id)
-    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(url: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "MINSCHED_TEST_BROKER": url, "PYTHONPATH": str(ROOT)}
         command = ("-A", "tests.app", "minsched", "adopt", QUEUE)
         program = [sys.executable, "-m", "celery", *command]
         return subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
@@ -288,14 +305,17 @@ def test_killed_half_way_it_has_lost_and_doubled_nothing(
         ]
         return [message["headers"]["id"] for message in [*plain, *messages(client)]]
 
-    for _ in range(2):
-        process, goal = start(), lying(client) - rand.randrange(1, 400)
-        wait_for(lambda goal=goal: lying(client) <= goal, "some to be adopted")  # type: ignore[misc]
+    for most in (900, 450):
+        dam, goal = Dam(server.port), rand.randrange(most // 2, most)
+        dam.is_full = lambda goal=goal: lying(client) < goal  # type: ignore[misc]
+        process = start(dam.url)
+        wait_for(lambda dam=dam: dam.holds, "some to be adopted", patience=60)  # type: ignore[misc]
         process.kill()
         process.wait()
-        assert lying(client) > 0
+        dam.close()
+        assert 0 < lying(client) < goal
         assert sorted(where()) == sorted(sent)
-    assert start().wait(60) == 0
+    assert start(server.url).wait(60) == 0
     assert lying(client) == 0
     assert sorted(where()) == sorted(sent)
     assert desk.views.check() == []

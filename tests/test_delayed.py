@@ -76,19 +76,22 @@ def lateness(client: redis.Redis, *results: AsyncResult, since: int = 0) -> list
 
 class TestDelayed:
     @pytest.mark.parametrize(
-        "when", [lambda: {"countdown": 1.5}, lambda: {"eta": soon(1.5)}], ids=["countdown", "eta"]
+        "when", [lambda s: {"countdown": s}, lambda s: {"eta": soon(s)}], ids=["countdown", "eta"]
     )
     def test_it_is_at_no_node_before_its_time(
         self, fleet: Fleet, client: redis.Redis, when: Any
     ) -> None:
         """It holds no slot and no worker's memory, and goes to where there is a slot then."""
         with held(fleet, client, "a"):
-            result = fleet.send("where_am_i", **when())
-            assert status(fleet, result) == "delayed"
+            later = fleet.send("where_am_i", **when(60))
+            result = fleet.send("where_am_i", **when(1.5))
+            assert status(fleet, later) == "delayed"
             assert [fleet.node(name).current_jobs for name in "ab"] == [1, 0]  # type: ignore[union-attr]
-            inspect = fleet.app.control.inspect(timeout=1, destination=["celery@a", "celery@b"])
+            inspect = fleet.app.control.inspect(timeout=10, destination=["celery@a", "celery@b"])
             for answer in (inspect.scheduled(), inspect.reserved()):
-                assert all(result.id not in str(tasks) for tasks in (answer or {}).values())
+                assert sorted(answer) == ["celery@a", "celery@b"]
+                assert all(later.id not in str(tasks) for tasks in answer.values())
+            later.revoke()
             assert result.get(timeout=20)["hostname"] == "celery@b"
         assert 0 <= lateness(client, result)[0] < LATE
 

@@ -241,7 +241,7 @@ def test_the_brokers_connection_is_lost_and_each_task_runs_once(fleet: Fleet, cl
     running = [fleet.send("note", f"cut{n}", 1.5) for n in range(3)]
     waiting = [fleet.send("note", f"cut{n}") for n in range(3, 6)]
     wait_for(lambda: all(client.exists(f"test:began:cut{n}") for n in range(3)))
-    client.client_kill_filter(_type="normal", skipme=True)
+    fleet.cut(NODE)
     for result in [*running, *waiting]:
         result.get(timeout=30)
         assert ended(fleet, result.id).status == "finished"

@@ -295,7 +295,8 @@ class TestExporter:
         process = run_exporter(server, "--port", str(port), "--address", "127.0.0.1")
         yield f"http://127.0.0.1:{port}/metrics"
         process.terminate()
-        assert process.wait(10) == 0
+        process.communicate(timeout=60)
+        assert process.returncode == 0
 
     def test_it_serves_while_redis_comes_and_goes(self, page: str, server: Server) -> None:
         def read() -> Scrape | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +37,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 
 def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
-    fleet: Fleet, client: redis.Redis, cut_connections: Callable[[], None]
+    fleet: Fleet, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1", "-c", "1", slots=1)
     # Not before it has said that it is there: to such a process celery (5.7) gives nothing.
@@ -50,7 +50,7 @@ def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
     wait_for(lambda: fleet.node("n1").current_jobs == 1)  # type: ignore[union-attr]
     wait_for(lambda: fleet.log("n1").count("received") == 2)
     fleet.start_ready("n2")
-    cut_connections()
+    fleet.cut("n1")
     wait_for(lambda: fleet.log("n1").count("Connected to") == 2)
     child.resume()
     wait_for(lambda: client.exists("test:ended:unaccepted"))

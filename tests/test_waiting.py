@@ -96,6 +96,7 @@ class TestAffinity:
         with held(fleet, client, "b", **mine):
             moved = fleet.send("where_am_i", minsched=mine)
             assert moved.get(timeout=20)["hostname"] == "celery@a"
+            wait_status(fleet, "finished", moved)  # a result comes before its slot is free
         again = fleet.send("where_am_i", minsched=mine)
         assert again.get(timeout=20)["hostname"] == "celery@a"
         job = fleet.job(again.id)
