@@ -249,6 +249,8 @@ class HeartbeatResponse(_Model):
     next_due_ms: int = -1
     #: Is there something to rescue for whoever can read messages? Then call ``claim_rescue``.
     rescue_due: bool = False
+    #: A new number once the node was declared dead: the claims that it made before are void.
+    term: int = 0
 
 
 class DispatchRequest(_Model):

@@ -85,12 +85,13 @@ class MinimalSchedulerService:
         )
         if code == errors.UnknownNode.code:
             raise errors.UnknownNode(node_id=request.node_id)
-        taken, draining, next_due_ms, rescue_due, *not_yours = values
+        taken, draining, next_due_ms, rescue_due, term, *not_yours = values
         return HeartbeatResponse(
             current_jobs=taken,
             draining=draining == "true",
             next_due_ms=next_due_ms,
             rescue_due=rescue_due == "true",
+            term=term,
             not_yours=not_yours,
         )
 

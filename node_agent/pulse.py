@@ -82,7 +82,6 @@ class Pulse:
         ring: Callable[[], None],
     ) -> None:
         self._interval = scheduler.settings.heartbeat_interval
-        self._node_ttl = scheduler.settings.node_ttl
         self._changed = threading.Event()
         self._stopping = False
         self._context = multiprocessing.get_context("fork")
@@ -101,10 +100,16 @@ class Pulse:
         self._changed.set()
 
     def term(self) -> int | None:
-        """Which of its lives, as the fleet sees them, the node is in: one more each time it was
-        silent for so long that it was taken for dead. ``None`` while that may be so.
+        """The node's term, as Redis told it; ``None`` while Redis may have raised it.
+
+        Redis hears a beat after the beat has started here. It declares no node dead in the first
+        two intervals of silence, the shortest that ``declare_dead`` allows; ``node_ttl`` is longer.
+        So the term is good for two intervals from the start of the last answered beat. That start
+        is read before the term, and the heart writes it after the term. The clock counts the time
+        in which the process or the machine is stopped, and nobody sets it.
         """
-        return int(self._heard[1]) if self.silence < self._node_ttl else None
+        is_certain = self.silence < 2 * self._interval
+        return int(self._heard[1]) or None if is_certain else None
 
     @property
     def silence(self) -> float:
@@ -231,9 +236,7 @@ class _Heart:
         try:
             self._follow(report)
             next_due = self._send(report) / 1000
-            if began - self._heard[0] > self._scheduler.settings.node_ttl:
-                self._heard[1] += 1
-            self._heard[0] = began
+            self._heard[0] = began  # after the term, which the node may not read older than this
         except (RedisError, OperationalError) as exc:
             trouble = f"Redis is away, tasks go on and the node is found again later: {exc}"
         except WrongLayout as exc:  # it lost all, and another version was there first
@@ -286,6 +289,7 @@ class _Heart:
                 extra={"node_id": request.node_id},
             )
             answer = self._scheduler.heartbeat(request)
+        self._heard[1] = answer.term
         if answer.draining != bool(self._heard[2]):
             self._heard[2] = answer.draining
             change = "draining" if answer.draining else "not draining any more"

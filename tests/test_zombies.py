@@ -11,6 +11,8 @@ import pytest
 import redis
 from celery.result import AsyncResult
 
+from celery_minsched import NodeIdInUse
+
 from .fleet import FAST, Fleet, wait_for
 from .proxy import Proxy
 from .server import Server, milliseconds
@@ -195,6 +197,33 @@ def test_a_network_that_breaks_and_is_mended(
         )
     )
     wait_for(lambda: fleet.node("net").current_jobs == 0)  # type: ignore[union-attr]
+
+
+def test_a_node_that_an_operator_declared_dead_drops_what_it_had_not_begun(
+    fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis, back: Return
+) -> None:
+    demand = {"preferred_node": "net"}
+    fleet.send("hold_late", "first", minsched=demand)
+    wait_for(lambda: has_begun(client, "first", "net"))
+    early = fleet.send("note", "declared", minsched=demand)
+    wait_for(lambda: fleet.job(early.id).status == "running")  # type: ignore[union-attr]
+    proxy.hold()
+
+    def is_declared() -> bool:
+        try:
+            fleet.plugin.scheduler.declare_dead("net")
+        except NodeIdInUse:
+            return False
+        return True
+
+    wait_for(is_declared)
+    assert early.get(timeout=20) == "declared"
+    proxy.release()
+    client.lpush("test:release:first", "go", "go")
+    fleet.wait_online("net")
+    fleet.wait_idle()
+    [runner] = client.lrange("test:began:declared", 0, -1)
+    assert runner != "celery@net"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

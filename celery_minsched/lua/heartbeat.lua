@@ -15,14 +15,16 @@
 -- ARGV[11...] job ids. A node that is not online, gives no reason and holds no job, has left
 --
 -- Returns {"OK", slots taken, draining "true"/"false", ms until this is worth calling again or -1,
---          is there something to rescue "true"/"false", a job that is not the node's, ...}
+--          is there something to rescue "true"/"false", term: a new number once the node was declared
+--          dead, a job that is not the node's, ...}
 --         {"UNKNOWN_NODE"}
 
 local node_id, instance, online, load_json, load = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local state = ARGV[10]
 local suffixes = split(ARGV[7] .. '\n', '([^\n]*)\n')
 
-local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'draining', 'max_jobs', 'online', 'state')
+local node = redis.call('HMGET', key.node_info(node_id),
+  'instance', 'draining', 'max_jobs', 'online', 'state', 'term')
 if not node[3] or (instance ~= '' and node[1] ~= '' and node[1] ~= instance) then
   return {'UNKNOWN_NODE'}
 end
@@ -45,17 +47,16 @@ elseif online == 'true' and node[4] ~= 'true' then
 end
 redis.call('ZADD', key.nodes(), NOW, node_id)
 
-local answer = {'OK', 0, node[2] or 'false', -1, 'false'}
+local answer = {'OK', 0, node[2] or 'false', -1, 'false', tonumber(node[6] or 0)}
 if ARGV[8] == 'jobs' then
   for i = 11, #ARGV do
     if not confirm_job(node_id, ARGV[i]) then answer[#answer + 1] = ARGV[i] end
   end
-  if has_left then
-    leave_to_rescue(node_id, suffixes)
-  else
-    redis.call('ZREM', key.rescues(), node_id)  -- it is back, be it to finish what it runs and stop
-    lapse_jobs(node_id, suffixes)
-  end
+  if has_left then leave_to_rescue(node_id, suffixes) else lapse_jobs(node_id, suffixes) end
+end
+-- Beats that tell no jobs count too: what is rescued here has no claim of this term.
+if not has_left and (ARGV[8] == 'jobs' or online == 'true' or state ~= '') then
+  redis.call('ZREM', key.rescues(), node_id)
 end
 place_node(node_id)
 if not takes_jobs(node_id) then open_lines(node_id) end

@@ -18,7 +18,7 @@ local node_id, instance, max_jobs, online = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local cap_json, pools_json, offers, speaks = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 local held = redis.call('HMGET', key.node_info(node_id),
-  'instance', 'last_heartbeat_ts', 'speaks', 'online')
+  'instance', 'last_heartbeat_ts', 'speaks', 'online', 'term')
 local age = NOW - tonumber(held[2] or 0)
 if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
   return {'NODE_ID_IN_USE', held[1], age}
@@ -33,6 +33,8 @@ redis.call('HSET', key.node_info(node_id),
   'last_heartbeat_ts', NOW, 'registered_ts', NOW)
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
+-- Another process is the node now, or Redis has lost the node.
+if held[1] ~= instance or not held[5] then end_term(node_id) end
 enter_offers(node_id, offers)
 for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 place_node(node_id)

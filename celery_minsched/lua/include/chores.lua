@@ -23,6 +23,7 @@ end
 -- yet where more wait for it than one call opens.
 local function bury_node(node_id, last_heartbeat)
   redis.call('HSET', key.node_info(node_id), 'online', 'false', 'state', '')
+  end_term(node_id)
   place_node(node_id)
   open_lines(node_id)
   give_up_node(node_id)

@@ -71,6 +71,12 @@ local function has_died(node_id)
     and redis.call('HGET', key.node_info(node_id), 'instance') ~= ''
 end
 
+-- Starts a new term of the node: its earlier claims are void, and its next heartbeat tells it so. The number
+-- is new in the whole fleet. A node whose record was forgotten gets no old number either.
+local function end_term(node_id)
+  redis.call('HSET', key.node_info(node_id), 'term', redis.call('INCR', key.turn()))
+end
+
 -- How many slots has the node, free or not, if it is there to work? False where it is not.
 local function takes_jobs(node_id)
   local node = redis.call('HMGET', key.node_info(node_id),

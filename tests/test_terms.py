@@ -1,0 +1,69 @@
+"""A node's claims belong to a term, which Redis raises when it declares the node dead."""
+
+from __future__ import annotations
+
+import redis
+
+from .desk import Desk, silence
+
+
+def term(desk: Desk, node_id: str, instance: str = "") -> int:
+    return int(desk.beat(node_id, jobs=[], instance=instance).term)
+
+
+def test_each_death_starts_a_new_term(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1")
+    desk.node("n2")
+    first = term(desk, "n1")
+    assert first > 0
+    assert first != term(desk, "n2")
+    desk.node("n1", 4)  # it registers again with more slots
+    assert term(desk, "n1") == first
+
+    silence(desk, "n1", 3000)
+    desk.service.declare_dead("n1")
+    second = term(desk, "n1")
+    assert second > first
+    assert term(desk, "n1") == second
+
+    silence(desk, "n1", 60_000)
+    now = desk.views.now()
+    client.hset(desk.service.keys("heard"), mapping={"since": 1, "last": now})
+    desk.beat("n2")
+    assert desk.info("n1").online is False
+    assert term(desk, "n1") > second
+
+
+def test_a_node_that_only_left_dispatch_stays_in_its_term(desk: Desk) -> None:
+    """None of its jobs is given away."""
+    desk.node("n1", 1)
+    first = term(desk, "n1")
+    silence(desk, "n1", 60_000)
+    desk.park()
+    assert term(desk, "n1") == first
+
+
+def test_a_new_process_of_a_node_starts_a_new_term(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1", instance="one")
+    first = term(desk, "n1", "one")
+    silence(desk, "n1", 60_000)
+    desk.node("n1", instance="two")
+    second = term(desk, "n1", "two")
+    client.flushdb()
+    desk.node("n1", instance="two")
+    assert second > first
+    assert term(desk, "n1", "two") > 0
+
+
+def test_a_heartbeat_that_tells_no_jobs_ends_the_rescue(desk: Desk) -> None:
+    """A node that has lost its connection to the broker cannot tell its jobs for a while."""
+    desk.node("n1")
+    desk.node("n2")
+    job = desk.dispatch(preferred_node="n1")
+    desk.service.claim_job(job.job_id, "n1")
+    silence(desk, "n1", 3000)
+    desk.service.declare_dead("n1")
+    desk.beat("n1", state="stopping", jobs=None)
+    desk.beat("n2")
+    desk.service.claim_rescue()
+    assert desk.status(job.job_id) == "running"
