@@ -11,8 +11,6 @@ import click
 from billiard import cpu_count
 from celery import Celery
 from celery.app.utils import find_app
-from celery.bin.base import CLIContext, consume_preload_options
-from celery.bin.worker import worker as worker_command
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import retry_over_time
@@ -29,6 +27,7 @@ from celery_minsched import (
 )
 from celery_minsched.keys import queue_name
 
+from .options import check_options, check_pool, prepare_command, run_worker, runs_in_event_loop
 from .worker import prepare
 
 logger = logging.getLogger(__name__)
@@ -73,12 +72,12 @@ def main(
     \b
     node-agent -A speech --node-id gpu-1 --slots 4 --pool asr --lang zh:en --capability whisper
     """
-    if {"-D", "--detach", "-Q", "--queues", "-n", "--hostname"} & set(context.args):
-        raise click.UsageError(
-            "a node has its own queue and name and runs in the foreground: leave out -D, -Q and -n"
-        )
     app = find_app(app_name)
     plugin = _plugin(app, app_name)
+    prepare_command(app)
+    if runs_in_event_loop(check_pool(app, worker_pool)):
+        concurrency, autoscale = "1", None  # whatever was given
+    check_options(app, context.args)
     if not autoscale and not concurrency:
         concurrency = str(slots or app.conf.worker_concurrency or cpu_count())
     slots = slots or _default_slots(concurrency, autoscale)
@@ -91,7 +90,7 @@ def main(
         raise click.ClickException(str(exc)) from exc
     node = prepare(app, plugin, registration)
     try:
-        _run_worker(
+        run_worker(
             app,
             [
                 *("-n", f"celery@{node_id}", "-Q", queue_name(node_id)),
@@ -103,22 +102,6 @@ def main(
         )
     finally:
         node.stop()
-
-
-def _run_worker(app: Celery, args: list[str]) -> None:
-    """``celery -A app worker ARGS``, without loading all other commands of Celery and its plug-ins:
-    that would be a third of a node's start. As ``celery.bin.celery`` (5.7) does it.
-    """
-    preload = app.user_options.get("preload", ())
-    worker_command.params += [*app.user_options.get("worker", ()), *preload]
-    if preload:
-        worker_command.callback = consume_preload_options(worker_command.callback)
-    worker_command.main(
-        args,
-        prog_name="node-agent",
-        obj=CLIContext(app=app, no_color=None, workdir=None),
-        auto_envvar_prefix="CELERY_WORKER",
-    )
 
 
 def _default_slots(concurrency: str | None, autoscale: str | None) -> int:

@@ -365,6 +365,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
         worker_consumer=NodeConsumer,
         # Each message in the queue has a slot here: take them all.
         worker_prefetch_multiplier=0,
+        worker_disable_prefetch=False,
         # Redis refuses (it has become a replica, has no memory): connect anew, and do not end.
         broker_channel_error_retry=True,
         broker_connection_max_retries=None,

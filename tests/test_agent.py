@@ -82,6 +82,17 @@ def test_slots_follow_the_pool(fleet: Fleet) -> None:
     assert fleet.node("n2").max_jobs == 5  # type: ignore[union-attr]
 
 
+def test_a_solo_pool_has_one_slot(fleet: Fleet) -> None:
+    fleet.processes["n1"] = NodeProcess(
+        ["-A", "tests.app", "--node-id", "n1", "--pool", "asr", "-P", "solo", "-c", "4"],
+        fleet.environment,
+        fleet.log_path("n1"),
+    )
+    fleet.wait_online("n1")
+    assert fleet.node("n1").max_jobs == 1  # type: ignore[union-attr]
+    assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+
+
 def test_a_second_node_of_the_same_id_refuses_and_says_who_holds_it(fleet: Fleet) -> None:
     fleet.start_ready("n1")
     fleet.start("again", "--node-id", "n1")
@@ -164,7 +175,7 @@ class TestCommandLine:
             ("--node-id n1 --pool asr --lang z/h:en", "'z/h' is no language"),
             ("--node-id n1 --pool asr --capability a,b", "'a,b' is no name"),
             ("--node-id n1 --pool asr --pool asr", "names a pool twice"),
-            ("--node-id n1 --pool asr -Q other", "leave out -D, -Q and -n"),
+            ("--node-id n1 --pool asr -Q other", "leave out -Q/--queues: a node consumes its own"),
             ("--node-id n1 --pool asr -c auto", "give --slots too"),
         ],
     )
