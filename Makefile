@@ -10,7 +10,7 @@ PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 	docs docs-serve docs-operations docs-reference dist release-check lowest \
 	bench bench-smoke bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
 	bench-placement \
-	soak soak-short soak-plain soak-waiting soak-move
+	soak soak-short soak-plain chaos soak-waiting soak-move
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -96,6 +96,9 @@ soak-short: $(STAMP)  ## The same in a minute
 
 soak-plain: $(STAMP)  ## The same jobs and faults with plain Celery
 	$(BIN)/python -m tests.soak --plain $(ARGS)
+
+chaos: $(STAMP)  ## Processes, network and Redis stopped, slowed, cut and starved. Eight minutes; ARGS=--short
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000 publishes. 20 minutes
 	$(BIN)/pytest -m soak tests/test_many.py -s $(ARGS)

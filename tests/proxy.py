@@ -1,12 +1,31 @@
-"""A TCP proxy: a network that can hold its breath, be slow, or break."""
+"""A TCP proxy: a network that can hold its breath, be slow, break, or lose what it carries."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
+
+
+class Flow:
+    """One connection through the proxy."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writers = [writer]
+        self.passes = asyncio.Event()
+        self.passes.set()
+        #: Its bytes vanish in both directions, and so does its end: a firewall has forgotten it.
+        self.is_silent = False
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+
+    def silence(self) -> None:
+        self.is_silent = True
 
 
 class Proxy:
@@ -18,12 +37,12 @@ class Proxy:
         #: Where new connections lead.
         self.target = target
         self._is_cut = False
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._flows: list[Flow] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._flows = asyncio.Event()
-        self._call(self._flows.set)
+        self._passes = asyncio.Event()
+        self._call(self._passes.set)
         server = asyncio.start_server(self._serve, "127.0.0.1", 0)
         self._server = asyncio.run_coroutine_threadsafe(server, self._loop).result(5)
         self.port: int = self._server.sockets[0].getsockname()[1]
@@ -34,23 +53,42 @@ class Proxy:
 
     def hold(self) -> None:
         """Let nothing through, and lose nothing: a partition, as a connection sees it."""
-        self._call(self._flows.clear)
+        self._call(self._passes.clear)
 
     def release(self) -> None:
-        self._call(self._flows.set)
+        """Let everything through again that is held."""
+
+        def release() -> None:
+            self._passes.set()
+            for flow in self._flows:
+                flow.passes.set()
+
+        self._call(release)
 
     def cut(self) -> None:
         """Break all connections, and each new one."""
 
         def cut() -> None:
             self._is_cut = True
-            for writer in self._writers:
-                writer.transport.abort()
+            for flow in self._flows:
+                flow.cut()
 
         self._call(cut)
 
     def mend(self) -> None:
         self._is_cut = False
+
+    def hold_some(self, draw: random.Random, most: int) -> None:
+        """Hold so many of the present connections, until ``release``."""
+        self._call_for(draw, most, lambda flow: flow.passes.clear())
+
+    def cut_some(self, draw: random.Random, most: int) -> None:
+        """Break so many of the present connections."""
+        self._call_for(draw, most, Flow.cut)
+
+    def silence_some(self, draw: random.Random, most: int) -> None:
+        """Drop all that comes over so many of the present connections, and leave them open."""
+        self._call_for(draw, most, Flow.silence)
 
     def close(self) -> None:
         self.cut()
@@ -67,30 +105,43 @@ class Proxy:
         await asyncio.gather(*flows, return_exceptions=True)
         await asyncio.sleep(0)  # the aborted connections close
 
+    def _call_for(self, draw: random.Random, most: int, what: Callable[[Flow], None]) -> None:
+        def call() -> None:
+            for flow in draw.sample(self._flows, min(most, len(self._flows))):
+                what(flow)
+
+        self._call(call)
+
     def _call(self, what: Callable[[], Any]) -> None:
         self._loop.call_soon_threadsafe(what)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        flow = Flow(writer)
+        self._flows.append(flow)
         try:
             if self._is_cut:
                 return
-            to_server = await asyncio.open_connection("127.0.0.1", self.target)
-            self._writers.add(to_server[1])
-            await asyncio.gather(self._pump(reader, to_server[1]), self._pump(to_server[0], writer))
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
+            flow.writers.append(to_server)
+            pumps = (self._pump(flow, reader, to_server), self._pump(flow, from_server, writer))
+            await asyncio.gather(*pumps)
         except OSError:  # the server is away
             return
         finally:
-            writer.transport.abort()
-            self._writers.discard(writer)
+            flow.cut()
+            self._flows.remove(flow)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, flow: Flow, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                await self._flows.wait()
-                self._loop.call_later(self.delay, self._write, writer, data)
-        self._loop.call_later(self.delay, writer.close)
-        self._writers.discard(writer)
+                await self._passes.wait()
+                await flow.passes.wait()
+                if not flow.is_silent:
+                    self._loop.call_later(self.delay, self._write, writer, data)
+        if not flow.is_silent:
+            self._loop.call_later(self.delay, writer.close)
 
     def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         if not writer.is_closing():

@@ -158,6 +158,11 @@ class Faults:
     def _next(self) -> None:
         if self.is_over:
             return
+        self._strike()
+        self._later(self._draw.uniform(*PAUSE), self._next)
+
+    def _strike(self) -> None:
+        """Bring about one fault."""
         up = [worker for worker in self._workers if worker.is_up]
         fault = self._draw.choice(
             [self._kill, self._kill, self._pause, self._ask_to_stop, self._restart_redis]
@@ -168,7 +173,6 @@ class Faults:
             fault(self._draw.choice(up))
         else:
             self._flush_scripts()
-        self._later(self._draw.uniform(*PAUSE), self._next)
 
     def _note(self, what: str, name: str = "Redis") -> None:
         logger.info("%s: %s", what, name)

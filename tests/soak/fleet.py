@@ -15,7 +15,7 @@ from ..fleet import ROOT
 from .app import POOL
 
 APP = "tests.soak.app"
-#: Name, kind of pool, slots.
+#: Name, kind of pool, processes or threads.
 BOXES = [
     *((f"n{n}", "prefork", 3) for n in (1, 2, 3)),
     *((f"n{n}", "threads", 6) for n in (4, 5, 6)),
@@ -34,7 +34,9 @@ class Absence:
 class Worker:
     """One worker, in a process group of its own; started again whenever it is gone."""
 
-    def __init__(self, name: str, pool: str, slots: int, logs: Path, is_plain: bool) -> None:
+    def __init__(
+        self, name: str, command: list[str], logs: Path, is_plain: bool = False, **environment: str
+    ) -> None:
         self.name = name
         self.absences: list[Absence] = []
         self.process: subprocess.Popen[bytes] | None = None
@@ -42,12 +44,8 @@ class Worker:
         self.is_stopped = False  # by SIGSTOP
         self.returned: float | None = None  # ms since the epoch; and nobody has heard of it yet
         self._is_plain = is_plain
-        options = ["-c", str(slots), "-P", pool, "--without-gossip", "--without-mingle"]
-        if is_plain:
-            command = ["celery", "-A", APP, "worker", "-n", f"celery@{name}"]
-        else:
-            command = ["node_agent", "-A", APP, "--node-id", name, "--pool", POOL]
-        self._command = [sys.executable, "-m", *command, *options, "--loglevel", "INFO"]
+        self._command = command
+        self._environment = environment
         self._log = logs / f"{name}.log"
 
     @property
@@ -63,7 +61,7 @@ class Worker:
             self.process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **self._environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -133,6 +131,20 @@ class Worker:
             os.killpg(self.process.pid, signum)
 
 
+def command(
+    name: str, pool: str, processes: int, app: str = APP, is_plain: bool = False
+) -> list[str]:
+    """The command line of a worker, to which options may be added."""
+    program = ["celery", "-A", app, "worker", "-n", f"celery@{name}"]
+    if not is_plain:
+        program = ["node_agent", "-A", app, "--node-id", name, "--pool", POOL]
+    options = ["-c", str(processes), "-P", pool, "--without-gossip", "--without-mingle"]
+    return [sys.executable, "-m", *program, *options, "--loglevel", "INFO"]
+
+
 def make_fleet(logs: Path, is_plain: bool) -> list[Worker]:
     """The workers, not yet started."""
-    return [Worker(*box, logs=logs, is_plain=is_plain) for box in BOXES]
+    return [
+        Worker(name, command(name, pool, processes, is_plain=is_plain), logs, is_plain)
+        for name, pool, processes in BOXES
+    ]

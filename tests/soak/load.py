@@ -7,6 +7,7 @@ import logging
 import random
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -59,26 +60,33 @@ class Job:
     kind: Kind
     takes: float
     countdown: float | None
-    priority: int
+    priority: Any
     session: str
 
 
-def plan(seed: int, count: int, poisons: int, seconds: float) -> list[Job]:
+def plan(
+    seed: int,
+    count: int,
+    poisons: int,
+    seconds: float,
+    kinds: Sequence[Kind] = KINDS,
+    priorities: Sequence[Any] = (0, 0, 0, 9),
+) -> list[Job]:
     """All the jobs, by when they are sent."""
     draw = random.Random(f"load {seed}")
-    kinds = draw.choices(KINDS, [kind.share for kind in KINDS], k=count - poisons)
-    kinds += [POISON] * poisons
-    draw.shuffle(kinds)
+    drawn = draw.choices(kinds, [kind.share for kind in kinds], k=count - poisons)
+    drawn += [POISON] * poisons
+    draw.shuffle(drawn)
     return [
         Job(
             due=seconds * number / count,
             kind=kind,
             takes=draw.uniform(*kind.takes),
             countdown=draw.uniform(*kind.countdown) if kind.countdown else None,
-            priority=draw.choice([0, 0, 0, 9]),
+            priority=draw.choice(priorities),
             session=draw.choice(["", "", f"s{draw.randrange(50)}"]),
         )
-        for number, kind in enumerate(kinds)
+        for number, kind in enumerate(drawn)
     ]
 
 
@@ -128,16 +136,18 @@ class Producer:
             jobs = jobs[10:]
 
     def _apply(self, task_id: str, job: Job) -> None:
-        options: dict[str, Any] = {}
+        options = self._options(job)
         if hasattr(self._app, "minsched"):
             options["minsched"] = {"session_id": job.session}
         self._app.tasks[job.kind.task].apply_async(
             (job.takes,),
             task_id=task_id,
             countdown=job.countdown,
-            priority=job.priority,
             **options,
         )
+
+    def _options(self, job: Job) -> dict[str, Any]:
+        return {"priority": job.priority}
 
     def _revoke(self, task_id: str) -> None:
         try:

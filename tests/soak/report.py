@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from statistics import median
 
 import redis
@@ -16,17 +17,17 @@ from ..test_keys import LASTING
 from .faults import Faults, Rescue
 from .fleet import Worker
 from .ledger import Run
-from .load import KINDS, POISON
+from .load import KINDS, POISON, Kind
 from .verdict import Promise, Verdict
 
 MOST_STORIES = 20  # told of one broken promise
 
 #: What a caller may be told: one of these for each job.
-OUTCOMES = ("ended", "lost, told", "given up", "revoked", "other error", "silent")
+OUTCOMES = ("ended", "lost, told", "given up", "revoked", "child killed", "other error", "silent")
 NOTES = ("ran anew*", "told lost after its end*")
 
 
-def jobs_table(verdict: Verdict) -> Table:
+def jobs_table(verdict: Verdict, kinds: Sequence[Kind] = KINDS) -> Table:
     """What became of the jobs, by kind: one outcome for each, and notes that count some again."""
     columns: dict[str, Counter[str]] = {name: Counter() for name in ("accepted", *OUTCOMES, *NOTES)}
     for task_id, job in verdict.jobs.items():
@@ -46,7 +47,7 @@ def jobs_table(verdict: Verdict) -> Table:
     )
     for name in columns:
         table.add_column(name, justify="right")
-    for kind in [*KINDS, POISON]:
+    for kind in [*kinds, POISON]:
         table.add_row(kind.name, *(str(count[kind.name]) for count in columns.values()))
     table.add_section()
     table.add_row("all", *(str(count.total()) for count in columns.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
         watch = Watch(client, plugin.scheduler.keys, workers) if plugin else None
         faults = Faults(seed, workers, server, NODE_TTL, watch.expect if watch else None)
         producer = Producer(app, plan(seed, form.jobs, form.poisons, form.seconds))
-        with going_on(faults, watch):
+        with going_on(faults, watch.look if watch else None):
             producer.run()
             faults.end()
             wait(lambda: is_quiet(client, producer, plugin), lambda: told(client, producer))
@@ -90,15 +90,15 @@ def wait(condition: Callable[[], bool], progress: Callable[[], int] = lambda: 0)
 
 
 @contextmanager
-def going_on(faults: Faults, watch: Watch | None) -> Iterator[None]:
-    """Bring about faults, and watch, in a thread."""
+def going_on(faults: Faults, look: Callable[[], None] | None) -> Iterator[None]:
+    """Bring about faults, and look on, in a thread."""
     is_over = threading.Event()
 
     def tick() -> None:
         while not is_over.wait(0.05):
             faults.tick()
-            if watch:
-                watch.look()
+            if look:
+                look()
 
     thread = threading.Thread(target=tick, name="faults")
     thread.start()
@@ -127,7 +127,7 @@ def is_quiet(client: redis.Redis, producer: Producer, plugin: MinSched | None) -
     return slots == 0 and not client.exists(*going) and not client.keys("minsched.*")
 
 
-def stop(workers: list[Worker]) -> None:
+def stop(workers: Sequence[Worker]) -> None:
     """Ask all of them to stop, and wait until they have."""
     for worker in workers:
         worker.ask_to_stop()

@@ -63,7 +63,11 @@ class Result:
             return "ended"
         if self.state == states.REVOKED:
             return "revoked"
-        told = {"NodeLostError": "lost, told", "MaxRescuesExceededError": "given up"}
+        told = {
+            "NodeLostError": "lost, told",
+            "MaxRescuesExceededError": "given up",
+            "WorkerLostError": "child killed",
+        }
         return told.get(self.error, "other error")
 
 

@@ -1,0 +1,59 @@
+"""``python -m tests.chaos``: see the package."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ..server import Server
+
+NODE_TTL = 3.0  # seconds
+
+
+@click.command()
+@click.option("--short", "form", flag_value="short", help="A minute and a half, instead of eight.")
+@click.option("--seed", type=int, help="Of what is drawn: jobs and faults.  [default: drawn]")
+@click.option("--keep", is_flag=True, help="Keep the logs and the ledger, also if all went well.")
+def main(form: str | None, seed: int | None, keep: bool) -> None:
+    """Send jobs to a fleet while everything around it misbehaves, and see what became of each.
+
+    Exits with 1 if a column that must be zero is not.
+    """
+    seed = random.randrange(10**6) if seed is None else seed
+    directory = Path(tempfile.mkdtemp(prefix="minsched-chaos-"))
+    logging.basicConfig(
+        filename=directory / "chaos.log", level=logging.INFO, format="%(asctime)s %(message)s"
+    )
+    console = Console(highlight=False, width=130)
+    console.print(f"seed {seed}, logs in {directory}")
+    places = {"CHAOS_CHILDREN": directory / "children", "CHAOS_REQUEUED": directory / "requeued"}
+    for place in places.values():
+        place.mkdir()
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    try:
+        os.environ.update(
+            SOAK_BROKER=server.url,
+            SOAK_LEDGER=str(directory / "ledger"),
+            SOAK_NODE_TTL=str(NODE_TTL),
+            **{name: str(place) for name, place in places.items()},
+        )
+        from .run import FORMS, chaos  # its application reads the environment
+
+        is_sound = chaos(console, FORMS[form or "full"], seed, server, directory)
+    finally:
+        server.close()
+    if is_sound and not keep:
+        shutil.rmtree(directory)
+    sys.exit(0 if is_sound else 1)
+
+
+if __name__ == "__main__":
+    main()

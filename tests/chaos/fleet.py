@@ -1,0 +1,104 @@
+"""Six nodes, prefork and threads: half behind a proxy, two with more slots than processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from ..proxy import Proxy
+from ..server import Server
+from ..soak.fleet import Worker, command
+from .app import CHILDREN
+
+APP = "tests.chaos.app"
+
+
+class Box(NamedTuple):
+    """A node, as it is started."""
+
+    name: str
+    pool: str
+    processes: int  # or threads
+    slots: int
+    is_far: bool  # behind a proxy
+
+
+BOXES = [
+    Box("n1", "prefork", 2, 2, is_far=False),
+    Box("n2", "prefork", 2, 4, is_far=True),
+    Box("n3", "prefork", 3, 3, is_far=True),
+    Box("n4", "threads", 4, 4, is_far=False),
+    Box("n5", "threads", 3, 3, is_far=True),
+    Box("n6", "threads", 2, 5, is_far=False),
+]
+
+
+class Node(Worker):
+    """A node, the processes of which can be hit one by one."""
+
+    def __init__(self, box: Box, logs: Path, server: Server) -> None:
+        self.link = Proxy(server.port) if box.is_far else None
+        options = ["--slots", str(box.slots)]
+        super().__init__(
+            box.name,
+            [*command(box.name, box.pool, box.processes, APP), *options],
+            logs,
+            SOAK_BROKER=self.link.url if self.link else server.url,
+        )
+
+    @property
+    def main(self) -> psutil.Process | None:
+        """Its main process, if that runs."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self.process and self.process.poll() is None:
+                return psutil.Process(self.process.pid)
+        return None
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        """The processes of its pool."""
+        return [child for child in self._family() if self._is_of_pool(child)]
+
+    @property
+    def pulse(self) -> psutil.Process | None:
+        """The process that sends its heartbeats."""
+        others = [child for child in self._family() if not self._is_of_pool(child)]
+        return min(others, key=lambda child: child.create_time(), default=None)
+
+    def ask_to_stop_now(self) -> None:
+        """SIGQUIT: it kills what runs, in a pool of processes."""
+        assert self.process
+        self.begin_absence("SIGQUIT")
+        self.is_leaving = True
+        self.process.send_signal(signal.SIGQUIT)
+
+    def set_nice(self, nice: int) -> None:
+        """Of all its processes."""
+        assert self.process
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpriority(os.PRIO_PGRP, self.process.pid, nice)
+
+    def close(self) -> None:
+        super().close()
+        if self.link:
+            self.link.close()
+
+    def _family(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if main := self.main:
+                return list(main.children())
+        return []
+
+    @staticmethod
+    def _is_of_pool(child: psutil.Process) -> bool:
+        return (CHILDREN / str(child.pid)).exists()
+
+
+def make_fleet(logs: Path, server: Server) -> list[Node]:
+    """The nodes, not yet started."""
+    return [Node(box, logs, server) for box in BOXES]

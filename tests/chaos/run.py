@@ -1,0 +1,104 @@
+"""One run of chaos, from the first job to the verdict."""
+
+from __future__ import annotations
+
+import signal
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from celery_minsched import MinSched
+
+from ..server import Server
+from ..soak import ledger, report, verdict
+from ..soak.app import NODE_TTL
+from ..soak.load import plan
+from ..soak.run import Form, going_on, is_quiet, stop, told, wait
+from ..soak.verdict import Promise
+from .app import app
+from .deaths import Deaths
+from .faults import IMPATIENT, ChaosFaults
+from .fleet import Node, make_fleet
+from .load import KINDS, PRIORITIES, ChaosProducer
+from .verdict import Verdict
+
+FORMS = {
+    "full": Form(3_600, 6, 430),
+    "short": Form(450, 1, 55),
+}
+
+
+def chaos(console: Console, form: Form, seed: int, server: Server, directory: Path) -> bool:
+    """Is every column zero that must be?"""
+    plugin: MinSched = app.minsched
+    with ExitStack() as stack:
+        client = stack.enter_context(server.client(**IMPATIENT))
+        nodes = make_fleet(directory, server)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # in a node too, until it has its handler
+        for node in nodes:
+            stack.callback(node.close)
+            node.start()
+        wait(lambda: all(" ready." in node.log() for node in nodes))
+        deaths = Deaths(client, plugin.scheduler.keys)
+        faults = ChaosFaults(seed, nodes, server, NODE_TTL)
+        jobs = plan(seed, form.jobs, form.poisons, form.seconds, KINDS, PRIORITIES)
+        producer = ChaosProducer(app, jobs)
+        with going_on(faults, deaths.look):
+            producer.run()
+            faults.end()
+            wait(lambda: is_quiet(client, producer, plugin), lambda: told(client, producer))
+            wait(lambda: are_back(nodes, plugin))
+        promises = [*report.state_promises(plugin), back_promise(nodes, plugin), stop_all(nodes)]
+        results = verdict.results(client, list(producer.accepted))
+        runs = ledger.read(directory / "ledger")
+        ends = ends_of(nodes, deaths)
+        judged = Verdict(producer.accepted, runs, results, ends, faults.killed_children)
+        alone = Promise("no node ends by itself", faults.done.total(), faults.ended_alone)
+        promises = [*judged.promises, *promises, alone, report.keys_promise(client)]
+        report.stories(console, judged, plugin, promises)
+        console.print(f"\n{len(producer.accepted)} jobs, {producer.refused} refused, seed {seed}")
+        console.print(report.jobs_table(judged, KINDS))
+        console.print(report.faults_table(faults))
+        console.print(f"{judged.ran_anew} late jobs began again since their node had died: allowed")
+        console.print(report.promises_table(promises))
+        return not any(promise.broken for promise in promises)
+
+
+def are_back(nodes: list[Node], plugin: MinSched) -> bool:
+    """Does every node take jobs again?"""
+    return all(node.is_up for node in nodes) and not absent(nodes, plugin)
+
+
+def absent(nodes: list[Node], plugin: MinSched) -> set[str]:
+    """The nodes that take no jobs."""
+    return {node.name for node in nodes} - {
+        view.node_id for view in plugin.views.nodes() if view.online
+    }
+
+
+def back_promise(nodes: list[Node], plugin: MinSched) -> Promise:
+    """What must be true of the nodes when all is quiet."""
+    promise = Promise("a node takes jobs again")
+    away = absent(nodes, plugin)
+    for node in nodes:
+        promise.check(node.name not in away, f"{node.name} takes no jobs")
+    return promise
+
+
+def stop_all(nodes: list[Node]) -> Promise:
+    """Ask all of them to stop, and see that they do."""
+    promise = Promise("a node stops when it is asked to")
+    stop(nodes)
+    for node in nodes:
+        promise.check(not node.main, f"{node.name} does not stop")
+    return promise
+
+
+def ends_of(nodes: list[Node], deaths: Deaths) -> dict[str, list[float]]:
+    """When each node died, or was taken for dead, or killed what it ran."""
+    ends = defaultdict(list, {name: list(times) for name, times in deaths.of.items()})
+    for node in nodes:
+        ends[node.name] += [one.since for one in node.absences if one.why != "SIGSTOP"]
+    return ends

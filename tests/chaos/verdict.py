@@ -1,0 +1,105 @@
+"""The columns that must be zero, judged by the ledger, the result backend and the deaths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+
+from celery import states
+
+from ..soak.ledger import Run, by_task
+from ..soak.load import Job
+from ..soak.verdict import MAX_RESCUES, Promise, Result
+
+#: Seconds by which a death may be written down before or after what it explains: a node that is
+#: taken for dead learns of it later, and its jobs move before the event is written.
+SLACK = 4.0
+
+
+class Verdict:
+    """What became of each job. ``ends`` are the times at which each node died, was taken for dead,
+    or killed its tasks; ``killed_children`` those at which a process of its pool was killed.
+    """
+
+    def __init__(
+        self,
+        jobs: dict[str, Job],
+        runs: list[Run],
+        results: dict[str, Result],
+        ends: dict[str, list[float]],
+        killed_children: dict[str, list[float]],
+    ) -> None:
+        self.jobs = jobs
+        self.runs = by_task(runs)
+        self.results = results
+        self._ends = ends
+        self._killed = killed_children
+        self.silent = Promise("has a result")
+        self.early = Promise("acknowledged early: began once at most")
+        self.late = Promise("acknowledged late: ran to its end")
+        self.again = Promise("acknowledged late: began again since its node had died")
+        self.lost = Promise("reported lost: acknowledged early, and its node had died")
+        self.given_up = Promise(f"given up: {MAX_RESCUES} nodes had died under it")
+        self.other = Promise("any other result: as the ledger has it")
+        #: Late ones that began again since their node had died: allowed.
+        self.ran_anew = 0
+        for task_id, job in jobs.items():
+            self._judge(task_id, job)
+
+    @property
+    def promises(self) -> list[Promise]:
+        """All of them."""
+        return [
+            *(self.silent, self.early, self.late, self.again),
+            *(self.lost, self.given_up, self.other),
+        ]
+
+    def _judge(self, task_id: str, job: Job) -> None:
+        runs, result = self.runs.get(task_id, []), self.results[task_id]
+        self.silent.check(result.is_ready, task_id)
+        if job.kind.is_late:
+            self._judge_late(task_id, runs, result)
+        else:
+            attempts = [run.retries for run in runs]
+            self.early.check(len(attempts) == len(set(attempts)), task_id)
+        if result.is_lost:
+            self.lost.check(not job.kind.is_late and self._may_be_lost(runs, result), task_id)
+        elif result.is_given_up:
+            died = sum(self._has_died(run, result.done) for run in runs)
+            self.given_up.check(died >= MAX_RESCUES or job.kind.name == "poison", task_id)
+        elif result.is_ready:
+            self.other.check(self._is_explained(job, runs, result), task_id)
+
+    def _judge_late(self, task_id: str, runs: list[Run], result: Result) -> None:
+        other_end = result.is_given_up or result.outcome in ("revoked", "child killed")
+        self.late.check(other_end or any(run.is_final for run in runs), task_id)
+        messages: dict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            messages[run.message].append(run)
+        for same in messages.values():
+            for run, following in pairwise(same):
+                if run.outcome == "requeued" and run.ended and run.ended <= following.began:
+                    continue
+                self.again.check(self._has_died(run, following.began), task_id)
+                self.ran_anew += 1
+
+    def _is_explained(self, job: Job, runs: list[Run], result: Result) -> bool:
+        if result.outcome == "revoked":
+            return job.kind.revoke
+        if result.outcome == "child killed":
+            return any(self._is_near(self._killed[run.node_id], run, result.done) for run in runs)
+        outcome = "done" if result.state == states.SUCCESS else "failed"
+        return result.outcome == "ended" and any(run.outcome == outcome for run in runs)
+
+    def _may_be_lost(self, runs: list[Run], result: Result) -> bool:
+        if runs:
+            return any(self._has_died(run, result.done) for run in runs)
+        return any(end <= result.done for ends in self._ends.values() for end in ends)
+
+    def _has_died(self, run: Run, until: float) -> bool:
+        """Did the run's node die between its begin and ``until``?"""
+        return self._is_near(self._ends[run.node_id], run, until)
+
+    @staticmethod
+    def _is_near(times: list[float], run: Run, until: float) -> bool:
+        return any(run.began - SLACK <= time <= until + SLACK for time in times)
