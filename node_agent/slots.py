@@ -1,7 +1,7 @@
 """The node's side of its slots: which jobs it holds, asked for on receipt, freed at every ending.
 
-No call to Redis is made in the worker's event loop: a thread, the courier, makes them in order and
-makes each again until Redis answers. The courier's answers go back into the event loop.
+No call to Redis is made in the worker's event loop: a thread makes them (:class:`Courier`). Its
+answers go back into the event loop.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,8 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
 from celery_minsched import (
     CompleteTaskRequest,
@@ -28,10 +25,11 @@ from celery_minsched import (
     UnknownJob,
 )
 
+from .courier import Courier, is_passing
+
 logger = logging.getLogger(__name__)
 
 _TRIES, _TRY_AGAIN = 50, 0.02  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries while Redis is away
 
 
 class LoopCalls:
@@ -92,21 +90,17 @@ class Slots:
         self.closing = False
         self._scheduler = scheduler
         self.node_id = node_id
-        self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._leaving = threading.Event()
-        self._courier: threading.Thread | None = None
+        self._courier = Courier()
+        self._placing: set[str] = set()  # jobs that the node has handed back, and Redis has not
+        self._draining = False  # what was asked for last
 
     def start(self) -> None:
-        """Start the courier; after the worker has forked whatever it forks at its start."""
-        self._courier = threading.Thread(target=self._carry, name="slots-courier", daemon=True)
+        """Start the courier; after the worker has forked its children."""
         self._courier.start()
 
     def stop(self, patience: float = 10.0) -> None:
         """Wait until all endings are told, ``patience`` seconds at most."""
-        self._outbox.put(None)
-        if self._courier:
-            self._courier.join(patience)
-        self._leaving.set()
+        self._courier.stop(patience)
 
     def claim(self, job_id: str, tag: str, answer: Callable[[str, dict[str, Any]], None]) -> None:
         """Ask whether to run a job, whose message has the delivery tag ``tag``.
@@ -116,12 +110,14 @@ class Slots:
         hold = self.held[job_id] = Hold(tag, uuid.uuid4().hex)
 
         def ask() -> None:
+            if self.held.get(job_id) is not hold:  # the node has given the job up meanwhile
+                return
             term = self.term()
             verdict, place = self._scheduler.claim_job(job_id, self.node_id, tag, hold.claim)
             hold.term = term
             self.in_loop(lambda: answer(verdict, {**place, "claim": hold.claim}))
 
-        self._outbox.put(ask)
+        self._courier.put(f"claim job {job_id}", ask, give_up=partial(self.forget, job_id))
 
     def claim_in(
         self, pipe: Any, job_id: str, tag: str, load: bool = False
@@ -186,41 +182,54 @@ class Slots:
                 logger.warning("%s", exc)
             self.forget(job_id)
 
-        self._outbox.put(tell)
+        self._courier.put_ending(f"end job {job_id}", tell)
 
     def hand_back(self, job_ids: Iterable[str]) -> None:
         """Have jobs placed anew whose messages go back to their own lists; safe from any thread."""
-        jobs = set(job_ids)
+        jobs = sorted(set(job_ids))
         for job_id in jobs:
             self.forget(job_id)
+        self._placing.update(jobs)
+        self._put_place(jobs)
 
-        def place() -> None:
-            # The message may be on its way: Celery puts it back in the event loop, a moment later.
-            waiting = sorted(jobs)
-            for _ in range(_TRIES):
-                answers = self._scheduler.place_jobs(waiting, handed_back_by=self.node_id)
-                pairs = zip(waiting, answers, strict=True)
-                waiting = [job_id for job_id, answer in pairs if answer == "unchanged"]
-                if not waiting or self._leaving.wait(_TRY_AGAIN):
-                    return
-
+    def _put_place(self, jobs: list[str], tries: int = _TRIES, pause: float = 0.0) -> None:
         if jobs:
-            self._outbox.put(place)
+            self._courier.put(
+                f"place {', '.join(jobs)}",
+                partial(self._place, jobs, tries),
+                give_up=partial(self._placing.difference_update, jobs),
+                pause=pause,
+            )
+
+    def _place(self, jobs: list[str], tries: int) -> None:
+        try:
+            answers = self._scheduler.place_jobs(jobs, handed_back_by=self.node_id)
+        except ResponseError as exc:
+            if len(jobs) == 1 or is_passing(exc):
+                raise
+            for job_id in jobs:  # one of them stands in the way of the others
+                self._put_place([job_id], tries)
+            return
+        pairs = zip(jobs, answers, strict=True)
+        waiting = [job_id for job_id, answer in pairs if answer == "unchanged" and tries > 1]
+        self._placing.difference_update(set(jobs) - set(waiting))
+        # The message may be on its way: Celery puts it back in the event loop, a moment later.
+        self._put_place(waiting, tries - 1, pause=_TRY_AGAIN)
 
     def revoke(self, task_ids: Iterable[str]) -> None:
         """Take revoked tasks out of the lines in which they wait."""
         for task_id in task_ids:
-            self._outbox.put(partial(self._revoke, task_id))
+            revoke = partial(self._scheduler.revoke_task, task_id, self.node_id)
+            self._courier.put(f"revoke task {task_id}", revoke)
 
     def drain(self, draining: bool) -> None:
         """Ask for no more jobs, or for jobs again."""
-        self._outbox.put(partial(self._drain, draining))
+        self._draining = draining
 
-    def _drain(self, draining: bool) -> None:
-        self._scheduler.drain_node(self.node_id, draining)
+        def drain() -> None:  # an earlier call may come after a later one
+            self._scheduler.drain_node(self.node_id, self._draining)
 
-    def _revoke(self, task_id: str) -> None:
-        self._scheduler.revoke_task(task_id, self.node_id)
+        self._courier.put(f"{'drain' if draining else 'undrain'} node {self.node_id}", drain)
 
     def forget(self, job_id: str) -> None:
         """The job is not the node's."""
@@ -244,10 +253,15 @@ class Slots:
     def know(self) -> None:
         """They are all in ``held`` again, once what was handed back is placed."""
 
-        def note() -> None:
-            self.are_known = True
+        awaited = set(self._placing)
 
-        self._outbox.put(note)
+        def note() -> None:
+            if awaited & self._placing:
+                self._courier.put("learn which jobs it holds", note, pause=_TRY_AGAIN)
+            else:
+                self.are_known = True
+
+        self._courier.put("learn which jobs it holds", note)
 
     def drop(self) -> frozenset[str]:
         """Forget what has not begun, as a worker that loses its connection does; those jobs."""
@@ -256,24 +270,3 @@ class Slots:
         for job_id in dropped:
             self.forget(job_id)
         return dropped
-
-    def _carry(self) -> None:
-        while (call := self._outbox.get()) is not None:
-            pause = _FIRST_PAUSE
-            while True:
-                try:
-                    call()
-                except (RedisError, OperationalError) as exc:
-                    if pause == _FIRST_PAUSE:
-                        logger.warning(
-                            "Redis is away, endings of tasks are kept until it is back: %s", exc
-                        )
-                    if self._leaving.wait(pause):
-                        return
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-                    continue
-                except Exception:
-                    logger.exception("the courier could not make a call, and goes on")
-                break
-            if pause > _FIRST_PAUSE:
-                logger.info("Redis is back")
