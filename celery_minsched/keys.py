@@ -79,7 +79,7 @@ HOLDS: Final = {
         "hash",
         "what a node is: `online`, `draining` (`true` or `false`), `state`, `instance`, "
         "`max_jobs`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, `load`, `turn`, "
-        "`term`, `last_heartbeat_ts`, `registered_ts`",
+        "`turn_base`, `term`, `last_heartbeat_ts`, `registered_ts`",
     ),
     "node_runtime": (("node",), "hash", "`current_jobs`, the size of the next"),
     "node_jobs": (

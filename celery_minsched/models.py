@@ -24,6 +24,7 @@ MAX_JSON = 64 * 1024
 MAX_SLOTS = 4000  # so that one slot more is still seen in the load order (see lua/include/node.lua)
 MAX_OFFERS = 256  # pools x (capabilities + 1): what a dispatch has to keep in order for one node
 MAX_CAPABILITIES = 8  # in one demand
+MAX_TIME = 2**53 - 1  # ms since the epoch: the largest integer that Lua holds exactly
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*")
 _LANG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -71,6 +72,14 @@ def _task_id(value: str) -> str:
     return value
 
 
+def _time(value: int) -> int:
+    if not 0 <= value <= MAX_TIME:
+        raise ValueError(
+            f"{value!r} is no time: give milliseconds since the epoch, 0 to {MAX_TIME}"
+        )
+    return value
+
+
 def _integers_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -95,6 +104,7 @@ Name = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_name)]
 Lang = Annotated[str, AfterValidator(_lang)]
 SessionId = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_session)]
 JobId = Annotated[str, AfterValidator(_job_id)]
+Milliseconds = Annotated[int, AfterValidator(_time)]
 JsonText = Annotated[str, AfterValidator(lambda text: (parse_json(text), text)[1])]
 JsonObject = Annotated[str, AfterValidator(_json_object)]
 
@@ -278,8 +288,8 @@ class DispatchRequest(_Model):
     #: Celery's priority: 0 is first, 9 is last (kombu's Redis transport).
     priority: int = 0
     #: Hold no slot before, and drop after, this time: ms since the epoch, 0 for none.
-    due_ts: int = Field(default=0, ge=0)
-    expires_ts: int = Field(default=0, ge=0)
+    due_ts: Milliseconds = 0
+    expires_ts: Milliseconds = 0
     task_id: Annotated[str, AfterValidator(_task_id)] = Field(default="", max_length=MAX_TASK_ID)
     #: Makes the call safe to repeat: the same token and task id get the same job.
     token: str = Field(default="", max_length=64)

@@ -80,6 +80,23 @@ class TestLoadOrder:
         assert order[:3] == order[3:]
         assert set(order) == set("abc")
 
+    @pytest.mark.parametrize("turns", [2**30, 2**31, 3 * 2**30, 2**32, 2**52 + 2**30])
+    def test_also_when_the_turns_have_been_counted_for_long(
+        self, desk: Desk, client: redis.Redis, turns: int
+    ) -> None:
+        """The counter passes ``turns`` half-way. A node joins before it jumps, and others after."""
+        desk.node("a")
+        client.set(desk.service.keys("turn"), turns - 20)
+        for node_id in "bcd":
+            desk.node(node_id)
+        order = []
+        for _ in range(40):
+            job = desk.dispatch()
+            order.append(job.node_id)
+            desk.complete(job)
+        assert set(order[:4]) == set("abcd")
+        assert order == order[:4] * 10
+
 
 class TestSessions:
     def test_a_session_stays_at_its_node(self, desk: Desk) -> None:

@@ -30,7 +30,8 @@ withdraw_offers(node_id)
 redis.call('HSET', key.node_info(node_id),
   'online', online, 'state', '', 'instance', instance, 'max_jobs', max_jobs,
   'cap_json', cap_json, 'pools_json', pools_json, 'offers', offers, 'speaks', speaks,
-  'last_heartbeat_ts', NOW, 'registered_ts', NOW)
+  'last_heartbeat_ts', NOW, 'registered_ts', NOW,
+  'turn_base', string.format('%.0f', turn_base(tonumber(redis.call('GET', key.turn()) or 0))))
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
 -- Another process is the node now, or Redis has lost the node.

@@ -109,8 +109,7 @@ local function give_slot(job, node_id, pool, chosen_by)
     tell('job_moved', 'job', job.id, 'task', job.task_id, 'from', job.node_id, 'node', node_id)
   end
   redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
-  redis.call('HSET', key.node_info(node_id), 'turn', redis.call('INCR', key.turn()))
-  place_node(node_id)
+  place_chosen(node_id)
   redis.call('HSET', key.job(job.id), unpack(fields))
   if job.status then  -- it was somewhere before
     redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'lapsed_ts',

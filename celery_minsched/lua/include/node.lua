@@ -23,24 +23,31 @@ end
 -- Load order in one number of 53 bits, the most that a double holds exactly. From the top:
 --   12 bits  share of slots taken
 --   10 bits  load last reported; its root, so that loads told as 0..1 keep apart as 0..100 do
---   31 bits  the turn in which the node was last chosen: longest ago first
+--   31 bits  the turn in which the node was last chosen, after the base: longest ago first
+local TURNS = 2147483648
+
 local function load_order(taken, max_jobs, load, turn)
   local share = math.floor(taken * 4095 / max_jobs)
   local level = math.floor(math.sqrt(math.min(load, 100) / 100) * 1023)
-  return string.format('%.0f', (share * 1024 + level) * 2147483648 + turn % 2147483648)
+  return string.format('%.0f', (share * 1024 + level) * TURNS + math.max(0, math.min(turn, TURNS - 1)))
 end
 
+-- Turns are counted for ever. A base is subtracted in the load order, the same for all nodes. It is half
+-- the range of turns behind, or more.
+local function turn_base(turn) return math.max(0, math.floor(turn * 2 / TURNS) - 1) * TURNS / 2 end
+
 -- Puts a node where it belongs after any change of it: into the free sets of all it offers while it
--- is online, not draining and has a free slot, else out of them. Returns the number of slots taken.
+-- is online, not draining and has a free slot, else out of them. Returns the number of slots taken, and
+-- its turn after the base.
 local function place_node(node_id)
   local taken = redis.call('ZCARD', key.node_jobs(node_id))
   local node = redis.call('HMGET', key.node_info(node_id),
-    'online', 'draining', 'max_jobs', 'load', 'turn', 'offers')
-  if not node[3] then return taken end
+    'online', 'draining', 'max_jobs', 'load', 'turn', 'offers', 'turn_base')
+  if not node[3] then return taken, 0 end
   redis.call('HSET', key.node_runtime(node_id), 'current_jobs', taken)
-  local max_jobs = tonumber(node[3])
+  local max_jobs, turn = tonumber(node[3]), tonumber(node[5] or 0) - tonumber(node[7] or 0)
   local order = node[1] == 'true' and node[2] ~= 'true' and taken < max_jobs
-    and load_order(taken, max_jobs, tonumber(node[4] or 0), tonumber(node[5] or 0))
+    and load_order(taken, max_jobs, tonumber(node[4] or 0), turn)
   for pool, capability in lines(node[6]) do
     if order then
       redis.call('ZADD', free_key(pool, capability), order, node_id)
@@ -48,7 +55,21 @@ local function place_node(node_id)
       redis.call('ZREM', free_key(pool, capability), node_id)
     end
   end
-  return taken
+  return taken, turn
+end
+
+-- The node was chosen: it is the last of those with the same share and load. Once in 2^30 turns the base
+-- moves on, for all nodes in one step, so that their order stays.
+local function place_chosen(node_id)
+  local now = redis.call('INCR', key.turn())
+  redis.call('HSET', key.node_info(node_id), 'turn', now)
+  local _, turn = place_node(node_id)
+  if turn < TURNS then return end
+  local base = string.format('%.0f', turn_base(now))
+  for _, each in ipairs(redis.call('ZRANGE', key.nodes(), 0, -1)) do
+    redis.call('HSET', key.node_info(each), 'turn_base', base)
+    place_node(each)
+  end
 end
 
 -- A node that was not heard of for this long is taken out of dispatch, where it is met.
