@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -28,6 +28,7 @@ from celery_minsched.messages import job_id_of
 from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
+from .children import kept_by_children
 from .intake import take_by_move
 from .pulse import Pulse, Report, State
 from .requests import claim_of, with_slot
@@ -308,7 +309,7 @@ class NodeConsumer(Consumer):
         message.ack_log_error(logger, self.connection_errors)
 
     def on_close(self) -> None:
-        with _kept_by_children(self.pool, self._slots):
+        with kept_by_children(self.pool, self._slots):
             super().on_close()
         self._connections += 1
         self._dropped = self._slots.drop()
@@ -337,24 +338,6 @@ class NodeConsumer(Consumer):
     def _slots(self) -> Slots:
         slots: Slots = self.app.node.slots
         return slots
-
-
-@contextmanager
-def _kept_by_children(pool: Any, slots: Slots) -> Iterator[None]:
-    """What was written to a prefork child runs there, and its end is heard.
-
-    A worker that loses its connection also forgets the tasks that no child has accepted yet, "since
-    they will be redelivered" (celery 5.7, ``AsynPool.flush``): those would run twice. Only what was
-    not written yet is forgotten here.
-    """
-    cache = getattr(getattr(pool, "_pool", None), "_cache", {})
-    written = {number: result for number, result in cache.items() if result._write_to}
-    for request in set(state.reserved_requests):
-        result = request._apply_result and request._apply_result()
-        if not getattr(result, "_write_to", True):
-            slots.cancel(job_id_of(request.request_dict))
-    yield
-    cache.update(written)
 
 
 def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) -> Node:

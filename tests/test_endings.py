@@ -248,6 +248,17 @@ def test_the_brokers_connection_is_lost_and_each_task_runs_once(fleet: Fleet, cl
     assert [client.llen(f"test:ended:cut{n}") for n in range(6)] == [1] * 6
 
 
+def test_a_worker_connects_again_while_one_of_its_processes_ends(fleet: Fleet, pool: str) -> None:
+    if pool == "threads":
+        pytest.skip("threads are no processes")
+    result = fleet.send("seems_to_end")
+    assert ended(fleet, result.id).status == "finished"
+    connected = fleet.log(NODE).count("Connected to")
+    fleet.cut(NODE)
+    wait_for(lambda: fleet.log(NODE).count("Connected to") > connected, fleet.log_tail(NODE))
+    assert fleet.send("add", 1, 2).get(timeout=20) == 3
+
+
 def test_a_memory_error_takes_the_worker_down_and_not_the_slot(fleet: Fleet, pool: str) -> None:
     """Last of all: with prefork, Celery's worker ends with it."""
     result = fleet.send("out_of_memory")
