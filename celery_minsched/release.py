@@ -13,7 +13,7 @@ from .check.leftovers import BINDINGS
 from .messages import job_id_of, priority_of, read_task
 from .plugin import MinSched
 from .router import HEADER
-from .views import NodeView, pages, scan_keys
+from .views import pages, scan_keys
 
 
 class Release(BaseModel):
@@ -72,7 +72,7 @@ class Releaser:
 
         Raises :class:`NodesAtWork`, with nothing changed.
         """
-        if working := [node.node_id for node in self._alive() if node.takes_jobs]:
+        if working := [node.node_id for node in self._plugin.views.nodes() if node.takes_jobs]:
             raise NodesAtWork(", ".join(working))
         for jobs in pages(list(self._waiting_jobs())):  # all, before the lines get shorter
             self._return_all([place for job_id in jobs for place in self._lists_of(job_id)], step)
@@ -82,11 +82,6 @@ class Releaser:
         if not self._done.left:
             self._delete_keys()
         return self._done
-
-    def _alive(self) -> list[NodeView]:
-        heard_after = self._plugin.views.now() - 1000 * self._plugin.settings.node_ttl
-        nodes = self._plugin.views.nodes()
-        return [node for node in nodes if node.online and node.last_heartbeat_ts > heard_after]
 
     def _waiting_jobs(self) -> Iterator[str]:
         """Those in line, in their order, and the delayed ones."""
@@ -162,7 +157,7 @@ class Releaser:
     def _obstacles(self) -> Iterator[str]:
         """What is not over yet, and what to do about it."""
         views = self._plugin.views
-        alive = {node.node_id for node in self._alive()}
+        alive = {node.node_id for node in views.nodes() if node.is_heard}
         if alive:
             yield (
                 f"These nodes are still there: {', '.join(sorted(alive))}. Wait until they have no "

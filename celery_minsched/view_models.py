@@ -7,12 +7,26 @@ from typing import Any
 
 from pydantic import BaseModel, computed_field
 
+#: What a node may be, in the order in which tables show it. ``left`` and ``dead`` nodes are gone.
+NODE_STATES = {
+    "full": "takes jobs, and has no free slot",
+    "free": "takes jobs, and has a free slot",
+    "draining": "takes no more jobs, since an operator drained it",
+    "starting": "is registered, and does not take jobs yet",
+    "stopping": "was asked to stop: it finishes the jobs that it runs, and leaves",
+    "stuck": "sends heartbeats, but its worker does not work",
+    "dead": "fell silent",
+    "left": "has stopped, and said so",
+}
+GONE = ("dead", "left")
+
 
 class NodeView(BaseModel):
     """A node as Redis knows it."""
 
     node_id: str
-    online: bool
+    #: One of :data:`NODE_STATES`.
+    state: str
     draining: bool
     max_jobs: int
     current_jobs: int
@@ -23,25 +37,26 @@ class NodeView(BaseModel):
     #: "host/pid/random" of its process, "" where it left and said so.
     instance: str = ""
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def online(self) -> bool:
+        """Does it take jobs, or would it if it was not drained?"""
+        return self.state in ("free", "full", "draining")
+
     @property
     def takes_jobs(self) -> bool:
         """Is it there to work, be it full just now?"""
-        return self.online and not self.draining
+        return self.state in ("free", "full")
 
     @property
     def is_free(self) -> bool:
         """Does it take a job now?"""
-        return self.takes_jobs and self.current_jobs < self.max_jobs
+        return self.state == "free"
 
-    @computed_field  # type: ignore[prop-decorator]
     @property
-    def state(self) -> str:
-        """``free``, ``full``, ``draining``, ``dead`` (it fell silent) or ``left`` (it said so)."""
-        if not self.online:
-            return "dead" if self.instance else "left"
-        if self.draining:
-            return "draining"
-        return "free" if self.is_free else "full"
+    def is_heard(self) -> bool:
+        """Does it send heartbeats?"""
+        return self.state not in GONE
 
 
 class PoolView(BaseModel):
@@ -52,7 +67,8 @@ class PoolView(BaseModel):
     nodes: int
     online: int
     slots: int  # of the nodes that take jobs
-    taken: int
+    taken: int  # of these slots
+    leaving: int  # jobs at its other nodes: at those that drain, stop, are stuck or dead
     waiting: int  # in the lines that it could serve
     langs: list[str]  # "src:tgt"; none where it is not asked for languages
 

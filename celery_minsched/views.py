@@ -6,7 +6,6 @@ thousand nodes and ten thousand jobs none takes more than some milliseconds of i
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from .keys import Keys
+from .node_record import NODE_FIELDS, read_node
 from .scripts import text
 from .settings import Settings
 from .view_models import Event, JobView, LineView, NodeView, PoolView, ServerView
@@ -29,9 +29,6 @@ T = TypeVar("T")
 
 PAGE = 100  # keys read in one round trip: Redis does all of it in one go
 MANY = 500  # names in one answer of a SCAN
-
-
-_NODE = ("online", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts", "instance")
 
 
 class Views:
@@ -63,13 +60,18 @@ class Views:
         for page in pages(node_ids):
             with self._redis.pipeline(transaction=False) as pipe:
                 for node_id in page:
-                    pipe.hmget(self._keys("node_info", node_id), _NODE)
+                    pipe.hmget(self._keys("node_info", node_id), NODE_FIELDS)
                     pipe.hget(self._keys("node_runtime", node_id), "current_jobs")
-                answers = pipe.execute()
-            for node_id, info, taken in zip(page, answers[::2], answers[1::2], strict=True):
-                fields = dict(zip(_NODE, map(_text_or_none, info), strict=True))
-                if fields["max_jobs"] is not None:
-                    yield _node(node_id, fields, int(taken or 0))
+                pipe.zmscore(self._keys("nodes"), page)  # negative for a node that was found dead
+                pipe.time()
+                *answers, scores, (seconds, microseconds) = pipe.execute()
+            silent_since = 1000 * (seconds + microseconds / 1e6 - self.settings.node_ttl)
+            read = zip(page, answers[::2], answers[1::2], scores, strict=True)
+            for node_id, info, taken, score in read:
+                record = dict(zip(NODE_FIELDS, map(_text_or_none, info), strict=True))
+                if record["max_jobs"] is not None:
+                    is_dead = (score or 0) < 0
+                    yield read_node(node_id, record, int(taken or 0), is_dead, silent_since)
 
     def pools(
         self, nodes: Iterable[NodeView] | None = None, lines: Iterable[LineView] | None = None
@@ -99,13 +101,15 @@ class Views:
         return set(self._members("paused"))
 
     def _pool(self, pool: str, nodes: list[NodeView], waiting: int, paused: bool) -> PoolView:
+        working = [node for node in nodes if node.takes_jobs]
         return PoolView(
             pool=pool,
             paused=paused,
             nodes=len(nodes),
             online=sum(node.online for node in nodes),
-            slots=sum(node.max_jobs for node in nodes if node.takes_jobs),
-            taken=sum(node.current_jobs for node in nodes),
+            slots=sum(node.max_jobs for node in working),
+            taken=sum(node.current_jobs for node in working),
+            leaving=sum(node.current_jobs for node in nodes if not node.takes_jobs),
             waiting=waiting,
             langs=sorted(self._members("pool_langs", pool)),
         )
@@ -354,22 +358,6 @@ def scan_keys(client: redis.Redis, keys: Keys, pattern: str) -> Iterator[list[st
 def can_do(node: NodeView, pools: Iterable[str], capabilities: Iterable[str]) -> bool:
     """Is the node in one of the pools, with all the capabilities?"""
     return bool(set(pools) & set(node.pools)) and set(capabilities) <= set(node.capabilities)
-
-
-def _node(node_id: str, info: dict[str, str | None], taken: int) -> NodeView:
-    offers = [line.split("\t") for line in (info["offers"] or "").splitlines()]
-    return NodeView(
-        node_id=node_id,
-        online=info["online"] == "true",
-        draining=info["draining"] == "true",
-        max_jobs=int(info["max_jobs"] or 0),
-        current_jobs=taken,
-        pools=sorted({pool for pool, _ in offers}),
-        capabilities=sorted({capability for _, capability in offers if capability}),
-        load=json.loads(info["load_json"] or "{}"),
-        last_heartbeat_ts=int(info["last_heartbeat_ts"] or 0),
-        instance=info["instance"] or "",
-    )
 
 
 def _event(event_id: object, fields: object) -> Event:

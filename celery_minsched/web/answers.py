@@ -32,6 +32,7 @@ def nodes(views: Views, _of: str) -> Answer:
             f"{sum(node.max_jobs for node in online):,}",
             "waiting": f"{sum(line.waiting for line in views.lines()):,}",
             "dead": f"{sum(node.state == 'dead' for node in found):,}",
+            "stuck": f"{sum(node.state == 'stuck' for node in found):,}",
         },
         "tables": {"nodes": [_node(node, now) for node in found]},
     }
