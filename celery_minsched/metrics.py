@@ -28,6 +28,7 @@ from redis.exceptions import RedisError
 
 from .errors import WrongLayout
 from .plugin import plugin_of
+from .view_models import NODE_STATES
 from .views import LineView, NodeView, PoolView, ServerView, Views
 
 logger = logging.getLogger(__name__)
@@ -104,11 +105,21 @@ def _metrics(views: Views) -> Iterator[Metric]:
 
 
 def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
-    """A node that fell silent is down until it is forgotten, and has no other series; one that said
-    that it leaves has none.
+    """A dead node is down until it is forgotten, and has no other series. A node that has left has
+    none.
     """
+    nodes = list(nodes)
+    states = Counter(node.state for node in nodes)
+    count = GaugeMetricFamily("minsched_nodes", "Nodes in each state.", labels=["state"])
+    for word in NODE_STATES:
+        count.add_metric([word], states[word])
     up = GaugeMetricFamily(
-        "minsched_node_up", "1 while the node is heard, 0 once it is dead.", labels=["node"]
+        "minsched_node_up",
+        "1 while the node sends heartbeats, 0 once it is dead.",
+        labels=["node"],
+    )
+    state = GaugeMetricFamily(
+        "minsched_node_state", "1 for the state in which the node is.", labels=["node", "state"]
     )
     info = InfoMetricFamily(
         "minsched_node", "A pool that the node is in; to join by.", labels=["node", "pool"]
@@ -125,9 +136,10 @@ def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
     )
     for node in nodes:
         if node.state != "left":
-            up.add_metric([node.node_id], int(node.online))
-        if not node.online:
+            up.add_metric([node.node_id], int(node.is_heard))
+        if not node.is_heard:
             continue
+        state.add_metric([node.node_id, node.state], 1)
         for pool in node.pools:
             info.add_metric([node.node_id, pool], {})
         draining.add_metric([node.node_id], int(node.draining))
@@ -136,7 +148,7 @@ def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
         for resource in ("cpu", "gpu", "mem"):
             if node.load.get(resource) is not None:
                 load.add_metric([node.node_id, resource], node.load[resource] / 100)
-    yield from (up, info, draining, slots, taken, load)
+    yield from (count, up, state, info, draining, slots, taken, load)
 
 
 def _of_pools(pools: Iterable[PoolView]) -> Iterator[Metric]:
@@ -147,9 +159,16 @@ def _of_pools(pools: Iterable[PoolView]) -> Iterator[Metric]:
         return family
 
     pools = list(pools)
-    yield gauge("nodes", "Nodes of the pool that are up.", lambda pool: pool.online)
+    yield gauge(
+        "nodes", "Nodes of the pool that take jobs, or are drained.", lambda pool: pool.online
+    )
     yield gauge("slots", "Slots of its nodes that take jobs.", lambda pool: pool.slots)
-    yield gauge("slots_taken", "Slots of its nodes that jobs hold.", lambda pool: pool.taken)
+    yield gauge("slots_taken", "Slots of these nodes that jobs hold.", lambda pool: pool.taken)
+    yield gauge(
+        "leaving_jobs",
+        "Jobs at its other nodes: those that drain, stop, are stuck or dead.",
+        lambda pool: pool.leaving,
+    )
     yield gauge(
         "waiting_jobs",
         "Jobs in line that the pool could serve; one that several could serve counts in each.",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pydantic import BaseModel
 
+from .view_models import NODE_STATES
 from .views import JobView, NodeView, Views, can_do
 
 # The load order of lua/include/node.lua, from the top: share of slots, load, turn.
@@ -62,7 +65,10 @@ def why(views: Views, task_id: str, most_candidates: int = 20) -> Explanation:
         job=job,
         demand=_demand(job, caps),
         verdict=_verdict(job, possible),
-        story=[*_past(job), *_present(job, views.now(), place, possible, candidates)],
+        story=[
+            *_past(job),
+            *_present(job, views.now(), place, possible, candidates, views.node(job.node_id)),
+        ],
         place_in_line=place,
         candidates=candidates[:most_candidates],
     )
@@ -137,9 +143,14 @@ def _order(order: str) -> str:
 
 
 def _present(
-    job: JobView, now: int, place: int | None, possible: bool, candidates: list[Candidate]
+    job: JobView,
+    now: int,
+    place: int | None,
+    possible: bool,
+    candidates: list[Candidate],
+    node: NodeView | None,
 ) -> list[str]:
-    """How it stands now."""
+    """How it stands now. ``node`` is where it is."""
     if job.status == "waiting":
         return _waiting(job, now, place, possible, candidates)
     if job.status == "parked":
@@ -148,11 +159,29 @@ def _present(
         seconds = max(job.due_ts - now, 0) / 1000
         return [f"It is delayed: due in {seconds:.1f} s, and holds no slot before that."]
     if job.status == "dispatched":
-        return [f"It has a slot at {job.node_id}, which has not begun it yet."]
+        said = f"It has a slot at {job.node_id}, which has not begun it yet."
+        return [said, *_at_node(job, node)]
     if job.status == "running":
-        return [f"It has been at work there for {max(now - job.started_ts, 0) / 1000:.1f} s."]
+        said = f"It has been at work there for {max(now - job.started_ts, 0) / 1000:.1f} s."
+        return [said, *_at_node(job, node)]
     reason = f": {job.reason}" if job.reason else ""
     return [f"It {'is lost' if job.status == 'lost' else job.status}{reason}."]
+
+
+#: What the state of its node means for a job that holds a slot there.
+_AT_NODE = {
+    ("dispatched", "stopping"): "The node is stopping: it hands the job back, to be placed anew.",
+    ("running", "stopping"): "The node is stopping: it finishes the job, and leaves.",
+    ("dispatched", "stuck"): "The node is stuck: the job is placed anew.",
+    ("running", "stuck"): "The node is stuck: the job stays until the node recovers or ends.",
+    ("dispatched", "dead"): "The node is dead: a live node rescues the job.",
+    ("running", "dead"): "The node is dead: a live node rescues the job.",
+}
+
+
+def _at_node(job: JobView, node: NodeView | None) -> list[str]:
+    sentence = _AT_NODE.get((job.status, node.state)) if node else None
+    return [sentence] if sentence else []
 
 
 def _waiting(
@@ -165,12 +194,14 @@ def _waiting(
             f"It waits {since}{where}. No registered node could ever do it: start a node that "
             "offers what it asks for, and it goes there."
         ]
-    busy = [node for node in candidates if node.obstacle == "full"]
+    states = Counter(node.obstacle for node in candidates if node.obstacle in NODE_STATES)
+    full = states.pop("full", 0)
+    others = [f"{number} {state}" for state, number in states.items() if state != "left"]
     required = job.line.rpartition("/")[2]
     for_whom = f" for node {required}, which it requires" if required else ""
     return [
-        f"It waits {since}{for_whom}{where}: of the nodes that could do it {len(busy)} are full, "
-        "and none has a free slot."
+        f"It waits {since}{for_whom}{where}: of the nodes that could do it "
+        f"{', '.join([f'{full} are full', *others])}, and none has a free slot."
     ]
 
 

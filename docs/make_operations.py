@@ -1,8 +1,8 @@
 """Writes the output of each command in docs/operations.md below it: ``make docs-operations``.
 
 The page is the script. In it a ``console`` block holds commands (``$ celery …``), and a comment
-``<!-- do: kill NODE -->`` what happens to the fleet meanwhile. All else is left as it is. The
-fleet is an embedded server and three real nodes.
+``<!-- do: kill NODE -->`` (or ``stop NODE``) what happens to the fleet meanwhile. All else is left
+as it is. The fleet is an embedded server and three real nodes.
 """
 
 from __future__ import annotations
@@ -130,7 +130,11 @@ def main() -> None:
         _load(plugin)
 
         def do(what: str) -> None:
-            node = what.removeprefix("kill ")
+            act, _, node = what.partition(" ")
+            if act == "stop":
+                processes[node].send_signal(signal.SIGTERM)
+                _wait_for(lambda: (view := plugin.views.node(node)) and view.state == "stopping")
+                return
             processes[node].send_signal(signal.SIGKILL)
             silence = 1000 * 2 * plugin.settings.heartbeat_interval
 

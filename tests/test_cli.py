@@ -228,7 +228,7 @@ class TestActing:
 
     def test_pause_and_resume(self, busy: Desk, run: Run) -> None:
         said = run("pause", "asr").stdout
-        assert said == "Pool asr is paused: 3 slots taken at its nodes, and 4 jobs in line.\n"
+        assert said == "Pool asr is paused: 3 jobs at its nodes, and 4 jobs in line.\n"
         assert re.search(r"^asr +paused", run("pools").stdout, re.MULTILINE)
         assert json.loads(run("resume", "asr", "--json").stdout)["paused"] is False
         assert run("resume", "asr").stdout == "Pool asr was not paused.\n"

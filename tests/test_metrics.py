@@ -128,7 +128,7 @@ def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> 
         assert not re.search(r"milli|_ms|minutes|percent|_count$|_total$", name), name
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
-            known = {"node", "pool", "resource", "demand", "outcome", "status", "le"}
+            known = {"node", "state", "pool", "resource", "demand", "outcome", "status", "le"}
             assert set(sample.labels) <= known
     series = [(sample.name, *sorted(sample.labels.items())) for sample in said.samples]
     assert len(series) == len(set(series))

@@ -76,7 +76,7 @@ def test_the_page_shows_every_command() -> None:
 def test_the_page_is_written_from_its_own_commands() -> None:
     did: list[str] = []
     page = writer.rewrite(PAGE, lambda command: f"said {command}\n", did.append)
-    assert did == ["kill gpu-2"]
+    assert did == ["kill gpu-2", "stop cpu-1"]
     assert [command for command, _ in writer.dialogue(page)] == [
         command for command, _ in writer.dialogue(PAGE)
     ]

@@ -63,7 +63,7 @@ def pause(pool: str, as_json: bool) -> None:
     if as_json:
         return print_json(view)
     return console().print(
-        f"Pool {pool} is paused: {plural(view.taken, 'slot')} taken at its nodes, and "
+        f"Pool {pool} is paused: {plural(view.taken + view.leaving, 'job')} at its nodes, and "
         f"{plural(view.waiting, 'job')} in line."
     )
 
@@ -82,7 +82,7 @@ def resume(pool: str, as_json: bool) -> None:
     if as_json:
         return print_json(view)
     return console().print(
-        f"Pool {pool} goes on: {plural(view.taken, 'slot')} taken, and "
+        f"Pool {pool} goes on: {plural(view.taken + view.leaving, 'job')} at its nodes, and "
         f"{plural(view.waiting, 'job')} in line."
         if was_paused
         else f"Pool {pool} was not paused."
@@ -112,9 +112,9 @@ class Rescue(BaseModel):
 def rescue(node_id: str, timeout: float, as_json: bool) -> None:
     """Have the jobs of a node that is gone placed anew, now.
 
-    Live nodes do so by themselves, once it was silent for minsched_node_ttl; who knows that it is
-    gone need not wait. A node that was heard in the last two heartbeats is left alone: drain it,
-    or stop it.
+    Live nodes do so by themselves, once the node was silent for minsched_node_ttl. An operator who
+    knows that the node is gone need not wait. A node that sent a heartbeat in the last two
+    intervals is left alone, and the command says what the node does.
 
     \b
     Exit code  0  its jobs are placed anew, in line, or lost
@@ -129,17 +129,34 @@ def rescue(node_id: str, timeout: float, as_json: bool) -> None:
         raise _no_such_node(node_id, views) from None
     except NodeIdInUse as exc:
         age = duration(int(str(exc.values["age_ms"])))
-        raise Failure(
-            f"node {node_id!r} lives: its last heartbeat was {age} ago. Take it out with "
-            f"minsched drain {node_id}, or stop its process first."
-        ) from None
+        raise Failure(_why_no_rescue(_node(node_id, views), age)) from None
     trouble = _await_rescue(scheduler, node_id, timeout)
     jobs = [job for job_id in held if (job := views.job(job_id))]
+    node = views.node(node_id)
     if as_json:
         print_json(Rescue(node_id=node_id, rescued=not trouble, jobs=jobs))
     else:
-        console().print(_in_words(node_id, jobs, trouble))
+        console().print(_in_words(node_id, node, jobs, trouble))
     click.get_current_context().exit(1 if trouble else 0)
+
+
+def _why_no_rescue(node: NodeView, age: str) -> str:
+    """What becomes of the jobs of a node that sends heartbeats."""
+    verb = f"is {node.state}" if node.state in ("stopping", "stuck") else "lives"
+    said = f"node {node.node_id!r} {verb}: its last heartbeat was {age} ago."
+    jobs = plural(node.current_jobs, "job")
+    if node.state == "stopping":
+        return (
+            f"{said} It finishes {jobs} and leaves. Jobs that it had not begun are placed anew. To "
+            "end it sooner, kill its process."
+        )
+    if node.state == "stuck":
+        return (
+            f"{said} Its worker does not work. It has {jobs}. Jobs that it has not begun are "
+            "placed anew. Jobs that have begun stay until it recovers or ends. To have them "
+            "rescued, kill its process."
+        )
+    return f"{said} Take it out with minsched drain {node.node_id}, or stop its process first."
 
 
 def _await_rescue(scheduler: MinSched, node_id: str, timeout: float) -> str:
@@ -156,15 +173,14 @@ def _await_rescue(scheduler: MinSched, node_id: str, timeout: float) -> str:
 
 
 def _is_anyone_alive(scheduler: MinSched) -> bool:
-    heard_after = scheduler.views.now() - 1000 * scheduler.settings.node_ttl
-    nodes = scheduler.views.nodes()
-    return any(node.online and node.last_heartbeat_ts > heard_after for node in nodes)
+    return any(node.online for node in scheduler.views.nodes())
 
 
-def _in_words(node_id: str, jobs: list[JobView], trouble: str) -> str:
+def _in_words(node_id: str, node: NodeView | None, jobs: list[JobView], trouble: str) -> str:
     counts = Counter(job.status for job in jobs)
     became = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    said = f"Node {node_id} is dead. It had {plural(len(jobs), 'job')}"
+    is_dead = "has left" if node and node.state == "left" else "is dead"
+    said = f"Node {node_id} {is_dead}. It had {plural(len(jobs), 'job')}"
     if trouble:
         return f"{said}. {trouble}"
     return f"{said}{f', now {became}' if became else ''}."

@@ -44,10 +44,18 @@ VERDICTS = {
 @click.command()
 @json_option
 def nodes(as_json: bool) -> None:
-    """Who is there, who is full, who is dead.
+    """The nodes: their states, slots and load.
 
-    STATE is free, full, draining (takes no more jobs), dead (fell silent) or left (said so). HEARD
-    is the time since the last heartbeat.
+    \b
+    STATE  full      takes jobs, and has no free slot
+           free      takes jobs, and has a free slot
+           draining  takes no more jobs, since an operator drained it
+           starting  is registered, and does not take jobs yet
+           stopping  was asked to stop: it finishes the jobs that it runs, and leaves
+           stuck     sends heartbeats, but its worker does not work
+           dead      fell silent
+           left      has stopped, and said so
+    HEARD  the time since the last heartbeat
     """
     views = plugin().views
     found = views.nodes()
@@ -77,7 +85,7 @@ def nodes_table(found: list[NodeView], now: int) -> Table:
 def pools(as_json: bool) -> None:
     """The pools: nodes online, slots taken, what waits.
 
-    LOAD is (taken + waiting) / slots: above 1 jobs wait.
+    SLOTS counts the nodes that take jobs. LOAD is (taken + waiting) / slots: above 1 jobs wait.
     """
     found = plugin().views.pools()
     if as_json:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..snapshot import Snapshot, look
+from ..view_models import NODE_STATES
 from ..views import NodeView, Views
 from .common import (
     console,
@@ -31,7 +32,7 @@ from .show import lines_table, pools_table
 
 _BAR = 12  # cells
 _MOST = 8  # pools, and lines, that are shown
-_ORDER = ("full", "free", "draining", "dead", "left")
+_ORDER = list(NODE_STATES)
 
 
 @click.command()
@@ -115,8 +116,9 @@ def _head(snapshot: Snapshot) -> Table:
     """Three lines: the fleet, its pace, the server."""
     states = Counter(node.state for node in snapshot.nodes)
     told = ", ".join(f"{states[word]} {word}" for word in _ORDER if states[word])
-    slots = sum(node.max_jobs for node in snapshot.nodes if node.takes_jobs)
-    taken = sum(node.current_jobs for node in snapshot.nodes)
+    working = [node for node in snapshot.nodes if node.takes_jobs]
+    slots = sum(node.max_jobs for node in working)
+    taken = sum(node.current_jobs for node in working)
     waiting = sum(line.waiting for line in snapshot.lines)
     made = Table.grid(padding=(0, 2, 0, 0))
     made.add_row(

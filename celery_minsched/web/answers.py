@@ -31,8 +31,7 @@ def nodes(views: Views, _of: str) -> Answer:
             "slots": f"{sum(node.current_jobs for node in online):,} / "
             f"{sum(node.max_jobs for node in online):,}",
             "waiting": f"{sum(line.waiting for line in views.lines()):,}",
-            "dead": f"{sum(node.state == 'dead' for node in found):,}",
-            "stuck": f"{sum(node.state == 'stuck' for node in found):,}",
+            "dead": f"{sum(node.state in ('dead', 'stuck') for node in found):,}",
         },
         "tables": {"nodes": [_node(node, now) for node in found]},
     }

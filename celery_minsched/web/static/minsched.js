@@ -45,7 +45,7 @@
 
     // ---- columns: what to show, and what to sort and search by where that is another thing ----
 
-    const RANK = ["dead", "draining", "full", "free", "left"];
+    const RANK = ["dead", "stuck", "stopping", "draining", "starting", "full", "free", "left"];
     const natural = (id) => String(id).replace(/\d+/g, (digits) => digits.padStart(12, "0"));
 
     function column(title, show, by, className) {

@@ -1,0 +1,179 @@
+"""Each face of the fleet says the same of a node that takes no jobs: commands, metrics, alerts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from celery_minsched.view_models import NODE_STATES
+from celery_minsched.why import why
+
+from .desk import Desk, silence
+from .fleet import ROOT, make_app
+from .server import Server
+from .test_cli import run_with
+from .test_metrics import scrape
+
+
+def run_one(desk: Desk, node_id: str, **demand: Any) -> str:
+    """A job that runs at the node; its id."""
+    job = desk.dispatch(preferred_node=node_id, **demand)
+    desk.service.claim_job(job.job_id, node_id)
+    return job.job_id
+
+
+def every_state(desk: Desk) -> dict[str, str]:
+    """A node in each state, named for it."""
+    for node_id in ("full", "free", "draining", "stopping", "stuck", "dead", "left"):
+        desk.node(node_id, 2)
+    desk.node("starting", 2, online=False)
+    for node_id in ("full", "full", "draining", "stopping", "stuck", "dead"):
+        run_one(desk, node_id)
+    desk.service.drain_node("draining")
+    desk.beat("stopping", state="stopping")
+    desk.beat("stuck", state="stuck")
+    desk.beat("left", online=False, jobs=[])
+    silence(desk, "dead", 3000)
+    desk.service.declare_dead("dead")
+    return {node.node_id: node.state for node in desk.views.nodes()}
+
+
+def test_a_node_has_one_state(desk: Desk) -> None:
+    assert every_state(desk) == {word: word for word in NODE_STATES}
+    views = {node.node_id: node for node in desk.views.nodes()}
+    assert {word for word in views if views[word].takes_jobs} == {"free", "full"}
+    assert {word for word in views if not views[word].is_heard} == {"dead", "left"}
+
+
+def test_commands_say_the_state_and_what_it_means(desk: Desk, server: Server) -> None:
+    run = partial(run_with, make_app(server.url))
+    every_state(desk)
+    shown = dict(line.split()[:2] for line in run("nodes").stdout.splitlines()[1:])
+    assert shown == {word: word for word in NODE_STATES}
+    states = {node["node_id"]: node["state"] for node in json.loads(run("nodes", "--json").stdout)}
+    assert states == shown
+    counted = ", ".join(f"1 {word}" for word in NODE_STATES)
+    fleet = " ".join(run("top", "--once", "--interval", "0.1").stdout.split())
+    assert f"8 nodes ({counted}), 2/4 slots" in fleet
+    assert "asr   open      3/8    2/4" in run("pools").stdout
+    assert run("rescue", "stopping").stderr.endswith(
+        "ago. It finishes 1 job and leaves. Jobs that it had not begun are placed anew. To end it "
+        "sooner, kill its process.\n"
+    )
+    assert "It has 1 job. Jobs that it has not begun" in run("rescue", "stuck").stderr
+    for node_id, sentence in {"left": "has left", "dead": "is dead"}.items():
+        silence(desk, node_id, 3000)
+        said = run("rescue", node_id, "--timeout", "0").stdout
+        assert said.startswith(f"Node {node_id} {sentence}."), said
+
+
+def test_the_last_node_is_dead_as_soon_as_it_is_silent(desk: Desk) -> None:
+    """No other node sends heartbeats, so no script finds that it is silent."""
+    desk.node("n1", 2)
+    silence(desk, "n1", 60_000)
+    node, [pool] = desk.info("n1"), desk.views.pools()
+    assert (node.state, node.online) == ("dead", False)
+    assert (pool.online, pool.slots) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["stopping", "draining", "stuck"])
+def test_a_full_node_that_takes_no_more_jobs_does_not_raise_the_load(desk: Desk, how: str) -> None:
+    desk.node("n1", 2)
+    desk.node("n2", 2)
+    jobs = [run_one(desk, "n1"), run_one(desk, "n1")]
+    assert desk.views.pool("asr").load == 0.5
+    if how == "draining":
+        desk.service.drain_node("n1")
+    else:
+        desk.beat("n1", state=how, jobs=jobs)
+    pool = desk.views.pool("asr")
+    assert (pool.taken, pool.slots, pool.leaving, pool.load) == (0, 2, 2, 0)
+    said = scrape(desk.views)
+    assert said.value("minsched_pool_load_ratio", pool="asr") == 0
+    assert said.value("minsched_pool_slots_taken", pool="asr") == 0
+    assert said.value("minsched_pool_leaving_jobs", pool="asr") == 2
+
+
+def test_metrics_say_the_state_and_a_node_that_stops_is_up(desk: Desk) -> None:
+    every_state(desk)
+    said = scrape(desk.views)
+    for word in NODE_STATES:
+        assert said.value("minsched_nodes", state=word) == 1
+        if word not in ("dead", "left"):
+            assert said.value("minsched_node_state", node=word, state=word) == 1
+            assert said.value("minsched_node_up", node=word) == 1
+    assert said.value("minsched_node_up", node="dead") == 0
+    assert {labels["node"] for labels in said.of("minsched_node_up")} == {*NODE_STATES} - {"left"}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_alerts_fire_for_dead_and_stuck_nodes_only(desk: Desk, tmp_path: Path) -> None:
+    every_state(desk)
+    said = scrape(desk.views)
+    series = [
+        {
+            "series": re.sub(r" \S+$", "", line),
+            "values": f"{line.rpartition(' ')[2]}+0x30",
+        }
+        for line in said.text.splitlines()
+        if line.startswith(("minsched_node", "minsched_pool"))
+    ]
+    alerts = {"MinschedNodeDown": ["dead"], "MinschedNodeStuck": ["stuck"]}
+    tested = {
+        "rule_files": [str(ROOT / "deploy" / "prometheus-alerts.yml")],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                        "eval_time": "20m",
+                        "exp_samples": [{"value": len(nodes)}],
+                    }
+                    for name, nodes in alerts.items()
+                ]
+                + [
+                    {
+                        "expr": 'ALERTS{alertstate="firing",node!="",node!~"dead|stuck"}',
+                        "eval_time": "20m",
+                    },
+                    {"expr": 'ALERTS{alertstate="firing",pool!=""}', "eval_time": "20m"},
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(yaml.safe_dump(tested))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_why_says_what_the_state_of_its_node_means_for_a_job(desk: Desk) -> None:
+    desk.node("n1", 3)
+    run_one(desk, "n1", task_id="runs")
+    desk.dispatch(preferred_node="n1", task_id="lies")
+
+    def said(task_id: str) -> str:
+        return why(desk.views, task_id).story[-1]
+
+    desk.beat("n1", state="stopping")
+    assert said("runs") == "The node is stopping: it finishes the job, and leaves."
+    assert said("lies") == "The node is stopping: it hands the job back, to be placed anew."
+    desk.beat("n1", state="stuck")
+    assert said("runs") == "The node is stuck: the job stays until the node recovers or ends."
+    assert said("lies") == "The node is stuck: the job is placed anew."
+    desk.park(task_id="waits")
+    assert "1 stuck" in said("waits")
+    silence(desk, "n1", 60_000)
+    assert said("runs") == "The node is dead: a live node rescues the job."
