@@ -46,31 +46,35 @@ class Views:
 
     def nodes(self) -> list[NodeView]:
         """All nodes that are registered and not yet forgotten, by id."""
-        return sorted(self._nodes(self._members("nodes")), key=lambda node: node.node_id)
+        return sorted(self._nodes(self._node_scores()), key=lambda node: node.node_id)
 
     def node(self, node_id: str) -> NodeView | None:
         """A node by its id."""
-        return next(self._nodes([node_id]), None)
+        score = self._redis.zscore(self._keys("nodes"), node_id)
+        return next(self._nodes({node_id: score or 0}), None)
 
     def is_rescue_pending(self, node_id: str) -> bool:
         """Is the node gone, with jobs or messages that nobody has seen to yet?"""
         return self._redis.zscore(self._keys("rescues"), node_id) is not None
 
-    def _nodes(self, node_ids: Iterable[str]) -> Iterator[NodeView]:
-        for page in pages(node_ids):
+    def _node_scores(self) -> dict[str, float]:
+        """The registered nodes; a node that was found dead has a negative score."""
+        found = self._redis.zscan_iter(self._keys("nodes"), count=PAGE)
+        return {_text(node_id): float(score) for node_id, score in found}
+
+    def _nodes(self, scores: dict[str, float]) -> Iterator[NodeView]:
+        for page in pages(scores):
             with self._redis.pipeline(transaction=False) as pipe:
                 for node_id in page:
                     pipe.hmget(self._keys("node_info", node_id), NODE_FIELDS)
                     pipe.hget(self._keys("node_runtime", node_id), "current_jobs")
-                pipe.zmscore(self._keys("nodes"), page)  # negative for a node that was found dead
                 pipe.time()
-                *answers, scores, (seconds, microseconds) = pipe.execute()
+                *answers, (seconds, microseconds) = pipe.execute()
             silent_since = 1000 * (seconds + microseconds / 1e6 - self.settings.node_ttl)
-            read = zip(page, answers[::2], answers[1::2], scores, strict=True)
-            for node_id, info, taken, score in read:
+            for node_id, info, taken in zip(page, answers[::2], answers[1::2], strict=True):
                 record = dict(zip(NODE_FIELDS, map(_text_or_none, info), strict=True))
                 if record["max_jobs"] is not None:
-                    is_dead = (score or 0) < 0
+                    is_dead = scores[node_id] < 0
                     yield read_node(node_id, record, int(taken or 0), is_dead, silent_since)
 
     def pools(
@@ -335,8 +339,7 @@ class Views:
     def _members(self, *name: str) -> Iterator[str]:
         """Of a set, or of the nodes."""
         if name == ("nodes",):
-            found = self._redis.zscan_iter(self._keys("nodes"), count=PAGE)
-            return iter(dict.fromkeys(_text(member) for member, _ in found))
+            return iter(self._node_scores())
         return self._scan(self._keys(*name))
 
     def _scan(self, key: str) -> Iterator[str]:
