@@ -33,11 +33,7 @@ FAST = {
 
 
 def stored(result: AsyncResult, patience: float = 30.0) -> Any:
-    """What the result backend has of a task that has ended, asked for again and again.
-
-    ``result.get()`` waits for a message of Redis instead, and after a restart of that celery (5.7)
-    may wait in vain for one that it does not hear.
-    """
+    """The result of a task, also while Redis is away for a moment."""
     wait_for(lambda: result.state in READY_STATES, f"the result of {result.id}", patience)
     assert result.state == "SUCCESS", result.result
     return result.result
@@ -206,7 +202,8 @@ class Fleet:
 
 def make_app(url: str, **conf: object) -> Celery:
     """A fresh application with the tasks of tests/app.py by name, for a test process."""
-    app = Celery("tests", broker=url, backend=url, set_as_current=False)
+    backend = f"tests.results:PolledBackend+{url}" if url.startswith("redis:") else url
+    app = Celery("tests", broker=url, backend=backend, set_as_current=False)
     app.conf.update(task_publish_retry_policy={"max_retries": 1}, **conf)
     MinSched(app)
     return app
