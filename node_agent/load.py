@@ -24,7 +24,8 @@ class LoadMeter:
     """
 
     def __init__(self) -> None:
-        psutil.cpu_percent()  # the first reading has nothing to compare with
+        with contextlib.suppress(Exception):  # the first reading has nothing to compare with
+            psutil.cpu_percent()
         self._load: dict[str, float] = {}
         self._next = 0.0
         self._nvml: Any = None
@@ -37,14 +38,20 @@ class LoadMeter:
             self._gpus = visible_gpus(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def read(self) -> dict[str, float]:
-        """``{"cpu": …, "mem": …}``, with ``gpu`` and ``gpu_mem`` (means over the GPUs) if any."""
+        """``{"cpu": …, "mem": …}``, with ``gpu`` and ``gpu_mem`` (means over the GPUs) if any. A
+        value that cannot be measured is left out: the heartbeat goes on without it.
+        """
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _PERIOD
             self._load = self._measure()
         return self._load
 
     def _measure(self) -> dict[str, float]:
-        load = {"cpu": psutil.cpu_percent(), "mem": psutil.virtual_memory().percent}
+        load: dict[str, float] = {}
+        with contextlib.suppress(Exception):  # /proc may be unreadable, as in some containers
+            load["cpu"] = psutil.cpu_percent()
+        with contextlib.suppress(Exception):
+            load["mem"] = psutil.virtual_memory().percent
         with contextlib.suppress(Exception):  # a GPU may fall off the bus; the pulse goes on
             if self._gpus:
                 busy = [self._nvml.nvmlDeviceGetUtilizationRates(gpu).gpu for gpu in self._gpus]

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import psutil
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from celery_minsched import (
     HeartbeatRequest,
@@ -166,7 +166,6 @@ def _beat(
         signal.signal(signum, signal.SIG_IGN)  # the worker stops the pulse, after its last task
     logging.basicConfig(format="[%(asctime)s: %(levelname)s/pulse] %(message)s", level=logging.INFO)
     heart.meter = LoadMeter()
-    worker = psutil.Process(worker_pid)
     report: Report | None = None
     pause = interval
     while os.getppid() == worker_pid:
@@ -175,13 +174,10 @@ def _beat(
                 report = pipe.recv()
                 while pipe.poll(0):
                     report = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
-        try:
-            if worker.status() in _STOPPED:
-                continue
-        except psutil.NoSuchProcess:
-            return
+        if _is_stopped(worker_pid):
+            continue
         try:
             next_due = heart.beat(report)
         except NodeIdInUse as exc:
@@ -190,7 +186,7 @@ def _beat(
                 "runs, which is its own no more: %s",
                 exc,
             )
-            _kill(worker)
+            _kill(worker_pid)
             return
         pause = interval if next_due < 0 else min(interval, next_due + _NOT_SOONER)
         if report and report.last:
@@ -198,12 +194,21 @@ def _beat(
         report = None  # what it says is true once
 
 
-def _kill(worker: psutil.Process) -> None:
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):  # /proc may be unreadable
+        return psutil.Process(pid).status() in _STOPPED
+    return False
+
+
+def _kill(worker_pid: int) -> None:
     """Kill the worker and its processes, and not this one."""
-    for process in [worker, *worker.children(recursive=True)]:
-        if process.pid != os.getpid():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+    family = []
+    with contextlib.suppress(psutil.Error, OSError):
+        family = psutil.Process(worker_pid).children(recursive=True)
+    for pid in [worker_pid, *(process.pid for process in family)]:
+        if pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 class _Heart:
@@ -223,6 +228,7 @@ class _Heart:
         self._heard = heard
         self._state: State = ""
         self._trouble = ""
+        self._next_due = -1.0
 
     def beat(self, report: Report | None) -> float:
         """One heartbeat, with the worker's report if there is a new one.
@@ -230,24 +236,35 @@ class _Heart:
         Seconds until there is something to do for another, -1 for nothing known. Raises
         :class:`NodeIdInUse` where another process is the node now.
         """
-        trouble = ""
-        next_due = -1.0
-        began = _now()
-        try:
-            self._follow(report)
-            next_due = self._send(report) / 1000
-            self._heard[0] = began  # after the term, which the node may not read older than this
-        except (RedisError, OperationalError) as exc:
-            trouble = f"Redis is away, tasks go on and the node is found again later: {exc}"
-        except WrongLayout as exc:  # it lost all, and another version was there first
-            trouble = f"tasks go on, and the node gets no others: {exc}"
-        if trouble and not self._trouble:
-            logger.warning("%s", trouble)
-        if self._trouble and not trouble:
+        self._next_due = -1.0
+        # The heartbeat is sent whatever became of the registration.
+        trouble = [self._try(self._follow, report), self._try(self._send, report)]
+        troubles = "; ".join(filter(None, trouble))
+        if troubles and not self._trouble:
+            logger.warning("%s", troubles)
+        if self._trouble and not troubles:
             node_id = self._registration.node_id
             logger.info("node %s is heard again", node_id, extra={"node_id": node_id})
-        self._trouble = trouble
-        return next_due
+        self._trouble = troubles
+        return self._next_due
+
+    def _try(self, step: Callable[[Report | None], None], report: Report | None) -> str:
+        """Take a step. Returns what failed, "" for nothing."""
+        try:
+            step(report)
+        except NodeIdInUse:
+            raise
+        except ResponseError as exc:
+            return f"Redis refuses, tasks go on and the node tries again: {exc}"
+        except (RedisError, OperationalError) as exc:
+            return f"Redis is away, tasks go on and the node is found again later: {exc}"
+        except WrongLayout as exc:  # it lost all, and another version was there first
+            return f"tasks go on, and the node gets no others: {exc}"
+        except Exception as exc:  # no error may end the pulse
+            if not self._trouble:
+                logger.exception("an unexpected error in the pulse")
+            return repr(exc)
+        return ""
 
     def _follow(self, report: Report | None) -> None:
         """Register anew where the worker has come online or has other slots than before. A node
@@ -266,23 +283,26 @@ class _Heart:
                 extra={"node_id": new.node_id, "online": True, "max_jobs": new.max_jobs},
             )
 
-    def _send(self, report: Report | None) -> int:
+    def _send(self, report: Report | None) -> None:
+        known, is_last = self._registration, bool(report and report.last)
         request = HeartbeatRequest(
-            node_id=self._registration.node_id,
-            online=self._registration.online and not (report and report.last),
+            node_id=known.node_id,
+            online=known.online and not is_last,
             load_json=json.dumps(self.meter.read()),
-            jobs=report.jobs if report else None,
-            instance=self._registration.instance,
+            # A node that is not registered as online yet holds none, and has not left.
+            jobs=report.jobs if report and (known.online or is_last) else None,
+            instance=known.instance,
             rescues=True,
-            state="" if report and report.last else self._state,
+            state="" if is_last else self._state,
         )
+        began = _now()
         try:
             answer = self._scheduler.heartbeat(request)
         except UnknownNode:
-            if report and report.last:
-                return -1
-            online = self._registration.online and not self._state
-            self._scheduler.register_node(self._registration.model_copy(update={"online": online}))
+            if is_last:
+                return
+            online = known.online and not self._state
+            self._scheduler.register_node(known.model_copy(update={"online": online}))
             logger.info(
                 "node %s was not known any more and is registered again",
                 request.node_id,
@@ -290,6 +310,8 @@ class _Heart:
             )
             answer = self._scheduler.heartbeat(request)
         self._heard[1] = answer.term
+        self._heard[0] = began  # after the term, which the node may not read older than this
+        self._next_due = answer.next_due_ms / 1000
         if answer.draining != bool(self._heard[2]):
             self._heard[2] = answer.draining
             change = "draining" if answer.draining else "not draining any more"
@@ -298,9 +320,8 @@ class _Heart:
                 *(request.node_id, change),
                 extra={"node_id": request.node_id, "draining": answer.draining},
             )
-        if report and report.last:
+        if is_last:
             logger.info("node %s has left", request.node_id, extra={"node_id": request.node_id})
         # A node that leaves would leave the rescue half done.
         if answer.rescue_due and request.online and not request.state:
             self._ring()
-        return answer.next_due_ms

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from celery import Celery, Task, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
@@ -28,6 +29,8 @@ for name, value in os.environ.items():
         app.conf[f"minsched_{name.removeprefix('MINSCHED_TEST_CONF_').lower()}"] = float(value)
 app.conf.update(json.loads(os.environ.get("MINSCHED_TEST_CELERY", "{}")))
 MinSched(app)
+if procfs := os.environ.get("MINSCHED_TEST_PROCFS"):  # a directory without the files of /proc
+    psutil.PROCFS_PATH = procfs
 
 
 @signals.task_revoked.connect

@@ -1,0 +1,91 @@
+"""The pulse sends its heartbeat, whatever else fails."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from .fleet import FAST, Fleet, wait_for
+from .server import Server
+
+NODE_TTL = 2000  # ms
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """A node "other", which finds the dead."""
+    server = Server()
+    fleet = Fleet(server, **FAST)
+    fleet.start_ready("other", "-P", "threads", pool="other")
+    yield fleet
+    fleet.wait_idle()
+    assert fleet.views.check() == []
+    fleet.close()
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(fleet: Fleet) -> Iterator[redis.Redis]:
+    with fleet.server.client() as client:
+        yield client
+
+
+def heartbeat(fleet: Fleet, node_id: str) -> int:
+    node = fleet.node(node_id)
+    assert node is not None
+    return node.last_heartbeat_ts
+
+
+def wait_heartbeats(fleet: Fleet, node_id: str) -> None:
+    """Wait for as long as a silent node would be declared dead."""
+    start = heartbeat(fleet, node_id)
+    wait_for(lambda: heartbeat(fleet, node_id) > start + NODE_TTL + 500)
+
+
+def test_a_node_that_stops_while_redis_has_no_memory_is_not_dead(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads")
+    early, late = fleet.send("hold", "early"), fleet.send("hold_late", "late")
+    wait_for(lambda: client.exists("test:began:early", "test:began:late") == 2)
+    client.config_set("maxmemory", 1)
+    try:
+        fleet.kill("n1", signal.SIGTERM)
+        wait_for(lambda: not fleet.node("n1").online)  # type: ignore[union-attr]
+        wait_heartbeats(fleet, "n1")
+    finally:
+        client.config_set("maxmemory", 0)
+    assert {fleet.job(job.id).status for job in (early, late)} == {"running"}  # type: ignore[union-attr]
+    for name in ("early", "late"):
+        client.lpush(f"test:release:{name}", "go")
+    assert fleet.processes["n1"].wait(20) == 0
+    for job, name in ((early, "early"), (late, "late")):
+        assert fleet.job(job.id).status == "finished"  # type: ignore[union-attr]
+        assert client.lrange(f"test:began:{name}", 0, -1) == ["celery@n1"]
+    assert "n1" not in fleet.log("other")
+
+
+def test_a_node_that_cannot_be_registered_sends_heartbeats(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n2", "-P", "prefork", slots=1)
+    client.rename("scheduler:pools", "kept")
+    client.set("scheduler:pools", "not a set")
+    fleet.app.control.pool_grow(1, destination=["celery@n2"])
+    wait_for(lambda: "Redis refuses" in fleet.log("n2"))
+    wait_heartbeats(fleet, "n2")
+    assert fleet.node("n2").online  # type: ignore[union-attr]
+    client.rename("kept", "scheduler:pools")
+    wait_for(lambda: fleet.node("n2").max_jobs == 2)  # type: ignore[union-attr]
+
+
+def test_a_node_that_cannot_read_proc_sends_heartbeats(fleet: Fleet) -> None:
+    fleet.environment["MINSCHED_TEST_PROCFS"] = fleet.logs.name
+    fleet.start_ready("n3", "-P", "threads")
+    del fleet.environment["MINSCHED_TEST_PROCFS"]
+    wait_heartbeats(fleet, "n3")
+    assert fleet.node("n3").online  # type: ignore[union-attr]
+    assert "the pulse process is gone" not in fleet.log("n3")
