@@ -18,6 +18,9 @@ from kombu import Connection
 from .keys import PRIORITY_STEPS, SEP, Keys
 from .settings import SOCKET_TIMEOUT
 
+#: redis-py's own default.
+_NO_LIMIT = 2**31
+
 
 def _connection(app: Celery, url: str | None) -> Connection:
     """A kombu connection with the broker's settings, not yet connected."""
@@ -45,6 +48,8 @@ def client_of(app: Celery, url: str | None) -> redis.Redis:
         connection.connect()  # once; default_channel would try for its connect_timeout, three times
         channel: Any = connection.channel()
     pool = channel._get_pool()
+    # kombu's limit, ten, makes the eleventh thread fail that asks at the same time.
+    pool.max_connections = _NO_LIMIT
     connection.release()
     return redis.Redis(connection_pool=pool)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -41,6 +43,21 @@ def test_password_and_database_number() -> None:
             assert client.exists("scheduler:nodes")
     finally:
         server.close()
+
+
+def test_many_threads_ask_at_the_same_time(server: Server) -> None:
+    app = Celery("c", broker=server.url)
+    scheduler = MinSched(app).scheduler
+    asks_together = Barrier(24)
+
+    def ask(number: int) -> None:
+        with scheduler.redis.client():  # holds a connection until all threads have one
+            asks_together.wait(20)
+
+    with ThreadPoolExecutor(24) as threads:
+        list(threads.map(ask, range(24)))
+    scheduler.redis.close()
+    app.close()
 
 
 def test_unix_socket(server: Server) -> None:
