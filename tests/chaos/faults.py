@@ -27,7 +27,9 @@ IMPATIENT: dict[str, Any] = {"socket_timeout": 1.0, "retry": Retry(NoBackoff(), 
 
 
 class ChaosFaults(Faults):
-    """Brings about a random fault every few seconds, and starts again what is gone."""
+    """Brings about a random fault every two seconds, and starts again what is gone."""
+
+    pause = (1.0, 3.0)  # seconds between two faults
 
     def __init__(self, seed: int, nodes: list[Node], server: Server, node_ttl: float) -> None:
         super().__init__(seed, list(nodes), server, node_ttl, on_death=None)

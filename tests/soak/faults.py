@@ -24,7 +24,6 @@ from .fleet import Worker
 logger = logging.getLogger(__name__)
 
 MOST_AWAY = 3  # workers at a time: the work goes on
-PAUSE = (2.0, 4.0)  # seconds between two faults
 DOWN = (0.0, 4.0)  # seconds until a worker that is gone is started again
 REDIS_DOWN = (0.0, 1.5)  # seconds
 
@@ -102,6 +101,8 @@ class Watch:
 class Faults:
     """Brings about a random fault every few seconds, and starts again what is gone."""
 
+    pause = (2.0, 4.0)  # seconds between two faults
+
     def __init__(
         self,
         seed: int,
@@ -120,7 +121,7 @@ class Faults:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self._starting: set[str] = set()
-        self._later(self._draw.uniform(*PAUSE), self._next)
+        self._later(self._draw.uniform(*self.pause), self._next)
 
     def tick(self) -> None:
         """Do what is due; called some times a second."""
@@ -159,7 +160,7 @@ class Faults:
         if self.is_over:
             return
         self._strike()
-        self._later(self._draw.uniform(*PAUSE), self._next)
+        self._later(self._draw.uniform(*self.pause), self._next)
 
     def _strike(self) -> None:
         """Bring about one fault."""

@@ -159,7 +159,7 @@ def contents(client: redis.Redis, key: str) -> str:
 def story(verdict: Verdict, plugin: MinSched | None, task_id: str) -> str:
     """All that is known of one task."""
     job = verdict.jobs[task_id]
-    lines = [f"{task_id}: {job.kind.name}, {verdict.results[task_id]}"]
+    lines = [f"{task_id}: {job.kind.name}, priority {job.priority!r}, {verdict.results[task_id]}"]
     lines += [
         f"  ran at {run.node_id} {run.began:.2f} to {run.ended or 0:.2f} {run.outcome}, "
         f"message {run.message}, retry {run.retries}"
