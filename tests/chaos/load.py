@@ -8,10 +8,10 @@ from ..soak.load import LONG, Job, Kind, Producer
 from .app import URGENT
 
 KINDS = [
-    Kind("early", "early", 0.2),
-    Kind("late", "late", 0.2),
-    Kind("long early", "early", 0.05, takes=LONG),
-    Kind("long late", "late", 0.05, takes=LONG),
+    Kind("early", "early", 0.17),
+    Kind("late", "late", 0.17),
+    Kind("long early", "early", 0.08, takes=LONG),
+    Kind("long late", "late", 0.08, takes=LONG),
     Kind("retrying early", "retrying_early", 0.08),
     Kind("retrying late", "retrying_late", 0.08),
     Kind("delayed early", "early", 0.07, countdown=(0.2, 8.0)),
