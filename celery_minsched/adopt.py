@@ -7,12 +7,12 @@ task, as if it were sent now.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from kombu.utils.json import dumps
 from pydantic import BaseModel
 
 from . import connection, demand
@@ -181,7 +181,7 @@ class Adopter:
             return _Stays(name, UNREADABLE)
         # It waits here already, so it may wait there, whatever its demand says of new ones.
         waits = request.model_copy(update={"when_full": "wait", "token": token})
-        return _Job(raw, name, waits, split_at(json.dumps(message.content), token))
+        return _Job(raw, name, waits, split_at(dumps(message.content), token))
 
     def _demand_of(self, name: str, headers: dict[str, Any]) -> dict[str, Any] | None:
         """The router's for a call of the task with these headers, else the one given."""

@@ -84,11 +84,14 @@ def _parse(stated: Mapping[str, Any]) -> Demand:
         demand = Demand.model_validate(dict(stated))
         demand.request()  # what only the whole shows: no pool and no pair, half a pair
     except ValidationError as exc:
-        raise InvalidDemand(
-            message="; ".join(
-                f"{'.'.join(map(str, error['loc'])) or 'the demand'}: {error['msg']}"
-                f" (given: {error['input']!r})"
-                for error in exc.errors()
-            )
-        ) from None
+        raise InvalidDemand(message=sentence_of(exc)) from None
     return demand
+
+
+def sentence_of(exc: ValidationError) -> str:
+    """What is wrong with a demand, in words."""
+    return "; ".join(
+        f"{'.'.join(map(str, error['loc'])) or 'the demand'}: {error['msg']}"
+        f" (given: {error['input']!r})"
+        for error in exc.errors()
+    )

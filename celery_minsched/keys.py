@@ -209,8 +209,14 @@ class Keys:
         self.suffixes = ["" if step == 0 else f"{sep}{step}" for step in self._steps]
 
     def band(self, priority: int) -> int:
-        """Index of the priority step that kombu's Redis transport files this priority under."""
-        return max(bisect(self._steps, min(max(priority, 0), 9)) - 1, 0)
+        """Index of the priority step to which kombu's ``Channel.priority`` (5.7) maps a priority of
+        0 to 9.
+        """
+        return (bisect(self._steps, min(max(priority, 0), 9)) - 1) % len(self._steps)
+
+    def suffix(self, priority: int) -> str:
+        """What kombu appends to a queue's name for this priority."""
+        return self.suffixes[self.band(priority)]
 
     def __call__(self, name: str, *parts: str) -> str:
         """The key ``name`` for these ids; ``KeyError`` for a name that is in no table."""

@@ -6,14 +6,19 @@ Messages come from whoever can write to Redis, so nothing of them is believed be
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.utils.json import loads
 
 from . import demand
 from .errors import InvalidDemand
 from .models import DispatchRequest, is_job_id
 from .router import HEADER
+
+#: What kombu raises for a text that is not JSON, or has a value that is not of its stated type.
+NO_JSON: Final = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
 
 
 def job_id_of(headers: Any) -> str:
@@ -32,8 +37,8 @@ def split_at(text: str, token: str) -> tuple[str, str]:
 def read_message(raw: str | bytes) -> dict[str, Any]:
     """A message as kombu's Redis transport keeps it; empty where it is none."""
     try:
-        message = json.loads(raw)
-    except (ValueError, RecursionError):
+        message = loads(raw)
+    except (*NO_JSON, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
 
@@ -55,32 +60,59 @@ def read_task(raw: str | bytes) -> TaskMessage | None:
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         return None
     task, task_id = headers.get("task"), headers.get("id")
-    if not isinstance(task, str) or not isinstance(task_id, str):
+    if not isinstance(task, str) or not isinstance(task_id, str | int | UUID):
         return None
-    return TaskMessage(message, headers, properties, task, task_id)
+    return TaskMessage(message, headers, properties, task, str(task_id))
 
 
 def priority_of(message: dict[str, Any]) -> int:
-    """Celery's priority of a message; 0 where it tells none."""
-    properties = message.get("properties")
-    given = properties.get("priority") if isinstance(properties, dict) else None
-    return given if isinstance(given, int) else 0
+    """A message's priority as kombu's Redis transport reads it (5.7, ``_get_message_priority``):
+    any number, or a text that is one, bounded by 0 and 9. 0 for anything else.
+    """
+    try:
+        return max(min(int(message["properties"]["priority"]), 9), 0)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0
+
+
+def terms_of(message: dict[str, Any]) -> dict[str, Any]:
+    """What a task's message says of its job beside the demand, read as Celery's worker and kombu
+    read it: fields of a :class:`DispatchRequest`. Raises :class:`InvalidDemand`.
+    """
+    headers = message["headers"]
+    expires_ts = _milliseconds(headers, "expires")
+    return {
+        "task_id": _task_id(headers["id"]),
+        # A time before 1970 is over. 0 means that there is no time.
+        "due_ts": max(_milliseconds(headers, "eta"), 0),
+        "expires_ts": max(expires_ts, 1) if headers.get("expires") else 0,
+        "priority": priority_of(message),
+    }
 
 
 def request_of(message: dict[str, Any]) -> DispatchRequest | None:
     """What the message's job asks for, as its publisher put it; ``None`` where that is not told."""
-    headers = message.get("headers")
     try:
-        stated = headers[HEADER]["demand"]  # type: ignore[index]
-        return demand.parse(stated).request(
-            task_id=headers["id"],  # type: ignore[index]
-            task_name=str(headers.get("task", "")),  # type: ignore[union-attr]
-            due_ts=milliseconds(headers.get("eta")),  # type: ignore[union-attr]
-            expires_ts=milliseconds(headers.get("expires")),  # type: ignore[union-attr]
-            priority=priority_of(message),
+        headers = message["headers"]
+        return demand.parse(headers[HEADER]["demand"]).request(
+            task_name=str(headers.get("task", "")), **terms_of(message)
         )
-    except (InvalidDemand, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (InvalidDemand, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _task_id(stated: object) -> str:
+    """Celery takes any object as a task's id, and names keys by its text."""
+    if not isinstance(stated, str | int | UUID):
+        raise InvalidDemand(message=f"task_id: {stated!r} is neither a text nor a UUID")
+    return str(stated)
+
+
+def _milliseconds(headers: dict[str, Any], name: str) -> int:
+    try:
+        return milliseconds(headers.get(name))
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise InvalidDemand(message=f"{name}: {headers[name]!r} is no ISO 8601 time") from None
 
 
 def milliseconds(when: str | None) -> int:

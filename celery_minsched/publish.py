@@ -23,12 +23,13 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import retry_over_time
 from kombu.utils.objects import cached_property
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from . import demand, tracing
-from .errors import SchedulerError
+from .errors import InvalidDemand, SchedulerError
 from .keys import queue_name
-from .messages import milliseconds, split_at
+from .messages import split_at, terms_of
 from .models import DispatchRequest, DispatchResponse
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
 
@@ -87,7 +88,7 @@ class SchedulingAMQP(AMQP):
                 with job.span.current():
                     if self._plugin.can_park:
                         return self._send(job, producer, publish_it, options)
-                    return self._send_by_broker(job, publish_it, options)
+                    return self._send_by_broker(job, producer, publish_it, options)
             except BaseException as exc:
                 job.span.failed(exc)
                 raise
@@ -133,20 +134,21 @@ class SchedulingAMQP(AMQP):
         return plugin_of(self.app)
 
     def _job(self, name: str, message: Any, options: Mapping[str, Any]) -> Job:
-        """The message's job. Raises :class:`InvalidDemand`."""
+        """The message's job, as far as it is known. Raises :class:`InvalidDemand`."""
         stated = options["headers"][HEADER]["demand"]
-        headers = message.headers
         token = uuid.uuid4().hex
-        request = demand.parse(stated).request(
-            default_when_full=self._plugin.settings.when_full,
-            task_id=headers["id"],
-            task_name=name,
-            token=token,
-            # Where none can be parked the node's worker keeps it until it is due, in its slot.
-            due_ts=milliseconds(headers["eta"]) if self._plugin.can_park else 0,
-            expires_ts=milliseconds(headers["expires"]),
-            priority=int(options.get("priority") or 0),
-        )
+        terms = terms_of({"headers": message.headers})
+        if not self._plugin.can_park:  # the node's worker keeps it until it is due, in its slot
+            terms["due_ts"] = 0
+        try:
+            request = demand.parse(stated).request(
+                default_when_full=self._plugin.settings.when_full,
+                task_name=name,
+                token=token,
+                **terms,
+            )
+        except ValidationError as exc:
+            raise InvalidDemand(message=demand.sentence_of(exc)) from None
         # The token stands for the job's id, which is not known yet.
         header = {"demand": stated, "job_id": token}
         return Job(request, header, tracing.dispatching(name, request))
@@ -160,30 +162,30 @@ class SchedulingAMQP(AMQP):
         goes unseen.
         """
 
-        def take(text: str) -> None:
+        def take(message: dict[str, Any], text: str) -> None:
             job.message = split_at(text, job.request.token)
+            job.request = _finished(job.request, message)
             held_back = _held_back.get()
             if held_back is None:
                 self._dispatch([job], options)
             else:
                 held_back.append(job)
 
-        with _instead_of_kombu(producer, take):
+        with _batch_of(producer, lambda batch: _Taker(take, batch)):
             return publish(**options)
 
     def _send_by_broker(
-        self, job: Job, publish: Callable[..., Any], options: dict[str, Any]
+        self, job: Job, producer: Any, publish: Callable[..., Any], options: dict[str, Any]
     ) -> Any:
         """Take a slot, and have Celery send the message to the node's queue at the broker.
 
         The priority goes in the header: a node's queue is one list, and kombu has one for each.
         """
         self._dispatch([job], options)
-        if options.get("priority") is not None:
-            job.header["priority"] = options["priority"]
         node = Queue(queue_name(job.header["node_id"]), no_declare=True)
         try:
-            return publish(**options | {"priority": None, "queue": node})
+            with _batch_of(producer, lambda batch: _Unprioritized(node.name, batch)):
+                return publish(**options | {"queue": node})
         except BaseException:
             self._release(job.header["job_id"])
             raise
@@ -242,33 +244,75 @@ class SchedulingAMQP(AMQP):
             logger.warning("job %s was not sent, and holds a slot till it lapses: %s", job_id, exc)
 
 
-class _Taker:
-    """Stands where kombu (5.7) has the batch of a producer, and so is given each finished message.
+def _finished(request: DispatchRequest, message: dict[str, Any]) -> DispatchRequest:
+    """The request, with what a handler of ``before_task_publish`` has changed in the message."""
+    terms = terms_of(message)
+    if all(getattr(request, name) == value for name, value in terms.items()):
+        return request
+    try:
+        return DispatchRequest(**request.model_dump() | terms)
+    except ValidationError as exc:
+        raise InvalidDemand(message=demand.sentence_of(exc)) from None
+
+
+class _Batch:
+    """Stands where kombu (5.7) has the batch of a producer, and so is given each finished message
+    for one queue.
 
     Celery sends the task's event by the same producer: that goes on its way.
     """
 
-    def __init__(self, take: Callable[[str], None], batch: Any) -> None:
-        self._take = take
+    def __init__(self, queue: str, batch: Any) -> None:
+        self._queue = queue
         self._batch = batch
 
     def publish(self, channel: Any, message: Any, **options: Any) -> Any:
-        if options["routing_key"] == TO_BE_DISPATCHED.name and not options["exchange"]:
-            return channel.basic_publish(message, _publish_batch=self, **options)
+        if options["routing_key"] == self._queue and not options["exchange"]:
+            return self._publish(channel, message, options)
+        return self._publish_by_kombu(channel, message, options)
+
+    def _publish(self, channel: Any, message: Any, options: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def _publish_by_kombu(self, channel: Any, message: Any, options: dict[str, Any]) -> Any:
         if self._batch is not None:
             return self._batch.publish(channel, message, **options)
         return channel.basic_publish(message, **options)
 
+
+class _Taker(_Batch):
+    """Passes the message to be dispatched, and its text, to ``take`` instead of sending it."""
+
+    def __init__(self, take: Callable[[dict[str, Any], str], None], batch: Any) -> None:
+        super().__init__(TO_BE_DISPATCHED.name, batch)
+        self._take = take
+        self._message: dict[str, Any] = {}
+
+    def _publish(self, channel: Any, message: Any, options: dict[str, Any]) -> Any:
+        self._message = message
+        return channel.basic_publish(message, _publish_batch=self, **options)
+
     def add(self, _command: str, _key: str, text: str) -> None:
         """The command by which kombu would send the message."""
-        self._take(text)
+        self._take(self._message, text)
+
+
+class _Unprioritized(_Batch):
+    """Sends the message with its priority in the scheduler's header."""
+
+    def _publish(self, channel: Any, message: Any, options: dict[str, Any]) -> Any:
+        if isinstance(message, dict):  # of a transport that kombu itself implements
+            properties = message["properties"]
+            message["headers"][HEADER].setdefault("priority", properties["priority"])
+            properties["priority"] = 0
+        return self._publish_by_kombu(channel, message, options)
 
 
 @contextmanager
-def _instead_of_kombu(producer: Any, take: Callable[[str], None]) -> Iterator[None]:
-    """Within it ``take`` is given the text of the message that the producer would send."""
+def _batch_of(producer: Any, make: Callable[[Any], _Batch]) -> Iterator[None]:
+    """Context manager: has the producer publish to what ``make`` makes of its batch."""
     batch = getattr(producer._batch_local, "current", None)
-    producer._batch_local.current = _Taker(take, batch)
+    producer._batch_local.current = make(batch)
     try:
         yield
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from celery.app.amqp import AMQP
+from kombu.utils.json import dumps
 from pydantic import BaseModel
 
 from .check.leftovers import BINDINGS
@@ -138,9 +138,9 @@ class Releaser:
         if isinstance(stated := headers.pop(HEADER, None), dict) and stated.get("demand"):
             headers[HEADER] = {"demand": stated["demand"]}  # of no job any more
         properties["delivery_info"] = _delivery_info(queue)
-        suffix = self._keys.suffixes[self._keys.band(priority_of(content))]
+        suffix = self._keys.suffix(priority_of(content))
         target = self._keys.queue_prefix + queue.name + suffix
-        asked = (place, raw, target, json.dumps(content), job_id)
+        asked = (place, raw, target, dumps(content), job_id)
         return _Message(place, queue.name, task_id, asked)
 
     def _queue_of(self, name: str) -> Any:

@@ -207,31 +207,34 @@ class MinimalSchedulerService:
             "affinity": request.affinity,
             "fairness": request.fairness_key or request.session_id,
             "band": str(band),
-            "suffix": self.keys.suffixes[band],
+            "suffix": self.keys.suffix(request.priority),
             "due_ts": str(request.due_ts),
             "expires_ts": str(request.expires_ts),
             "task_id": request.task_id,
             "token": request.token,
         }
 
-    def place_jobs(self, job_ids: Sequence[str], handed_back_by: str) -> list[str]:
+    def place_jobs(
+        self, job_ids: Sequence[str], handed_back_by: str, requeued: bool = False
+    ) -> list[str]:
         """Place jobs whose messages lie in their own lists: at a node, or in line.
 
-        ``handed_back_by`` is the node that gives up their slots. What became of each:
+        ``handed_back_by`` is the node that gives up their slots. Jobs go to the head of their
+        lines; ``requeued`` ones, whose tasks have begun, to the end. What became of each:
         ``dispatched``, ``waiting``, ``delayed``, ``lost``, or ``unchanged``.
         """
-        answers = self._call_many("place_job", [(job_id, handed_back_by) for job_id in job_ids])
+        how = "requeued" if requeued else ""
+        calls = [(job_id, handed_back_by, how) for job_id in job_ids]
+        answers = self._call_many("place_job", calls)
         return [str(answer[1]) for answer in answers]
 
-    def load(self, script: str) -> None:
-        """Have Redis know a script that is called in a transaction, where it cannot be sent."""
-        self.redis.script_load(scripts.source(script))
-
-    def settle_in(self, pipe: Any, job_id: str) -> None:
-        """See, in a pipeline that parks its message, to a job that has ended. Any other that had a
-        node waits for :meth:`place_jobs`.
+    def park_message(
+        self, node_id: str, job_id: str, message: str | bytes, suffix: str, tag: str, place: str
+    ) -> str:
+        """Move a job's message from a node to the job's own list; see the script, also for what
+        became of it.
         """
-        scripts.put(pipe, self.keys, "place_job", self._times, job_id, "")
+        return str(self._call("park_message", job_id, message, suffix, node_id, tag, place)[1])
 
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
         """Free a job's slot and record how the job ended. A second call changes nothing.

@@ -22,11 +22,13 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from celery_minsched.messages import NO_JSON
+
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN = 1.0  # seconds
 #: What kombu raises on the way from an entry of a list to a message.
-_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_NO_MESSAGE = (*NO_JSON, RecursionError)
 
 
 def take_by_move(channel: Any, queue: str, taken_key: str) -> None:

@@ -19,7 +19,7 @@ from kombu import Connection
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError, ResponseError, WatchError
+from redis.exceptions import NoScriptError, ResponseError
 
 from celery_minsched.keys import QUEUES, job_queue_name
 from celery_minsched.messages import job_id_of, priority_of, read_message, request_of
@@ -120,8 +120,12 @@ class NodeQoS(QoS):
         message = self._delivered.get(delivery_tag)
         job_id = job_id_of(message.headers) if message else ""
         if requeue and job_id:
-            self.app.minsched.scheduler.load("place_job")
-            _park_unacked(self.app.minsched, self.node_id, delivery_tag, job_id)
+            scheduler = self.app.minsched.scheduler
+            # As it was noted: the worker has written in its own copy of the message since.
+            entry = scheduler.redis.hget(scheduler.keys("node_unacked", self.node_id), delivery_tag)
+            if entry is not None:
+                noted, _, _ = loads(bytes_to_str(entry))
+                _park_unacked(self.app.minsched, self.node_id, delivery_tag, job_id, noted)
         else:
             with self._reachable() as book:
                 if requeue:
@@ -160,77 +164,71 @@ def park_messages(
     """Move a node's messages, queued and unacknowledged, to their jobs' own lists; those jobs.
 
     Those of jobs to ``keep`` stay, and those that are no job's: somebody sent them to this very
-    node. Each message is moved in a transaction, so two may do this at a time, or one after the
-    other had died half-way. That of a job which has ended is settled in the same transaction, since
-    nobody would look for it there.
+    node. Each message is moved in one step, so two may do this at a time, or one after the other
+    had died half-way.
     """
-    client, keys = plugin.scheduler.redis, plugin.scheduler.keys
+    client: Any = plugin.scheduler.redis
+    keys = plugin.scheduler.keys
     jobs: list[str] = []
-    acked = client.smembers(keys("node_acked", node_id))
-    plugin.scheduler.load("place_job")
     with _connection(plugin.app, node_id) as connection:
         for tag, entry in client.hgetall(keys("node_unacked", node_id)).items():
             message, _, _ = loads(bytes_to_str(entry))
             job_id = job_id_of(message.get("headers"))
-            if tag in acked or keep(job_id):
+            if keep(job_id):
                 continue
             if not job_id:
-                connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
-                continue
-            _park_unacked(plugin, node_id, bytes_to_str(tag), job_id)
-            _complete_record(plugin, job_id, message)
-            jobs.append(job_id)
+                if not client.sismember(keys("node_acked", node_id), tag):
+                    connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
+            elif _park_unacked(plugin, node_id, bytes_to_str(tag), job_id, message):
+                jobs.append(job_id)
     for name in ("node_taken", "node_queue"):
         jobs += _park_queue(plugin, keys(name, node_id))
     return jobs
 
 
-def _park_unacked(plugin: MinSched, node_id: str, tag: str, job_id: str) -> None:
-    """Move an unacknowledged message to its job's list, as kombu's (5.7) ``restore_by_tag``."""
-    keys = plugin.scheduler.keys
-    book = keys("node_unacked", node_id)
-
-    def move(pipe: Any) -> None:
-        entry = pipe.hget(book, tag)
-        pipe.multi()
-        pipe.hdel(book, tag)
-        pipe.zrem(keys("node_unacked_index", node_id), tag)
-        if entry is None:
-            return
-        message, _, _ = loads(bytes_to_str(entry))
+def _park_unacked(
+    plugin: MinSched, node_id: str, tag: str, job_id: str, message: dict[str, Any]
+) -> bool:
+    """Move an unacknowledged message to its job's list, marked as kombu (5.7) marks a message that
+    it restores. Was it there?
+    """
+    with contextlib.suppress(KeyError):
         message["headers"]["redelivered"] = True
-        pipe.rpush(keys("job_queue", job_id) + _suffix_of(plugin, message), dumps(message))
-        plugin.scheduler.settle_in(pipe, job_id)
-
-    plugin.scheduler.redis.transaction(move, book)
+        message["properties"]["delivery_info"]["redelivered"] = True
+    return _park(plugin, node_id, job_id, message, dumps(message), tag=tag)
 
 
 def _park_queue(plugin: MinSched, queue: str) -> Iterator[str]:
     """Move the messages of a queue to their jobs' own lists, one by one; those jobs."""
-    keys = plugin.scheduler.keys
+    client: Any = plugin.scheduler.redis
     staying = 0
-    plugin.scheduler.load("place_job")
-    with plugin.scheduler.redis.pipeline(transaction=True) as pipe:
-        while True:
-            try:
-                pipe.watch(queue)
-                raw: Any = pipe.lindex(queue, -1 - staying)  # the next one is the last
-                if raw is None:
-                    return
-                message = read_message(raw)
-                job_id = job_id_of(message.get("headers"))
-                if not job_id:
-                    staying += 1
-                    continue
-                pipe.multi()
-                pipe.lpush(keys("job_queue", job_id) + _suffix_of(plugin, message), raw)
-                pipe.lrem(queue, -1, raw)
-                plugin.scheduler.settle_in(pipe, job_id)
-                pipe.execute()
-            except WatchError:
-                continue
-            _complete_record(plugin, job_id, message)
+    while (raw := client.lindex(queue, -1 - staying)) is not None:  # the next one is the last
+        message = read_message(raw)
+        job_id = job_id_of(message.get("headers"))
+        if not job_id:
+            staying += 1
+        elif _park(plugin, "", job_id, message, raw, place=queue):
             yield job_id
+
+
+def _park(
+    plugin: MinSched,
+    node_id: str,
+    job_id: str,
+    message: dict[str, Any],
+    raw: str | bytes,
+    tag: str = "",
+    place: str = "",
+) -> bool:
+    """Move a message, ``raw`` as it is parked, to the list that its job's record names; was it
+    there? Redis may have lost what the job asks for, or all of the job: then the message tells.
+    """
+    scheduler = plugin.scheduler
+    suffix = scheduler.keys.suffix(priority_of(message))
+    became = scheduler.park_message(node_id, job_id, raw, suffix, tag, place)
+    if became == "incomplete":
+        scheduler.repair_job(request_of(message), job_id)
+    return became in ("parked", "incomplete")
 
 
 def return_taken(plugin: MinSched, node_id: str) -> None:
@@ -241,16 +239,3 @@ def return_taken(plugin: MinSched, node_id: str) -> None:
     taken, queue = keys("node_taken", node_id), keys("node_queue", node_id)
     while client.lmove(taken, queue, "RIGHT", "RIGHT") is not None:
         pass
-
-
-def _suffix_of(plugin: MinSched, message: dict[str, Any]) -> str:
-    """By which kombu names the list of the message's priority."""
-    keys = plugin.scheduler.keys
-    return keys.suffixes[keys.band(priority_of(message))]
-
-
-def _complete_record(plugin: MinSched, job_id: str, message: dict[str, Any]) -> None:
-    """Redis may have lost what a job asks for, or all of the job: its message tells."""
-    scheduler = plugin.scheduler
-    if job_id and not scheduler.redis.hexists(scheduler.keys("job", job_id), "where"):
-        scheduler.repair_job(request_of(message), job_id)

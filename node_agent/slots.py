@@ -184,37 +184,41 @@ class Slots:
 
         self._courier.put_ending(f"end job {job_id}", tell)
 
-    def hand_back(self, job_ids: Iterable[str]) -> None:
-        """Have jobs placed anew whose messages go back to their own lists; safe from any thread."""
+    def hand_back(self, job_ids: Iterable[str], requeued: bool = False) -> None:
+        """Have jobs placed anew whose messages go back to their own lists; safe from any thread.
+        ``requeued``: their tasks have begun, and ask for their messages again.
+        """
         jobs = sorted(set(job_ids))
         for job_id in jobs:
             self.forget(job_id)
         self._placing.update(jobs)
-        self._put_place(jobs)
+        self._put_place(jobs, requeued)
 
-    def _put_place(self, jobs: list[str], tries: int = _TRIES, pause: float = 0.0) -> None:
+    def _put_place(
+        self, jobs: list[str], requeued: bool, tries: int = _TRIES, pause: float = 0.0
+    ) -> None:
         if jobs:
             self._courier.put(
                 f"place {', '.join(jobs)}",
-                partial(self._place, jobs, tries),
+                partial(self._place, jobs, requeued, tries),
                 give_up=partial(self._placing.difference_update, jobs),
                 pause=pause,
             )
 
-    def _place(self, jobs: list[str], tries: int) -> None:
+    def _place(self, jobs: list[str], requeued: bool, tries: int) -> None:
         try:
-            answers = self._scheduler.place_jobs(jobs, handed_back_by=self.node_id)
+            answers = self._scheduler.place_jobs(jobs, self.node_id, requeued)
         except ResponseError as exc:
             if len(jobs) == 1 or is_passing(exc):
                 raise
             for job_id in jobs:  # one of them stands in the way of the others
-                self._put_place([job_id], tries)
+                self._put_place([job_id], requeued, tries)
             return
         pairs = zip(jobs, answers, strict=True)
         waiting = [job_id for job_id, answer in pairs if answer == "unchanged" and tries > 1]
         self._placing.difference_update(set(jobs) - set(waiting))
         # The message may be on its way: Celery puts it back in the event loop, a moment later.
-        self._put_place(waiting, tries - 1, pause=_TRY_AGAIN)
+        self._put_place(waiting, requeued, tries - 1, pause=_TRY_AGAIN)
 
     def revoke(self, task_ids: Iterable[str]) -> None:
         """Take revoked tasks out of the lines in which they wait."""

@@ -241,6 +241,26 @@ def requeues(self: Any) -> str:
     return "second time"
 
 
+@scheduled(acks_late=True)
+def requeues_until(self: Any, where: str) -> list[bool]:
+    """Asks for its own message again until another task has run; if each delivery was one again."""
+    client, deliveries = app.backend.client, f"test:deliveries:{self.request.id}"
+    client.rpush(deliveries, int(self.request.delivery_info["redelivered"]))
+    if not client.exists(f"test:marks:{where}") and client.llen(deliveries) < 50:
+        raise Reject("not yet", requeue=True)
+    return [number == b"1" for number in client.lrange(deliveries, 0, -1)]
+
+
+@scheduled(acks_late=True)
+def stores_and_kills_its_node(self: Any) -> str:
+    """Has stored its success when its node dies, in a pool of processes."""
+    app.backend.client.rpush(f"test:ran:{self.request.id}", self.request.hostname)
+    self.backend.store_result(self.request.id, "first", "SUCCESS")
+    os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+    time.sleep(30)
+    return "second"
+
+
 @scheduled()
 def requeues_early(self: Any) -> str:
     raise Reject("too late", requeue=True)

@@ -19,7 +19,7 @@ local was_given_up = job.status == 'lost'
 if job.status ~= '' and (job.node_id ~= node_id or PARKED[job.status]) then return {'OK', 'drop'} end
 if ENDED[job.status] and not was_given_up then
   local reason = redis.call('HGET', key.job(job.id), 'reason')
-  return {'OK', (reason == 'revoked' or reason == 'expired') and 'discard' or 'drop'}
+  return {'OK', DISCARDED[reason] and 'discard' or 'drop'}
 end
 local has_slot = redis.call('ZSCORE', key.node_jobs(node_id), job.id)
 if not has_slot then

@@ -1,4 +1,5 @@
 -- include: chores
+-- include: node_queue
 -- A node's sign of life: its load, and which jobs it holds. Where it and Redis differ on the jobs,
 -- the difference is mended: the node's list renews their leases and rebuilds what Redis lost; a
 -- reservation that the node never confirmed lapses. Its free slots are filled from the lines, and
@@ -46,6 +47,7 @@ elseif online == 'true' and node[4] ~= 'true' then
   tell(node[5] == 'stuck' and 'node_recovered' or 'node_joined', 'node', node_id)
 end
 redis.call('ZADD', key.nodes(), NOW, node_id)
+gather_queue(node_id, suffixes)
 
 local answer = {'OK', 0, node[2] or 'false', -1, 'false', tonumber(node[6] or 0)}
 if ARGV[8] == 'jobs' then

@@ -5,6 +5,7 @@
 
 local ENDED = {finished = true, failed = true, lost = true}
 local PARKED = {parked = true, waiting = true, delayed = true}
+local DISCARDED = {revoked = true, expired = true}  -- reasons for which a job does not run at all
 
 -- The fields that a script needs to place a job; a missing one is "", a missing job has no status.
 local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_lang', 'where', 'caps',

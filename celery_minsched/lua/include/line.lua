@@ -56,8 +56,8 @@ local function first_turn(line, band)
   return first[2] and tonumber(first[2]) - band * BAND
 end
 
--- Has jobs join their line, all of them one line and one priority, in this order. One that was at a node
--- before, which handed it back, goes to the head.
+-- Has jobs join their line, all of them one line and one priority, in this order. A job that a node hands
+-- back goes to the head. A job whose task asks for its message again takes the next turn of its key.
 local function join_line(jobs)
   local line, band = jobs[1].line, jobs[1].band
   if redis.call('HSETNX', key.lines(), line, NOW) == 1 then link_line(line) end
@@ -65,7 +65,7 @@ local function join_line(jobs)
   local turns, places = {}, {}
   for _, job in ipairs(jobs) do
     local turn = head
-    if job.node_id == '' then
+    if job.node_id == '' or job.is_requeued then
       local own = turns[job.fairness] or redis.call('ZSCORE', key.line_turns(line, band), job.fairness)
       turn = math.max(head, tonumber(own or 0))
       turns[job.fairness] = turn + 1
@@ -311,7 +311,7 @@ local function give_parked(job, full)
 end
 
 -- Places a job whose message is parked: at a node that has a slot, or in line, or among the delayed.
--- A slot that it held is freed. Returns what became of it.
+-- A slot that it held is freed. The line gets the slot of a requeued job first. Returns what became of it.
 local function place_parked(job)
   if job.where == '' then  -- Redis has lost what it asks for; who reads its message can tell again
     local freed = free_slot(job)
@@ -326,6 +326,7 @@ local function place_parked(job)
   end
   redis.call('ZREM', key.delayed(), job.id)
   local freed = free_slot(job)
+  if freed and job.is_requeued then fill_node(freed) end
   local is_placed = give_parked(job, {})
   if not is_placed then
     join_line({job})
@@ -358,12 +359,17 @@ end
 -- caller, at the next node that is heard; any other came twice.
 local function settle_ended(job)
   local reason = redis.call('HGET', key.job(job.id), 'reason')
-  if reason == 'revoked' or reason == 'expired' then
+  if DISCARDED[reason] then
     redis.call('HSET', key.job(job.id), 'status', 'parked')
     redis.call('ZADD', key.expiring(), 0, job.id)
   else
     redis.call('DEL', parked_list(job))
   end
+end
+
+-- Does the message of a job that is parked wait for a node that tells its caller? See settle_ended.
+local function awaits_discard(job)
+  return DISCARDED[redis.call('HGET', key.job(job.id), 'reason') or ''] == true
 end
 
 -- Hands the message of a job that will not run (revoked, expired) to a node, whose worker finds that
