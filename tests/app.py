@@ -57,10 +57,21 @@ def note(self: Any, what: str, pause: float = 0.0) -> str:
 
 
 @scheduled(ignore_result=True)
-def sleeps(self: Any, seconds: float) -> None:
-    """Work without Redis; the log says when it is done."""
-    time.sleep(seconds)
-    print("slept", flush=True)
+def works(self: Any, path: str) -> None:
+    _work(self.request.hostname, path)
+
+
+@scheduled(acks_late=True, ignore_result=True)
+def works_late(self: Any, path: str) -> None:
+    _work(self.request.hostname, path)
+
+
+def _work(hostname: str, path: str) -> None:
+    """Run until there is such a file, without Redis; another file says where it has ended."""
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    with open(f"{path}.ended", "a") as ended:
+        ended.write(f"{hostname}\n")
 
 
 @scheduled(ignore_result=True)

@@ -39,12 +39,15 @@ def stored(result: AsyncResult, patience: float = 30.0) -> Any:
     return result.result
 
 
-def wait_for(condition: Callable[[], Any], what: str = "", patience: float = 20.0) -> Any:
+def wait_for(
+    condition: Callable[[], Any], what: str | Callable[[], str] = "", patience: float = 60.0
+) -> Any:
     """The first true answer of ``condition``; fails after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not (answer := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience} s in vain for {what or condition}")
+            name = what() if callable(what) else what
+            raise AssertionError(f"waited {patience} s in vain for {name or condition}")
         time.sleep(0.02)
     return answer
 
@@ -97,8 +100,7 @@ class Fleet:
         for node_id in node_ids:
             wait_for(
                 lambda node_id=node_id: (node := self.node(node_id)) and node.online,
-                f"{node_id} to come online; its log:\n{self.log_tail(node_id)}",
-                patience=30,
+                lambda node_id=node_id: f"{node_id} to come online:\n{self.log_tail(node_id)}",  # type: ignore[misc]
             )
 
     def send(self, task: str, *args: object, **options: Any) -> AsyncResult:

@@ -16,6 +16,7 @@ import redis
 from .fleet import FAST, ROOT, Fleet, wait_for
 from .forked import NodeProcess
 from .server import Server, free_port
+from .work import start_work
 
 
 @pytest.fixture
@@ -43,12 +44,13 @@ def test_a_node_works_and_leaves_nothing(fleet: Fleet, client: redis.Redis, pool
 
 def test_it_reports_its_load_and_what_it_runs(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start_ready("n1", "-P", "threads")
-    fleet.send("note", "loaded", 1.0)
+    fleet.send("hold", "loaded")
     wait_for(lambda: client.exists("test:began:loaded"))
     node = fleet.node("n1")
     assert node is not None
     assert node.current_jobs == 1
     assert 0 < wait_for(lambda: fleet.node("n1").load.get("mem")) <= 100  # type: ignore[union-attr]
+    client.lpush("test:release:loaded", "go")
 
 
 def test_the_pulse_goes_on_while_a_task_holds_the_interpreter(
@@ -107,15 +109,14 @@ def test_redis_away_for_a_while(client: redis.Redis) -> None:
     fleet = Fleet(server, **FAST)
     try:
         fleet.start_ready("n1", "-P", "threads", slots=3)
-        running = [fleet.send("sleeps", 3.0, ignore_result=True) for _ in range(2)]
-        wait_for(lambda: fleet.node("n1").current_jobs == 2)  # type: ignore[union-attr]
-        wait_for(lambda: all(fleet.job(r.id).status == "running" for r in running))  # type: ignore[union-attr]
+        work = start_work(fleet, 2)
         server.stop()
         wait_for(lambda: "Redis is away" in fleet.log("n1"))
-        wait_for(lambda: fleet.log("n1").count("slept") == 2)  # tasks go on
+        work.let_end()
+        wait_for(lambda: len(work.ended) == 2)  # tasks go on
         server.start()
         fleet.wait_idle()
-        for result in running:
+        for result in work.jobs:
             wait_for(lambda result=result: fleet.job(result.id).status == "finished")  # type: ignore[union-attr]
         wait_for(lambda: "n1 is heard again" in fleet.log("n1"))
         said = fleet.log("n1").count("the node is found again later")
@@ -131,11 +132,12 @@ def test_redis_restarted_without_its_data(
     fleet: Fleet, server: Server, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1", "-P", "threads", slots=3)
-    result = fleet.send("note", "kept", 3.0)
-    wait_for(lambda: client.exists("test:began:kept"))
+    work = start_work(fleet)
+    [job_id] = [fleet.job(job.id).job_id for job in work.jobs]  # type: ignore[union-attr]
     client.flushall()
     wait_for(lambda: fleet.node("n1") and fleet.node("n1").current_jobs == 1)  # type: ignore[union-attr]
-    assert result.get(timeout=20) == "kept"
+    work.let_end()
+    wait_for(lambda: fleet.views.job(job_id).status == "finished")  # type: ignore[union-attr]
     fleet.wait_idle()
 
 
@@ -258,13 +260,14 @@ def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redi
     fleet.start("n2", slots=3)
     fleet.wait_online("n1", "n2")
     fleet.plugin.scheduler.drain_node("n2")
-    results = [fleet.send("note", f"stop{n}", 1.5) for n in range(3)]
+    results = [fleet.send("hold", f"stop{n}") for n in range(3)]
     wait_for(lambda: client.exists("test:began:stop0"))
     wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
     fleet.plugin.scheduler.drain_node("n2", draining=False)
     fleet.kill("n1", signal.SIGTERM)
     wait_for(lambda: client.exists("test:began:stop1") and client.exists("test:began:stop2"))
-    assert not client.exists("test:ended:stop0")  # while the first one runs on
+    for n in range(3):  # the first one runs on until now
+        client.lpush(f"test:release:stop{n}", "go")
     assert fleet.processes["n1"].wait(20) == 0
     for result in results:
         result.get(timeout=20)

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from .fleet import FAST, Fleet, make_app, stored, wait_for
 from .proxy import Proxy
 from .server import Server, free_port, program
+from .work import start_work
 
 
 @pytest.fixture
@@ -61,13 +62,6 @@ def sentinel(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[redis.R
     process.wait(10)
 
 
-def running(fleet: Fleet, seconds: float, number: int) -> list[AsyncResult]:
-    jobs = [fleet.send("sleeps", seconds, ignore_result=True) for _ in range(number)]
-    for job in jobs:
-        wait_for(lambda job=job: fleet.job(job.id).status == "running")  # type: ignore[union-attr]
-    return jobs
-
-
 def test_a_failover_by_sentinel_with_the_last_second_lost(
     servers: tuple[Server, Server], sentinel: redis.Redis
 ) -> None:
@@ -80,12 +74,12 @@ def test_a_failover_by_sentinel_with_the_last_second_lost(
     fleet.app = make_app(url, **options)
     try:
         fleet.start_ready("n1", "-P", "threads", slots=4)
-        known = running(fleet, 6.0, 2)
+        known = start_work(fleet, 2)
         with master.client() as client:
             # The replica is told nothing more.
             client.execute_command("ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
             client.client_kill_filter(_type="replica")
-        lost = running(fleet, 6.0, 1)
+        lost = start_work(fleet, 1)
         master.stop(signal.SIGKILL)
 
         def send() -> AsyncResult | None:
@@ -99,8 +93,10 @@ def test_a_failover_by_sentinel_with_the_last_second_lost(
             wait_for(lambda: client.info("replication")["role"] == "master", patience=30)
         wait_for(lambda: (node := fleet.node("n1")) and node.online)
         wait_for(lambda: fleet.node("n1").current_jobs == 3)  # type: ignore[union-attr]
-        assert fleet.job(lost[0].id) is None
-        for job in (*known, sent):
+        assert fleet.job(lost.jobs[0].id) is None
+        known.let_end()
+        lost.let_end()
+        for job in (*known.jobs, sent):
             wait_for(lambda job=job: fleet.job(job.id).status == "finished")  # type: ignore[union-attr]
         fleet.wait_idle()
         assert fleet.views.check() == []
@@ -116,7 +112,7 @@ def test_a_failover_behind_the_same_name(servers: tuple[Server, Server]) -> None
     fleet.app = make_app(name.url)
     try:
         fleet.start_ready("n1", "-P", "threads", slots=2)
-        jobs = running(fleet, 2.0, 2)
+        work = start_work(fleet, 2)
         in_line = fleet.send("add", 1, 2)
         with master.client() as old, replica.client() as new:
             offset = old.info("replication")["master_repl_offset"]
@@ -124,7 +120,8 @@ def test_a_failover_behind_the_same_name(servers: tuple[Server, Server]) -> None
             new.replicaof("NO", "ONE")
             name.target = replica.port  # for who connects anew; all others are still with the old
             old.replicaof("127.0.0.1", str(replica.port))
-        for job in jobs:
+        work.let_end()
+        for job in work.jobs:
             wait_for(lambda job=job: fleet.job(job.id).status == "finished")  # type: ignore[union-attr]
         assert stored(in_line) == 3
         assert stored(fleet.send("add", 3, 4)) == 7

@@ -13,8 +13,10 @@ from kombu.exceptions import OperationalError
 from .fleet import FAST, Fleet, stored, wait_for
 from .proxy import Proxy
 from .server import Server, free_port
+from .work import start_work
 
 NODES = {"prefork": "n1", "threads": "n2"}
+SLOTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +55,6 @@ def client(server: Server) -> Iterator[redis.Redis]:
         yield client
 
 
-def run(fleet: Fleet, seconds: float) -> list[AsyncResult]:
-    """Fill all slots with jobs that work so long, without Redis."""
-    jobs = [
-        fleet.send("sleeps", seconds, ignore_result=True, minsched={"preferred_node": node_id})
-        for node_id in NODES.values()
-        for _ in range(2)
-    ]
-    for job in jobs:
-        wait_for(lambda job=job: fleet.job(job.id).status == "running")  # type: ignore[union-attr]
-    return jobs
-
-
 def wait_finished(fleet: Fleet, jobs: list[AsyncResult]) -> None:
     for job in jobs:
         wait_for(
@@ -79,42 +69,45 @@ def test_the_scripts_are_forgotten(fleet: Fleet, client: redis.Redis) -> None:
 
 
 def test_redis_is_killed_and_comes_back_with_its_data(fleet: Fleet, server: Server) -> None:
-    jobs = run(fleet, 2.0)
+    work = start_work(fleet, SLOTS)
     in_line = [fleet.send("add", n) for n in range(6)]
     server.stop(signal.SIGKILL)
     with pytest.raises(OperationalError):
         fleet.send("add", 1)
+    work.let_end()
     server.start()
-    wait_finished(fleet, jobs)
+    wait_finished(fleet, work.jobs)
     assert [stored(result) for result in in_line] == list(range(6))
 
 
 def test_redis_may_only_be_read(fleet: Fleet, client: redis.Redis) -> None:
     """It has become a replica, by a failover that nobody was told of."""
-    jobs = run(fleet, 1.0)
+    work = start_work(fleet, SLOTS)
     in_line = fleet.send("add", 1)
     client.replicaof("127.0.0.1", str(free_port()))
     try:
         with pytest.raises(OperationalError, match="read only"):
             fleet.send("add", 1)
+        work.let_end()
+        wait_for(lambda: len(work.ended) == SLOTS)
         for node_id in NODES.values():
-            wait_for(lambda node_id=node_id: fleet.log(node_id).count("slept") == 4)
             wait_for(lambda node_id=node_id: "read only replica" in fleet.log(node_id))
     finally:
         client.replicaof("NO", "ONE")
-    wait_finished(fleet, jobs)
+    wait_finished(fleet, work.jobs)
     assert stored(in_line) == 1
 
 
 def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
     """Jobs end all the same, which is how there is memory again."""
-    jobs = run(fleet, 1.0)
+    work = start_work(fleet, SLOTS)
     in_line = fleet.send("add", 1)
     client.config_set("maxmemory", "1")
     try:
         with pytest.raises(OperationalError, match="OOM|maxmemory"):  # noqa: RUF043
             fleet.send("add", 1)
-        wait_finished(fleet, jobs)
+        work.let_end()
+        wait_finished(fleet, work.jobs)
     finally:
         client.config_set("maxmemory", "0")
     assert stored(in_line) == 1
@@ -122,13 +115,14 @@ def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
 
 def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None:
     """What runs goes on, and counts again; what was only in Redis is gone with it."""
-    jobs = run(fleet, 3.0)
-    ids = [fleet.job(job.id).job_id for job in jobs]  # type: ignore[union-attr]
+    work = start_work(fleet, SLOTS)
+    ids = [fleet.job(job.id).job_id for job in work.jobs]  # type: ignore[union-attr]
     server.stop(signal.SIGKILL)
     server.forget()
     server.start()
     for node_id in NODES.values():
         wait_for(lambda node_id=node_id: (node := fleet.node(node_id)) and node.current_jobs == 2)
+    work.let_end()
     for job_id in ids:
         wait_for(lambda job_id=job_id: fleet.views.job(job_id).status == "finished")  # type: ignore[union-attr]
 

@@ -19,6 +19,7 @@ from node_agent.rescue import park_messages
 from .desk import Desk, silence
 from .fleet import Fleet, make_app, stored, wait_for
 from .server import Server
+from .work import start_work
 
 FAST = {
     "MINSCHED_TEST_CONF_node_ttl": "2",
@@ -81,15 +82,19 @@ def test_a_late_task_whose_end_nobody_heard_of_runs_again(
     fleet: Fleet, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1")
-    result = fleet.send("note_late", "unheard", 1.0)
+    result = fleet.send("hold_late", "unheard")
     wait_for(lambda: client.exists("test:began:unheard"))
     client.execute_command("ACL", "SETUSER", "default", "-evalsha")
-    wait_for(lambda: "endings of tasks are kept" in fleet.log("n1"))
-    fleet.stop("n1", signal.SIGKILL)
-    client.execute_command("ACL", "SETUSER", "default", "+evalsha")
+    try:
+        client.lpush("test:release:unheard", "go")
+        wait_for(lambda: "now, and tries again" in fleet.log("n1"))
+        fleet.stop("n1", signal.SIGKILL)
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+evalsha")
+    client.lpush("test:release:unheard", "go")
     fleet.start_ready("n2")
     wait_for(lambda: client.lrange("test:ended:unheard", 0, -1) == ["celery@n1", "celery@n2"])
-    assert result.get(timeout=20) == "unheard"
+    result.get(timeout=20)
 
 
 def test_nothing_is_left_of_messages_that_were_acknowledged(
@@ -111,20 +116,19 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
     fleet = Fleet(server, **FAST)
     try:
         fleet.start_ready("n1", "-P", pool)
-        for n in range(2):
-            fleet.send("note_late", f"outlives{n}", 1.0)
-        client = server.client()
-        wait_for(lambda: client.exists("test:began:outlives0", "test:began:outlives1") == 2)
+        work = start_work(fleet, 2, "works_late")
         server.stop(signal.SIGKILL)
         wait_for(lambda: "Cannot connect" in fleet.log("n1") or fleet.processes["n1"].poll())
+        work.let_end()
+        wait_for(lambda: len(work.ended) == 2)
         server.start()
-        wait_for(lambda: fleet.log("n1").count("Connected to") == 2)  # they have ended by then
+        wait_for(lambda: fleet.log("n1").count("Connected to") == 2)
         assert stored(fleet.send("note", "after")) == "after"
         fleet.wait_idle()
         assert fleet.processes["n1"].poll() is None
-        assert [client.llen(f"test:ended:outlives{n}") for n in range(2)] == [1, 1]
-        # kombu's mutex lapses by itself
-        assert set(client.keys("minsched.*")) <= {"minsched.unacked_mutex.n1"}
+        assert len(work.ended) == 2
+        with server.client() as client:  # kombu's mutex lapses by itself
+            assert set(client.keys("minsched.*")) <= {"minsched.unacked_mutex.n1"}
     finally:
         fleet.close()
         server.close()
@@ -135,13 +139,14 @@ def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() ->
     fleet = Fleet(server, **{**FAST, "MINSCHED_TEST_CONF_lease": "2"})
     try:
         fleet.start_ready("n1", "-c", "1", slots=3)  # one process, three slots
-        results = [fleet.send("note_late", f"unbegun{n}", 0.5) for n in range(3)]
-        wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
+        work = start_work(fleet, 3, "works_late")
         server.stop(signal.SIGKILL)
         wait_for(lambda: fleet.log("n1").count("Cannot connect") == 2)
         server.start()  # the pulse is back at once, the worker two seconds later
-        for n, result in enumerate(results[1:], 1):
-            assert stored(result) == f"unbegun{n}"
+        work.let_end()
+        for job in work.jobs:
+            wait_for(lambda job=job: fleet.job(job.id).status == "finished")  # type: ignore[union-attr]
+        assert len(work.ended) == 3
     finally:
         fleet.close()
         server.close()
