@@ -124,7 +124,7 @@ class SlotRequest(Request):
             return
         self._ended = True
         if self._requeued:
-            self.app.node.slots.hand_back([job_id], requeued=True)
+            self.app.node.slots.requeue(job_id)
         else:
             self.app.node.slots.end(job_id, status, reason)
 

@@ -75,6 +75,9 @@ class NodeQoS(QoS):
             pipe.hset(self.unacked_key, delivery_tag, dumps([message._raw, *place]))
             if self.channel.taken:
                 pipe.lrem(self.taken_key, 1, self.channel.taken)
+            hold = self.slots.hold_of(job_id, delivery_tag)
+            if hold and hold.is_acknowledged and not hold.has_ended:  # Redis may have lost that
+                pipe.sadd(self.acked_key, delivery_tag)
             if job_id and self.claims and job_id not in self.slots.held:
                 self._claim(pipe, job_id, delivery_tag)
             else:
@@ -106,7 +109,8 @@ class NodeQoS(QoS):
             with self._reachable() as book:
                 book._remove_from_indices(delivery_tag).execute()
         # Its message goes in the step that frees its slot; until then a rescuer finds it.
-        elif not hold.has_ended:
+        elif not hold.has_ended and not hold.is_acknowledged:
+            hold.is_acknowledged = True
             with self._reachable() as book, book.channel.conn_or_acquire() as client:
                 try:
                     client.sadd(self.acked_key, delivery_tag)
@@ -158,10 +162,15 @@ def _connection(app: Celery, node_id: str) -> Connection:
     return connection
 
 
+def _keep_none(job_id: str) -> bool:
+    return False
+
+
 def park_messages(
-    plugin: MinSched, node_id: str, keep: Callable[[str], bool] = lambda job_id: False
-) -> list[str]:
-    """Move a node's messages, queued and unacknowledged, to their jobs' own lists; those jobs.
+    plugin: MinSched, node_id: str, keep: Callable[[str], bool] = _keep_none
+) -> Iterator[str]:
+    """Move a node's messages, queued and unacknowledged, to their jobs' own lists; yields each job
+    once its message is moved, so that an error on the way hides none of them.
 
     Those of jobs to ``keep`` stay, and those that are no job's: somebody sent them to this very
     node. Each message is moved in one step, so two may do this at a time, or one after the other
@@ -169,21 +178,19 @@ def park_messages(
     """
     client: Any = plugin.scheduler.redis
     keys = plugin.scheduler.keys
-    jobs: list[str] = []
     with _connection(plugin.app, node_id) as connection:
         for tag, entry in client.hgetall(keys("node_unacked", node_id)).items():
             message, _, _ = loads(bytes_to_str(entry))
             job_id = job_id_of(message.get("headers"))
-            if keep(job_id):
+            if job_id and keep(job_id):
                 continue
             if not job_id:
                 if not client.sismember(keys("node_acked", node_id), tag):
                     connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
             elif _park_unacked(plugin, node_id, bytes_to_str(tag), job_id, message):
-                jobs.append(job_id)
+                yield job_id
     for name in ("node_taken", "node_queue"):
-        jobs += _park_queue(plugin, keys(name, node_id))
-    return jobs
+        yield from _park_queue(plugin, keys(name, node_id), keep)
 
 
 def _park_unacked(
@@ -198,14 +205,16 @@ def _park_unacked(
     return _park(plugin, node_id, job_id, message, dumps(message), tag=tag)
 
 
-def _park_queue(plugin: MinSched, queue: str) -> Iterator[str]:
+def _park_queue(
+    plugin: MinSched, queue: str, keep: Callable[[str], bool] = _keep_none
+) -> Iterator[str]:
     """Move the messages of a queue to their jobs' own lists, one by one; those jobs."""
     client: Any = plugin.scheduler.redis
     staying = 0
     while (raw := client.lindex(queue, -1 - staying)) is not None:  # the next one is the last
         message = read_message(raw)
         job_id = job_id_of(message.get("headers"))
-        if not job_id:
+        if not job_id or keep(job_id):
             staying += 1
         elif _park(plugin, "", job_id, message, raw, place=queue):
             yield job_id
@@ -232,8 +241,8 @@ def _park(
 
 
 def return_taken(plugin: MinSched, node_id: str) -> None:
-    """Put back into its queue what a process of this node took, did not note, and is no job's. For
-    the next process of the node, before it takes anything.
+    """Put back into its queue what this node took and did not note, and what is not parked. For a
+    new process or a new connection of the node, before it takes anything.
     """
     client, keys = plugin.scheduler.redis, plugin.scheduler.keys
     taken, queue = keys("node_taken", node_id), keys("node_queue", node_id)

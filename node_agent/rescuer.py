@@ -26,7 +26,7 @@ def rescue(plugin: MinSched) -> None:
         node_id, lost = scheduler.claim_rescue()
         if node_id:
             _remove_mailbox(plugin.app, node_id)
-            jobs = park_messages(plugin, node_id)
+            jobs = list(park_messages(plugin, node_id))
             logger.warning(
                 "node %s is gone: %d of its jobs are placed anew",
                 *(node_id, len(jobs)),

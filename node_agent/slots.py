@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -65,6 +66,7 @@ class Hold:
     claim: str  # names the node's claim to it
     term: int | None = None  # in which the node's claim to it was good; see Pulse.term
     answer: tuple[str, dict[str, Any]] | None = None  # to the claim, where it is known already
+    is_acknowledged: bool = False  # before it ends
     is_begun: bool = False  # it was given to the pool
     has_ended: bool = False  # or ends just now, and Redis does not know yet
 
@@ -90,6 +92,8 @@ class Slots:
         self.closing = False
         self._scheduler = scheduler
         self.node_id = node_id
+        #: A pool's thread that begins a job and the event loop that drops it exclude each other.
+        self._beginning = threading.Lock()
         self._courier = Courier()
         self._placing: set[str] = set()  # jobs that the node has handed back, and Redis has not
         self._draining = False  # what was asked for last
@@ -143,13 +147,14 @@ class Slots:
         """May the job begin, by this claim? Not if the node stops, or may have been taken for dead
         since then.
         """
-        hold = self.held.get(job_id)
-        if hold is None or hold.claim != claim:
-            return False
-        hold.is_begun = True  # first: another thread sets closing, and only then looks at this
-        if self.closing or hold.term is None or hold.term != self.term():
-            hold.is_begun = False
-        return hold.is_begun
+        with self._beginning:
+            hold = self.held.get(job_id)
+            if hold is None or hold.claim != claim:
+                return False
+            hold.is_begun = True  # first: another thread sets closing, and only then looks at this
+            if self.closing or hold.term is None or hold.term != self.term():
+                hold.is_begun = False
+            return hold.is_begun
 
     def cancel(self, job_id: str) -> None:
         """The job does not run here after all, and its message is left to others."""
@@ -184,13 +189,18 @@ class Slots:
 
         self._courier.put_ending(f"end job {job_id}", tell)
 
-    def hand_back(self, job_ids: Iterable[str], requeued: bool = False) -> None:
+    def hand_back(self, job_ids: Iterable[str]) -> None:
         """Have jobs placed anew whose messages go back to their own lists; safe from any thread.
-        ``requeued``: their tasks have begun, and ask for their messages again.
+        A job that runs here stays.
         """
-        jobs = sorted(set(job_ids))
-        for job_id in jobs:
-            self.forget(job_id)
+        self._give([job_id for job_id in sorted(set(job_ids)) if self._give_up(job_id)])
+
+    def requeue(self, job_id: str) -> None:
+        """The same of a job whose task has ended, and asks for its message again."""
+        self.forget(job_id)
+        self._give([job_id], requeued=True)
+
+    def _give(self, jobs: list[str], requeued: bool = False) -> None:
         self._placing.update(jobs)
         self._put_place(jobs, requeued)
 
@@ -270,7 +280,11 @@ class Slots:
     def drop(self) -> frozenset[str]:
         """Forget what has not begun, as a worker that loses its connection does; those jobs."""
         self.are_known = False
-        dropped = frozenset(job_id for job_id, hold in self.held.copy().items() if not hold.stays)
-        for job_id in dropped:
-            self.forget(job_id)
-        return dropped
+        return frozenset(job_id for job_id in list(self.held) if self._give_up(job_id))
+
+    def _give_up(self, job_id: str) -> bool:
+        """Forget the job, unless it runs here; was it forgotten?"""
+        with self._beginning:
+            if is_given_up := not self.stays(job_id):
+                self.forget(job_id)
+        return is_given_up

@@ -113,7 +113,7 @@ class Node:
         try:
             if self.is_replaced():
                 return
-            jobs = park_messages(self._plugin, self.node_id, keep=self.slots.stays)
+            jobs = list(park_messages(self._plugin, self.node_id, keep=self.slots.stays))
             self._plugin.scheduler.place_jobs(jobs, handed_back_by=self.node_id)
         except (RedisError, OperationalError) as exc:
             logger.warning("jobs could not be handed back; other nodes will fetch them: %s", exc)
@@ -198,16 +198,21 @@ class NodeConsumer(Consumer):
 
     def _hand_back_dropped(self) -> None:
         """What was taken over a lost connection, and has not begun, is placed anew."""
-        node = self.app.node
+        node, parked = self.app.node, set()
         try:
             if node.is_replaced():
                 return
-            parked = park_messages(self.app.minsched, node.node_id, keep=node.slots.stays)
+            for job_id in park_messages(self.app.minsched, node.node_id, keep=node.slots.stays):
+                parked.add(job_id)
+            return_taken(self.app.minsched, node.node_id)
+            parked |= self._dropped
+            self._dropped = frozenset()
         except ResponseError as exc:  # Redis has no memory, or may only be read
             logger.warning("jobs cannot be handed back just now: %s", exc)
             self.timer.call_after(_ASK_AGAIN, self._hand_back_dropped)
             return
-        node.slots.hand_back({*parked, *self._dropped})
+        finally:  # also what was parked before the connection broke again
+            node.slots.hand_back(parked)
         node.slots.know()
 
     def ensure_connected(self, conn: Any) -> Any:
@@ -232,13 +237,18 @@ class NodeConsumer(Consumer):
             if not job_id:  # not the scheduler's: a queue that the caller chose
                 handle(message)
                 return
-            hold = self._slots.hold_of(job_id, message.delivery_tag)
-            if hold and hold.answer:  # claimed by NodeQoS.append
-                self._on_answer(job_id, message, handle)(*hold.answer)
-            elif job_id in self._slots.held:  # came twice, and the first one is being worked on
-                self._drop(message)
-            else:
+            hold = self._slots.held.get(job_id)
+            if hold is None:
                 self._claim(job_id, message, handle)
+            elif hold.tag != message.delivery_tag:  # another message of a job that is in hand
+                self._drop(message)
+            elif hold.answer:  # claimed by NodeQoS.append
+                answer, hold.answer = hold.answer, None
+                self._on_answer(job_id, message, handle)(*answer)
+            elif hold.has_ended:  # the same message again, perhaps after its end was told
+                self.timer.call_after(_ASK_AGAIN, on_task_received, (message,))
+            else:
+                logger.warning("the message of job %s came again, and the job is in hand", job_id)
 
         return on_task_received
 
@@ -312,7 +322,7 @@ class NodeConsumer(Consumer):
         with kept_by_children(self.pool, self._slots):
             super().on_close()
         self._connections += 1
-        self._dropped = self._slots.drop()
+        self._dropped |= self._slots.drop()
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._lost(message, "undecodable")
@@ -360,7 +370,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     app.Worker = app.subclass_with_self(NodeWorker)
     node = app.node = Node(plugin, registration)
     if on_redis:  # what a process that had this id before has left behind
-        jobs = park_messages(plugin, registration.node_id)
+        jobs = list(park_messages(plugin, registration.node_id))
         plugin.scheduler.rescue_node(registration.node_id, jobs)
         return_taken(plugin, registration.node_id)
     signals.worker_ready.connect(_on_ready, weak=False)

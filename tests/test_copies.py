@@ -1,0 +1,159 @@
+"""A message that comes again: the node does not start a job that it has in hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from node_agent.slots import Hold, Slots
+
+from .fleet import FAST, Fleet, wait_for
+from .proxy import Proxy
+from .server import Server
+
+POOLS = ("prefork", "threads")
+UNACKED, ACKED, QUEUE = "minsched.unacked.n1", "minsched.acked.n1", "minsched.node.n1"
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.wait_idle()
+    assert fleet.views.check() == []
+    fleet.close()
+
+
+def messages(client: redis.Redis) -> dict[str, str]:
+    """The unacknowledged messages of n1 as they lie in a queue, by delivery tag."""
+    entries = client.hgetall(UNACKED)
+    return {tag: json.dumps(json.loads(entry)[0]) for tag, entry in entries.items()}
+
+
+def came_again(fleet: Fleet) -> int:
+    return fleet.log("n1").count("came again")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_copy_of_a_message_starts_nothing(fleet: Fleet, client: redis.Redis, pool: str) -> None:
+    fleet.start_ready("n1", "-P", pool, "-c", "1", slots=3)
+    running = fleet.send("hold_late", "running")
+    wait_for(lambda: client.llen("test:began:running") == 1)
+    reserved = fleet.send("note", "reserved")
+    wait_for(lambda: len(messages(client)) == 2)
+    for _ in range(2):
+        client.lpush(QUEUE, *messages(client).values())
+    wait_for(lambda: came_again(fleet) == 4)
+    assert not client.exists(ACKED)  # no copy acknowledges the message of a late task
+    client.lpush("test:release:running", "go", "go")
+    assert reserved.get(timeout=20) == "reserved"
+    running.get(timeout=20)
+    wait_for(lambda: not client.exists(UNACKED, ACKED))
+    assert client.llen("test:began:running") == client.llen("test:began:reserved") == 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("lies_in", ["queue", "taken"])
+def test_a_failover_that_lost_the_claim_starts_no_job_again(
+    fleet: Fleet,
+    client: redis.Redis,
+    cut_connections: Callable[[], None],
+    tmp_path: Path,
+    pool: str,
+    lies_in: str,
+) -> None:
+    """The new master does not know that the node took the message."""
+    fleet.start_ready("n1", "-P", pool, "-c", "1", slots=3)
+    path = tmp_path / "go"
+    result = fleet.send("hold_early_by_file", str(path), ignore_result=True)
+    wait_for(lambda: client.exists(ACKED))
+    [raw] = messages(client).values()
+    job = fleet.job(result.id)
+    assert job is not None
+    with client.pipeline() as pipe:
+        pipe.delete(UNACKED, "minsched.unacked_index.n1", ACKED)
+        pipe.lpush(QUEUE if lies_in == "queue" else "minsched.taken.n1", raw)
+        pipe.hset(f"scheduler:job:{job.job_id}", "status", "dispatched")
+        pipe.hdel(f"scheduler:job:{job.job_id}", "claim", "tag", "started_ts")
+        pipe.execute()
+    cut_connections()
+    wait_for(lambda: came_again(fleet) == 1)
+    assert client.exists(ACKED)  # if the node dies now, the job is reported and not run again
+    path.touch()
+    wait_for(lambda: (job := fleet.job(result.id)) and job.status == "finished")
+    wait_for(lambda: not client.exists(UNACKED, ACKED))
+    assert (tmp_path / "go.began").read_text() == "celery@n1\n"
+
+
+def test_a_connection_that_breaks_again_while_jobs_are_handed_back(
+    server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Each job whose message was moved is placed, and none counts a death."""
+    proxy = Proxy(server.port)
+    fleet = Fleet(server, MINSCHED_TEST_BROKER=proxy.url)
+
+    def job(result: Any) -> Any:
+        return fleet.job(result.id)
+
+    try:
+        fleet.start_ready("n1", "-P", "threads", "-c", "1", slots=31)
+        path = tmp_path / "go"
+        fleet.send("hold_early_by_file", str(path), ignore_result=True)
+        wait_for((tmp_path / "go.began").exists)
+        results = [fleet.send("note", f"again{n}") for n in range(30)]
+        wait_for(lambda: all(job(r).status == "running" for r in results))
+        connected = fleet.log("n1").count("Connected to")
+        proxy.delay = 0.004
+        proxy.cut()
+        wait_for(lambda: "Connection to broker lost" in fleet.log("n1"))
+        proxy.mend()
+        wait_for(lambda: len(client.keys("minsched.job.*")) > 3)
+        tries = fleet.log("n1").count("Trying again in")
+        proxy.cut()
+        wait_for(lambda: fleet.log("n1").count("Trying again in") > tries)
+        proxy.delay = 0
+        proxy.mend()
+        wait_for(lambda: fleet.log("n1").count("Connected to") > connected)
+        wait_for(lambda: not client.keys("minsched.job.*"), "all to be placed", patience=10)
+        assert {job(r).rescues for r in results} == {0}
+        path.touch()
+        for n, result in enumerate(results):
+            assert result.get(timeout=20) == f"again{n}"
+        assert {client.llen(f"test:began:again{n}") for n in range(30)} == {1}
+        fleet.wait_idle()
+    finally:
+        fleet.close()
+        proxy.close()
+
+
+def test_a_job_begins_or_is_dropped() -> None:
+    """A thread of the pool begins jobs while the event loop drops those that have not begun."""
+    slots = Slots(None, "n1", lambda: 1)  # type: ignore[arg-type]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            slots.held.update({str(n): Hold("tag", "claim", term=1) for n in range(40)})
+            begun: list[str] = []
+            start = threading.Barrier(2)
+
+            def begin(begun: list[str] = begun, start: threading.Barrier = start) -> None:
+                start.wait()
+                begun += [str(n) for n in range(40) if slots.begin(str(n), "claim")]
+
+            thread = threading.Thread(target=begin)
+            thread.start()
+            start.wait()
+            dropped = slots.drop()
+            thread.join()
+            assert not dropped & set(begun)
+            slots.held.clear()
+    finally:
+        sys.setswitchinterval(interval)
