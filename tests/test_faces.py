@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 from celery_minsched.view_models import NODE_STATES
+from celery_minsched.web.answers import nodes
 from celery_minsched.why import why
 
 from .desk import Desk, silence
-from .fleet import ROOT, make_app
+from .fleet import FAST, ROOT, Fleet, make_app, wait_for
 from .server import Server
 from .test_cli import run_with
 from .test_metrics import scrape
@@ -100,6 +104,60 @@ def test_a_full_node_that_takes_no_more_jobs_does_not_raise_the_load(desk: Desk,
     assert said.value("minsched_pool_load_ratio", pool="asr") == 0
     assert said.value("minsched_pool_slots_taken", pool="asr") == 0
     assert said.value("minsched_pool_leaving_jobs", pool="asr") == 2
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.close()
+    assert fleet.views.check() == []
+
+
+def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> None:
+    """It is stopping until its jobs have ended, and then it has left; the load does not rise."""
+    for node_id in ("n1", "n2"):
+        fleet.start(node_id, "-P", "threads")
+    fleet.wait_online("n1", "n2")
+    for what in ("a", "b"):
+        fleet.send("hold", what, minsched={"preferred_node": "n1"})
+        wait_for(lambda what=what: client.exists(f"test:began:{what}"), what)
+    assert fleet.views.pool("asr").load == 0.5
+    fleet.kill("n1", signal.SIGTERM)
+    loads = set()
+
+    def state() -> str:
+        loads.add(fleet.views.pool("asr").load)
+        node = fleet.node("n1")
+        return node.state if node else ""
+
+    wait_for(lambda: state() == "stopping", "n1 to be stopping")
+    later = fleet.views.now() + 3000  # more than a node may be silent
+    wait_for(lambda: (node := fleet.node("n1")) and node.last_heartbeat_ts > later)
+    assert state() == "stopping"
+    said = run_with(fleet.app, "rescue", "n1")
+    assert (said.exit_code, "It finishes 2 jobs and leaves." in said.stderr) == (2, True)
+    for what in ("a", "b"):
+        client.lpush(f"test:release:{what}", "go")
+    assert fleet.processes["n1"].wait(30) == 0
+    assert (state(), loads) == ("left", {0.5, 0.0})
+    events = [e.kind for e in fleet.views.events() if e.fields.get("node") == "n1"]
+    assert events == ["node_joined", "node_stopping", "node_left"]
+    fleet.destroy("n2")
+    wait_for(lambda: (node := fleet.node("n2")) and node.state == "dead", "n2 to be dead")
+
+
+def test_pages_know_every_state_and_event(desk: Desk) -> None:
+    rows = nodes(desk.views, "")["tables"]["nodes"] if every_state(desk) else []
+    assert {row["state"] for row in rows} == set(NODE_STATES)
+    assert nodes(desk.views, "")["texts"]["dead"] == "2"  # the stuck node, too
+    static = ROOT / "celery_minsched" / "web" / "static"
+    ranked = re.search(r"const RANK = (\[.*\]);", (static / "minsched.js").read_text())
+    assert ranked
+    assert set(json.loads(ranked[1])) == set(NODE_STATES)
+    styled = re.findall(r'data-state="(\w+)"', (static / "minsched.css").read_text())
+    kinds = {"node_joined", "node_stopping", "node_stuck", "node_recovered", "node_died"}
+    assert {*NODE_STATES, *kinds} - {"left"} <= set(styled)
 
 
 def test_metrics_say_the_state_and_a_node_that_stops_is_up(desk: Desk) -> None:
