@@ -8,16 +8,20 @@ that has any of these goes Celery's own way.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Iterable
+from types import FunctionType
 from typing import Any
 
 from celery import Celery, Signature, signals
-from celery.app.task import Task
+from celery.app.routes import MapRoute
 from celery.result import AsyncResult
 from celery.utils.saferepr import saferepr
+from kombu.messaging import Producer
 from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
@@ -27,6 +31,14 @@ from .publish import Job
 
 #: Options of a signature by which the message is the same for whatever arguments.
 _SAME_FOR_ALL = {"minsched", "priority", "ignore_result"}
+#: Where Celery and kombu (5.7) define what stands between a signature and its message.
+_HOMES = {
+    "celery.app.base",
+    "celery.app.task",
+    "celery.app.amqp",
+    "celery.canvas",
+    "kombu.messaging",
+}
 _LISTENED_TO = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 
 
@@ -54,26 +66,45 @@ def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[
 
 def _nobody_looks(app: Celery) -> bool:
     """Does nobody here want to know of each task that is sent?"""
-    return not (
-        any(signal.receivers for signal in _LISTENED_TO)
-        or app.conf.task_send_sent_event
-        or app.conf.task_always_eager
-        or app.current_worker_task
+    return (
+        not any(signal.receivers for signal in _LISTENED_TO)
+        and not app.conf.task_send_sent_event
+        and not app.conf.task_always_eager
+        and not app.current_worker_task
+        # A router that is a function may look at the arguments.
+        and all(isinstance(route, MapRoute) for route in app.amqp.router.routes[1:])
+        and _is_celerys(app, "send_task")
+        and _is_celerys(Signature, "apply_async")
+        and _is_celerys(app.amqp, "as_task_v2")
+        and app.amqp.create_task_message == app.amqp.as_task_v2
+        and _is_celerys(Producer, "publish")
     )
 
 
 def _is_plain(app: Celery, signature: Signature) -> bool:
     """Does Celery (5.7) send this task as it does any other?"""
     task = app.tasks.get(signature.task)
-    ways = ("apply_async", "shadow_name")
     return (
         type(signature) is Signature
         and signature.options.keys() <= _SAME_FOR_ALL
         and task is not None
-        and all(getattr(type(task), way) is getattr(Task, way) for way in ways)
+        and all(_is_celerys(task, way) for way in ("apply_async", "shadow_name"))
         and task._dump_pydantic_arguments is None
         and task.expires is None
     )
+
+
+def _is_celerys(owner: Any, name: str) -> bool:
+    """Is a function of Celery's or kombu's still what their own module defines?
+
+    Not if a subclass overrides it. Not if it is patched, in the class or in the object: an
+    instrumentation gives each message headers of its own so.
+    """
+    function = inspect.getattr_static(owner, name, None)
+    if type(function) is not FunctionType:
+        return False
+    home = function.__globals__["__name__"]
+    return home in _HOMES and vars(sys.modules[home]) is function.__globals__
 
 
 class _Stencil:

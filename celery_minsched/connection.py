@@ -78,7 +78,7 @@ def why_not_wait(app: Celery, url: str | None) -> str:
     """
     broker = broker_of(app)
     if broker.transport.driver_type == "redis" and (
-        url is None or _place(broker) == _place(Connection(url))
+        url is None or place_of(broker) == place_of(Connection(url))
     ):
         return ""
     return (
@@ -88,6 +88,13 @@ def why_not_wait(app: Celery, url: str | None) -> str:
     )
 
 
-def _place(connection: Connection) -> tuple[object, ...]:
+def places_of(connection: Connection) -> list[tuple[object, ...]]:
+    """The place to which the connection leads, and those to which it may fail over."""
+    return [place_of(connection), *(place_of(Connection(url)) for url in connection.alt)]
+
+
+def place_of(connection: Connection) -> tuple[object, ...]:
+    """Server and database to which a connection leads."""
     database = str(connection.virtual_host or "0").strip("/") or "0"
-    return (connection.hostname, connection.port or 6379, database)
+    port = connection.port or getattr(connection.transport, "default_port", None)
+    return (connection.hostname or "localhost", port, database)

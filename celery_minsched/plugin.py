@@ -17,6 +17,7 @@ from . import bulk, connection, settings
 from .demand import Demand
 from .errors import InvalidDemand
 from .layout import check_layout
+from .place import give_requests_a_place
 from .publish import BATCH, SchedulingAMQP, failing
 from .scheduler import MinimalSchedulerService
 from .views import JobView, Views
@@ -40,13 +41,39 @@ class MinSched:
             )
         self.app = app
         app.minsched = self
+        give_requests_a_place()
         app.amqp_cls = SchedulingAMQP
         app.__dict__.pop("amqp", None)  # one that was made already does not dispatch
 
     @cached_property
     def settings(self) -> settings.Settings:
         """The ``minsched_*`` settings. Raises ``ImproperlyConfigured`` for a wrong one."""
-        found = settings.from_app(self.app)
+        if self.app.conf.task_protocol == 1:
+            raise ImproperlyConfigured(
+                "task_protocol = 1: a message of Celery's first protocol has no headers, which say "
+                "what its task asks for. Set task_protocol = 2, which is Celery's default."
+            )
+        return settings.from_app(self.app)
+
+    def check_when_full(self, demand: Demand) -> None:
+        """Check a demand that is about to be sent, and the settings that count for it.
+
+        Raises ``ImproperlyConfigured`` or :class:`InvalidDemand` for one that would wait where that
+        is not possible.
+        """
+        if self.can_park:
+            return
+        self._check_settings()
+        if demand.when_full == "wait":
+            obstacle = connection.why_not_wait(self.app, self.settings.redis_url)
+            raise InvalidDemand(message=f"when_full: {obstacle} Ask for 'error', {_OR_ONE_REDIS}")
+
+    def _check_settings(self) -> None:
+        """Refuse settings by which tasks would wait where that is not possible.
+
+        Only when the scheduler is needed: an application that runs its tasks itself has no Redis.
+        """
+        found = self.settings
         waits = {"minsched_when_full": found.when_full} | {
             f"minsched_routes[{pattern!r}]['when_full']": demand.get("when_full")
             for pattern, demand in found.routes.items()
@@ -55,13 +82,6 @@ class MinSched:
         for name, when_full in waits.items():
             if obstacle and when_full == "wait":
                 raise ImproperlyConfigured(f"{obstacle} Set {name} = 'error', {_OR_ONE_REDIS}")
-        return found
-
-    def check_when_full(self, demand: Demand) -> None:
-        """Raise :class:`InvalidDemand` for one that would wait where that is not possible."""
-        if demand.when_full == "wait" and not self.can_park:
-            obstacle = connection.why_not_wait(self.app, self.settings.redis_url)
-            raise InvalidDemand(message=f"when_full: {obstacle} Ask for 'error', {_OR_ONE_REDIS}")
 
     @cached_property
     def can_park(self) -> bool:
@@ -87,6 +107,7 @@ class MinSched:
 
     def unchecked_scheduler(self) -> MinimalSchedulerService:
         """The same, whatever the layout: for who changes that."""
+        self._check_settings()
         client = connection.client_of(self.app, self.settings.redis_url)
         keys = connection.keys_of(self.app, self.settings.key_prefix)
         return MinimalSchedulerService(client, self.settings, keys)

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from . import demand, tracing
+from .connection import place_of, places_of
 from .errors import InvalidDemand, SchedulerError
 from .keys import queue_name
 from .messages import split_at, terms_of
@@ -69,8 +70,8 @@ class SchedulingAMQP(AMQP):
         _ = self._plugin.settings  # a wrong setting is found here, before anything is sent
 
     def Router(self, *args: Any, **kwargs: Any) -> Any:
-        router = super().Router(*args, **kwargs)
-        router.routes = [MinSchedRouter(self._plugin), *router.routes]
+        others, router = super().Router(*args, **kwargs), super().Router(*args, **kwargs)
+        router.routes = [MinSchedRouter(self._plugin, others), *router.routes]
         return router
 
     @cached_property
@@ -80,6 +81,7 @@ class SchedulingAMQP(AMQP):
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             if getattr(options.get("queue"), "name", None) != TO_BE_DISPATCHED.name:
                 return publish(producer, name, message, **options)
+            self._check_broker(producer.connection)
             job = self._job(name, message, options)
             options["headers"] = {**options["headers"], HEADER: job.header}
             options["declare"] = []
@@ -132,6 +134,21 @@ class SchedulingAMQP(AMQP):
         from .plugin import plugin_of
 
         return plugin_of(self.app)
+
+    @cached_property
+    def _brokers(self) -> set[Any]:
+        """Where the application's messages go, and come from."""
+        ours = (self.app.connection_for_write(), self.app.connection_for_read())
+        return {place for connection in ours for place in places_of(connection)}
+
+    def _check_broker(self, connection: Any) -> None:
+        """Raise :class:`InvalidDemand` for a connection of the caller's to another broker."""
+        if connection is not None and place_of(connection) not in self._brokers:
+            raise InvalidDemand(
+                message=f"connection or producer: {connection.as_uri()} is not the broker of the "
+                f"application, {self.app.connection_for_write().as_uri()}, and a task with a "
+                "demand goes to a node over that one. Leave out connection= and producer=."
+            )
 
     def _job(self, name: str, message: Any, options: Mapping[str, Any]) -> Job:
         """The message's job, as far as it is known. Raises :class:`InvalidDemand`."""

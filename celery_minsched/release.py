@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from .check.leftovers import BINDINGS
 from .messages import job_id_of, priority_of, read_task
+from .place import no_place
 from .plugin import MinSched
 from .router import HEADER
 from .views import pages, scan_keys
@@ -136,7 +137,7 @@ class Releaser:
         job_id = job_id_of(headers)
         queue = self._queue_of(task)
         if isinstance(stated := headers.pop(HEADER, None), dict) and stated.get("demand"):
-            headers[HEADER] = {"demand": stated["demand"]}  # of no job any more
+            headers[HEADER] = no_place() | {"demand": stated["demand"]}  # of no job any more
         properties["delivery_info"] = _delivery_info(queue)
         suffix = self._keys.suffix(priority_of(content))
         target = self._keys.queue_prefix + queue.name + suffix

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery.app.routes import MapRoute
+from celery.app.routes import MapRoute, Router
 from kombu import Queue
 
 from . import demand
@@ -28,11 +28,19 @@ HEADER = "minsched"
 TO_BE_DISPATCHED = Queue("minsched.dispatch", no_declare=True)
 
 
-class MinSchedRouter:
-    """Routes the tasks that have a demand and leaves all others to Celery."""
+#: Options of a route that say where a message goes, and a demand, which is stated elsewhere.
+_NOT_KEPT = frozenset(("queue", "exchange", "exchange_type", "routing_key", HEADER))
 
-    def __init__(self, plugin: MinSched) -> None:
+
+class MinSchedRouter:
+    """Routes the tasks that have a demand and leaves all others to Celery.
+
+    ``others`` has Celery's own routes: they still state a message's priority, headers and so on.
+    """
+
+    def __init__(self, plugin: MinSched, others: Router | None = None) -> None:
         self._plugin = plugin
+        self._others = others
 
     def __call__(
         self,
@@ -42,7 +50,7 @@ class MinSchedRouter:
         options: dict[str, Any] | None = None,
         task: object = None,
         **_: object,
-    ) -> dict[str, Queue] | None:
+    ) -> dict[str, Any] | None:
         """Celery's router protocol. Raises :class:`InvalidDemand` for a demand it cannot read."""
         options = {} if options is None else options
         per_call = options.pop(HEADER, None)  # left there, it would become a message property
@@ -65,8 +73,18 @@ class MinSchedRouter:
         if not stated or _destination(options):
             return None
         self._plugin.check_when_full(demand.parse(stated))
+        route = self._other_route(name, args, kwargs, options, task)
+        # As Celery merges them: the caller's headers replace those of a route.
+        headers = headers or dict(route.pop("headers", None) or {})
         options["headers"] = {**headers, HEADER: {"demand": stated}}
-        return {"queue": TO_BE_DISPATCHED}
+        return {**route, "queue": TO_BE_DISPATCHED}
+
+    def _other_route(self, name: str, *call: Any) -> dict[str, Any]:
+        """What Celery's routes say of the message, without its destination."""
+        route = self._others.lookup_route(name, *call) if self._others else None
+        if not isinstance(route, Mapping):  # the name of a queue, or nothing
+            return {}
+        return {option: value for option, value in route.items() if option not in _NOT_KEPT}
 
     def _demands_of(self, served: Mapping[str, Any]) -> list[object]:
         """What the signature of a task asks for, from far to near; nothing for an empty one."""

@@ -19,6 +19,7 @@ from kombu.transport.redis import Channel
 
 from celery_minsched.keys import Keys
 from celery_minsched.messages import priority_of, read_message
+from celery_minsched.place import no_place
 from node_agent.rescue import park_messages
 
 from .desk import Desk
@@ -309,7 +310,7 @@ def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
         wait_for(lambda: client.exists("test:began:running"))
         results = [fleet.send("late", priority=priority) for priority in (6, "6", 6.0)]
         with changing({"priority": "9"}, {}):
-            results.append(fleet.send("late"))
+            results.append(fleet.send("late", task_id=uuid.uuid4()))
         fleet.kill("p1", 15)
         fleet.start_ready("p2", "-P", "threads", slots=2)
         assert [result.get(timeout=20) for result in results] == ["late"] * 4
@@ -317,10 +318,8 @@ def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
         held.get(timeout=20)
     assert fleet.processes["p1"].wait(20) == 0
     for priority in (None, 3, "5", 9):  # sent to the node itself
-        sent = fleet.app.send_task(
-            "tests.app.anywhere", queue="minsched.node.p2", priority=priority
-        )
-        sent.get(timeout=20)
+        own = {"queue": "minsched.node.p2", "priority": priority}
+        assert fleet.app.send_task("tests.app.anywhere", **own).get(timeout=20) == no_place()
     fleet.stop("p2")
 
 

@@ -15,6 +15,7 @@ from celery.exceptions import TaskRevokedError
 from kombu import Exchange, Queue
 
 from celery_minsched import CompleteTaskRequest
+from celery_minsched.place import no_place
 
 from .desk import Desk, silence
 from .fleet import Fleet, make_app, wait_for
@@ -93,8 +94,9 @@ def test_a_message_is_as_celery_alone_would_send_it(
     back, sent = (json.loads(raw) for raw in client.lrange("celery", 0, -1))
     assert back["properties"]["delivery_info"] == sent["properties"]["delivery_info"]
     assert back["body"] == sent["body"]
-    # Of ours only what the task asked for is left, without which it could not be adopted again.
-    assert back["headers"].pop("minsched") == {"demand": {"pool": "asr", "session_id": "u1"}}
+    # What the task asked for is left, without which it could not be adopted again; and no place.
+    asked = {"demand": {"pool": "asr", "session_id": "u1"}}
+    assert back["headers"].pop("minsched") == no_place() | asked
     assert back["headers"].keys() == sent["headers"].keys()
 
 

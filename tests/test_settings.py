@@ -92,17 +92,21 @@ def test_a_setting_counts_however_celery_is_configured() -> None:
 )
 def test_waiting_is_refused_where_messages_and_keys_are_apart(broker: str, url: str | None) -> None:
     app = plugin(broker, minsched_redis_url=url).app
+    assert app.amqp  # nothing is checked before the scheduler is needed
     with pytest.raises(ImproperlyConfigured, match="minsched_when_full = 'error'"):
-        _ = app.amqp  # before anything is sent
+        app.send_task("t", minsched={"pool": "asr"})  # before anything is sent
+    with pytest.raises(ImproperlyConfigured, match="minsched_when_full = 'error'"):
+        _ = app.minsched.scheduler  # as a node starts
     assert plugin(broker, minsched_redis_url=url, minsched_when_full="error").app.amqp
 
 
 def test_a_demand_that_would_wait_there_is_refused() -> None:
-    """By route when the application is configured, by task and by call before anything is sent."""
+    """By route, by task and by call, before anything is sent."""
     apart = {"minsched_redis_url": REDIS, "minsched_when_full": "error"}
     waits = {"pool": "asr", "when_full": "wait"}
+    by_route = plugin("memory://", **apart, minsched_routes={"speech.*": waits}).app
     with pytest.raises(ImproperlyConfigured, match=r"Set minsched_routes\['speech"):
-        _ = plugin("memory://", **apart, minsched_routes={"speech.*": waits}).app.amqp
+        by_route.send_task("speech.t")
     app = plugin("memory://", **apart).app
 
     @app.task(name="by_task", minsched=waits)
