@@ -18,6 +18,7 @@ SEP: Final = "\x06\x16"
 #: Keys of the scheduler's own state, below the prefix (``scheduler:`` by default).
 STATE: Final = {
     "layout": "layout",  # the number of all that follows, see celery_minsched/layout.py
+    "times": "times",  # the fleet's, see celery_minsched/times.py
     "node_info": "node:info:{}",
     "node_runtime": "node:runtime:{}",
     "node_jobs": "node:jobs:{}",
@@ -74,6 +75,12 @@ QUEUES: Final = {
 #: Of each key its ids, its type in Redis, and what it holds: docs/protocol.md is made of it.
 HOLDS: Final = {
     "layout": ((), "string", "the number of this layout; whoever knows another refuses to start"),
+    "times": (
+        (),
+        "string",
+        "the fleet's times: `node_ttl`, `lease`, `history_ttl` and `session_ttl` in ms, and "
+        "`max_rescues`",
+    ),
     "node_info": (
         ("node",),
         "hash",

@@ -103,6 +103,7 @@ class MinSched:
         """
         found = self.unchecked_scheduler()
         check_layout(found.redis, found.keys)
+        found.follow_fleet()
         return found
 
     def unchecked_scheduler(self) -> MinimalSchedulerService:
@@ -115,7 +116,7 @@ class MinSched:
     @property
     def views(self) -> Views:
         """Read-only questions about nodes, pools and jobs."""
-        return Views(self.scheduler.redis, self.scheduler.keys, self.settings)
+        return Views(self.scheduler.redis, self.scheduler.keys, self.scheduler.settings)
 
     @contextmanager
     def batch(self) -> Iterator[None]:

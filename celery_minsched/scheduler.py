@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import redis
 
-from . import errors, scripts
+from . import errors, scripts, times
 from .keys import Keys
 from .layout import note_layout
 from .models import (
@@ -22,6 +23,7 @@ from .models import (
     RegisterNodeRequest,
     RegisterNodeResponse,
 )
+from .outcomes import outcome_of, outcomes_of
 from .settings import Settings
 
 
@@ -38,17 +40,36 @@ class MinimalSchedulerService:
         self, redis: redis.Redis, settings: Settings | None = None, keys: Keys | None = None
     ) -> None:
         self.redis = redis
-        self.settings = settings or Settings()
+        self._own = self.settings = settings or Settings()
+        self._fleet: str | None = None
         self.keys = keys or Keys(self.settings.key_prefix)
-        self._times = _times(self.settings)
+
+    @cached_property
+    def _times(self) -> str:
+        """What scripts go by until a node has registered. The first call looks for the fleet's."""
+        self._follow(times.look_up(self.redis, self.keys))
+        return times.to_text(self._own)
+
+    def _follow(self, fleet: str | None) -> None:
+        """Use the fleet's times, and log a warning if they differ from this process's settings."""
+        if fleet != self._fleet:
+            self._fleet = fleet
+            self.settings = times.settings_of_fleet(self._own, fleet)
+            times.warn_of_differences(self._own, self.settings)
+
+    def follow_fleet(self) -> None:
+        """Look for the fleet's times before the first call does."""
+        self._times  # noqa: B018 - is looked up once
 
     def register_node(self, request: RegisterNodeRequest) -> RegisterNodeResponse:
-        """Announce a node, or announce it anew after a change.
+        """Announce a node, or announce it anew after a change. If no node lives, the times of this
+        process are the fleet's from now on. Else it uses the fleet's.
 
         Raises :class:`NodeIdInUse` while a live node of this id is another process, and
         :class:`WrongLayout` where Redis is of a version with another layout.
         """
         note_layout(self.redis, self.keys)
+        self._follow(times.agree(self.redis, self.keys, self._own))
         pools, capabilities = request.pools, request.capabilities
         code, *values = self._call(
             "register_node",
@@ -146,7 +167,7 @@ class MinimalSchedulerService:
         A message is the JSON text before the place of its job's id, and that after it. What became
         of each job, to the first that is refused: those after it are not dispatched.
         """
-        return _outcomes(self._call("dispatch_task", *self._asked_of(jobs)), jobs)
+        return outcomes_of(self._call("dispatch_task", *self._asked_of(jobs)), jobs)
 
     def begin_dispatch(
         self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
@@ -157,7 +178,7 @@ class MinimalSchedulerService:
         answer = scripts.begin(
             self.redis, self.keys, "dispatch_task", self._times, *self._asked_of(jobs)
         )
-        return lambda: _outcomes(answer(), jobs)
+        return lambda: outcomes_of(answer(), jobs)
 
     def adopt_tasks(
         self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, tuple[str, str]]]
@@ -172,7 +193,7 @@ class MinimalSchedulerService:
             asked += (raw, *self._asked(request, message))
         answers = self._call("adopt_task", queue, *asked)
         return [
-            None if answer[0] == "GONE" else _outcome(answer, job[1])
+            None if answer[0] == "GONE" else outcome_of(answer, job[1])
             for answer, job in zip(answers, jobs, strict=False)
         ]
 
@@ -358,15 +379,8 @@ class MinimalSchedulerService:
     ) -> list[list[Any]]:
         if not calls:
             return []
-        times = self._times
-        return scripts.call_many(self.redis, self.keys, name, [(times, *args) for args in calls])
-
-
-def _times(settings: Settings) -> str:
-    """What lua/include/context.lua reads, ms."""
-    times = (settings.node_ttl, settings.lease, settings.history_ttl, settings.session_ttl)
-    milliseconds = " ".join(str(round(seconds * 1000)) for seconds in times)
-    return f"{milliseconds} {settings.max_rescues}"
+        own = self._times
+        return scripts.call_many(self.redis, self.keys, name, [(own, *args) for args in calls])
 
 
 #: Of a job whose message the caller sends.
@@ -379,47 +393,3 @@ def _lua_bool(value: bool) -> str:
 
 def _pairs(pool: PoolOffer) -> list[str]:
     return [f"{src}:{tgt}" for src, tgt in pool.langs]
-
-
-def _outcomes(
-    answers: list[Any], jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
-) -> list[DispatchResponse | errors.SchedulerError]:
-    return [_outcome(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
-
-
-def _outcome(
-    answer: list[Any], request: DispatchRequest
-) -> DispatchResponse | errors.SchedulerError:
-    code, *place = answer
-    if code != "OK":
-        return _refusal(answer, request)
-    return DispatchResponse(**dict(zip(DispatchResponse.model_fields, place, strict=True)))
-
-
-def _refusal(answer: list[Any], request: DispatchRequest) -> errors.SchedulerError:
-    """The error for a dispatch that was refused, in the words of its demand."""
-    code, *values = answer
-    if code == errors.NoPoolForLangPair.code:
-        where = (
-            f"pool {request.pool!r} does not list it, and no other" if request.pool else "no pool"
-        )
-        return errors.NoPoolForLangPair(
-            where=where, src_lang=request.src_lang, tgt_lang=request.tgt_lang
-        )
-    if code == errors.EmptyPool.code:
-        return errors.EmptyPool(
-            pool=values[0],
-            with_capability=f"with {', '.join(request.capabilities)} "
-            if request.capabilities
-            else "",
-            flags="".join(f" --capability {name}" for name in request.capabilities),
-        )
-    parts = [
-        request.pool and f"pool {request.pool}",
-        request.src_lang and f"{request.src_lang} to {request.tgt_lang}",
-        request.capabilities and f"with {', '.join(request.capabilities)}",
-    ]
-    demand = ", ".join(part for part in parts if part)
-    if code == errors.Backlogged.code:
-        return errors.Backlogged(waiting=values[0], demand=demand)
-    return errors.NoAvailableNode(demand=demand)

@@ -20,6 +20,7 @@ from .keys import Keys
 from .node_record import NODE_FIELDS, read_node
 from .scripts import text
 from .settings import Settings
+from .times import settings_of_fleet
 from .view_models import Event, JobView, LineView, NodeView, PoolView, ServerView
 
 if TYPE_CHECKING:
@@ -68,9 +69,11 @@ class Views:
                 for node_id in page:
                     pipe.hmget(self._keys("node_info", node_id), NODE_FIELDS)
                     pipe.hget(self._keys("node_runtime", node_id), "current_jobs")
+                pipe.get(self._keys("times"))
                 pipe.time()
-                *answers, (seconds, microseconds) = pipe.execute()
-            silent_since = 1000 * (seconds + microseconds / 1e6 - self.settings.node_ttl)
+                *answers, fleet, (seconds, microseconds) = pipe.execute()
+            node_ttl = settings_of_fleet(self.settings, _text_or_none(fleet)).node_ttl
+            silent_since = 1000 * (seconds + microseconds / 1e6 - node_ttl)
             for node_id, info, taken in zip(page, answers[::2], answers[1::2], strict=True):
                 record = dict(zip(NODE_FIELDS, map(_text_or_none, info), strict=True))
                 if record["max_jobs"] is not None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..keys import Keys
 from ..scripts import text
+from ..times import look_up, settings_of_fleet
 from ..views import MANY, Views, scan_keys
 
 T = TypeVar("T")
@@ -89,7 +90,8 @@ class Look:
     """Reads, and what of it the rules share."""
 
     def __init__(self, views: Views) -> None:
-        self.redis, self.keys, self.settings = views.redis, views.keys, views.settings
+        self.redis, self.keys = views.redis, views.keys
+        self.node_ttl = settings_of_fleet(views.settings, look_up(self.redis, self.keys)).node_ttl
         seconds, microseconds = self.redis.time()
         #: Milliseconds of the server's clock.
         self.now: int = seconds * 1000 + microseconds // 1000
@@ -120,7 +122,7 @@ class Look:
 
     def is_heard(self, node: Node) -> bool:
         """Has the node not been silent for so long that it is taken for dead?"""
-        return self.now - node.last_heartbeat_ts <= self.settings.node_ttl * 1000
+        return self.now - node.last_heartbeat_ts <= self.node_ttl * 1000
 
     def takes_jobs(self, node: Node) -> bool:
         """Is the node there to work, be it full just now?"""

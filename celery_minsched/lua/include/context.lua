@@ -4,12 +4,13 @@
 local time = redis.call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- ARGV[1] of every script is "node_ttl lease history_ttl session_ttl", milliseconds, and max_rescues.
+-- The fleet's times: "node_ttl lease history_ttl session_ttl", milliseconds, and max_rescues. ARGV[1] of
+-- every script has those of its caller, which count until a node has registered.
 local TTL = {}
 local MAX_RESCUES
 do
   local node, lease, history, session, rescues =
-    string.match(ARGV[1], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+    string.match(redis.call('GET', key.times()) or ARGV[1], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
   TTL.node, TTL.lease = tonumber(node), tonumber(lease)
   TTL.history, TTL.session = tonumber(history), tonumber(session)
   MAX_RESCUES = tonumber(rescues)
