@@ -151,7 +151,10 @@ class MinSched:
         return results
 
     def where(self, task_id: str) -> JobView | None:
-        """Where a task went: its latest job; ``None`` where the scheduler never placed it."""
+        """Where a task went: its latest job; ``None`` where the scheduler never placed it.
+
+        A result can be there some milliseconds before the job has ended and its slot is free.
+        """
         return self.views.job_of_task(task_id)
 
 

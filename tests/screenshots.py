@@ -16,7 +16,7 @@ from .server import Server
 
 
 def busy(desk: Desk) -> str:
-    """A fleet at work: full, free, draining and dead nodes, lines; a task that waits."""
+    """A fleet at work: a node in each state but left and starting, lines; a task that waits."""
     beat = {
         "gpu-1": {"cpu": 61, "gpu": 97, "mem": 48},
         "gpu-2": {"cpu": 55, "gpu": 91, "mem": 52},
@@ -46,6 +46,10 @@ def busy(desk: Desk) -> str:
         desk.dispatch(session_id=f"u{n}", task_id=_uuid(n), pool="ocr")
     desk.dispatch(session_id="u18", preferred_node="old-box", pool="render")
     desk.service.drain_node("old-box")
+    for node_id, why in (("cpu-3", "stopping"), ("gpu-4", "stuck")):
+        desk.node(node_id, 4, ["render"])
+        desk.dispatch(preferred_node=node_id, pool="render", **payload)
+        desk.beat(node_id, state=why)
     silence(desk, "spare", 60_000)
     desk.service.declare_dead("spare")
     for n in range(20, 26):

@@ -138,12 +138,14 @@ class TestPages:
         look("nodes")
         rows = browser.rows("nodes")
         assert [row[0] for row in rows] == [
-            *("spare", "old-box", "gpu-1", "gpu-2", "cpu-1", "cpu-2", "gpu-3")
+            *("spare", "gpu-4", "cpu-3", "old-box", "gpu-1", "gpu-2", "cpu-1", "cpu-2", "gpu-3")
         ]
         assert rows[0][1:3] == ["dead", "0 / 4"]
-        assert rows[2][1:5] == ["full", "4 / 4", "cpu 61 % gpu 97 % mem 48 %", "asr"]
+        assert [row[1:3] for row in rows[1:3]] == [["stuck", "1 / 4"], ["stopping", "1 / 4"]]
+        assert rows[4][1:5] == ["full", "4 / 4", "cpu 61 % gpu 97 % mem 48 %", "asr"]
         cards = [browser.text(f"[data-text={name}]") for name in ("nodes", "slots", "waiting")]
-        assert cards == ["6 / 7", "19 / 28", "8"]
+        assert cards == ["6 / 9", "19 / 28", "8"]
+        assert browser.text("[data-text=dead]") == "2"
         look("pools")
         assert browser.rows("pools")[0][:5] == ["asr", "open", "13 / 16", "6", "1.19"]
         look("waiting")
