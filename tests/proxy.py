@@ -44,7 +44,7 @@ class Proxy:
         self._passes = asyncio.Event()
         self._call(self._passes.set)
         server = asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self._server = asyncio.run_coroutine_threadsafe(server, self._loop).result(5)
+        self._server = asyncio.run_coroutine_threadsafe(server, self._loop).result(60)
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     @property
@@ -92,9 +92,9 @@ class Proxy:
 
     def close(self) -> None:
         self.cut()
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
-        self._call(self._loop.stop)
-        self._thread.join(5)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(60)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._loop.close()
 
     async def _end(self) -> None:
@@ -113,7 +113,12 @@ class Proxy:
         self._call(call)
 
     def _call(self, what: Callable[[], Any]) -> None:
-        self._loop.call_soon_threadsafe(what)
+        """Call it in the event loop, and return when it has been done."""
+
+        async def call() -> None:
+            what()
+
+        asyncio.run_coroutine_threadsafe(call(), self._loop).result(60)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         flow = Flow(writer)

@@ -359,7 +359,8 @@ class TestProgram:
             for process in (events, top):
                 process.send_signal(signal.SIGINT)
             for process in (events, top):
-                assert (process.wait(10), process.communicate()[1]) == (0, "")
+                assert process.communicate(timeout=60)[1] == ""
+                assert process.returncode == 0
 
 
 class TestRemoteControl:
