@@ -67,7 +67,9 @@ def works_late(self: Any, path: str) -> None:
 
 
 def _work(hostname: str, path: str) -> None:
-    """Run until there is such a file, without Redis; another file says where it has ended."""
+    """Run until there is such a file, without Redis; others say where it has begun and ended."""
+    with open(f"{path}.began", "a") as began:
+        began.write(f"{hostname}\n")
     while not os.path.exists(path):
         time.sleep(0.02)
     with open(f"{path}.ended", "a") as ended:

@@ -83,7 +83,7 @@ def held(fleet: Fleet, client: redis.Redis, *node_ids: str, **demand: Any) -> It
             hold.release()
 
 
-def marks(client: redis.Redis, where: str, count: int, patience: float = 30.0) -> list[str]:
+def marks(client: redis.Redis, where: str, count: int, patience: float = 60.0) -> list[str]:
     """What the tasks ``mark`` wrote down, once there are so many."""
     key = f"test:marks:{where}"
     wait_for(lambda: client.llen(key) >= count, f"{count} marks: {client.llen(key)}", patience)

@@ -32,7 +32,7 @@ FAST = {
 }
 
 
-def stored(result: AsyncResult, patience: float = 30.0) -> Any:
+def stored(result: AsyncResult, patience: float = 60.0) -> Any:
     """The result of a task, also while Redis is away for a moment."""
     wait_for(lambda: result.state in READY_STATES, f"the result of {result.id}", patience)
     assert result.state == "SUCCESS", result.result
@@ -114,7 +114,7 @@ class Fleet:
     def job(self, task_id: str) -> JobView | None:
         return self.plugin.where(task_id)
 
-    def wait_idle(self, patience: float = 20.0) -> None:
+    def wait_idle(self, patience: float = 60.0) -> None:
         """Wait until every slot is free."""
         wait_for(
             lambda: all(node.current_jobs == 0 for node in self.views.nodes()),
@@ -180,7 +180,7 @@ class Fleet:
         self.processes[node_id].wait()
         psutil.wait_procs(family)
 
-    def stop(self, node_id: str, signum: int = signal.SIGTERM, patience: float = 30.0) -> int:
+    def stop(self, node_id: str, signum: int = signal.SIGTERM, patience: float = 60.0) -> int:
         """Signal a node and wait for its end; the exit code."""
         self.kill(node_id, signum)
         return self.processes[node_id].wait(patience)
@@ -192,7 +192,7 @@ class Fleet:
                 process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -53,4 +53,4 @@ def plain_worker(fleet: Fleet, *queues: str, threads: int = 4) -> Iterator[None]
         yield
     finally:
         process.terminate()
-        assert process.wait(30) == 0, fleet.log_tail("plain")
+        assert process.wait(60) == 0, fleet.log_tail("plain")

@@ -76,7 +76,7 @@ def check(wheel: Path, python: str) -> None:
             assert (folder / "lua/dispatch_task.lua").exists()
         finally:
             node.terminate()
-            node.wait(30)
+            node.wait(60)
             server.close()
         assert node.returncode == 0
 

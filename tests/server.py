@@ -78,7 +78,7 @@ class Server:
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signum)
-            self.process.wait(10)
+            self.process.wait(60)
 
     def forget(self) -> None:
         """Throw away what a stopped server has on disk."""

@@ -98,7 +98,7 @@ def test_a_solo_pool_has_one_slot(fleet: Fleet) -> None:
 def test_a_second_node_of_the_same_id_refuses_and_says_who_holds_it(fleet: Fleet) -> None:
     fleet.start_ready("n1")
     fleet.start("again", "--node-id", "n1")
-    assert fleet.processes["again"].wait(20) == 1
+    assert fleet.processes["again"].wait(60) == 1
     pid = fleet.processes["n1"].pid
     assert f"node id 'n1' is held by {os.uname().nodename}/{pid}/" in fleet.log("again")
     assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
@@ -268,7 +268,7 @@ def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redi
     wait_for(lambda: client.exists("test:began:stop1") and client.exists("test:began:stop2"))
     for n in range(3):  # the first one runs on until now
         client.lpush(f"test:release:stop{n}", "go")
-    assert fleet.processes["n1"].wait(20) == 0
+    assert fleet.processes["n1"].wait(60) == 0
     for result in results:
         result.get(timeout=20)
     assert client.lrange("test:ended:stop0", 0, -1) == ["celery@n1"]

@@ -240,7 +240,7 @@ class TestSeeing:
             wait_for(lambda: set(workers() or ()) >= {"celery@n1", "celery@n2"}, patience=30)
         finally:
             flower.terminate()
-            flower.wait(10)
+            flower.wait(60)
 
 
 def test_beat_sends_through_the_scheduler(fleet: Fleet) -> None:

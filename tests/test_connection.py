@@ -130,7 +130,7 @@ def sentinel(server: Server, tmp_path: Path) -> Iterator[int]:
     )
     yield port
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def test_sentinel(server: Server, sentinel: int) -> None:

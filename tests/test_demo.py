@@ -42,7 +42,7 @@ def test_the_fifteen_lines_of_the_readme_run_as_written(server: Server, tmp_path
         assert said.stdout.splitlines()[-1:] == ["speech.wav, by gpu-1"], said.stderr
     finally:
         node.terminate()
-        node.wait(20)
+        node.wait(60)
 
 
 class Demo:

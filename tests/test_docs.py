@@ -58,7 +58,7 @@ def broker() -> Iterator[Server]:
         for node in nodes:
             node.terminate()
         for node in nodes:
-            node.wait(20)
+            node.wait(60)
         server.close()
 
 

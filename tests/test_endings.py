@@ -265,5 +265,5 @@ def test_a_memory_error_takes_the_worker_down_and_not_the_slot(fleet: Fleet, poo
     job = ended(fleet, result.id)
     assert (job.status, job.reason) == ("failed", "MemoryError")
     if pool == "prefork":
-        fleet.processes[NODE].wait(30)
+        fleet.processes[NODE].wait(60)
         fleet.start_ready(NODE, slots=3)  # its id is free at once

@@ -59,7 +59,7 @@ def sentinel(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[redis.R
         wait_for(knows_the_replica)
         yield client
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def test_a_failover_by_sentinel_with_the_last_second_lost(

@@ -91,7 +91,7 @@ def test_a_node_refuses_to_start_and_says_what_to_do(
 ) -> None:
     client.set(NOTE, number)
     fleet.start("n1")
-    assert fleet.processes["n1"].wait(30) == 1
+    assert fleet.processes["n1"].wait(60) == 1
     assert f"Error: WRONG_LAYOUT: what is in Redis has layout {number} (see" in fleet.log("n1")
     assert client.keys("*") == [NOTE]
 

@@ -316,7 +316,7 @@ def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
         assert [result.get(timeout=20) for result in results] == ["late"] * 4
         client.lpush("test:release:running", "go")
         held.get(timeout=20)
-    assert fleet.processes["p1"].wait(20) == 0
+    assert fleet.processes["p1"].wait(60) == 0
     for priority in (None, 3, "5", 9):  # sent to the node itself
         own = {"queue": "minsched.node.p2", "priority": priority}
         assert fleet.app.send_task("tests.app.anywhere", **own).get(timeout=20) == no_place()
@@ -336,7 +336,7 @@ def test_a_task_that_has_succeeded_is_not_run_again_for_its_node_s_death(fleet: 
     fleet.start_ready("d1", slots=1)
     result = fleet.send("stores_and_kills_its_node")
     wait_for(lambda: (job := fleet.job(result.id)) and job.node_id == "d1")
-    fleet.processes["d1"].wait(20)
+    fleet.processes["d1"].wait(60)
     fleet.start_ready("d2", slots=1)
     wait_for(lambda: (job := fleet.job(result.id)) and job.status == "finished")
     with fleet.server.client() as client:

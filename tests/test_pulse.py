@@ -61,7 +61,7 @@ def test_a_node_that_stops_while_redis_has_no_memory_is_not_dead(
     assert {fleet.job(job.id).status for job in (early, late)} == {"running"}  # type: ignore[union-attr]
     for name in ("early", "late"):
         client.lpush(f"test:release:{name}", "go")
-    assert fleet.processes["n1"].wait(20) == 0
+    assert fleet.processes["n1"].wait(60) == 0
     for job, name in ((early, "early"), (late, "late")):
         assert fleet.job(job.id).status == "finished"  # type: ignore[union-attr]
         assert client.lrange(f"test:began:{name}", 0, -1) == ["celery@n1"]

@@ -139,7 +139,7 @@ def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() ->
     fleet = Fleet(server, **{**FAST, "MINSCHED_TEST_CONF_lease": "2"})
     try:
         fleet.start_ready("n1", "-c", "1", slots=3)  # one process, three slots
-        work = start_work(fleet, 3, "works_late")
+        work = start_work(fleet, 3, "works_late", at_once=1)
         server.stop(signal.SIGKILL)
         wait_for(lambda: fleet.log("n1").count("Cannot connect") == 2)
         server.start()  # the pulse is back at once, the worker two seconds later

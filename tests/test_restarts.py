@@ -76,7 +76,7 @@ def test_a_cold_shutdown_loses_nothing_in_silence(
         wait_for(lambda: not fleet.node(name).online)  # type: ignore[union-attr]
         assert fleet.processes[name].poll() is None  # it waits for what it runs
         fleet.kill_all(name, signal.SIGINT)
-    fleet.processes[name].wait(20)
+    fleet.processes[name].wait(60)
     wait_for(lambda: began(client, f"late-{name}") == [name, "safe"])
     let_go(client, f"late-{name}")
     late.get(timeout=20)
@@ -94,7 +94,7 @@ def test_a_cold_shutdown_waits_for_threads(fleet: Fleet, client: redis.Redis) ->
     let_go(client, "early-threads", "late-threads")
     for result in results:
         result.get(timeout=20)
-    fleet.processes["threads"].wait(20)
+    fleet.processes["threads"].wait(60)
     for what in ("early-threads", "late-threads"):
         assert client.lrange(f"test:ended:{what}", 0, -1)[0] == "celery@threads"
 
@@ -111,7 +111,7 @@ def test_a_soft_shutdown_gives_time_and_is_cold_then(
         let_go(client, "early-soft")
         early.get(timeout=20)
         assert soft.processes["soft"].poll() is None
-        soft.processes["soft"].wait(20)
+        soft.processes["soft"].wait(60)
         wait_for(lambda: began(client, "late-soft") == ["soft", "safe"])
         let_go(client, "late-soft")
         late.get(timeout=20)

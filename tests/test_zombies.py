@@ -240,7 +240,7 @@ def test_one_whose_id_was_taken_meanwhile_ends(
     wait_for(lambda: client.llen(f"test:began:{name}") == 2, patience=30)
 
     fleet.kill_all(name, signal.SIGCONT)
-    assert fleet.processes[name].wait(20) == -signal.SIGKILL
+    assert fleet.processes[name].wait(60) == -signal.SIGKILL
     assert "another process took its place" in fleet.log(name)
     client.lpush(f"test:release:{name}", "go", "go")
     result.get(timeout=20)

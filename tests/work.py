@@ -24,14 +24,30 @@ class Work:
         self.path.touch()
 
     @property
+    def began(self) -> list[str]:
+        """The node of each task that has begun."""
+        return self._read("began")
+
+    @property
     def ended(self) -> list[str]:
         """The node of each task that has ended, which Redis may not know."""
-        ended = Path(f"{self.path}.ended")
-        return ended.read_text().split() if ended.exists() else []
+        return self._read("ended")
+
+    def _read(self, what: str) -> list[str]:
+        path = Path(f"{self.path}.{what}")
+        return path.read_text().split() if path.exists() else []
 
 
-def start_work(fleet: Fleet, number: int = 1, task: str = "works", **options: Any) -> Work:
-    """Send so many tasks, each of which takes a slot, and wait until their nodes have them."""
+def start_work(
+    fleet: Fleet,
+    number: int = 1,
+    task: str = "works",
+    at_once: int | None = None,
+    **options: Any,
+) -> Work:
+    """Send so many tasks, each of which takes a slot. All are at their nodes when this returns, and
+    have begun, or as many as these run at once.
+    """
     path = Path(fleet.logs.name) / uuid.uuid4().hex
     jobs = [fleet.send(task, str(path), ignore_result=True, **options) for _ in range(number)]
     for job in jobs:
@@ -39,4 +55,6 @@ def start_work(fleet: Fleet, number: int = 1, task: str = "works", **options: An
             lambda job=job: fleet.job(job.id).status == "running",  # type: ignore[misc, union-attr]
             lambda job=job: f"{fleet.job(job.id)} to run",  # type: ignore[misc]
         )
-    return Work(path, jobs)
+    work = Work(path, jobs)
+    wait_for(lambda: len(work.began) == (at_once or number), "the tasks to begin")
+    return work
