@@ -85,8 +85,8 @@ HOLDS: Final = {
         ("node",),
         "hash",
         "what a node is: `online`, `draining` (`true` or `false`), `state`, `instance`, "
-        "`max_jobs`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, `load`, `turn`, "
-        "`turn_base`, `term`, `last_heartbeat_ts`, `registered_ts`",
+        "`max_jobs`, `concurrency`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, "
+        "`load`, `turn`, `turn_base`, `term`, `suspects`, `last_heartbeat_ts`, `registered_ts`",
     ),
     "node_runtime": (("node",), "hash", "`current_jobs`, the size of the next"),
     "node_jobs": (

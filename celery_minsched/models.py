@@ -142,6 +142,8 @@ class RegisterNodeRequest(_Model):
     cap_json: JsonText = "{}"
     max_jobs: int = Field(ge=1, le=MAX_SLOTS)
     pools_json: JsonText
+    #: The most jobs that it runs at once; ``None``: all of them. A death counts against no others.
+    concurrency: int | None = Field(default=None, ge=1)
     #: The process that is the node. A live node of the same id in another process is in the way.
     instance: str = Field(default_factory=this_process, max_length=MAX_ID)
     #: False takes the id, and no job yet.

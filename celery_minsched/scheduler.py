@@ -81,6 +81,7 @@ class MinimalSchedulerService:
             request.pools_json,
             "".join(f"{pool.id}\t{cap}\n" for pool in pools for cap in ["", *capabilities]),
             "".join(f"{pool.id}\t{pair}\n" for pool in pools for pair in _pairs(pool)),
+            request.concurrency or request.max_jobs,
         )
         if code == errors.NodeIdInUse.code:
             raise errors.NodeIdInUse(node_id=request.node_id, holder=values[0], age_ms=values[1])

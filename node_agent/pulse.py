@@ -57,6 +57,7 @@ class Report:
     jobs: list[str] | None  # that it holds; None while it cannot tell
     state: State = ""  # why it takes no jobs
     last: bool = False
+    concurrency: int | None = None  # processes or threads of its pool
 
     @property
     def online(self) -> bool:
@@ -273,8 +274,9 @@ class _Heart:
         if report is None or report.last:
             return
         known, self._state = self._registration, report.state
-        if report.online and (not known.online or known.max_jobs != report.max_jobs):
-            new = known.model_copy(update={"online": True, "max_jobs": report.max_jobs})
+        size = {"max_jobs": report.max_jobs, "concurrency": report.concurrency}
+        new = known.model_copy(update={"online": True, **size})
+        if report.online and new != known:
             self._scheduler.register_node(new)
             self._registration = new
             logger.info(

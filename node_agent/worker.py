@@ -54,7 +54,7 @@ class Node:
         self._plugin = plugin
         self._slots_at_start = self._max_jobs = registration.max_jobs
         self._controller: Any = None
-        self._pool_at_start = 0
+        self._pool_at_start = self._concurrency = 0
 
     def on_ready(self, controller: Any) -> None:
         """The worker consumes: take jobs from now on."""
@@ -125,10 +125,11 @@ class Node:
         state: State = "stopping" if self.slots.closing else ""
         if not state:  # the slots move with the pool: a process more is a slot more
             with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
-                grown = _pool_size(self._controller) - self._pool_at_start
+                self._concurrency = _pool_size(self._controller)
+                grown = self._concurrency - self._pool_at_start
                 self._max_jobs = max(1, self._slots_at_start + grown)
         jobs = sorted(self.slots.held.copy()) if self.slots.are_known else None
-        return Report(self._max_jobs, jobs, state)
+        return Report(self._max_jobs, jobs, state, concurrency=max(1, self._concurrency))
 
 
 def _pool_size(controller: Any) -> int:

@@ -37,7 +37,7 @@ redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_j
 local has_left = online ~= 'true' and state == '' and ARGV[8] == 'jobs' and not ARGV[11]
 if has_left then
   if node[4] == 'true' or node[1] ~= '' then tell('node_left', 'node', node_id) end
-  redis.call('HSET', key.node_info(node_id), 'instance', '')
+  redis.call('HSET', key.node_info(node_id), 'instance', '', 'suspects', '')
 elseif online == 'true' and instance ~= '' then
   redis.call('HSET', key.node_info(node_id), 'instance', instance)
 end

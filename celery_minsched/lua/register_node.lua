@@ -10,12 +10,14 @@
 -- ARGV[6] cap_json     ARGV[7] pools_json, both as given
 -- ARGV[8] offers, a line "pool<TAB>" a pool and a line "pool<TAB>capability" a capability in it
 -- ARGV[9] speaks, a line "pool<TAB>src:tgt" a language pair
+-- ARGV[10] concurrency: the most jobs that it runs at once, max_jobs if it is not given
 --
 -- Returns {"OK", slots taken}
 --         {"NODE_ID_IN_USE", the instance that holds it, ms since its last heartbeat}
 
 local node_id, instance, max_jobs, online = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local cap_json, pools_json, offers, speaks = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local concurrency = ARGV[10] or max_jobs
 
 local held = redis.call('HMGET', key.node_info(node_id),
   'instance', 'last_heartbeat_ts', 'speaks', 'online', 'term')
@@ -27,15 +29,19 @@ end
 write_even_without_memory()  -- first: a caller that may not write is refused here, with nothing done
 redis.call('ZADD', key.nodes(), NOW, node_id)
 withdraw_offers(node_id)
+-- Another process is the node now, or Redis has lost the node.
+if held[1] ~= instance or not held[5] then
+  if (held[1] or '') ~= '' then note_suspects(node_id) end  -- that process has died
+  end_term(node_id)
+end
 redis.call('HSET', key.node_info(node_id),
   'online', online, 'state', '', 'instance', instance, 'max_jobs', max_jobs,
+  'concurrency', concurrency,
   'cap_json', cap_json, 'pools_json', pools_json, 'offers', offers, 'speaks', speaks,
   'last_heartbeat_ts', NOW, 'registered_ts', NOW,
   'turn_base', string.format('%.0f', turn_base(tonumber(redis.call('GET', key.turn()) or 0))))
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
--- Another process is the node now, or Redis has lost the node.
-if held[1] ~= instance or not held[5] then end_term(node_id) end
 enter_offers(node_id, offers)
 for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 place_node(node_id)

@@ -24,6 +24,7 @@ end
 local function bury_node(node_id, last_heartbeat)
   redis.call('HSET', key.node_info(node_id), 'online', 'false', 'state', '')
   end_term(node_id)
+  if redis.call('ZSCORE', key.rescues(), node_id) == false then note_suspects(node_id) end
   place_node(node_id)
   open_lines(node_id)
   give_up_node(node_id)

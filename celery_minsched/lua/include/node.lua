@@ -6,6 +6,8 @@
 -- sorted set of those with a free slot, so a demand for a rare capability in a large pool is one
 -- head read like any other.
 
+local MOST_CLAIMS = 1000  -- jobs of a node that are looked at when it dies
+
 local function members_key(pool, capability)
   if capability == '' then return key.pool_members(pool) end
   return key.capable_members(pool, capability)
@@ -96,6 +98,31 @@ end
 -- is new in the whole fleet. A node whose record was forgotten gets no old number either.
 local function end_term(node_id)
   redis.call('HSET', key.node_info(node_id), 'term', redis.call('INCR', key.turn()))
+end
+
+-- Records which jobs of a node that died may have begun there, and so may have killed it: as many as it runs
+-- at once, the first that it claimed; "*" for all. The others waited for a process or a thread.
+local function note_suspects(node_id)
+  local node = redis.call('HMGET', key.node_info(node_id), 'max_jobs', 'concurrency')
+  local most = tonumber(node[2] or node[1] or 0)
+  local jobs = redis.call('ZRANGE', key.node_jobs(node_id), 0, MOST_CLAIMS - 1)
+  local claimed, suspects = {}, {}
+  if #jobs <= most then
+    jobs, suspects = {}, {'*'}
+  end
+  for _, job_id in ipairs(jobs) do
+    local job = redis.call('HMGET', key.job(job_id), 'status', 'started_ts')
+    if job[1] == 'running' then
+      local number = tonumber(string.match(job_id, '%d+$') or 0)
+      table.insert(claimed, {id = job_id, at = tonumber(job[2] or 0), number = number})
+    end
+  end
+  table.sort(claimed, function(one, other)
+    if one.at ~= other.at then return one.at < other.at end
+    return one.number < other.number
+  end)
+  for i = 1, math.min(most, #claimed) do suspects[i] = claimed[i].id end
+  redis.call('HSET', key.node_info(node_id), 'suspects', table.concat(suspects, '\n'))
 end
 
 -- How many slots has the node, free or not, if it is there to work? False where it is not.

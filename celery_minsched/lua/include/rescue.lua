@@ -35,10 +35,18 @@ local function has_messages(node_id, suffixes)
   return false
 end
 
--- Places a job whose message was found, unless its nodes died under it too often.
-local function place_anew(job)
+-- The jobs that may have killed the node, as a set.
+local function read_suspects(node_id)
+  local noted = redis.call('HGET', key.node_info(node_id), 'suspects') or ''
+  local suspects = {all = noted == '*'}
+  for job_id in string.gmatch(noted, '[^\n]+') do suspects[job_id] = true end
+  return suspects
+end
+
+-- Places a job whose message was found, unless nodes died under it too often.
+local function place_anew(job, is_suspect)
   local rescues = tonumber(job.rescues) or 0
-  if job.status == 'running' then rescues = redis.call('HINCRBY', key.job(job.id), 'rescues', 1) end
+  if is_suspect and job.status == 'running' then rescues = redis.call('HINCRBY', key.job(job.id), 'rescues', 1) end
   if rescues < MAX_RESCUES then return place_parked(job) end
   free_slot(job)
   end_job(job, 'failed', 'its node died under it ' .. rescues .. ' times')
@@ -48,7 +56,7 @@ end
 -- Jobs of the node whose lease ran out, or all of one that is gone, once no message is left at it:
 -- one whose message is parked is placed; one that was dispatched just now may yet be published; the
 -- others ran, or were handed over and never noted, and are lost.
-local function settle_jobs(node_id, before)
+local function settle_jobs(node_id, before, suspects)
   local jobs = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', before,
     'WITHSCORES', 'LIMIT', 0, MOST_RESCUED)
   for i = 1, #jobs, 2 do
@@ -56,7 +64,7 @@ local function settle_jobs(node_id, before)
     if job.node_id ~= node_id or ENDED[job.status] then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
     elseif is_parked(job) then
-      place_anew(job)
+      place_anew(job, suspects.all or suspects[job.id])
     elseif job.status ~= 'dispatched' or lease <= NOW then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
       lose_job(job, job.status == 'dispatched' and 'its message never reached its node'
@@ -78,12 +86,12 @@ local function lapse_jobs(node_id, suffixes)
       redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.node, job_id)
     end
   end
-  settle_jobs(node_id, NOW)
+  settle_jobs(node_id, NOW, {})  -- a lease that ended is no death
 end
 
 -- Settles the jobs of a node that is gone, once its messages were moved.
 local function rescue_node(node_id)
-  settle_jobs(node_id, '+inf')
+  settle_jobs(node_id, '+inf', read_suspects(node_id))
   if redis.call('EXISTS', key.node_jobs(node_id)) == 0 then
     redis.call('ZREM', key.rescues(), node_id)
     if has_died(node_id) then
