@@ -1,7 +1,7 @@
-"""Nodes forked of a process that has imported what a node needs: half of a start is that.
+"""Programs forked of a process that has imported what a node needs: half of a start is that.
 
 Real processes all the same, each with a process group, an environment and a log of its own. What
-``python -m node_agent`` itself does is for tests/test_agent.py and the demo.
+``python -m node_agent`` itself does is for tests/test_docs.py and the demo.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from node_agent.cli import main
@@ -37,11 +38,23 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-class NodeProcess:
-    """``node-agent ARGS``; with the methods of ``subprocess.Popen`` that tests use."""
+_ROOT = Path(__file__).resolve().parent.parent
 
-    def __init__(self, args: list[str], environment: dict[str, str], log: Path) -> None:
-        self._process = _CONTEXT.Process(target=_run, args=(args, environment, log))
+
+class ForkedProcess:
+    """``program(args)``; with the methods of ``subprocess.Popen`` that tests use."""
+
+    def __init__(
+        self,
+        program: Callable[[list[str]], object],
+        args: list[str],
+        environment: dict[str, str],
+        log: Path,
+        folder: Path = _ROOT,
+    ) -> None:
+        self._process = _CONTEXT.Process(
+            target=_run, args=(program, args, environment, log, folder)
+        )
         self._process.start()
         assert self._process.pid
         self.pid: int = self._process.pid
@@ -73,14 +86,31 @@ class NodeProcess:
         self._process.kill()
 
 
-def _run(args: list[str], environment: dict[str, str], log: Path) -> None:
-    os.setsid()  # its process group is the node and all that it starts
-    os.chdir(Path(__file__).resolve().parent.parent)
+class NodeProcess(ForkedProcess):
+    """``node-agent ARGS``."""
+
+    def __init__(self, args: list[str], environment: dict[str, str], log: Path) -> None:
+        super().__init__(_node_agent, args, environment, log)
+
+
+def _node_agent(args: list[str]) -> None:
+    sys.argv = ["node-agent", *args]
+    main(args)
+
+
+def _run(
+    program: Callable[[list[str]], object],
+    args: list[str],
+    environment: dict[str, str],
+    log: Path,
+    folder: Path,
+) -> None:
+    os.setsid()  # its process group is the program and all that it starts
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(written, 1)
     os.dup2(written, 2)
-    sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
-    sys.argv = ["node-agent", *args]
-    main(args)
+    sys.path[:0] = [str(folder), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.exit(program(args))

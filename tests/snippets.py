@@ -40,5 +40,10 @@ def run(page: Path) -> bool:
     return not runner.summarize(verbose=False).failed
 
 
+def main(args: list[str]) -> int:
+    """The program; its exit code."""
+    return int(not run(Path(args[0])))
+
+
 if __name__ == "__main__":
-    sys.exit(not run(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -156,15 +157,16 @@ def test_an_eviction_policy_is_warned_of_at_start(fleet: Fleet, client: redis.Re
 
 
 class TestCommandLine:
-    def run(self, server: Server, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "node_agent", *options],
-            cwd=ROOT,
-            env={**os.environ, "MINSCHED_TEST_BROKER": server.url, **env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    @pytest.fixture
+    def run(self, server: Server, tmp_path: Path) -> Callable[..., tuple[int, str]]:
+        """Runs the program to its end; its exit code and what it says."""
+
+        def run(*options: str, **env: str) -> tuple[int, str]:
+            environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, **env}
+            process = NodeProcess(list(options), environment, tmp_path / "log")
+            return process.wait(60), (tmp_path / "log").read_text()
+
+        return run
 
     @pytest.mark.parametrize(
         ("options", "says"),
@@ -181,30 +183,26 @@ class TestCommandLine:
             ("--node-id n1 --pool asr -c auto", "give --slots too"),
         ],
     )
-    def test_a_wrong_option_is_explained(self, server: Server, options: str, says: str) -> None:
-        answer = self.run(server, "-A", "tests.app", *options.split())
-        assert answer.returncode == 2
-        assert says in answer.stderr
-        assert "Traceback" not in answer.stderr
+    def test_a_wrong_option_is_explained(self, run: Any, options: str, says: str) -> None:
+        code, said = run("-A", "tests.app", *options.split())
+        assert code == 2
+        assert says in said
+        assert "Traceback" not in said
 
-    def test_an_application_without_a_scheduler(self, server: Server, tmp_path: Path) -> None:
+    def test_an_application_without_a_scheduler(self, run: Any, tmp_path: Path) -> None:
         (tmp_path / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
-        answer = self.run(
-            server, "-A", "plain", "--node-id", "n1", "--pool", "p", PYTHONPATH=str(tmp_path)
-        )
-        assert answer.returncode == 1
-        assert "write MinSched(app) below its Celery(...)" in answer.stderr
+        code, said = run("-A", "plain", "--node-id", "n1", "--pool", "p", PYTHONPATH=str(tmp_path))
+        assert code == 1
+        assert "write MinSched(app) below its Celery(...)" in said
 
-    def test_redis_that_is_not_there(self, server: Server) -> None:
+    def test_redis_that_is_not_there(self, run: Any) -> None:
         away = f"redis://127.0.0.1:{free_port()}/0"
         options = ("-A", "tests.app", "--node-id", "n1", "--pool", "p")
         no_patience = '{"broker_connection_retry_on_startup": false}'
-        answer = self.run(
-            server, *options, MINSCHED_TEST_BROKER=away, MINSCHED_TEST_CELERY=no_patience
-        )
-        assert answer.returncode == 1
-        assert "Connection refused" in answer.stderr
-        assert "Traceback" not in answer.stderr
+        code, said = run(*options, MINSCHED_TEST_BROKER=away, MINSCHED_TEST_CELERY=no_patience)
+        assert code == 1
+        assert "Connection refused" in said
+        assert "Traceback" not in said
 
 
 def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks(

@@ -15,9 +15,10 @@ import pytest
 from celery_minsched import MinimalSchedulerService
 from celery_minsched.views import Views
 
+from . import snippets
 from .fleet import ROOT, wait_for
+from .forked import ForkedProcess
 from .server import Server
-from .snippets import blocks
 
 START = ROOT / "docs/getting-started.md"
 #: Pages whose snippets have a test of their own.
@@ -25,7 +26,7 @@ ELSEWHERE = {"docs/migration.md": "tests/test_migration_page.py"}
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if str(page.relative_to(ROOT)) not in ELSEWHERE and list(blocks(page))
+    if str(page.relative_to(ROOT)) not in ELSEWHERE and list(snippets.blocks(page))
 ]
 
 
@@ -69,14 +70,14 @@ def environment(server: Server, database: int = 0) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_snippets_of_a_page_run_and_say_what_it_says(page: Path, broker: Server) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.snippets", str(page)],
-        cwd=broker.directory.name,
-        env=environment(broker) if page.name != "README.md" else environment(broker, database=1),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+def test_the_snippets_of_a_page_run_and_say_what_it_says(
+    page: Path, broker: Server, tmp_path: Path
+) -> None:
+    process = ForkedProcess(
+        snippets.main,
+        [str(page)],
+        environment(broker, database=1 if page.name == "README.md" else 0),
+        tmp_path / "log",
+        Path(broker.directory.name),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.wait(60) == 0, (tmp_path / "log").read_text()

@@ -258,7 +258,7 @@ def interleave(server: Server, seeds: range) -> None:
 
 
 def test_no_wakeup_is_lost_in_some_hundred_interleavings(server: Server) -> None:
-    interleave(server, range(200))
+    interleave(server, range(100))
 
 
 @pytest.mark.soak
