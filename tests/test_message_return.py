@@ -123,7 +123,7 @@ def test_a_message_is_parked_where_its_record_says_and_comes_back_as_it_was(
     for number in range(2):  # delivered, and delivered once more
         desk.service.claim_job(first, "n1")
         entry_of(client, raw)
-        assert park_messages(app.minsched, "n1") == [first]
+        assert list(park_messages(app.minsched, "n1")) == [first]
         suffix = client.hget(f"scheduler:job:{first}", "suffix") or ""
         assert client.lrange(f"minsched.job.{first}{suffix}", 0, -1) != []
         assert desk.service.place_jobs([first], "n1") == ["dispatched"]
@@ -137,7 +137,7 @@ def test_a_message_is_parked_where_its_record_says_and_comes_back_as_it_was(
         assert returned == sent
         raw = back
     client.lpush(NODE_QUEUE, raw)  # it was not delivered: it comes back as it lay there
-    assert park_messages(app.minsched, "n1") == [first]
+    assert list(park_messages(app.minsched, "n1")) == [first]
     assert desk.service.place_jobs([first], "n1") == ["dispatched"]
     assert client.lrange(NODE_QUEUE, 0, -1) == [raw]
     assert desk.views.check() == []
@@ -188,7 +188,7 @@ def test_a_message_that_is_acknowledged_meanwhile_is_not_parked(
     job_id = read_message(raw)["headers"]["minsched"]["job_id"]
     entry_of(client, raw)
     client.sadd("minsched.acked.n1", f"tag-{job_id}")
-    assert park_messages(app.minsched, "n1") == []
+    assert list(park_messages(app.minsched, "n1")) == []
     assert client.keys("minsched.job.*") == []
     desk.service.claim_job(job_id, "n1", f"tag-{job_id}")
     assert desk.views.check() == []
