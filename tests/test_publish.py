@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, signals
 from celery.app.task import Task
 from celery.exceptions import ImproperlyConfigured
 from kombu import Connection
@@ -104,6 +104,29 @@ def test_a_connection_to_another_broker_is_refused(app: Celery, server: Server, 
     assert app.minsched.where(send(server.url, "asked").id).status == "waiting"
     with app.producer_pool.acquire() as pooled:
         assert app.tasks["asked"].apply_async(producer=pooled)
+
+
+@pytest.mark.parametrize("how", ["call", "handler"])
+def test_a_priority_at_another_broker_is_in_the_header(server: Server, how: str) -> None:
+    """A node takes from one list of its queue, and kombu has one for each priority step."""
+    own = {"minsched_redis_url": server.url, "minsched_when_full": "error"}
+    app = make(server.url, broker=server.url.replace("/0", "/5"), **own)
+    Desk(app.minsched.scheduler).node("n1", 1)
+
+    def change(properties: dict[str, Any], **_: Any) -> None:
+        properties["priority"] = "6"
+
+    if how == "handler":
+        signals.before_task_publish.connect(change)
+    try:
+        app.tasks["asked"].apply_async(**({"priority": "6"} if how == "call" else {}))
+    finally:
+        signals.before_task_publish.disconnect(change)
+    with server.client(db=5) as client:
+        message = json.loads(client.rpop("minsched.node.n1"))
+    assert message["headers"]["minsched"]["priority"] == "6"
+    assert message["properties"]["priority"] == 0
+    app.close()
 
 
 @pytest.mark.parametrize("broker", ["memory://", "amqp://127.0.0.1:1//"])
