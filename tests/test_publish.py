@@ -39,11 +39,11 @@ def make(url: str, cls: type[Celery] = Celery, broker: str | None = None, **conf
     app.conf.update(task_publish_retry_policy={"max_retries": 1}, **conf)
     MinSched(app)
 
-    @app.task(name="asked", minsched={"pool": "asr"}, bind=True)
+    @app.task(name="asked", minsched={"pool": "asr"}, bind=True, shared=False)
     def asked(self: Any, *args: Any) -> dict[str, Any]:
         return dict(self.request.minsched)
 
-    @app.task(name="plain", bind=True)
+    @app.task(name="plain", bind=True, shared=False)
     def plain(self: Any, *args: Any) -> dict[str, Any]:
         return dict(self.request.minsched)
 
@@ -248,7 +248,7 @@ class TestPlace:
             assert task.apply(headers={"a": 1}).get() == no_place()
 
     def test_has_no_other_effect_on_a_request(self, app: Celery) -> None:
-        @app.task(bind=True)
+        @app.task(bind=True, shared=False)
         def looks(self: Any) -> Any:
             self.request.minsched["job_id"] = "x:1"  # a copy
             missing = getattr(self.request, "missing", "none")
