@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import click
 from billiard import cpu_count
@@ -15,8 +17,15 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import retry_over_time
 from pydantic import ValidationError
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_minsched import (
     MinimalSchedulerService,
@@ -28,9 +37,14 @@ from celery_minsched import (
 from celery_minsched.keys import queue_name
 
 from .options import check_options, check_pool, prepare_command, run_worker, runs_in_event_loop
+from .rescue import take_over
 from .worker import prepare
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+#: How Redis answers a write that it accepts at another time.
+_REFUSED = (OutOfMemoryError, ReadOnlyError)
 
 
 @click.command(
@@ -82,14 +96,13 @@ def main(
         concurrency = str(slots or app.conf.worker_concurrency or cpu_count())
     slots = slots or _default_slots(concurrency, autoscale)
     registration = _registration(node_id, slots, pools, langs, capabilities)
-    try:
-        scheduler = connect(plugin)
-        take_id(scheduler, registration)
-        warn_of_eviction(scheduler)
-    except (SchedulerError, ImproperlyConfigured, OperationalError, RedisError) as exc:
-        raise click.ClickException(str(exc)) from exc
+    with _explained():
+        when_redis_answers(app, lambda: take_id(plugin.scheduler, registration))
+        when_redis_answers(app, lambda: warn_of_eviction(plugin.scheduler))
     node = prepare(app, plugin, registration)
     try:
+        with _explained():
+            when_redis_answers(app, lambda: take_over(plugin, node_id))
         run_worker(
             app,
             [
@@ -102,6 +115,15 @@ def main(
         )
     finally:
         node.stop()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What Redis or the scheduler refuses is an error message of the command."""
+    try:
+        yield
+    except (SchedulerError, ImproperlyConfigured, OperationalError, RedisError) as exc:
+        raise click.ClickException(str(exc)) from exc
 
 
 def _default_slots(concurrency: str | None, autoscale: str | None) -> int:
@@ -150,27 +172,28 @@ def _plugin(app: Celery, name: str) -> MinSched:
     return plugin
 
 
-def connect(plugin: MinSched) -> MinimalSchedulerService:
-    """The scheduler of an application, as soon as its Redis is up and has loaded its data.
+def when_redis_answers(app: Celery, call: Callable[[], T]) -> T:
+    """What ``call`` returns, as soon as Redis is up, has loaded its data and accepts writes.
 
     It waits as long as Celery's worker does: ``broker_connection_retry_on_startup`` and
-    ``broker_connection_max_retries`` say so. Raises kombu's ``OperationalError``.
+    ``broker_connection_max_retries`` say so. Raises what the last call raised.
     """
-    conf = plugin.app.conf
+    conf = app.conf
     waits = conf.broker_connection_retry_on_startup
     if waits is None:
         waits = conf.broker_connection_retry
 
     def on_error(exc: Exception, intervals: Iterator[float], retries: int) -> float:
-        if isinstance(exc.__cause__, AuthenticationError):  # another try changes nothing
+        # Another try changes nothing.
+        if isinstance(exc.__cause__ or exc, AuthenticationError):
             raise exc
         pause = next(intervals)
         logger.warning("Redis is not ready yet: %s Trying again in %.0f s.", exc, pause)
         return pause
 
     return retry_over_time(  # type: ignore[no-any-return]
-        lambda: plugin.scheduler,
-        (OperationalError, RedisConnectionError),
+        call,
+        (OperationalError, RedisConnectionError, RedisTimeoutError, *_REFUSED),
         errback=on_error,
         max_retries=(conf.broker_connection_max_retries or None) if waits else 0,
         interval_start=1,

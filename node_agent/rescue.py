@@ -240,6 +240,14 @@ def _park(
     return became in ("parked", "incomplete")
 
 
+def take_over(plugin: MinSched, node_id: str) -> None:
+    """Place what a process that had this node's id before has left behind. May be called again."""
+    if plugin.app.connection_for_read().transport.driver_type == "redis":
+        jobs = list(park_messages(plugin, node_id))
+        plugin.scheduler.rescue_node(node_id, jobs)
+        return_taken(plugin, node_id)
+
+
 def return_taken(plugin: MinSched, node_id: str) -> None:
     """Put back into its queue what this node took and did not note, and what is not parked. For a
     new process or a new connection of the node, before it takes anything.

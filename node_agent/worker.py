@@ -370,10 +370,6 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     app.amqp.queues.add(Queue(queue, Exchange(queue), routing_key=queue, no_declare=on_redis))
     app.Worker = app.subclass_with_self(NodeWorker)
     node = app.node = Node(plugin, registration)
-    if on_redis:  # what a process that had this id before has left behind
-        jobs = list(park_messages(plugin, registration.node_id))
-        plugin.scheduler.rescue_node(registration.node_id, jobs)
-        return_taken(plugin, registration.node_id)
     signals.worker_ready.connect(_on_ready, weak=False)
     signals.worker_shutting_down.connect(
         lambda **_: node.on_shutting_down(), weak=False, dispatch_uid="minsched-shutting-down"
