@@ -130,7 +130,7 @@ class Proxy:
             flow.writers.append(to_server)
             pumps = (self._pump(flow, reader, to_server), self._pump(flow, from_server, writer))
             await asyncio.gather(*pumps)
-        except OSError:  # the server is away
+        except (OSError, asyncio.CancelledError):  # the server is away, or the proxy ends
             return
         finally:
             flow.cut()
