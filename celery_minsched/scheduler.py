@@ -318,18 +318,27 @@ class MinimalSchedulerService:
         """
         return bool(self._call("revoke_task", task_id, node_id)[1] == "discarded")
 
-    def claim_rescue(self) -> tuple[str, list[str]]:
-        """Take on what only a reader of messages can do, for ten seconds.
+    def claim_rescue(self) -> tuple[str, str]:
+        """A node that is gone, whose rescue is this caller's for ten seconds; ("", "") for none.
 
-        A node that is gone, whose messages should be moved to their jobs' own lists, and then
-        ``rescue_node`` called ("" for none); and lost jobs, whose callers should be told.
+        Its messages should be moved to their jobs' own lists, and then ``rescue_node`` called. With
+        it comes ``dead``, or ``left`` for a node that has said that it leaves.
         """
-        _, node_id, *lost = self._call("claim_rescue")
-        return str(node_id), lost
+        _, node_id, how = self._call("claim_rescue")
+        return str(node_id), str(how)
 
-    def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> None:
-        """Place the jobs of a node that is gone, whose messages were moved to their own lists."""
-        self._call("rescue_node", node_id, *job_ids)
+    def claim_lost_job(self) -> str:
+        """A lost job whose caller should be told, "" for none; it is this caller's for a while."""
+        return str(self._call("claim_lost_job")[1])
+
+    def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> tuple[int, int, int]:
+        """Place the jobs of a node that is gone, whose messages were moved to their own lists.
+
+        How many jobs are placed, how many are lost, and how many the node still has: those are for
+        a later call.
+        """
+        _, placed, lost, left = self._call("rescue_node", node_id, *job_ids)
+        return int(placed), int(lost), int(left)
 
     def repair_node(self, node_id: str, offers: str = "", speaks: str = "") -> None:
         """Put a node right by its record; ``offers`` and ``speaks`` are where else it was seen."""

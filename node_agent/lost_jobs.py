@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.app.task import Context
+from celery.exceptions import BackendError
 from celery.worker.request import Request
-from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.exceptions import OperationalError
 from kombu.serialization import prepare_accept_content
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import RedisError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 from celery_minsched.messages import read_message
@@ -20,38 +25,158 @@ from celery_minsched.plugin import MinSched
 
 logger = logging.getLogger(__name__)
 
+_HANGS = 2.0  # seconds after which a telling holds up no other
+_MOST_THREADS = 16
 
-def tell_lost(plugin: MinSched, job_id: str) -> None:
-    """Tell whoever waits for a lost job's result, by Celery's rules for a lost worker.
 
-    The result backend, errbacks, chord and chain are told, ``task_failure`` is sent, and
-    ``retry_on_worker_lost`` is honoured. Where the message itself is lost only the result backend
-    can be told. One that dies in the middle of this is followed by another, which tells all again,
-    and retries nothing twice.
+class LostJobs:
+    """Tells the callers of lost jobs, in threads of its own.
+
+    One thread tells a job at a time. If a telling hangs (a result backend that is away), the next
+    call of :meth:`go_on` starts another thread. It tells no job of that task meanwhile: each task
+    has one hanging thread at most.
     """
-    scheduler = plugin.scheduler
-    client, keys = scheduler.redis, scheduler.keys
-    record = {
-        bytes_to_str(name): bytes_to_str(value)
-        for name, value in client.hgetall(keys("job", job_id)).items()
-    }
-    task_id, node_id, tag = (record.get(name, "") for name in ("task_id", "node_id", "tag"))
-    parked = keys("job_queue", job_id) + record.get("suffix", "")
-    if task_id and not _is_retried(plugin, job_id, task_id):
-        entry = client.hget(keys("node_unacked", node_id), tag) if tag else None
-        raw = loads(bytes_to_str(entry))[0] if entry else None
-        if raw is None and (lying := client.lindex(parked, 0)):
-            raw = read_message(lying) or None
-        reason = record.get("reason", "")
-        text = f"job {job_id} of task {task_id}, last at node {node_id or '(none)'}: {reason}"
-        _fail(plugin.app, task_id, _lost(record.get("status", ""), text), raw, node_id)
-    with client.pipeline(transaction=True) as pipe:
-        pipe.hdel(keys("node_unacked", node_id), tag)
-        pipe.zrem(keys("node_unacked_index", node_id), tag)
-        pipe.srem(keys("node_acked", node_id), tag)
-        pipe.delete(parked)
-        pipe.zrem(keys("lost"), job_id)
-        pipe.execute()
+
+    def __init__(self, plugin: MinSched) -> None:
+        self._plugin = plugin
+        #: The threads, each with the task whose job it tells and since when; "" between two jobs.
+        self._threads: dict[threading.Thread, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def go_on(self) -> None:
+        """Tell what is due, unless a thread does. Does not block."""
+        with self._lock:
+            now = time.monotonic()
+            works = any(now - since < _HANGS for _, since in self._threads.values())
+            if self._stopping or works or len(self._threads) >= _MOST_THREADS:
+                return
+            thread = threading.Thread(target=self._run, name="lost-jobs", daemon=True)
+            self._threads[thread] = ("", now)
+        thread.start()
+
+    def stop(self, patience: float) -> None:
+        """Tell of no job any more, and wait ``patience`` seconds at most for one that is told."""
+        self._stopping = True
+        with self._lock:
+            now = time.monotonic()
+            threads = [one for one, (_, since) in self._threads.items() if now - since < _HANGS]
+        for thread in threads:
+            thread.join(patience)
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        try:
+            backend = self._plugin.app.backend
+            if not backend.thread_safe:  # this thread has its own: a job that fails is due again
+                backend.always_retry = False
+            while not self._stopping and tell_next(self._plugin, self._begin):
+                self._begin("")
+        except (RedisError, OperationalError) as exc:
+            logger.warning("lost jobs are told later: %s", exc)
+        except Exception:
+            logger.exception("lost jobs are told later")
+        finally:
+            with self._lock:
+                del self._threads[me]
+
+    def _begin(self, task: str) -> bool:
+        """Note which task's job this thread tells now. False while another thread tells one."""
+        with self._lock:
+            if task and any(name == task for name, _ in self._threads.values()):
+                return False
+            self._threads[threading.current_thread()] = (task, time.monotonic())
+        return True
+
+
+def tell_next(plugin: MinSched, may_begin: Callable[[str], bool] = lambda task: True) -> bool:
+    """Tell the caller of one lost job that is due. False if there is none.
+
+    A job that cannot be told is due again, after a pause that grows.
+    """
+    job_id = plugin.scheduler.claim_lost_job()
+    if not job_id:
+        return False
+    try:
+        lost = LostJob(plugin, job_id)
+        if may_begin(lost.task):
+            lost.tell()
+    except (RedisError, OperationalError, OSError, BackendError) as exc:
+        logger.warning("the caller of lost job %s is told later: %s", job_id, exc)
+    except Exception:
+        logger.exception("the caller of lost job %s cannot be told now", job_id)
+    return True
+
+
+class LostJob:
+    """A lost job, its record and its message."""
+
+    def __init__(self, plugin: MinSched, job_id: str) -> None:
+        self._plugin, self.job_id = plugin, job_id
+        client, keys = plugin.scheduler.redis, plugin.scheduler.keys
+        record = {
+            bytes_to_str(name): bytes_to_str(value)
+            for name, value in client.hgetall(keys("job", job_id)).items()
+        }
+        self._task_id, self._node_id, self._tag, self._status, self._reason, suffix = (
+            record.get(name, "")
+            for name in ("task_id", "node_id", "tag", "status", "reason", "suffix")
+        )
+        self._parked = keys("job_queue", job_id) + suffix
+        entry = client.hget(keys("node_unacked", self._node_id), self._tag) if self._tag else None
+        self._message: dict[str, Any] = _message_of(entry)
+        if not self._message and (lying := client.lindex(self._parked, 0)):
+            self._message = read_message(lying)
+
+    @property
+    def task(self) -> str:
+        """The name of its task; that of no task if its message is lost."""
+        headers = self._message.get("headers")
+        return str(headers.get("task")) if isinstance(headers, dict) else "(message lost)"
+
+    def tell(self) -> None:
+        """Tell the caller, by Celery's rules for a lost worker.
+
+        The result backend, errbacks, chord and chain are told, ``task_failure`` is sent, and
+        ``retry_on_worker_lost`` is honoured. If the message itself is lost, only the result backend
+        is told. If a thread dies in the middle of this, another one tells all again, and retries
+        nothing twice.
+        """
+        scheduler = self._plugin.scheduler
+        keys = scheduler.keys
+        if self._task_id and not _is_retried(self._plugin, self.job_id, self._task_id):
+            self._fail()
+        with scheduler.redis.pipeline(transaction=True) as pipe:
+            pipe.hdel(keys("node_unacked", self._node_id), self._tag)
+            pipe.zrem(keys("node_unacked_index", self._node_id), self._tag)
+            pipe.srem(keys("node_acked", self._node_id), self._tag)
+            pipe.delete(self._parked)
+            pipe.zrem(keys("lost"), self.job_id)
+            pipe.execute()
+
+    def _fail(self) -> None:
+        app, task_id, at = self._plugin.app, self._task_id, self._node_id or "(none)"
+        text = f"job {self.job_id} of task {task_id}, last at node {at}: {self._reason}"
+        exc = _lost(self._status, text)
+        logger.error("%s: %s", type(exc).__name__, exc)
+        try:
+            raise exc
+        except Exception:
+            einfo = ExceptionInfo()
+        request = _request(app, self._message, self._node_id)
+        if request:
+            request.on_failure(einfo)
+        else:
+            app.backend.mark_as_failure(task_id, exc, request=Context({"id": task_id}))
+
+
+def _message_of(entry: Any) -> dict[str, Any]:
+    """The message of an entry of kombu's hash of unacknowledged messages; empty for none."""
+    try:
+        message = loads(bytes_to_str(entry))[0] if entry else None
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
 
 
 def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:
@@ -64,28 +189,17 @@ def _lost(status: str, text: str) -> Exception:
     return NodeLostError(text) if status == "lost" else MaxRescuesExceededError(text)
 
 
-def _fail(app: Celery, task_id: str, exc: Exception, raw: Any, node_id: str) -> None:
-    logger.error("%s: %s", type(exc).__name__, exc)
-    try:
-        raise exc
-    except Exception:
-        einfo = ExceptionInfo()
-    request = _request(app, raw, node_id)
-    if request:
-        request.on_failure(einfo)
-    else:
-        app.backend.mark_as_failure(task_id, exc, request=Context({"id": task_id}))
-
-
-def _request(app: Celery, raw: Any, node_id: str) -> Request | None:
-    """Celery's request for the message, ``None`` where none can be made of it."""
-    if raw is None:
+def _request(app: Celery, raw: dict[str, Any], node_id: str) -> Request | None:
+    """Celery's request for the message; ``None`` if none can be made of it."""
+    if not raw:
         return None
     with app.connection_for_read() as connection:
         try:
             message = connection.default_channel.Message(raw, channel=connection.default_channel)
             message.accept = prepare_accept_content(app.conf.accept_content)
             return Request(message, app=app, hostname=f"celery@{node_id}")
-        except (KeyError, ValueError, TypeError, ContentDisallowed, DecodeError) as exc:
+        except (RedisError, OperationalError):
+            raise
+        except Exception as exc:  # a message may hold anything
             logger.error("a lost message cannot be read, only its id is told: %r", exc)
             return None

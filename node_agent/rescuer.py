@@ -13,30 +13,41 @@ from redis.exceptions import RedisError
 
 from celery_minsched.plugin import MinSched
 
-from .lost_jobs import tell_lost
+from .lost_jobs import LostJobs
 from .rescue import park_messages
 
 logger = logging.getLogger(__name__)
 
 
 def rescue(plugin: MinSched) -> None:
-    """Take on rescues until none is due: move messages of dead nodes, tell of lost jobs."""
-    scheduler = plugin.scheduler
+    """Rescue nodes until no rescue is due. One that fails is due again in seconds."""
     while True:
-        node_id, lost = scheduler.claim_rescue()
-        if node_id:
-            _remove_mailbox(plugin.app, node_id)
-            jobs = list(park_messages(plugin, node_id))
-            logger.warning(
-                "node %s is gone: %d of its jobs are placed anew",
-                *(node_id, len(jobs)),
-                extra={"node_id": node_id, "jobs": len(jobs)},
-            )
-            scheduler.rescue_node(node_id, jobs)
-        for job_id in lost:
-            tell_lost(plugin, job_id)
-        if not node_id and not lost:
+        node_id, how = plugin.scheduler.claim_rescue()
+        if not node_id:
             return
+        try:
+            _rescue_node(plugin, node_id, how)
+        except (RedisError, OperationalError) as exc:
+            logger.warning("the rescue of node %s is tried again in seconds: %s", node_id, exc)
+        except Exception:
+            logger.exception("the rescue of node %s failed, and is tried again in seconds", node_id)
+
+
+def _rescue_node(plugin: MinSched, node_id: str, how: str) -> None:
+    try:
+        _remove_mailbox(plugin.app, node_id)
+    except Exception as exc:  # the broker may be away: the jobs do not wait for it
+        logger.warning("the mailbox of node %s is not removed: %s", node_id, exc)
+    jobs = list(park_messages(plugin, node_id))
+    placed, lost, left = plugin.scheduler.rescue_node(node_id, jobs)
+    is_over = how == "dead" and not left
+    if placed or lost or is_over:
+        logger.log(
+            logging.WARNING if how == "dead" else logging.INFO,
+            "node %s %s: %d jobs placed again, %d lost",
+            *(node_id, "is dead" if how == "dead" else "has left", placed, lost),
+            extra={"node_id": node_id, "placed": placed, "lost": lost},
+        )
 
 
 def _remove_mailbox(app: Celery, node_id: str) -> None:
@@ -54,6 +65,7 @@ class Rescuer:
 
     def __init__(self, plugin: MinSched) -> None:
         self._plugin = plugin
+        self._lost_jobs = LostJobs(plugin)
         self._bell, self._ringer = os.pipe()
         os.set_blocking(self._ringer, False)
         self._stopping = False
@@ -74,6 +86,7 @@ class Rescuer:
         self.ring()
         if self._thread.is_alive():
             self._thread.join(patience)
+        self._lost_jobs.stop(patience)
 
     def _wait(self) -> None:
         while os.read(self._bell, 4096) and not self._stopping:
@@ -83,3 +96,4 @@ class Rescuer:
                 logger.warning("a rescue was broken off, and is due again in seconds: %s", exc)
             except Exception:
                 logger.exception("a rescue failed, and is tried again in seconds")
+            self._lost_jobs.go_on()  # after the rescue, which may lose some

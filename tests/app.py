@@ -355,6 +355,12 @@ def _writable_pipes(pid: int) -> dict[int, int]:
     return pipes
 
 
+@scheduled(backend=RedisBackend(app=app, url="redis://127.0.0.1:1/0"))
+def hold_unstorable(self: Any, what: str) -> None:
+    """The same of a task that runs until it is let go."""
+    _hold(self.request.hostname, what)
+
+
 @scheduled()
 def exits(self: Any) -> None:
     sys.exit(3)

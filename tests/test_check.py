@@ -469,8 +469,7 @@ def test_a_job_whose_message_is_gone_is_lost_and_told(world: World) -> None:
     world.client.delete(world.keys("job_queue", world.waiting))
     assert world.repair() == []
     assert world.desk.status(world.waiting) == "lost"
-    _, lost = world.service.claim_rescue()
-    assert lost == [world.waiting]
+    assert world.service.claim_lost_job() == world.waiting
 
 
 def test_a_job_whose_slot_was_lost_has_it_again_until_its_node_says(world: World) -> None:
@@ -515,7 +514,7 @@ def test_a_job_whose_demand_is_lost_gives_its_slot_back_and_is_told(world: World
     world.client.lpush(parked, "{}")
     assert world.service.place_jobs([world.running], handed_back_by="full") == ["lost"]
     assert world.desk.status(world.waiting) == "dispatched"
-    assert world.service.claim_rescue()[1] == [world.running]
+    assert world.service.claim_lost_job() == world.running
 
 
 def test_a_message_at_a_dead_node_is_left_to_the_next_rescuer(world: World) -> None:

@@ -68,6 +68,11 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
         lambda w: w.service.claim_rescue(),
         lambda w: w.client.zscore("scheduler:rescues", "n1") > milliseconds(w.client),
     ),
+    "claim_lost_job": (
+        lambda w: w.client.zadd("scheduler:lost", {w.running.job_id: 0}),
+        lambda w: w.service.claim_lost_job(),
+        lambda w: w.client.zscore("scheduler:lost", w.running.job_id) > milliseconds(w.client),
+    ),
     "complete_task": (
         _nothing,
         lambda w: w.desk.complete(w.running),

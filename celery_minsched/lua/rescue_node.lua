@@ -8,9 +8,10 @@
 -- ARGV[2] node_id
 -- ARGV[3...] jobs whose messages were moved
 --
--- Returns {"OK"}
+-- Returns {"OK", jobs placed, jobs lost, jobs that the node still has}
 
 local node_id = ARGV[2]
+local placed, lost = 0, 0
 
 write_even_without_memory()
 for i = 3, #ARGV do
@@ -18,12 +19,15 @@ for i = 3, #ARGV do
   if job.status ~= 'lost' and ENDED[job.status] and is_parked(job) then settle_ended(job) end
 end
 if is_gone(node_id) then
-  rescue_node(node_id)
+  placed, lost = rescue_node(node_id)
 else
   redis.call('ZREM', key.rescues(), node_id)
   for i = 3, #ARGV do
     local job = read_job(ARGV[i])
-    if job.node_id == node_id and job.status == 'dispatched' and is_parked(job) then place_parked(job) end
+    if job.node_id == node_id and job.status == 'dispatched' and is_parked(job) then
+      place_parked(job)
+      placed = placed + 1
+    end
   end
 end
-return {'OK'}
+return {'OK', placed, lost, redis.call('ZCARD', key.node_jobs(node_id))}

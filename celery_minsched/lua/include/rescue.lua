@@ -4,6 +4,7 @@
 -- (node_agent/rescue.py); all else is done here, and can be done again at any time.
 
 local RESCUE_CLAIM = 10000  -- ms for which one who took on a rescue is left alone with it
+local LONGEST_TELLING_PAUSE = 600000  -- ms between two attempts to tell the caller of a lost job
 local RESCUE_PAUSE = 1000   -- ms between two looks at what is left
 local MOST_RESCUED = 100    -- jobs of one node in one call
 
@@ -43,20 +44,22 @@ local function read_suspects(node_id)
   return suspects
 end
 
--- Places a job whose message was found, unless nodes died under it too often.
+-- Places a job whose message was found, unless nodes died under it too often. Was it placed?
 local function place_anew(job, is_suspect)
   local rescues = tonumber(job.rescues) or 0
   if is_suspect and job.status == 'running' then rescues = redis.call('HINCRBY', key.job(job.id), 'rescues', 1) end
-  if rescues < MAX_RESCUES then return place_parked(job) end
+  if rescues < MAX_RESCUES then return place_parked(job) ~= 'lost' end
   free_slot(job)
   end_job(job, 'failed', 'its node died under it ' .. rescues .. ' times')
   redis.call('ZADD', key.lost(), NOW, job.id)
+  return false
 end
 
 -- Jobs of the node whose lease ran out, or all of one that is gone, once no message is left at it:
 -- one whose message is parked is placed; one that was dispatched just now may yet be published; the
--- others ran, or were handed over and never noted, and are lost.
+-- others ran, or were handed over and never noted, and are lost. Returns how many are placed, and lost.
 local function settle_jobs(node_id, before, suspects)
+  local placed, lost = 0, 0
   local jobs = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', before,
     'WITHSCORES', 'LIMIT', 0, MOST_RESCUED)
   for i = 1, #jobs, 2 do
@@ -64,14 +67,17 @@ local function settle_jobs(node_id, before, suspects)
     if job.node_id ~= node_id or ENDED[job.status] then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
     elseif is_parked(job) then
-      place_anew(job, suspects.all or suspects[job.id])
+      local is_placed = place_anew(job, suspects.all or suspects[job.id])
+      if is_placed then placed = placed + 1 else lost = lost + 1 end
     elseif job.status ~= 'dispatched' or lease <= NOW then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
       lose_job(job, job.status == 'dispatched' and 'its message never reached its node'
         or 'its node was lost while it ran')
+      lost = lost + 1
     end
   end
   if #jobs > 0 then place_node(node_id) end
+  return placed, lost
 end
 
 -- Frees the slots that a live node does not say that it holds. While messages lie in its queue,
@@ -89,9 +95,9 @@ local function lapse_jobs(node_id, suffixes)
   settle_jobs(node_id, NOW, {})  -- a lease that ended is no death
 end
 
--- Settles the jobs of a node that is gone, once its messages were moved.
+-- Settles the jobs of a node that is gone, once its messages were moved. Returns how many are placed, and lost.
 local function rescue_node(node_id)
-  settle_jobs(node_id, '+inf', read_suspects(node_id))
+  local placed, lost = settle_jobs(node_id, '+inf', read_suspects(node_id))
   if redis.call('EXISTS', key.node_jobs(node_id)) == 0 then
     redis.call('ZREM', key.rescues(), node_id)
     if has_died(node_id) then
@@ -101,6 +107,7 @@ local function rescue_node(node_id)
   else
     redis.call('ZADD', key.rescues(), NOW + RESCUE_PAUSE, node_id)
   end
+  return placed, lost
 end
 
 -- The node has left in good order. Where it has left messages behind, a reader of messages is needed.

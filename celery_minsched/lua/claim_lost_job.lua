@@ -1,0 +1,33 @@
+-- include: rescue
+-- Gives out one lost job, whose caller is yet to be told. No other caller gets the job for as long as it has
+-- been lost, and for ten seconds at least: a job that cannot be told comes back, each time after a longer
+-- pause. A job that could not be told for as long as Redis keeps ended jobs is given up.
+--
+-- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
+-- ARGV[1] times, see include/context.lua
+--
+-- Returns {"OK", job_id}
+--         {"OK", ""}   no job is due
+
+local function pause_after(age) return math.max(RESCUE_CLAIM, math.min(age, LONGEST_TELLING_PAUSE)) end
+
+local function give_up(job, tag)
+  forget_message(job.node_id, tag)
+  redis.call('DEL', parked_list(job))
+  redis.call('ZREM', key.lost(), job.id)
+  tell('job_unreported', 'job', job.id, 'task', job.task_id, 'node', job.node_id)
+end
+
+write_even_without_memory()
+for _, job_id in ipairs(redis.call('ZRANGEBYSCORE', key.lost(), '-inf', NOW, 'LIMIT', 0, MOST_RESCUED)) do
+  local told = redis.call('HMGET', key.job(job_id), 'ended_ts', 'tag')
+  local age = NOW - tonumber(told[1] or NOW)
+  if age > TTL.history then
+    give_up(read_job(job_id), told[2] or '')
+  else
+    redis.call('ZADD', key.lost(), NOW + pause_after(age), job_id)
+    expire_record(read_job(job_id))
+    return {'OK', job_id}
+  end
+end
+return {'OK', ''}
