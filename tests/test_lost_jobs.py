@@ -42,7 +42,8 @@ def test_a_backend_that_is_away_holds_up_no_other_job_and_no_rescue(
     fleet.start_ready("n1", "-P", "threads", slots=6)
     bad = [fleet.send("hold_unstorable", f"bad{n}") for n in range(2)]
     good = [fleet.send("hold", f"good{n}") for n in range(3)]
-    wait_for(lambda: all(fleet.job(r.id).status == "running" for r in (*bad, *good)))  # type: ignore[union-attr]
+    names = ["bad0", "bad1", "good0", "good1", "good2"]
+    wait_for(lambda: client.exists(*(f"test:began:{name}" for name in names)) == len(names))
     fleet.start_ready("n2", "-P", "threads", slots=1)
     fleet.destroy("n1")
     wait_for(lambda: all(is_lost(fleet, result) for result in good))
@@ -51,7 +52,7 @@ def test_a_backend_that_is_away_holds_up_no_other_job_and_no_rescue(
     # Their tellings hang in n2, which goes on with the rescue of another node.
     fleet.start_ready("n3", "-P", "threads", slots=1, pool="other")
     late = fleet.send("hold", "late", minsched={"pool": "other"})
-    wait_for(lambda: fleet.job(late.id).status == "running")  # type: ignore[union-attr]
+    wait_for(lambda: client.exists("test:began:late"))
     fleet.destroy("n3")
     wait_for(lambda: is_lost(fleet, late))
     jobs = {fleet.job(result.id).job_id for result in bad}  # type: ignore[union-attr]

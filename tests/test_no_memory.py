@@ -93,6 +93,14 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
         lambda w: w.desk.beat("n1", online=False, jobs=[w.running.job_id]),
         lambda w: not w.desk.info("n1").online,
     ),
+    "park_message": (
+        lambda w: w.client.hset("minsched.unacked.n1", "tag", "{}"),
+        lambda w: w.service.park_message("n1", w.running.job_id, "{}", "", "tag", ""),
+        lambda w: (
+            w.client.exists(w.service.keys("job_queue", w.running.job_id), "minsched.unacked.n1")
+            == 1
+        ),
+    ),
     "pause_pool": (
         _nothing,
         lambda w: w.service.pause_pool("asr"),
