@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from celery_minsched import scripts
+from celery_minsched import scripts, times
 
 from .desk import Desk
 from .server import milliseconds
@@ -58,6 +58,11 @@ def _nothing(world: World) -> None:
 
 #: For each script: what is done while there is memory, the call, and its outcome.
 CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
+    "agree_times": (
+        lambda w: w.client.delete("scheduler:times"),
+        lambda w: times.agree(w.client, w.service.keys, w.service.settings),
+        lambda w: w.client.exists("scheduler:times") == 1,
+    ),
     "claim_job": (
         lambda w: (w.desk.complete(w.running), w.desk.take("n1")),
         lambda w: w.service.claim_job(w.waiting, "n1"),

@@ -18,6 +18,7 @@ local function is_alive_fleet()
   return false
 end
 
+write_even_without_memory()
 if redis.call('EXISTS', key.times()) == 0 or not is_alive_fleet() then
   redis.call('SET', key.times(), ARGV[1])
 end
