@@ -183,6 +183,30 @@ class Scheduler(RuleBasedStateMachine):
         self.model.end(job_id, "finished")
         self.follow_waiting()
 
+    @rule(job_id=jobs, requeued=st.booleans())
+    def hand_back(self, job_id: str, requeued: bool) -> None:
+        """The node gives the job back, or its task asks for its message again."""
+        job = self.model.jobs.get(job_id)
+        if job is None or job.status not in PLACED:
+            return
+        keys, node_id, message = self.service.keys, job.node, f'{{"{job_id}"}}'
+        suffix = self.client.hget(keys("job", job_id), "suffix") or ""
+        self.client.lrem(keys("node_queue", node_id), 0, message)
+        self.client.lpush(keys("job_queue", job_id) + suffix, message)
+        self.model.end(job_id, "parked")
+        others = [
+            other
+            for other in self.model.jobs.values()
+            if other.status == "waiting" and self.model.could_take(node_id, other)
+        ]
+        [became] = self.service.place_jobs([job_id], node_id, requeued)
+        job.status = "waiting"
+        job.required = (self.client.hget(keys("job", job_id), "line") or "").rpartition("/")[2]
+        self.follow_waiting()
+        assert job.status == became
+        if requeued and others:  # the slot was theirs first
+            assert (became, job.node) != ("dispatched", node_id)
+
     @rule(job_id=jobs, times=st.integers(1, 2))
     def release(self, job_id: str, times: int) -> None:
         job = self.model.jobs.get(job_id)
