@@ -41,7 +41,9 @@ def _server() -> Iterator[Server]:
 
 @pytest.fixture
 def server(_server: Server) -> Server:
-    """The server of the session, empty."""
+    """The server of the session, empty. A test that stops a server has one of its own: kombu keeps
+    connections for the tests that come later.
+    """
     with _server.client() as client:
         client.flushall()
     return _server

@@ -67,7 +67,7 @@ class FlowerProcess:
             except OSError:
                 return False
 
-        wait_for(answers, "Flower to answer", patience=40)
+        wait_for(answers, "Flower to answer")
 
     def output(self) -> str:
         self.log.seek(0)
@@ -137,7 +137,7 @@ class Browser:
             self.script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
         )
 
-    def wait_text(self, selector: str, text: str, patience: float = 20.0) -> None:
+    def wait_text(self, selector: str, text: str, patience: float = 60.0) -> None:
         try:
             wait_for(lambda: text in self.text(selector), patience=patience)
         except AssertionError as exc:

@@ -49,7 +49,7 @@ def plain_worker(fleet: Fleet, *queues: str, threads: int = 4) -> Iterator[None]
             stderr=log,
         )
     try:
-        wait_for(lambda: "ready." in fleet.log("plain"), "the plain worker", patience=30)
+        wait_for(lambda: "ready." in fleet.log("plain"), "the plain worker")
         yield
     finally:
         process.terminate()

@@ -35,6 +35,7 @@ from .fleet import FAST, ROOT, Fleet, make_app, wait_for
 from .old_layout import fill
 from .server import Server, free_port, program
 from .test_cli import run_with
+from .work import start_work
 
 CONF = ROOT / "deploy" / "redis-acl.conf"
 ROLES = ("admin", "producer", "node", "viewer")
@@ -102,7 +103,7 @@ def nodes(guarded: Guarded) -> Iterator[Fleet]:
     viewer = Views(guarded.service_of("viewer").redis, fleet.plugin.scheduler.keys)
     for node_id in ("n1", "n2"):
         fleet.start(node_id, "-P", "threads", "-E", slots=1)
-    wait_for(lambda: sum(node.online for node in viewer.nodes()) == 2, "nodes", patience=30)
+    wait_for(lambda: sum(node.online for node in viewer.nodes()) == 2, "nodes")
     yield fleet
     fleet.close()
     assert guarded.denials() == []
@@ -145,14 +146,14 @@ class TestTheWholeFlow:
         assert {result.get(timeout=20) for result in many} == {"late"}
 
     def test_a_waiting_task_is_revoked_and_an_expired_one_dropped(self, fleet: Fleet) -> None:
-        busy = [fleet.send("where_am_i", 1.5) for _ in range(2)]
+        work = start_work(fleet, 2)
         expired, revoked = fleet.send("where_am_i", expires=0.2), fleet.send("where_am_i")
         wait_for(lambda: fleet.job(revoked.id).status == "waiting")  # type: ignore[union-attr]
         revoked.revoke()
         for result in (revoked, expired):
             with pytest.raises(TaskRevokedError):
                 result.get(timeout=20)
-        assert all(result.get(timeout=20) for result in busy)
+        work.let_end()
 
     def test_workers_answer_and_their_events_are_heard(
         self, fleet: Fleet, guarded: Guarded
@@ -171,7 +172,8 @@ class TestTheWholeFlow:
         assert receiver.should_stop
 
     def test_a_viewer_sees_all_but_messages(self, fleet: Fleet, guarded: Guarded) -> None:
-        job = fleet.send("where_am_i", 1.0)
+        work = start_work(fleet)
+        [job] = work.jobs
         app = guarded.app_of("viewer", minsched_node_ttl=2.0, minsched_heartbeat_interval=0.2)
         views = app.minsched.views
         assert [node.node_id for node in look(views).nodes] == ["n1", "n2"]
@@ -188,6 +190,7 @@ class TestTheWholeFlow:
         assert refused.exit_code == 2
         assert "permission" in refused.stderr
         assert {denial["username"] for denial in guarded.denials()} == {"viewer"}
+        work.let_end()
 
     def test_what_a_dead_node_had_is_rescued(self, fleet: Fleet, guarded: Guarded) -> None:
         with guarded.client() as admin:

@@ -205,26 +205,26 @@ class TestCommandLine:
         assert "Traceback" not in said
 
 
-def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks(
-    server: Server,
-) -> None:
+def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks() -> None:
+    server = Server()
     server.stop()
     fleet = Fleet(server, MINSCHED_TEST_CELERY='{"worker_concurrency": 3}', **FAST)
     try:
         args = ["-A", "tests.app", "--node-id", "n1", "--pool", "asr"]
         path = fleet.log_path("n1")
         fleet.processes["n1"] = NodeProcess(args, fleet.environment, path)
-        wait_for(lambda: "Redis is not ready yet" in fleet.log("n1"), patience=30)
+        wait_for(lambda: "Redis is not ready yet" in fleet.log("n1"))
         server.start()
         with server.client() as client:
             client.config_set("maxmemory", 1)
-            wait_for(lambda: "used memory > 'maxmemory'" in fleet.log("n1"), patience=30)
+            wait_for(lambda: "used memory > 'maxmemory'" in fleet.log("n1"))
             client.config_set("maxmemory", 0)
         fleet.wait_online("n1")
         assert fleet.node("n1").max_jobs == 3  # type: ignore[union-attr]
         assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
     finally:
         fleet.close()
+        server.close()
 
 
 def test_every_option_from_the_environment(server: Server) -> None:

@@ -25,6 +25,7 @@ from celery_minsched.publish import SchedulingAMQP
 
 from .fleet import ROOT, Fleet, make_app, wait_for
 from .server import Server, free_port
+from .work import start_work
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +238,7 @@ class TestSeeing:
                 return None
 
         try:
-            wait_for(lambda: set(workers() or ()) >= {"celery@n1", "celery@n2"}, patience=30)
+            wait_for(lambda: set(workers() or ()) >= {"celery@n1", "celery@n2"})
         finally:
             flower.terminate()
             flower.wait(60)
@@ -303,13 +304,12 @@ class TestFailure:
         fleet.wait_idle()
 
     def test_full_and_told_so(self, fleet: Fleet) -> None:
-        busy = [fleet.send("note", f"full{n}", 0.6) for n in range(6)]
+        work = start_work(fleet, 6)
         with pytest.raises(NoAvailableNode):
             fleet.send("add", minsched={"when_full": "error"})
         with pytest.raises(NoAvailableNode), fleet.plugin.batch():
             fleet.send("add", 1, minsched={"when_full": "error"})
-        for result in busy:
-            result.get(timeout=20)
+        work.let_end()
         fleet.wait_idle()
 
 

@@ -37,7 +37,7 @@ def test_the_fifteen_lines_of_the_readme_run_as_written(server: Server, tmp_path
             env=environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
         assert said.stdout.splitlines()[-1:] == ["speech.wav, by gpu-1"], said.stderr
     finally:
@@ -71,8 +71,8 @@ class Demo:
 
     def finish(self) -> str:
         """The rest of its output. None of its processes is left."""
-        output, _ = self.process.communicate(timeout=30)
-        _, left = psutil.wait_procs(self.family, timeout=5)
+        output, _ = self.process.communicate(timeout=120)
+        _, left = psutil.wait_procs(self.family, timeout=60)
         assert not left
         return output
 

@@ -7,6 +7,7 @@ differs between them, and between prefork and threads.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from celery_minsched.views import JobView
 
 from .fleet import Fleet, stored, wait_for
 from .server import Server
+from .work import start_work
 
 NODE = "n1"
 
@@ -141,12 +143,13 @@ def client(_server: Server) -> Iterator[Any]:
 
 
 def test_revoked_and_expired_before_it_is_received(fleet: Fleet) -> None:
-    busy = [fleet.send("where_am_i", 0.4) for _ in range(3)]
+    work = start_work(fleet, 3)
     revoked = fleet.send("where_am_i")
     revoked.revoke()
     expired = fleet.send("where_am_i", expires=0.1)
-    for result in busy:
-        result.get(timeout=20)
+    overdue = time.time() + 0.2
+    wait_for(lambda: time.time() > overdue)
+    work.let_end()
     for result, reason in ((revoked, "revoked"), (expired, "expired")):
         job = ended(fleet, result.id)
         assert (result.state, job.status, job.reason) == ("REVOKED", "failed", reason)
@@ -169,9 +172,11 @@ def test_tasks_that_run_together_free_a_slot_each(fleet: Fleet) -> None:
 
 
 def test_terminated_while_it_runs(fleet: Fleet, pool: str, client: Any) -> None:
-    result = fleet.send("note", "terminated", 1.0)
+    result = fleet.send("hold", "terminated")
     wait_for(lambda: client.exists("test:began:terminated"))
     fleet.app.control.revoke(result.id, terminate=True)
+    if pool == "threads":
+        client.lpush("test:release:terminated", "go")
     job = ended(fleet, result.id)
     if pool == "prefork":
         assert (job.status, job.reason) == ("failed", "Terminated")

@@ -88,9 +88,9 @@ def test_a_failover_by_sentinel_with_the_last_second_lost(
             except OperationalError:
                 return None  # and no other error
 
-        sent = wait_for(send, patience=30)
+        sent = wait_for(send)
         with replica.client() as client:
-            wait_for(lambda: client.info("replication")["role"] == "master", patience=30)
+            wait_for(lambda: client.info("replication")["role"] == "master")
         wait_for(lambda: (node := fleet.node("n1")) and node.online)
         wait_for(lambda: fleet.node("n1").current_jobs == 3)  # type: ignore[union-attr]
         assert fleet.job(lost.jobs[0].id) is None

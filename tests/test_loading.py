@@ -110,7 +110,7 @@ print(service.dispatch_task(DispatchRequest(pool="asr")).node_id)
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert (answer.stdout.strip(), answer.returncode) == ("n1", 0), answer.stderr
     assert "Requires-Dist: celery" in next(elsewhere.glob("*.dist-info/METADATA")).read_text()

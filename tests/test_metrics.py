@@ -290,6 +290,13 @@ class TestExporter:
     """``celery -A app minsched exporter`` for real."""
 
     @pytest.fixture
+    def server(self) -> Iterator[Server]:
+        """One that may be stopped: connections to the other tests' server stay whole."""
+        server = Server()
+        yield server
+        server.close()
+
+    @pytest.fixture
     def page(self, server: Server) -> Iterator[str]:
         port = free_port()
         process = run_exporter(server, "--port", str(port), "--address", "127.0.0.1")

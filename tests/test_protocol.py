@@ -84,7 +84,7 @@ def answers(commands: list[str], server: Server, directory: Path) -> list[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     return done.stdout.split(f"{END}\n")[:-1]

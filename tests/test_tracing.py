@@ -181,7 +181,7 @@ result = app.send_task("t", minsched={{"pool": "asr"}})
 print(app.minsched.where(result.id).node_id, [n for n in sys.modules if "opentelemetry" in n])
 """
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (ran.stdout, ran.stderr) == ("n1 []\n", "")
 

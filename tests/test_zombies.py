@@ -96,7 +96,7 @@ def back(fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis) -> Return:
     fleet.kill_all("group", signal.SIGSTOP)
     fleet.kill("agent", signal.SIGSTOP)
     proxy.hold()
-    wait_for(lambda: all(has_begun(client, what, "safe") for what in results), patience=30)
+    wait_for(lambda: all(has_begun(client, what, "safe") for what in results))
     at = milliseconds(client)
     fleet.kill_all("group", signal.SIGCONT)
     fleet.kill("agent", signal.SIGCONT)
@@ -237,7 +237,7 @@ def test_one_whose_id_was_taken_meanwhile_ends(
     wait_for(lambda: client.llen(f"test:began:{name}") == 1)
     fleet.kill_all(name, signal.SIGSTOP)
     fleet.start(f"{name}-2", "--node-id", name, "-P", pool, pool=name)
-    wait_for(lambda: client.llen(f"test:began:{name}") == 2, patience=30)
+    wait_for(lambda: client.llen(f"test:began:{name}") == 2)
 
     fleet.kill_all(name, signal.SIGCONT)
     assert fleet.processes[name].wait(60) == -signal.SIGKILL
