@@ -47,6 +47,7 @@ STATE: Final = {
     "node_waiting": "node:waiting:{}",
     "lang_waiting": "lang:{}:waiting",
     "pool_langs_waiting": "pool:{}:langs:waiting",
+    "relinking": "relinking",  # see lua/include/relink.lua
     "delayed": "delayed",
     "expiring": "expiring",
     "alarm": "alarm",
@@ -138,6 +139,12 @@ HOLDS: Final = {
     "node_waiting": (("node",), "sorted set", "the lines that wait for this node alone"),
     "lang_waiting": (("src:tgt",), "set", "the lines that wait for the pair"),
     "pool_langs_waiting": (("pool",), "set", "those that wait for a pair of this pool"),
+    "relinking": (
+        (),
+        "hash",
+        "which lines are yet to be linked anew after a change of the pools of a language pair, and "
+        "how far that has come",
+    ),
     "delayed": ((), "sorted set", "delayed jobs by due time"),
     "expiring": ((), "sorted set", "jobs at no node by when they expire"),
     "alarm": ((), "hash, TTL", "which node was asked to be heard when, for the next delayed job"),

@@ -31,6 +31,26 @@ def check_lines(look: Look) -> Iterator[Breach]:
         yield from line.judge(bool(is_known), waiting, links)
         if waiting:
             yield from line.free_slots()
+    yield from _strays(look)
+
+
+def _strays(look: Look) -> Iterator[Breach]:
+    """Lines in a pool that does not serve them and has no node, which would strike them off."""
+    for key, line in look.members("pool_waiting"):
+        [pool] = key.ids
+        has_nodes = any(node and pool in node.pools for node in look.nodes.values())
+        if (
+            not has_nodes
+            and f"left {pool}" not in look.relinking
+            and pool not in look.pools_of(line.split("/")[0])
+        ):
+            yield Breach(
+                code="line_stray",
+                sentence=f"line {line} stands in pool {pool}, which has no node and does not "
+                "serve it",
+                keys=(key.key,),
+                subject=("node", "", f"{pool}\t\n"),
+            )
 
 
 class _Line:
@@ -47,6 +67,8 @@ class _Line:
         pool, equals, listed = where.partition("=")
         pairs = (listed if equals else where).split("|") if ":" in where else []
         self.at_pairs = [keys("lang_waiting", pair) for pair in pairs]
+        walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}"}
+        self.is_relinked_soon = not walks.isdisjoint(look.relinking)
         if equals:
             self.at_pairs.append(keys("pool_langs_waiting", pool))
 
@@ -83,7 +105,7 @@ class _Line:
             missing += [
                 k for k, score in zip(self.in_pools, in_pools, strict=True) if score is None
             ]
-        if missing:
+        if missing and not self.is_relinked_soon:
             yield self._breach(
                 "line_unlinked",
                 f"has {waiting} jobs, and freed slots do not find it",
@@ -93,6 +115,8 @@ class _Line:
     def free_slots(self) -> Iterator[Breach]:
         """Nodes that could serve it and do not."""
         look = self.look
+        if self.is_relinked_soon:
+            return
         suspects = [
             node
             for node in look.nodes.values()

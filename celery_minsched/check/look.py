@@ -26,7 +26,9 @@ _COMMANDS = 250  # in one MULTI
 
 #: How to walk those keys that are not sets.
 _SCANS = {
-    **dict.fromkeys(("nodes", "node_jobs", "pool_free", "capable_free", "waiting"), "ZSCAN"),
+    **dict.fromkeys(
+        ("nodes", "node_jobs", "pool_free", "capable_free", "waiting", "pool_waiting"), "ZSCAN"
+    ),
     **dict.fromkeys(("delayed", "expiring"), "ZSCAN"),
     **dict.fromkeys(("lines", "pool_passed"), "HSCAN"),
 }
@@ -97,6 +99,8 @@ class Look:
         self.now: int = seconds * 1000 + microseconds // 1000
         self.pools_of = cache(views.pools_of)
         self.paused = views.paused()
+        #: What is yet to be linked anew, see lua/include/relink.lua.
+        self.relinking: set[str] = set(text(self.redis.hgetall(self.keys("relinking"))))
         #: Nodes by id, ``None`` for one without a record; and those that have a free slot.
         self.nodes: dict[str, Node | None] = {}
         self.free: set[str] = set()

@@ -1,4 +1,4 @@
--- include: line
+-- include: relink
 -- Takes a node out of dispatch, or back into it. What it holds it finishes; who waits for it alone
 -- waits for any node of its pools from now on. It stays drained over a restart.
 --

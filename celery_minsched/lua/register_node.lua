@@ -1,4 +1,4 @@
--- include: line
+-- include: relink
 -- (Re)announces a node: its slots, capabilities, pools and language pairs. What it offered before
 -- and does not offer now, it is taken out of. The jobs that it holds stay its own. Jobs that wait
 -- for what it offers take its free slots in the same step.
@@ -20,7 +20,7 @@ local cap_json, pools_json, offers, speaks = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local concurrency = ARGV[10] or max_jobs
 
 local held = redis.call('HMGET', key.node_info(node_id),
-  'instance', 'last_heartbeat_ts', 'speaks', 'online', 'term')
+  'instance', 'last_heartbeat_ts', 'online', 'term')
 local age = NOW - tonumber(held[2] or 0)
 if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
   return {'NODE_ID_IN_USE', held[1], age}
@@ -30,7 +30,7 @@ write_even_without_memory()  -- first: a caller that may not write is refused he
 redis.call('ZADD', key.nodes(), NOW, node_id)
 withdraw_offers(node_id)
 -- Another process is the node now, or Redis has lost the node.
-if held[1] ~= instance or not held[5] then
+if held[1] ~= instance or not held[4] then
   if (held[1] or '') ~= '' then note_suspects(node_id) end  -- that process has died
   end_term(node_id)
 end
@@ -45,8 +45,8 @@ redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
 enter_offers(node_id, offers)
 for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 place_node(node_id)
-if online == 'true' and held[4] ~= 'true' then tell('node_joined', 'node', node_id) end
+if online == 'true' and held[3] ~= 'true' then tell('node_joined', 'node', node_id) end
 open_lines(node_id)
-if speaks ~= (held[3] or '') then respread_pairs((held[3] or '') .. speaks) end
+relink_changed()
 fill_node(node_id)
 return {'OK', redis.call('ZCARD', key.node_jobs(node_id))}

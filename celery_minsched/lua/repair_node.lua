@@ -1,4 +1,5 @@
 -- include: rescue
+-- include: relink
 -- Puts a node right by its record: into every index that the record states and out of those that it
 -- does not, its count to the size of its job set, its free slots to those who wait. What a node that is
 -- not there has left is given to the rescue, or removed where nothing is to be rescued. Changes
@@ -42,6 +43,7 @@ for pool, capability in lines(ARGV[4]) do
   end
   local has_nodes = redis.call('EXISTS', members_key(pool, '')) == 1
   redis.call(has_nodes and 'SADD' or 'SREM', key.pools(), pool)
+  left_pools[pool] = true
 end
 for pool, pair in lines(ARGV[5]) do
   if node_id ~= '*' and not says(speaks, pool, pair) then
@@ -52,7 +54,8 @@ for pool, pair in lines(ARGV[5]) do
   redis.call(is_served and 'SADD' or 'SREM', key.pool_langs(pool), pair)
 end
 
-if ARGV[5] ~= '' then respread_pairs(ARGV[5]) end
+for pool, pair in lines(ARGV[5]) do relink_pair(pool, pair) end
+relink_changed()
 place_node(node_id)
 if is_absent(node_id) then
   if redis.call('EXISTS', key.node_jobs(node_id)) == 1 or has_messages(node_id, suffixes) then

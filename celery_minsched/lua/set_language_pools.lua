@@ -1,4 +1,4 @@
--- include: line
+-- include: relink
 -- Maps a language pair to pools, without a node saying so; replaces what was mapped this way before.
 -- What nodes say of the pair stands beside it.
 --
@@ -10,14 +10,11 @@
 
 local pair = ARGV[2]
 
-local changed = ''
 for _, pool in ipairs(redis.call('SMEMBERS', key.lang(pair))) do
   unserve_pair(pair, pool, '*')
-  changed = changed .. pool .. '\t' .. pair .. '\n'
 end
 for i = 3, #ARGV do
   serve_pair(pair, ARGV[i], '*')
-  changed = changed .. ARGV[i] .. '\t' .. pair .. '\n'
 end
-respread_pairs(changed)
+relink_changed()
 return {'OK'}

@@ -1,8 +1,10 @@
 -- include: rescue
+-- include: relink
 -- What no event brings about, done by the heartbeats of whichever node comes by, a bounded number of
 -- each a call.
 
 local MOST_CHORES = 50    -- nodes
+local indexes_left = 1000 -- of nodes that this call buries or forgets
 local PUNCTUAL = 100      -- ms by which a node that was asked to come may be late
 local MOST_DUE = 400      -- delayed jobs: some 20 to 50 ms, in which nobody else is served
 local MOST_EXPIRED = 200
@@ -36,20 +38,26 @@ local function bury_node(node_id, last_heartbeat)
   end
 end
 
+-- Has this call time for one more node?
+local function may_sweep(node_id)
+  local _, indexes = string.gsub(redis.call('HGET', key.node_info(node_id), 'offers') or '', '\n', '')
+  if indexes_left <= 0 or links_left <= 0 then return false end
+  indexes_left = indexes_left - indexes
+  return true
+end
+
 -- Buries the nodes that fell silent, and forgets those that have been away for long.
 local function sweep_nodes()
   if not is_hearing() then return end
   local silent = redis.call('ZRANGEBYSCORE', key.nodes(), 0, NOW - TTL.node - 1,
     'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
   for i = 1, #silent, 2 do
-    bury_node(silent[i], tonumber(silent[i + 1]))
+    if may_sweep(silent[i]) then bury_node(silent[i], tonumber(silent[i + 1])) end
   end
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
       'LIMIT', 0, MOST_CHORES)) do
-    if redis.call('EXISTS', key.node_jobs(gone), key.node_unacked(gone)) == 0 then
-      local speaks = redis.call('HGET', key.node_info(gone), 'speaks') or ''
+    if redis.call('EXISTS', key.node_jobs(gone), key.node_unacked(gone)) == 0 and may_sweep(gone) then
       withdraw_offers(gone)
-      respread_pairs(speaks)
       redis.call('DEL', key.node_info(gone), key.node_runtime(gone))
       redis.call('ZREM', key.nodes(), gone)
     end
@@ -94,8 +102,9 @@ end
 -- -1 for nothing known, or nothing for this node.
 local function do_chores(node_id, suffixes, is_rescuer)
   sweep_nodes()
+  local more = relink_changed()
   if not is_rescuer then rescue_due(suffixes) end
-  local more = place_delayed()
+  more = place_delayed() or more
   if takes_jobs(node_id) then discard_expired(node_id) end
   local soonest = more and NOW or redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
   return soonest and ask_to_come(node_id, math.max(NOW, tonumber(soonest))) or -1

@@ -85,6 +85,10 @@ local function is_free(node_id, pool, caps)
   return true
 end
 
+-- Nodes that one call looks at in vain: after that a job waits, and the heartbeat of a node that could
+-- have it finds it. A silent node counts more, since it is taken out of all its indexes.
+local walk_left = 1000
+
 -- The least-loaded live node of the pool with a free slot and all the capabilities, and its place in
 -- load order. One capability, or none: the head of one set. With more, the smallest of their sets
 -- is walked in load order until a node has the others too.
@@ -96,14 +100,16 @@ local function head_of(pool, caps)
     if not fewest or count < fewest then smallest, fewest = capability, count end
   end
   local at = 0
-  while true do
+  while walk_left > 0 do
     local found = redis.call('ZRANGE', free_key(pool, smallest), at, at, 'WITHSCORES')
     if #found == 0 then return nil end
     if not is_alive(found[1]) then
+      walk_left = walk_left - 10
       redis.call('ZREM', free_key(pool, smallest), found[1])  -- whatever its record says
     elseif #caps < 2 or is_free(found[1], pool, caps) then
       return found[1], tonumber(found[2])
     else
+      walk_left = walk_left - 1
       at = at + 1
     end
   end

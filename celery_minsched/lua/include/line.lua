@@ -248,37 +248,6 @@ local function fill_pools(pools)
   end
 end
 
--- Links lines anew, and fills the free nodes of the pools that serve them now.
-local function spread_lines(found)
-  local pools, seen = {}, {}
-  for _, line in ipairs(found) do
-    for _, pool in ipairs(link_line(line)) do
-      if not seen[pool] then pools[#pools + 1] = pool end
-      seen[pool] = true
-    end
-  end
-  fill_pools(pools)
-end
-
--- The node is not there to work, or not what it was: those who wait for it alone, and need not any
--- more, wait for any node of their pools.
-local function open_lines(node_id)
-  spread_lines(redis.call('ZRANGE', key.node_waiting(node_id), 0, MOST_LOOKS - 1))
-end
-
--- Which pools serve these pairs, a line "pool<TAB>src:tgt" each, has changed, or may have.
-local function respread_pairs(speaks)
-  if redis.call('EXISTS', key.lines()) == 0 then return end
-  local sets, found = {}, {}
-  for pool, pair in lines(speaks) do
-    sets[key.lang_waiting(pair)], sets[key.pool_langs_waiting(pool)] = true, true
-  end
-  for set in pairs(sets) do
-    for _, line in ipairs(redis.call('SMEMBERS', set)) do found[#found + 1] = line end
-  end
-  spread_lines(found)
-end
-
 -- The job waits for its time.
 local function delay(job)
   redis.call('ZADD', key.delayed(), job.due_ts, job.id)

@@ -132,19 +132,28 @@ local function takes_jobs(node_id)
   return node[1] == 'true' and node[2] ~= 'true' and is_heard(node_id, node[3]) and tonumber(node[4])
 end
 
+-- Which pools serve which pairs otherwise than before this call, by both names; and the pools that lost
+-- their last node. See include/relink.lua.
+local changed_pairs, left_pools = {}, {}
+
+local function note_change(pool, pair)
+  local name = pool .. '\t' .. pair
+  changed_pairs[name] = not changed_pairs[name] and {pool, pair} or nil
+end
+
 -- Says that a node, or a program ('*', which is no node id), has the pool serve the pair; or that it has
 -- not any more.
 local function serve_pair(pair, pool, speaker)
   redis.call('SADD', key.lang_speakers(pair, pool), speaker)
-  redis.call('SADD', key.lang(pair), pool)
   redis.call('SADD', key.pool_langs(pool), pair)
+  if redis.call('SADD', key.lang(pair), pool) == 1 then note_change(pool, pair) end
 end
 
 local function unserve_pair(pair, pool, speaker)
   redis.call('SREM', key.lang_speakers(pair, pool), speaker)
   if redis.call('EXISTS', key.lang_speakers(pair, pool)) == 0 then
-    redis.call('SREM', key.lang(pair), pool)
     redis.call('SREM', key.pool_langs(pool), pair)
+    if redis.call('SREM', key.lang(pair), pool) == 1 then note_change(pool, pair) end
   end
 end
 
@@ -166,6 +175,7 @@ local function withdraw_offers(node_id)
     if capability == '' then
       redis.call('HDEL', key.pool_passed(pool), node_id)
       if redis.call('EXISTS', members_key(pool, '')) == 0 then
+        left_pools[pool] = true
         redis.call('SREM', key.pools(), pool)
         redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
       end

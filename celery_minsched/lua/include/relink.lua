@@ -1,0 +1,87 @@
+-- include: line
+-- Links lines anew after the pools of a language pair have changed, or a node has left: so many lines a
+-- call. What is left to do stands in a hash, from which heartbeats go on: "pair zh:en", the lines that
+-- wait for the pair; "pool asr", those that wait for a pair of the pool; "left asr", those that stand in a
+-- pool that has no node. Each has a cursor, and " again" if there was another change since it began.
+
+local links_left = 256
+
+-- Links lines anew, and fills the free nodes of the pools that serve them now.
+local function spread_lines(found)
+  local pools, seen = {}, {}
+  links_left = links_left - #found
+  for _, line in ipairs(found) do
+    for _, pool in ipairs(link_line(line)) do
+      if not seen[pool] then pools[#pools + 1] = pool end
+      seen[pool] = true
+    end
+  end
+  fill_pools(pools)
+end
+
+-- The node is not there to work, or not what it was: those who wait for it alone, and need not any
+-- more, wait for any node of their pools.
+local function open_lines(node_id)
+  if links_left <= 0 then return end
+  spread_lines(redis.call('ZRANGE', key.node_waiting(node_id), 0, links_left - 1))
+end
+
+local function relink_later(index, lines_key)
+  if redis.call('EXISTS', lines_key) == 0 then return end
+  local cursor = redis.call('HGET', key.relinking(), index)
+  redis.call('HSET', key.relinking(), index, cursor and string.match(cursor, '^%d+') .. ' again' or '0')
+end
+
+local function relink_pair(pool, pair)
+  relink_later('pair ' .. pair, key.lang_waiting(pair))
+  relink_later('pool ' .. pool, key.pool_langs_waiting(pool))
+  if redis.call('EXISTS', members_key(pool, '')) == 0 then
+    relink_later('left ' .. pool, key.pool_waiting(pool))
+  end
+end
+
+-- Some lines of what is to be linked anew, from a cursor on, and the cursor after them: "0" at the end.
+local function read_lines(kind, name, cursor)
+  if kind == 'left' then
+    local found = redis.call('ZRANGEBYSCORE', key.pool_waiting(name), '(' .. cursor, '+inf',
+      'WITHSCORES', 'LIMIT', 0, links_left)
+    for i = 1, #found, 2 do stands_in(name, found[i]) end  -- strikes off a line that does not
+    links_left = links_left - #found / 2
+    return {}, links_left <= 0 and found[#found] or '0'
+  end
+  local set = kind == 'pair' and key.lang_waiting(name) or key.pool_langs_waiting(name)
+  local page = redis.call('SSCAN', set, cursor, 'COUNT', links_left)
+  return page[2], page[1]
+end
+
+-- Goes on with it. Returns whether there is more to do than one call does.
+local function relink_lines()
+  while links_left > 0 do
+    local index = redis.call('HRANDFIELD', key.relinking())
+    if not index then return false end
+    local kind, name = string.match(index, '^(%a+) (.*)$')
+    local cursor, again = string.match(redis.call('HGET', key.relinking(), index), '^(%d+)(.*)$')
+    local found, rest = read_lines(kind, name, cursor)
+    if rest ~= '0' then
+      redis.call('HSET', key.relinking(), index, rest .. again)
+    elseif again ~= '' then
+      redis.call('HSET', key.relinking(), index, '0')
+    else
+      redis.call('HDEL', key.relinking(), index)
+    end
+    spread_lines(found)
+    links_left = links_left - 1
+  end
+  return redis.call('EXISTS', key.relinking()) == 1
+end
+
+-- This call has changed which pools serve which pairs, or has taken the last node out of a pool.
+local function relink_changed()
+  for _, change in pairs(changed_pairs) do relink_pair(change[1], change[2]) end
+  for pool in pairs(left_pools) do
+    if redis.call('EXISTS', members_key(pool, '')) == 0 then
+      relink_later('left ' .. pool, key.pool_waiting(pool))
+    end
+  end
+  return relink_lines()
+end

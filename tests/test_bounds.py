@@ -1,0 +1,135 @@
+"""Each call of a script is bounded, whatever the number of lines and nodes (invariant 11).
+
+Counted in commands, which do not depend on the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations, count, islice
+
+import pytest
+import redis
+
+from celery_minsched import MinimalSchedulerService, NoAvailableNode
+from celery_minsched.check import Checker, repair
+
+from .desk import Desk, silence
+
+PAIR = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
+SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
+FEW, MANY = 600, 1500  # lines; both are more than one call links
+MOST = 6000  # commands of a call; some 256 lines, of about ten commands each
+
+
+def commands(client: redis.Redis, call: Callable[[], object]) -> int:
+    """How many commands a script runs."""
+    client.config_resetstat()
+    call()
+    stats = client.info("commandstats")
+    others = ("cmdstat_config", "cmdstat_info", "cmdstat_evalsha", "cmdstat_eval")
+    return sum(int(stat["calls"]) for name, stat in stats.items() if not name.startswith(others))
+
+
+def make_lines(desk: Desk, number: int) -> None:
+    """Lines of one job each, that wait for nodes which speak the pair."""
+    capabilities = combinations([f"c{n}" for n in range(40)], 3)
+    demands = ({**PAIR, "capabilities": list(caps)} for caps in islice(capabilities, number))
+    while page := list(islice(demands, 100)):
+        desk.send_many(page)
+
+
+def beat_until_done(desk: Desk, client: redis.Redis, node_id: str) -> int:
+    """Heartbeats, each bounded, until none is asked for at once; their number."""
+    for number in count(1):
+        due = [0]
+
+        def beat(due: list[int] = due) -> None:
+            due[0] = desk.beat(node_id).next_due_ms
+
+        assert commands(client, beat) < MOST
+        if due[0] != 0:
+            return number
+    raise AssertionError
+
+
+@pytest.mark.parametrize("lines", [FEW, MANY])
+def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
+    desk: Desk, client: redis.Redis, lines: int
+) -> None:
+    make_lines(desk, lines)
+    assert commands(client, lambda: desk.node("n1", pools=SPEAKER)) < MOST
+    assert client.zcard("scheduler:pool:mt:waiting") < lines
+    assert desk.views.check() == []  # it goes on
+    beats = beat_until_done(desk, client, "n1")
+    assert beats <= lines // 256 + 2
+    assert client.zcard("scheduler:pool:mt:waiting") == lines
+    assert not client.exists("scheduler:relinking")
+    desk.service.set_language_pools("zh", "en", ["mt"])  # nothing changes
+    assert not client.exists("scheduler:relinking")
+    assert commands(client, lambda: desk.node("n2", pools=SPEAKER)) < 1500  # nor here
+    assert (
+        commands(client, lambda: desk.service.set_language_pools("zh", "en", ["mt", "new"])) < MOST
+    )
+    beat_until_done(desk, client, "n1")
+    assert client.zcard("scheduler:pool:new:waiting") == lines
+
+
+def test_a_change_during_the_walk_reaches_the_lines_already_walked(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("idle", pools=["other"])
+    make_lines(desk, FEW)
+    for pool in ("a", "b", "c"):
+        desk.service.set_language_pools("zh", "en", [pool])
+    beat_until_done(desk, client, "idle")
+    assert client.zcard("scheduler:pool:c:waiting") == FEW
+    assert not client.exists("scheduler:pool:a:waiting", "scheduler:pool:b:waiting")
+
+
+def test_nodes_are_forgotten_bit_by_bit(desk: Desk, client: redis.Redis) -> None:
+    desk.node("idle", pools=["other"])
+    for number in range(20):
+        desk.node(f"n{number}", pools=SPEAKER, caps=[f"x{n}" for n in range(100)])
+    make_lines(desk, FEW)
+    for number in range(20):
+        desk.beat(f"n{number}", online=False, jobs=[])
+        client.zadd("scheduler:nodes", {f"n{number}": -1})  # long ago
+    client.hset("scheduler:heard", mapping={"since": 1})
+    for _ in range(10):
+        assert commands(client, lambda: desk.beat("idle")) < MOST
+    beat_until_done(desk, client, "idle")
+    assert client.zcard("scheduler:nodes") == 1
+    assert not client.exists("scheduler:pool:mt:waiting")  # no node would ever strike it off
+
+
+def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: redis.Redis) -> None:
+    for number in range(300):
+        desk.node(f"n{number}", 1)
+        silence(desk, f"n{number}", 9000)
+    desk.node("alive", 1)
+    desk.beat("alive", load_json='{"cpu": 50}')  # last in load order
+
+    def dispatch() -> None:
+        with pytest.raises(NoAvailableNode):
+            desk.dispatch()
+
+    assert commands(client, dispatch) < MOST
+    job_ids = {desk.send().job_id for _ in range(2)}  # goes on where the one before stopped
+    desk.beat("alive")
+    assert desk.taken("alive") == 1
+    assert {desk.status(job_id) for job_id in job_ids} == {"dispatched", "waiting"}
+
+
+def test_a_line_in_a_pool_that_has_no_node_is_seen_and_struck_off(
+    service: MinimalSchedulerService, desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("n1")
+    desk.park(**PAIR)
+    client.zadd("scheduler:pool:gone:waiting", {"zh:en//": 7})
+    checker = Checker(desk.views)
+    [breach] = checker.check(pause=0)
+    assert breach.code == "line_stray"
+    assert "zh:en// stands in pool gone, which has no node" in str(breach)
+    assert repair(service, checker, [breach], pause=0) == []
+    assert not client.exists("scheduler:pool:gone:waiting")
