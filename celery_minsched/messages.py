@@ -43,6 +43,18 @@ def read_message(raw: str | bytes) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
+def read_unacked(entry: str | bytes | None) -> dict[str, Any]:
+    """The message of an entry of kombu's hash of unacknowledged messages; empty if it holds none.
+
+    An entry is the message, and the exchange and the routing key to which it belongs.
+    """
+    try:
+        message = loads(entry or "")[0]
+    except (*NO_JSON, LookupError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
 class TaskMessage(NamedTuple):
     """A message of Celery's protocol 2. Its parts may be changed in place."""
 

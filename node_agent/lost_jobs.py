@@ -16,11 +16,10 @@ from celery.worker.request import Request
 from kombu.exceptions import OperationalError
 from kombu.serialization import prepare_accept_content
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from redis.exceptions import RedisError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
-from celery_minsched.messages import read_message
+from celery_minsched.messages import read_message, read_unacked
 from celery_minsched.plugin import MinSched
 
 logger = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ class LostJob:
         )
         self._parked = keys("job_queue", job_id) + suffix
         entry = client.hget(keys("node_unacked", self._node_id), self._tag) if self._tag else None
-        self._message: dict[str, Any] = _message_of(entry)
+        self._message: dict[str, Any] = read_unacked(entry)
         if not self._message and (lying := client.lindex(self._parked, 0)):
             self._message = read_message(lying)
 
@@ -168,15 +167,6 @@ class LostJob:
             request.on_failure(einfo)
         else:
             app.backend.mark_as_failure(task_id, exc, request=Context({"id": task_id}))
-
-
-def _message_of(entry: Any) -> dict[str, Any]:
-    """The message of an entry of kombu's hash of unacknowledged messages; empty for none."""
-    try:
-        message = loads(bytes_to_str(entry))[0] if entry else None
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return {}
-    return message if isinstance(message, dict) else {}
 
 
 def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:

@@ -22,7 +22,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, ResponseError
 
 from celery_minsched.keys import QUEUES, job_queue_name
-from celery_minsched.messages import job_id_of, priority_of, read_message, request_of
+from celery_minsched.messages import job_id_of, priority_of, read_message, read_unacked, request_of
 from celery_minsched.plugin import MinSched
 
 from .slots import Slots
@@ -180,17 +180,25 @@ def park_messages(
     keys = plugin.scheduler.keys
     with _connection(plugin.app, node_id) as connection:
         for tag, entry in client.hgetall(keys("node_unacked", node_id)).items():
-            message, _, _ = loads(bytes_to_str(entry))
+            message = read_unacked(entry)
             job_id = job_id_of(message.get("headers"))
             if job_id and keep(job_id):
                 continue
             if not job_id:
                 if not client.sismember(keys("node_acked", node_id), tag):
-                    connection.default_channel.qos.restore_by_tag(bytes_to_str(tag))
+                    _restore(connection.default_channel.qos, bytes_to_str(tag))
             elif _park_unacked(plugin, node_id, bytes_to_str(tag), job_id, message):
                 yield job_id
     for name in ("node_taken", "node_queue"):
         yield from _park_queue(plugin, keys(name, node_id), keep)
+
+
+def _restore(book: QoS, tag: str) -> None:
+    """Put a message that is no job's back into its queue. An entry without a message stays."""
+    try:
+        book.restore_by_tag(tag)
+    except (ValueError, TypeError, LookupError, AttributeError) as exc:
+        logger.error("the unacknowledged message %s is none and is left alone: %r", tag, exc)
 
 
 def _park_unacked(
@@ -199,7 +207,7 @@ def _park_unacked(
     """Move an unacknowledged message to its job's list, marked as kombu (5.7) marks a message that
     it restores. Was it there?
     """
-    with contextlib.suppress(KeyError):
+    with contextlib.suppress(KeyError, TypeError):
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
     return _park(plugin, node_id, job_id, message, dumps(message), tag=tag)

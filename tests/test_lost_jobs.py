@@ -13,6 +13,7 @@ from celery.result import AsyncResult
 
 from celery_minsched import MinimalSchedulerService, NodeLostError, Settings
 from node_agent.lost_jobs import tell_next
+from node_agent.rescuer import rescue
 
 from .desk import Desk, silence
 from .fleet import FAST, Fleet, make_app, wait_for
@@ -165,3 +166,29 @@ def test_a_job_whose_backend_is_away_is_told_later(
     app._backend = here
     assert tell_next(app.minsched)
     assert isinstance(here.get_task_meta("t1", cache=False)["result"], NodeLostError)
+
+
+def test_an_entry_that_is_no_message_holds_up_no_rescue(
+    server: Server, client: redis.Redis
+) -> None:
+    app = make_app(server.url)
+    desk = Desk(app.minsched.scheduler)
+    desk.node("n1")
+    job_id = lose(desk, "t1")
+    client.srem("minsched.acked.n1", "tag-t1")
+    header = json.dumps({"task": "t", "id": "t1", "minsched": {"job_id": job_id}})
+    client.hset(
+        "minsched.unacked.n1",
+        mapping={
+            "tag-t1": f'[{{"headers": {header}, "properties": []}}, "", ""]',
+            "text": "no JSON",
+            "null": "null",
+            "number": "[7, 8, 9]",
+            "short": "[]",
+        },
+    )
+    silence(desk, "n1", 60_000)
+    desk.service.declare_dead("n1")
+    rescue(app.minsched)
+    assert desk.status(job_id) == "waiting"
+    assert not client.exists("scheduler:rescues")
