@@ -99,18 +99,24 @@ def test_redis_may_only_be_read(fleet: Fleet, client: redis.Redis) -> None:
 
 
 def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
-    """Jobs end all the same, which is how there is memory again."""
+    """Jobs end all the same, which is how there is memory again, and nodes obey commands."""
     work = start_work(fleet, SLOTS)
-    in_line = fleet.send("add", 1)
+    in_line, revoked = fleet.send("add", 1), fleet.send("add", 2)
     client.config_set("maxmemory", "1")
     try:
         with pytest.raises(OperationalError, match="OOM|maxmemory"):  # noqa: RUF043
             fleet.send("add", 1)
+        revoked.revoke()
+        fleet.app.control.broadcast("minsched_drain", destination=["celery@n1"])
+        wait_for(lambda: fleet.node("n1").draining)  # type: ignore[union-attr]
+        wait_for(lambda: fleet.job(revoked.id).status == "failed")  # type: ignore[union-attr]
         work.let_end()
         wait_finished(fleet, work.jobs)
     finally:
         client.config_set("maxmemory", "0")
+        fleet.app.control.broadcast("minsched_undrain", destination=["celery@n1"])
     assert stored(in_line) == 1
+    wait_for(lambda: not fleet.node("n1").draining)  # type: ignore[union-attr]
 
 
 def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None:
