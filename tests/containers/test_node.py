@@ -184,6 +184,9 @@ def test_a_node_that_the_network_lost_is_taken_for_dead_and_comes_back(
 ) -> None:
     result = send(celery_setup, 60, preferred_node="n1")
     wait_for(lambda: status(celery_setup, result) == ("running", "n1"))
+    scheduler = celery_setup.app.minsched.scheduler
+    acknowledged = scheduler.keys("node_acked", "n1")
+    wait_for(lambda: scheduler.redis.exists(acknowledged), "the task to be acknowledged")
     n1 = docker_container(celery_setup, 0)
     default_pytest_celery_network.disconnect(n1)
     with pytest.raises(
