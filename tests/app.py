@@ -66,14 +66,31 @@ def works_late(self: Any, path: str) -> None:
     _work(self.request.hostname, path)
 
 
+@scheduled(ignore_result=True)
+def asks_blindly(self: Any, path: str) -> None:
+    """Ask whether the job is still its own until Redis is away, and write down the answer then."""
+    _write(f"{path}.began", self.request.hostname)
+    answer = ""
+    while not answer and not os.path.exists(path):
+        try:
+            still_mine()
+        except Exception as exc:
+            answer = type(exc).__name__
+        time.sleep(0.1)
+    _write(f"{path}.ended", answer)
+
+
 def _work(hostname: str, path: str) -> None:
     """Run until there is such a file, without Redis; others say where it has begun and ended."""
-    with open(f"{path}.began", "a") as began:
-        began.write(f"{hostname}\n")
+    _write(f"{path}.began", hostname)
     while not os.path.exists(path):
         time.sleep(0.02)
-    with open(f"{path}.ended", "a") as ended:
-        ended.write(f"{hostname}\n")
+    _write(f"{path}.ended", hostname)
+
+
+def _write(path: str, line: str) -> None:
+    with open(path, "a") as file:
+        file.write(f"{line}\n")
 
 
 @scheduled(ignore_result=True)
@@ -119,19 +136,6 @@ def asks_late(self: Any, what: str) -> None:
     _hold(self.request.hostname, what)
     answer = f"{self.request.hostname} {still_mine()}"
     app.backend.client.rpush(f"test:mine:{what}", answer)
-
-
-@scheduled(ignore_result=True)
-def asks_blindly(self: Any, seconds: float) -> None:
-    """Ask whether the job is still its own until Redis is away; the log has the answer then."""
-    answer, deadline = "", time.monotonic() + seconds
-    while not answer and time.monotonic() < deadline:
-        try:
-            still_mine()
-        except Exception as exc:
-            answer = type(exc).__name__
-        time.sleep(0.1)
-    print(f"still mine: {answer}", flush=True)
 
 
 @scheduled(acks_late=True, ignore_result=True)

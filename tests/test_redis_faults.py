@@ -154,10 +154,9 @@ def test_redis_is_slow(server: Server, client: redis.Redis) -> None:
 
 
 def test_a_task_is_told_where_still_mine_cannot_know(fleet: Fleet, server: Server) -> None:
-    result = fleet.send("asks_blindly", 20.0, ignore_result=True, minsched={"preferred_node": "n1"})
-    wait_for(lambda: fleet.job(result.id).status == "running")  # type: ignore[union-attr]
+    work = start_work(fleet, task="asks_blindly", minsched={"preferred_node": "n1"})
     server.stop(signal.SIGKILL)
-    told = "still mine: OperationalError"
-    wait_for(lambda: any(told in fleet.log(node_id) for node_id in NODES.values()))
+    wait_for(lambda: work.ended)
     server.start()
-    wait_finished(fleet, [result])
+    assert work.ended == ["OperationalError"]
+    wait_finished(fleet, work.jobs)
