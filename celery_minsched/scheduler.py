@@ -282,7 +282,8 @@ class MinimalSchedulerService:
         """Ask whether to run a job whose message a node received, by a claim of that name.
 
         The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
-        of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its message's header.
+        of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its message's header,
+        and the node's ``term``.
         """
         return self.read_claim(self._call("claim_job", job_id, node_id, delivery_tag, claim))
 
@@ -305,7 +306,11 @@ class MinimalSchedulerService:
     def read_claim(answer: Any) -> tuple[str, dict[str, Any]]:
         """What the script answered, as :meth:`claim_job` tells it."""
         _, verdict, *place = scripts.text(answer)
-        return verdict, dict(zip(("pool", "chosen_by", "waited_ms"), place, strict=False))
+        return verdict, dict(zip(("pool", "chosen_by", "waited_ms", "term"), place, strict=False))
+
+    def acknowledge_job(self, node_id: str, delivery_tag: str, term: int) -> bool:
+        """Note that a node acknowledges a message before its job begins; may the job begin?"""
+        return bool(self._call("acknowledge_job", node_id, delivery_tag, term)[1] != "refused")
 
     def release_job(self, job_id: str) -> None:
         """Give back the slot of a dispatch whose message could not be sent."""

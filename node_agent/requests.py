@@ -59,7 +59,7 @@ class SlotRequest(Request):
             cls.execute_using_pool = _beginning(cls.execute_using_pool)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        if not _is_main_thread() and not self._may_begin():
+        if not _is_main_thread() and not self._may_begin(in_thread=True):
             raise TaskRevokedError(self.id)  # then a thread does not run it
         super().on_accepted(pid, time_accepted)
 
@@ -106,14 +106,24 @@ class SlotRequest(Request):
         if job_id_of(self.request_dict) and not self._ended:
             self.on_failure(ExceptionInfo((type(exc), exc, exc.__traceback__)))
 
-    def _may_begin(self) -> bool:
+    def _may_begin(self, in_thread: bool = False) -> bool:
         job_id, claim = job_id_of(self.request_dict), claim_of(self.request_dict)
         node = self.app.node
-        if not job_id or node.slots.begin(job_id, claim):
+        if not job_id:
+            return True
+        if in_thread:
+            node.slots.await_term()
+        if node.slots.begin(job_id, claim) and (not in_thread or self._is_noted(job_id)):
             return True
         if not node.slots.closing:
             node.slots.in_loop(partial(node.consumer.claim_again, self))
         return False
+
+    def _is_noted(self, job_id: str) -> bool:
+        """Does Redis know that the task is acknowledged, if it is before it ends?"""
+        if self.task.acks_late or not self.app.minsched.is_on_broker:
+            return True
+        return bool(self.app.node.slots.acknowledge(job_id))
 
     def _ends(self) -> None:
         self.app.node.slots.ends(job_id_of(self.request_dict))

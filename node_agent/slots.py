@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from redis.exceptions import ResponseError
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError, ResponseError
 
 from celery_minsched import (
     CompleteTaskRequest,
@@ -31,6 +33,7 @@ from .courier import Courier, is_passing
 logger = logging.getLogger(__name__)
 
 _TRIES, _TRY_AGAIN = 50, 0.02  # seconds
+_LOOK_AGAIN = 0.02  # seconds
 
 
 class LoopCalls:
@@ -64,7 +67,7 @@ class Hold:
 
     tag: str  # the delivery tag of its message
     claim: str  # names the node's claim to it
-    term: int | None = None  # in which the node's claim to it was good; see Pulse.term
+    term: int | None = None  # in which the node claimed it, as Redis says; see Pulse.term
     answer: tuple[str, dict[str, Any]] | None = None  # to the claim, where it is known already
     is_acknowledged: bool = False  # before it ends
     is_begun: bool = False  # it was given to the pool
@@ -116,9 +119,8 @@ class Slots:
         def ask() -> None:
             if self.held.get(job_id) is not hold:  # the node has given the job up meanwhile
                 return
-            term = self.term()
             verdict, place = self._scheduler.claim_job(job_id, self.node_id, tag, hold.claim)
-            hold.term = term
+            hold.term = place.pop("term", None)
             self.in_loop(lambda: answer(verdict, {**place, "claim": hold.claim}))
 
         self._courier.put(f"claim job {job_id}", ask, give_up=partial(self.forget, job_id))
@@ -130,7 +132,6 @@ class Slots:
         hold has the answer then, or there is no hold where it was an error.
         """
         hold = self.held[job_id] = Hold(tag, uuid.uuid4().hex)
-        term = self.term()
         self._scheduler.claim_in(pipe, job_id, self.node_id, tag, hold.claim, load)
 
         def on_answer(answer: Any) -> None:
@@ -138,7 +139,7 @@ class Slots:
                 self.forget(job_id)
                 return
             verdict, place = self._scheduler.read_claim(answer)
-            hold.term = term
+            hold.term = place.pop("term", None)
             hold.answer = verdict, {**place, "claim": hold.claim}
 
         return on_answer
@@ -155,6 +156,32 @@ class Slots:
             if self.closing or hold.term is None or hold.term != self.term():
                 hold.is_begun = False
             return hold.is_begun
+
+    def await_term(self) -> None:
+        """Wait until the node knows its term, in a thread of the pool: no other job can begin
+        meanwhile, so the thread loses nothing, and jobs begin in order.
+        """
+        while self.term() is None and not self.closing:
+            time.sleep(_LOOK_AGAIN)
+
+    def acknowledge(self, job_id: str) -> bool:
+        """Note in Redis that the message is acknowledged, before the task begins; may it begin?
+
+        If the node is cut off just now, the note fails and another node runs the job. Blocks: for
+        a thread of the pool.
+        """
+        hold = self.held.get(job_id)
+        if hold is None or hold.is_acknowledged:
+            return hold is not None
+        try:
+            is_noted = self._scheduler.acknowledge_job(self.node_id, hold.tag, hold.term or 0)
+        except (RedisError, OperationalError) as exc:
+            logger.warning("job %s cannot be noted as acknowledged, and waits: %s", job_id, exc)
+            is_noted = False
+        with self._beginning:
+            hold.is_acknowledged = is_noted
+            hold.is_begun = is_noted
+        return is_noted
 
     def cancel(self, job_id: str) -> None:
         """The job does not run here after all, and its message is left to others."""

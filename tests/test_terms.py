@@ -67,3 +67,24 @@ def test_a_heartbeat_that_tells_no_jobs_ends_the_rescue(desk: Desk) -> None:
     desk.beat("n2")
     desk.service.claim_rescue()
     assert desk.status(job.job_id) == "running"
+
+
+def test_a_message_is_acknowledged_first_only_in_the_term_of_its_claim(
+    desk: Desk, client: redis.Redis
+) -> None:
+    keys = desk.service.keys
+    desk.node("n1")
+    job = desk.dispatch()
+    verdict, place = desk.service.claim_job(job.job_id, "n1", "tag")
+    assert (verdict, place["term"]) == ("run", term(desk, "n1"))
+    assert not desk.service.acknowledge_job("n1", "tag", place["term"])  # it was taken away
+    client.hset(keys("node_unacked", "n1"), "tag", "[]")
+    for _ in range(2):  # an answer may be lost
+        assert desk.service.acknowledge_job("n1", "tag", place["term"])
+    client.delete(keys("node_acked", "n1"))
+    silence(desk, "n1", 3000)
+    desk.service.declare_dead("n1")
+    assert not desk.service.acknowledge_job("n1", "tag", place["term"])
+    assert not client.exists(keys("node_acked", "n1"))
+    client.delete(keys("node_unacked", "n1"))
+    desk.beat("n1", jobs=[job.job_id])

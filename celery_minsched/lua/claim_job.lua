@@ -6,7 +6,7 @@
 -- ARGV[2] job_id       ARGV[3] node_id      ARGV[4] the message's delivery tag
 -- ARGV[5] a name of this claim, by which it is told from an earlier one of the same job
 --
--- Returns {"OK", "run", pool, chosen_by, ms in line}  the slot is the job's
+-- Returns {"OK", "run", pool, chosen_by, ms in line, the node's term}  the slot is the job's
 --         {"OK", "discard"}    revoked or expired: the worker tells the caller, and runs nothing
 --         {"OK", "drop"}       the job has ended, or it is elsewhere: the message came twice
 --         {"OK", "hand_back"}  the slot lapsed, and the node has no other: to be dispatched anew
@@ -40,4 +40,5 @@ if not has_slot then
   place_node(node_id)
 end
 local place = redis.call('HMGET', key.job(job.id), 'pool', 'chosen_by', 'waited_ms')
-return {'OK', 'run', place[1] or '', place[2] or '', tonumber(place[3] or 0)}
+return {'OK', 'run', place[1] or '', place[2] or '', tonumber(place[3] or 0),
+  tonumber(redis.call('HGET', key.node_info(node_id), 'term') or 0)}
