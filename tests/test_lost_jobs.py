@@ -192,3 +192,26 @@ def test_an_entry_that_is_no_message_holds_up_no_rescue(
     rescue(app.minsched)
     assert desk.status(job_id) == "waiting"
     assert not client.exists("scheduler:rescues")
+
+
+def test_a_claim_ends_when_the_clock_of_the_server_is_set_back(
+    desk: Desk, client: redis.Redis
+) -> None:
+    """What was claimed before is due in an hour by the new clock."""
+    desk.node("n1")
+    desk.node("n2", pools=["other"])
+    job_id = lose(desk, "t1")
+    silence(desk, "n1", 60_000)
+    desk.service.declare_dead("n1")
+    in_an_hour = milliseconds(client) + 3_600_000
+    client.zadd("scheduler:rescues", {"n1": in_an_hour})
+    assert desk.beat("n2", rescues=True).rescue_due
+    assert desk.service.claim_rescue() == ("n1", "dead")
+    assert not desk.beat("n2", rescues=True).rescue_due
+    desk.service.rescue_node("n1")
+    client.zadd("scheduler:lost", {job_id: in_an_hour})
+    assert desk.beat("n2", rescues=True).rescue_due
+    assert desk.service.claim_lost_job() == job_id
+    assert not desk.beat("n2", rescues=True).rescue_due
+    client.zrem("scheduler:lost", job_id)
+    client.delete("minsched.unacked.n1", "minsched.acked.n1")

@@ -19,7 +19,7 @@ local function give_up(job, tag)
 end
 
 write_even_without_memory()
-for _, job_id in ipairs(redis.call('ZRANGEBYSCORE', key.lost(), '-inf', NOW, 'LIMIT', 0, MOST_RESCUED)) do
+for _, job_id in ipairs(due_of(key.lost(), LONGEST_TELLING_PAUSE, MOST_RESCUED)) do
   local told = redis.call('HMGET', key.job(job_id), 'ended_ts', 'tag')
   local age = NOW - tonumber(told[1] or NOW)
   if age > TTL.history then

@@ -8,6 +8,19 @@ local LONGEST_TELLING_PAUSE = 600000  -- ms between two attempts to tell the cal
 local RESCUE_PAUSE = 1000   -- ms between two looks at what is left
 local MOST_RESCUED = 100    -- jobs of one node in one call
 
+-- The members of a sorted set that are due, so many at most. A member that is due later than a claim lasts is
+-- due now: the server's clock was set back since.
+local function due_of(set, longest, most)
+  local found = redis.call('ZRANGEBYSCORE', set, '-inf', NOW, 'LIMIT', 0, most)
+  if #found > 0 then return found end
+  return redis.call('ZRANGEBYSCORE', set, '(' .. NOW + longest, '+inf', 'LIMIT', 0, most)
+end
+
+local function is_one_due(set, longest)
+  local all = redis.call('ZCARD', set)
+  return all > 0 and all > redis.call('ZCOUNT', set, '(' .. NOW, NOW + longest)
+end
+
 local function give_up_node(node_id)
   redis.call('ZADD', key.rescues(), 'NX', NOW, node_id)
 end
@@ -124,7 +137,7 @@ end
 
 -- Goes on with the rescues that are due. Those that need a reader of messages stay due.
 local function rescue_due(suffixes)
-  for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', key.rescues(), '-inf', NOW, 'LIMIT', 0, 10)) do
+  for _, node_id in ipairs(due_of(key.rescues(), RESCUE_CLAIM, 10)) do
     if not is_gone(node_id) then
       redis.call('ZREM', key.rescues(), node_id)
     elseif not has_messages(node_id, suffixes) then
@@ -135,5 +148,5 @@ end
 
 -- Is there something that a reader of messages should do?
 local function is_rescue_due()
-  return redis.call('ZCOUNT', key.rescues(), '-inf', NOW) + redis.call('ZCOUNT', key.lost(), '-inf', NOW) > 0
+  return is_one_due(key.rescues(), RESCUE_CLAIM) or is_one_due(key.lost(), LONGEST_TELLING_PAUSE)
 end
