@@ -19,7 +19,7 @@ from .desk import Desk, silence
 PAIR = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
 SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
 FEW, MANY = 600, 1500  # lines; both are more than one call links
-MOST = 6000  # commands of a call; some 256 lines, of about ten commands each
+MOST = 6000  # commands of a call; some 128 lines, of about ten commands each
 
 
 def commands(client: redis.Redis, call: Callable[[], object]) -> int:
@@ -62,7 +62,7 @@ def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
     assert client.zcard("scheduler:pool:mt:waiting") < lines
     assert desk.views.check() == []  # it goes on
     beats = beat_until_done(desk, client, "n1")
-    assert beats <= lines // 256 + 2
+    assert beats <= lines // 128 + 2
     assert client.zcard("scheduler:pool:mt:waiting") == lines
     assert not client.exists("scheduler:relinking")
     desk.service.set_language_pools("zh", "en", ["mt"])  # nothing changes
@@ -115,7 +115,7 @@ def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: r
             desk.dispatch()
 
     assert commands(client, dispatch) < MOST
-    job_ids = {desk.send().job_id for _ in range(2)}  # goes on where the one before stopped
+    job_ids = {desk.send().job_id for _ in range(2)}
     desk.beat("alive")
     assert desk.taken("alive") == 1
     assert {desk.status(job_id) for job_id in job_ids} == {"dispatched", "waiting"}

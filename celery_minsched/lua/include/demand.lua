@@ -104,7 +104,7 @@ local function head_of(pool, caps)
     local found = redis.call('ZRANGE', free_key(pool, smallest), at, at, 'WITHSCORES')
     if #found == 0 then return nil end
     if not is_alive(found[1]) then
-      walk_left = walk_left - 10
+      walk_left = walk_left - 20
       redis.call('ZREM', free_key(pool, smallest), found[1])  -- whatever its record says
     elseif #caps < 2 or is_free(found[1], pool, caps) then
       return found[1], tonumber(found[2])

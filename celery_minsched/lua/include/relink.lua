@@ -4,7 +4,7 @@
 -- wait for the pair; "pool asr", those that wait for a pair of the pool; "left asr", those that stand in a
 -- pool that has no node. Each has a cursor, and " again" if there was another change since it began.
 
-local links_left = 256
+local links_left = 128
 
 -- Links lines anew, and fills the free nodes of the pools that serve them now.
 local function spread_lines(found)
