@@ -88,6 +88,26 @@ def test_a_node_that_is_gone_for_good_leaves_nothing(client: redis.Redis) -> Non
     assert left == set()
 
 
+def test_the_counters_of_a_pool_lapse_although_a_job_ends_after_its_last_node(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("n1")
+    desk.node("idle", pools=["other"])
+    job = desk.send(task_id="t")
+    keys = desk.service.keys
+    client.lmove(keys("node_queue", "n1"), keys("job_queue", job.job_id), "RIGHT", "LEFT")
+    desk.beat("n1", online=False, jobs=[])  # the job waits for another node
+    client.zadd(keys("nodes"), {"n1": -1})
+    client.hset(keys("heard"), mapping={"since": 1})
+    desk.beat("idle")
+    assert not client.exists(keys("node_info", "n1"))
+    client.delete(keys("pool_counts", "asr"))  # as after history_ttl
+    assert desk.service.revoke_task("t", "idle")
+    assert client.hget(keys("pool_counts", "asr"), "failed") == "1"
+    assert client.pttl(keys("pool_counts", "asr")) > 0
+    client.delete(keys("node_queue", "idle"))
+
+
 def test_python_and_lua_spell_every_key_alike(client: redis.Redis) -> None:
     from celery_minsched.keys import QUEUES, STATE
 

@@ -12,8 +12,13 @@ local function tell(kind, ...)
 end
 
 -- Counts by pool end with the pool; what is of no pool is counted for the fleet.
+-- The counters of a pool without nodes lapse, and may be begun anew by a job that ends later.
 local function count(pool, what, by)
-  redis.call('HINCRBY', pool == '' and key.counts() or key.pool_counts(pool), what, by or 1)
+  local counts = pool == '' and key.counts() or key.pool_counts(pool)
+  local is_new = redis.call('HINCRBY', counts, what, by or 1) == (by or 1)
+  if is_new and pool ~= '' and redis.call('SISMEMBER', key.pools(), pool) == 0 then
+    redis.call('PEXPIRE', counts, TTL.history)
+  end
 end
 
 local function count_wait(pool, milliseconds)
