@@ -184,6 +184,7 @@ def _request(app: Celery, raw: dict[str, Any], node_id: str) -> Request | None:
     if not raw:
         return None
     with app.connection_for_read() as connection:
+        connection.connect()  # once; the channel would try for long
         try:
             message = connection.default_channel.Message(raw, channel=connection.default_channel)
             message.accept = prepare_accept_content(app.conf.accept_content)

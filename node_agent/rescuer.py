@@ -55,6 +55,7 @@ def _remove_mailbox(app: Celery, node_id: str) -> None:
     on Redis they are published to subscribers (kombu 5.7).
     """
     with app.connection_for_write() as connection:
+        connection.connect()  # once; the channel would try for long
         queue = app.control.mailbox.get_queue(f"celery@{node_id}")(connection.default_channel)
         queue.declare()  # kombu deletes the bindings that the connection knows of
         queue.delete()

@@ -215,3 +215,19 @@ def test_a_claim_ends_when_the_clock_of_the_server_is_set_back(
     assert not desk.beat("n2", rescues=True).rescue_due
     client.zrem("scheduler:lost", job_id)
     client.delete("minsched.unacked.n1", "minsched.acked.n1")
+
+
+def test_a_broker_that_is_away_holds_up_no_rescue(
+    server: Server, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The scheduler has a Redis of its own."""
+    conf = {"minsched_redis_url": server.url, "minsched_when_full": "error"}
+    app = make_app("redis://127.0.0.1:1/0", **conf)
+    desk = Desk(app.minsched.scheduler)
+    desk.node("n1")
+    silence(desk, "n1", 60_000)
+    desk.service.declare_dead("n1")
+    rescue(app.minsched)
+    assert "the mailbox of node n1 is not removed" in caplog.text
+    assert "node n1 is dead: 0 jobs placed again, 0 lost" in caplog.text
+    assert not client.exists("scheduler:rescues")
