@@ -8,6 +8,7 @@ time-outs, since kombu waits for ever by default.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import redis
@@ -16,29 +17,62 @@ from celery.exceptions import ImproperlyConfigured
 from kombu import Connection
 
 from .keys import PRIORITY_STEPS, SEP, Keys
-from .settings import SOCKET_TIMEOUT
+from .settings import SOCKET_TIMEOUT, given_settings
+
+#: Seconds of silence after which the kernel asks whether the other side is there, seconds between
+#: two such questions, and how many stay unanswered. Some firewalls forget a flow that says nothing
+#: for a minute.
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 #: redis-py's own default.
 _NO_LIMIT = 2**31
 
 
-def _connection(app: Celery, url: str | None) -> Connection:
+def broker_options(app: Celery) -> dict[str, Any]:
+    """The broker's transport options, with time-outs and keepalive where the user set none."""
+    names = {name: value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
+    return {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+        "socket_keepalive": True,
+        "socket_keepalive_options": {getattr(socket, name): n for name, n in names.items()},
+        **app.conf.broker_transport_options,
+    }
+
+
+def result_options(app: Celery) -> dict[str, Any]:
+    """Settings of Celery's Redis result backend that the user left open.
+
+    Its time-out stays at Celery's (5.7) 120 s: a task whose result cannot be stored has failed.
+    """
+    wanted = {
+        "redis_socket_connect_timeout": app.conf.redis_socket_timeout,
+        "redis_socket_keepalive": True,
+    }
+    given = given_settings(app)
+    return {name: value for name, value in wanted.items() if name not in given}
+
+
+def _connection(app: Celery, url: str | None, timeout: float | None) -> Connection:
     """A kombu connection with the broker's settings, not yet connected."""
-    timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
-    options = {**timeouts, **app.conf.broker_transport_options}
+    options = broker_options(app)
+    if timeout is not None:
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            options[name] = min(timeout, options[name] or timeout)
     if url is None:
         connection: Connection = app.connection_for_write(transport_options=options)
         return connection
     return Connection(url, transport_options=options, ssl=app.conf.redis_backend_use_ssl or None)
 
 
-def client_of(app: Celery, url: str | None) -> redis.Redis:
-    """A Redis client for the application's broker, or for ``url``.
+def client_of(app: Celery, url: str | None, timeout: float | None = None) -> redis.Redis:
+    """A Redis client for the application's broker, or for ``url``. Its calls take ``timeout``
+    seconds at most, where that is given.
 
     Raises ``ImproperlyConfigured`` where the broker is not Redis, and kombu's ``OperationalError``
     where the server cannot be reached.
     """
-    connection = _connection(app, url)
+    connection = _connection(app, url, timeout)
     if connection.transport.driver_type != "redis":
         raise ImproperlyConfigured(
             f"The scheduler keeps its state in Redis, and the broker {connection.as_uri()} is not "

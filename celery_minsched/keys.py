@@ -87,7 +87,8 @@ HOLDS: Final = {
         "hash",
         "what a node is: `online`, `draining` (`true` or `false`), `state`, `instance`, "
         "`max_jobs`, `concurrency`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, "
-        "`load`, `turn`, `turn_base`, `term`, `suspects`, `last_heartbeat_ts`, `registered_ts`",
+        "`load`, `turn`, `turn_base`, `term`, `suspects`, `last_heartbeat_ts`, `registered_ts`, "
+        "`unread`, `unread_ms`, `stuck_until`",
     ),
     "node_runtime": (("node",), "hash", "`current_jobs`, the size of the next"),
     "node_jobs": (

@@ -228,6 +228,9 @@ class HeartbeatRequest(_Model):
     #: Why a node that is there takes no jobs: ``stopping``, it finishes what it runs; ``stuck``,
     #: its worker does not work. The node is offline then, whatever ``online`` says.
     state: Literal["", "stuck", "stopping"] = ""
+    #: Does the node take each message from its queue as soon as it comes? Then a message that lies
+    #: there for ``node_ttl`` is evidence that it is stuck.
+    takes_at_once: bool = False
 
     @field_validator("load_json")
     @classmethod
@@ -259,6 +262,8 @@ class HeartbeatResponse(_Model):
     not_yours: list[str]
     #: Milliseconds after which another heartbeat has something to do; -1 for nothing known.
     next_due_ms: int = -1
+    #: Was the node found stuck by a message that lies unread in its queue?
+    is_stuck: bool = False
     #: Is there something to rescue for whoever can read messages? Then call ``claim_rescue``.
     rescue_due: bool = False
     #: A new number once the node was declared dead: the claims that it made before are void.

@@ -103,17 +103,19 @@ class MinimalSchedulerService:
             "" if request.jobs is None else "jobs",
             _lua_bool(request.rescues),
             request.state,
+            _lua_bool(request.takes_at_once),
             *(request.jobs or ()),
         )
         if code == errors.UnknownNode.code:
             raise errors.UnknownNode(node_id=request.node_id)
-        taken, draining, next_due_ms, rescue_due, term, *not_yours = values
+        taken, draining, next_due_ms, rescue_due, term, is_stuck, *not_yours = values
         return HeartbeatResponse(
             current_jobs=taken,
             draining=draining == "true",
             next_due_ms=next_due_ms,
             rescue_due=rescue_due == "true",
             term=term,
+            is_stuck=is_stuck == "true",
             not_yours=not_yours,
         )
 

@@ -141,6 +141,9 @@ def _looking_for_the_master(client: redis.Redis) -> Iterator[None]:
         if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):  # as Redis 6.2 says it
             client.connection_pool.disconnect(inuse_connections=False)
         raise
+    except redis.TimeoutError:  # what lost this connection in silence has lost the idle ones too
+        client.connection_pool.disconnect(inuse_connections=False)
+        raise
 
 
 def text(value: Any) -> Any:

@@ -91,17 +91,22 @@ class Settings(BaseModel):
         return min(self.node_ttl / 4, SOCKET_TIMEOUT)
 
 
+def given_settings(app: Celery) -> set[str]:
+    """The names of the settings that the application does not leave to Celery."""
+    _ = app.conf.broker_url  # makes a configuration of what was set before; without, maps is empty
+    # As config_from_object(namespace="CELERY") leaves them, keys may be CELERY_MINSCHED_NODE_TTL.
+    namespace = (app.conf.prefix or "").lower()
+    return {
+        str(key).lower().removeprefix(namespace) for layer in app.conf.maps[:-1] for key in layer
+    }
+
+
 def from_app(app: Celery) -> Settings:
     """The settings of a Celery application.
 
     Raises ``ImproperlyConfigured`` for a name that is no setting, and for a wrong value.
     """
-    _ = app.conf.broker_url  # makes a configuration of what was set before; without, maps is empty
-    # As config_from_object(namespace="CELERY") leaves them, keys may be CELERY_MINSCHED_NODE_TTL.
-    namespace = (app.conf.prefix or "").lower()
-    names = {
-        str(key).lower().removeprefix(namespace) for layer in app.conf.maps[:-1] for key in layer
-    }
+    names = given_settings(app)
     given = {name.removeprefix(PREFIX): app.conf[name] for name in names if name.startswith(PREFIX)}
     for name in given:
         if name not in Settings.model_fields:

@@ -24,15 +24,21 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from celery_minsched.messages import NO_JSON
 
+from .watch import Watch
+
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN = 1.0  # seconds
+#: Seconds for which one question for the next message waits.
+LONGEST_WAIT = 1.0
 #: What kombu raises on the way from an entry of a list to a message.
 _NO_MESSAGE = (*NO_JSON, RecursionError)
 
 
-def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
+def take_by_move(channel: Any, queue: str, taken_key: str, watch: Watch) -> None:
     """Have a channel of kombu's Redis transport take ``queue`` so, while it consumes no other.
+
+    ``watch`` gets a sign with each answer of Redis.
 
     The names are kombu 5.7's own: ``_brpop_start`` sends the command and ``_brpop_read`` reads the
     answer, a pair of list and message. ``channel.taken`` is the message as it lies in the list
@@ -43,16 +49,22 @@ def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
     pair = channel.client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
     handle_pop = channel.handlers["BRPOP"]
     refused_at = -_ASK_AGAIN
+    # A blocked question must be answered before its connection counts as lost.
+    channel.brpop_timeout = min(channel.brpop_timeout or LONGEST_WAIT, LONGEST_WAIT)
+
+    def refuse() -> None:
+        nonlocal refused_at
+        refused_at = time.monotonic()
+        watch.note(takes_at_once=False)
 
     def start(timeout: float | None = None) -> None:
-        nonlocal refused_at
         if time.monotonic() < refused_at + _ASK_AGAIN:
             return  # the event loop comes by again
         if channel.taken:
             try:
                 channel.connection._deliver(loads(bytes_to_str(channel.taken)), queue)
             except OutOfMemoryError:
-                refused_at = time.monotonic()
+                refuse()
                 return
         if list(channel.active_queues) != [queue]:  # the worker was told to consume one more
             start_pop(timeout)
@@ -60,23 +72,24 @@ def take_by_move(channel: Any, queue: str, taken_key: str) -> None:
         connection = channel._in_poll = channel.client.connection
         channel._brpop_sent_at = time.monotonic()
         wait = channel.brpop_timeout if timeout is None else timeout
-        connection.send_command("BLMOVE", queue_key, taken_key, "RIGHT", "LEFT", wait or 0)
+        connection.send_command("BLMOVE", queue_key, taken_key, "RIGHT", "LEFT", wait)
 
     def read(answer: Any, **options: Any) -> Any:
+        if queue in channel.active_queues:
+            watch.note()
         if not isinstance(answer, bytes):  # nothing came, or it came by BRPOP
             return pair(answer, **options)
         channel.taken = answer
         return queue_key.encode(), answer
 
     def handle() -> Any:
-        nonlocal refused_at
         try:
             return handle_pop()
         except ResponseError as exc:
             if channel.taken and not isinstance(exc, OutOfMemoryError):
                 raise  # the worker connects anew
             logger.warning("Redis gives out no message just now: %s", exc)
-            refused_at = time.monotonic()
+            refuse()
             if not channel.taken:
                 channel.client.connection.disconnect()  # the next one may find another server
             raise Empty from exc

@@ -18,15 +18,14 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-import psutil
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_minsched import (
     HeartbeatRequest,
@@ -36,13 +35,17 @@ from celery_minsched import (
     UnknownNode,
     WrongLayout,
 )
+from celery_minsched.connection import client_of
+from celery_minsched.models import HeartbeatResponse
+from celery_minsched.plugin import MinSched
 
 from .load import LoadMeter
+from .process import Processor, is_stopped, kill, now
+from .watch import Watch
 
 logger = logging.getLogger("node_agent.pulse")
 
 _NOT_SOONER = 0.005  # seconds between two heartbeats, however much is due
-_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
 
 
 #: Why a worker that is there takes no jobs; "" where it takes them.
@@ -56,6 +59,7 @@ class Report:
     max_jobs: int
     jobs: list[str] | None  # that it holds; None while it cannot tell
     state: State = ""  # why it takes no jobs
+    takes_at_once: bool = False  # each message, as soon as it comes
     last: bool = False
     concurrency: int | None = None  # processes or threads of its pool
 
@@ -65,29 +69,30 @@ class Report:
         return not self.state and not self.last
 
 
-def _now() -> float:
-    """Seconds that go on while the machine sleeps, the same in all its processes."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
 class Pulse:
     """The worker's end: starts the process, and reports to it every heartbeat interval.
 
-    ``ring`` is called in the process when a heartbeat says that there is something to rescue.
+    ``ring`` is called in the process when a heartbeat says that there is something to rescue, and
+    ``give_up_queue`` when the worker is stuck and does not say so.
     """
 
     def __init__(
         self,
-        scheduler: MinimalSchedulerService,
+        plugin: MinSched,
         registration: RegisterNodeRequest,
         ring: Callable[[], None],
+        give_up_queue: Callable[[], None],
     ) -> None:
-        self._interval = scheduler.settings.heartbeat_interval
+        settings, keys = plugin.scheduler.settings, plugin.scheduler.keys
+        # A connection that is lost in silence must not cost so much time as a death takes.
+        client = client_of(plugin.app, settings.redis_url, settings.pulse_timeout)
+        scheduler = MinimalSchedulerService(client, settings, keys)
+        self._interval = settings.heartbeat_interval
         self._changed = threading.Event()
         self._stopping = False
         self._context = multiprocessing.get_context("fork")
-        self._heard = self._context.RawArray("d", [_now(), 0, 0])  # when, in which term, draining
-        self._heart = _Heart(scheduler, registration, ring, self._heard)
+        self._heard = self._context.RawArray("d", [now(), 0, 0])  # when, in which term, draining
+        self._heart = _Heart(scheduler, registration, ring, give_up_queue, self._heard)
         self._start()
 
     def report_from(self, look: Callable[[], Report]) -> None:
@@ -115,7 +120,7 @@ class Pulse:
     @property
     def silence(self) -> float:
         """Seconds since the scheduler last heard the node."""
-        return _now() - float(self._heard[0])
+        return now() - float(self._heard[0])
 
     @property
     def draining(self) -> bool:
@@ -167,6 +172,7 @@ def _beat(
         signal.signal(signum, signal.SIG_IGN)  # the worker stops the pulse, after its last task
     logging.basicConfig(format="[%(asctime)s: %(levelname)s/pulse] %(message)s", level=logging.INFO)
     heart.meter = LoadMeter()
+    processor = Processor(worker_pid)
     report: Report | None = None
     pause = interval
     while os.getppid() == worker_pid:
@@ -177,39 +183,22 @@ def _beat(
                     report = pipe.recv()
         except (EOFError, OSError):
             return
-        if _is_stopped(worker_pid):
+        if is_stopped(worker_pid):
             continue
         try:
-            next_due = heart.beat(report)
+            next_due = heart.beat(report, processor.is_used())
         except NodeIdInUse as exc:
             logger.critical(
                 "this node was away, and another process took its place: it ends, with all that it "
                 "runs, which is its own no more: %s",
                 exc,
             )
-            _kill(worker_pid)
+            kill(worker_pid)
             return
         pause = interval if next_due < 0 else min(interval, next_due + _NOT_SOONER)
         if report and report.last:
             return
         report = None  # what it says is true once
-
-
-def _is_stopped(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error, OSError):  # /proc may be unreadable
-        return psutil.Process(pid).status() in _STOPPED
-    return False
-
-
-def _kill(worker_pid: int) -> None:
-    """Kill the worker and its processes, and not this one."""
-    family = []
-    with contextlib.suppress(psutil.Error, OSError):
-        family = psutil.Process(worker_pid).children(recursive=True)
-    for pid in [worker_pid, *(process.pid for process in family)]:
-        if pid != os.getpid():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 class _Heart:
@@ -220,6 +209,7 @@ class _Heart:
         scheduler: MinimalSchedulerService,
         registration: RegisterNodeRequest,
         ring: Callable[[], None],
+        give_up_queue: Callable[[], None],
         heard: Any,
     ) -> None:
         self.meter: LoadMeter
@@ -227,17 +217,27 @@ class _Heart:
         self._registration = registration
         self._ring = ring
         self._heard = heard
+        self._give_up_queue = give_up_queue
         self._state: State = ""
+        #: What the worker said last, until it is stuck without saying so.
+        self._takes_at_once = False
+        settings = scheduler.settings
+        self._watch = Watch(settings.node_ttl, settings.heartbeat_interval)
+        self._is_silent = self._is_found_stuck = False
         self._trouble = ""
         self._next_due = -1.0
 
-    def beat(self, report: Report | None) -> float:
+    def beat(self, report: Report | None, is_computing: bool = False) -> float:
         """One heartbeat, with the worker's report if there is a new one.
+
+        A worker that does not report is stuck, unless it ``is_computing``: a task may hold its
+        interpreter.
 
         Seconds until there is something to do for another, -1 for nothing known. Raises
         :class:`NodeIdInUse` where another process is the node now.
         """
         self._next_due = -1.0
+        self._judge(report, is_computing)
         # The heartbeat is sent whatever became of the registration.
         trouble = [self._try(self._follow, report), self._try(self._send, report)]
         troubles = "; ".join(filter(None, trouble))
@@ -273,7 +273,7 @@ class _Heart:
         """
         if report is None or report.last:
             return
-        known, self._state = self._registration, report.state
+        known = self._registration
         size = {"max_jobs": report.max_jobs, "concurrency": report.concurrency}
         new = known.model_copy(update={"online": True, **size})
         if report.online and new != known:
@@ -284,6 +284,30 @@ class _Heart:
                 *(new.node_id, new.max_jobs),
                 extra={"node_id": new.node_id, "online": True, "max_jobs": new.max_jobs},
             )
+
+    def _judge(self, report: Report | None, is_computing: bool) -> None:
+        """Is the worker stuck so badly that it cannot say so?"""
+        if report:
+            self._watch.note()
+            self._state, self._takes_at_once = report.state, report.takes_at_once
+        elif is_computing:
+            self._takes_at_once = False  # what lies in its queue says nothing
+        was_silent = self._is_silent
+        self._is_silent = self._registration.online and self._watch.is_stuck(not is_computing)
+        if self._is_silent and self._state != "stopping":
+            self._state = "stuck"
+        if self._is_silent and not was_silent:
+            logger.error(
+                "node %s is stuck: its worker says nothing and does not compute",
+                self._registration.node_id,
+                extra={"node_id": self._registration.node_id, "stuck": True},
+            )
+
+    def _ask(self, request: HeartbeatRequest) -> HeartbeatResponse:
+        try:
+            return self._scheduler.heartbeat(request)
+        except RedisTimeoutError:  # the connection may be lost, and Redis not: ask over a new one
+            return self._scheduler.heartbeat(request)
 
     def _send(self, report: Report | None) -> None:
         known, is_last = self._registration, bool(report and report.last)
@@ -296,10 +320,11 @@ class _Heart:
             instance=known.instance,
             rescues=True,
             state="" if is_last else self._state,
+            takes_at_once=self._takes_at_once and not self._is_silent,
         )
-        began = _now()
+        began = now()
         try:
-            answer = self._scheduler.heartbeat(request)
+            answer = self._ask(request)
         except UnknownNode:
             if is_last:
                 return
@@ -310,7 +335,7 @@ class _Heart:
                 request.node_id,
                 extra={"node_id": request.node_id},
             )
-            answer = self._scheduler.heartbeat(request)
+            answer = self._ask(request)
         self._heard[1] = answer.term
         self._heard[0] = began  # after the term, which the node may not read older than this
         self._next_due = answer.next_due_ms / 1000
@@ -324,6 +349,15 @@ class _Heart:
             )
         if is_last:
             logger.info("node %s has left", request.node_id, extra={"node_id": request.node_id})
+        if answer.is_stuck and not self._is_found_stuck:
+            logger.error(
+                "node %s is stuck: a message lies unread in its queue",
+                request.node_id,
+                extra={"node_id": request.node_id, "stuck": True},
+            )
+        self._is_found_stuck = answer.is_stuck
+        if answer.is_stuck or self._is_silent:  # else the worker gives up its queue
+            self._give_up_queue()
         # A node that leaves would leave the rescue half done.
         if answer.rescue_due and request.online and not request.state:
             self._ring()

@@ -21,6 +21,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, ResponseError
 
+from celery_minsched.connection import broker_options
 from celery_minsched.keys import QUEUES, job_queue_name
 from celery_minsched.messages import job_id_of, priority_of, read_message, read_unacked, request_of
 from celery_minsched.plugin import MinSched
@@ -35,7 +36,7 @@ _NEVER = 10 * 365 * 86400  # seconds
 def transport_options(app: Celery, node_id: str) -> dict[str, Any]:
     """kombu's transport options by which a node's unacknowledged messages are its own, for life."""
     return {
-        **app.conf.broker_transport_options,
+        **broker_options(app),
         "unacked_key": QUEUES["node_unacked"].format(node_id),
         "unacked_index_key": QUEUES["node_unacked_index"].format(node_id),
         "unacked_mutex_key": QUEUES["node_unacked_mutex"].format(node_id),
@@ -199,6 +200,18 @@ def _restore(book: QoS, tag: str) -> None:
         book.restore_by_tag(tag)
     except (ValueError, TypeError, LookupError, AttributeError) as exc:
         logger.error("the unacknowledged message %s is none and is left alone: %r", tag, exc)
+
+
+def give_up_queue(plugin: MinSched, node_id: str) -> None:
+    """Have the jobs whose messages the node's stuck worker has not noted run elsewhere.
+
+    A job that the worker claims meanwhile stays: ``rescue_node`` places those that it has not.
+    """
+    jobs: list[str] = []
+    for name in ("node_taken", "node_queue"):
+        jobs += _park_queue(plugin, plugin.scheduler.keys(name, node_id))
+    if jobs:
+        plugin.scheduler.rescue_node(node_id, jobs)
 
 
 def _park_unacked(

@@ -93,6 +93,8 @@ class Slots:
         self.are_known = True
         #: The worker was asked to stop, and starts no task any more.
         self.closing = False
+        #: The worker is stuck or was told not to consume: jobs that have not begun go elsewhere.
+        self.suspended = False
         self._scheduler = scheduler
         self.node_id = node_id
         #: A pool's thread that begins a job and the event loop that drops it exclude each other.
@@ -145,15 +147,15 @@ class Slots:
         return on_answer
 
     def begin(self, job_id: str, claim: str) -> bool:
-        """May the job begin, by this claim? Not if the node stops, or may have been taken for dead
-        since then.
+        """May the job begin, by this claim? Not if the node stops or is stuck, or may have been
+        taken for dead since then.
         """
         with self._beginning:
             hold = self.held.get(job_id)
             if hold is None or hold.claim != claim:
                 return False
             hold.is_begun = True  # first: another thread sets closing, and only then looks at this
-            if self.closing or hold.term is None or hold.term != self.term():
+            if self.closing or self.suspended or hold.term is None or hold.term != self.term():
                 hold.is_begun = False
             return hold.is_begun
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -17,12 +15,11 @@ from celery.worker import control, state
 from celery.worker.consumer import Consumer
 from celery.worker.control import control_command
 from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
-from kombu.utils.encoding import bytes_to_str
 from kombu.utils.imports import symbol_by_name
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from celery_minsched import RegisterNodeRequest, remote, tracing  # noqa: F401 - remote registers its commands
+from celery_minsched.connection import result_options
 from celery_minsched.keys import QUEUES, queue_name
 from celery_minsched.messages import job_id_of
 from celery_minsched.plugin import MinSched
@@ -30,112 +27,16 @@ from celery_minsched.router import HEADER
 
 from .children import kept_by_children
 from .intake import take_by_move
-from .pulse import Pulse, Report, State
+from .node import Node
 from .requests import claim_of, with_slot
 from .rescue import NodeQoS, park_messages, return_taken, transport_options
-from .rescuer import Rescuer
 from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_AGAIN = 2.0  # seconds
+_CHECK_FLOW = 0.5  # seconds
 _ASK_AGAIN = 0.5  # seconds until the worker tries again what Redis could not do just now
-
-
-class Node:
-    """One node: its slots, its pulse, its worker. Found again as ``app.node``."""
-
-    def __init__(self, plugin: MinSched, registration: RegisterNodeRequest) -> None:
-        self.node_id = registration.node_id
-        self.rescuer = Rescuer(plugin)
-        self.pulse = Pulse(plugin.scheduler, registration, self.rescuer.ring)
-        self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
-        self._instance = registration.instance
-        self._plugin = plugin
-        self._slots_at_start = self._max_jobs = registration.max_jobs
-        self._controller: Any = None
-        self._pool_at_start = self._concurrency = 0
-
-    def on_ready(self, controller: Any) -> None:
-        """The worker consumes: take jobs from now on."""
-        self._controller = controller
-        self._pool_at_start = _pool_size(controller)
-        self.slots.start()
-        self.rescuer.start()
-        self.pulse.report_from(self._look)
-
-    @property
-    def consumer(self) -> NodeConsumer:
-        """The worker's consumer."""
-        consumer: NodeConsumer = self._controller.consumer
-        return consumer
-
-    def is_replaced(self) -> bool:
-        """Has another process taken this node's id? Then its messages are the other's too."""
-        redis, keys = self._plugin.scheduler.redis, self._plugin.scheduler.keys
-        holder = bytes_to_str(redis.hget(keys("node_info", self.node_id), "instance") or "")
-        return holder not in ("", self._instance)
-
-    def on_shutting_down(self) -> None:
-        """The worker is about to stop: hand back at once what has not begun, finish what runs."""
-        if self.slots.closing:
-            return
-        self.slots.closing = True
-        self.pulse.nudge()
-        threading.Thread(target=self._hand_back, name="hand-back", daemon=True).start()
-
-    def stop(self) -> None:
-        """The worker has stopped: tell which jobs ended, hand back the others, and go offline."""
-        self.rescuer.stop()
-        self.slots.stop()
-        self._hand_back()
-        self.pulse.stop()
-
-    def describe(self) -> dict[str, Any]:
-        """The node's state, as :mod:`celery_minsched.remote` tells it."""
-        report = self._look()
-        return {
-            "node_id": self.node_id,
-            "online": self._controller is not None and report.online,
-            "state": report.state,
-            "draining": self.pulse.draining,
-            "max_jobs": report.max_jobs,
-            "jobs": sorted(self.slots.held.copy()),
-            "endings_to_tell": sum(hold.has_ended for hold in list(self.slots.held.values())),
-            "seconds_since_heard": round(self.pulse.silence, 3),
-        }
-
-    def drain(self, draining: bool) -> None:
-        """Ask the scheduler for no more jobs, or for jobs again. Does not block."""
-        self.slots.drain(draining)
-
-    def _hand_back(self) -> None:
-        try:
-            if self.is_replaced():
-                return
-            jobs = list(park_messages(self._plugin, self.node_id, keep=self.slots.stays))
-            self._plugin.scheduler.place_jobs(jobs, handed_back_by=self.node_id)
-        except (RedisError, OperationalError) as exc:
-            logger.warning("jobs could not be handed back; other nodes will fetch them: %s", exc)
-            return
-        for job_id in jobs:
-            self.slots.forget(job_id)
-
-    def _look(self) -> Report:
-        state: State = "stopping" if self.slots.closing else ""
-        if not state:  # the slots move with the pool: a process more is a slot more
-            with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
-                self._concurrency = _pool_size(self._controller)
-                grown = self._concurrency - self._pool_at_start
-                self._max_jobs = max(1, self._slots_at_start + grown)
-        jobs = sorted(self.slots.held.copy()) if self.slots.are_known else None
-        return Report(self._max_jobs, jobs, state, concurrency=max(1, self._concurrency))
-
-
-def _pool_size(controller: Any) -> int:
-    """Processes or threads of the pool; under autoscale, as many as it may grow to."""
-    autoscaler = getattr(controller, "autoscaler", None)
-    return int(autoscaler.max_concurrency if autoscaler else controller.pool.num_processes)
 
 
 class NodeWorker(Worker):
@@ -185,7 +86,7 @@ class NodeConsumer(Consumer):
             channel.QoS = type("QoS", (NodeQoS,), book)
             # kombu makes a client for each message, which is a sixth of the loop's time for it.
             channel.notes = channel._create_client()
-            take_by_move(channel, queue_name(node_id), taken)
+            take_by_move(channel, queue_name(node_id), taken, self.app.node.liveness.watch)
             self._books.add(channel.qos)
             for earlier in self._books:  # a lost connection's tasks are acknowledged over this one
                 earlier.channel = channel
@@ -223,7 +124,25 @@ class NodeConsumer(Consumer):
 
     def register_with_event_loop(self, hub: Any) -> None:
         self._slots.in_loop.register(hub)
+        hub.call_repeatedly(_CHECK_FLOW, self._check_flow)
         super().register_with_event_loop(hub)
+
+    def _check_flow(self) -> None:
+        liveness = self.app.node.liveness
+        if self.connection.transport.driver_type == "redis":
+            liveness.check_flow(self.connection.default_channel)
+        else:  # what another broker's connection does is that broker's to watch
+            liveness.watch.note()
+
+    def cancel_task_queue(self, queue: str) -> None:
+        super().cancel_task_queue(queue)
+        if queue == queue_name(self._slots.node_id):
+            self.app.node.liveness.pause(True)
+
+    def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        super().add_task_queue(queue, *args, **kwargs)
+        if queue == queue_name(self._slots.node_id):
+            self.app.node.liveness.pause(False)
 
     def update_strategies(self) -> None:
         for task in self.app.tasks.values():
@@ -268,8 +187,11 @@ class NodeConsumer(Consumer):
                 *(job_id, verdict),
                 extra={"job_id": job_id, "node_id": self._slots.node_id, "verdict": verdict},
             )
-            if connection != self._connections or self._slots.closing:
-                return  # the message was put back, or is at the stop
+            if self._slots.closing:
+                self.app.node.pulse.nudge()  # the message is handed back
+                return
+            if connection != self._connections:
+                return  # the message was put back
             if verdict in ("run", "discard"):
                 # One that waited was sent before anybody knew where it would run. A retry goes by
                 # delivery_info, and the router knows a node's queue for no choice of the caller's.
@@ -305,7 +227,7 @@ class NodeConsumer(Consumer):
         if self._slots.is_claimed_anew(job_id, claim_of(request.request_dict)):
             state.task_ready(request)
             return
-        if self._slots.term() is None:  # nor can it tell yet
+        if self._slots.suspended or self._slots.term() is None:  # nor can it tell yet
             self.timer.call_after(_ASK_AGAIN, self.claim_again, (request,))
             return
 
@@ -364,6 +286,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
         broker_channel_error_retry=True,
         broker_connection_max_retries=None,
         broker_transport_options=transport_options(app, registration.node_id),
+        **result_options(app),
     )
     # An exchange of its own: the default one would bind the queue to the key of plain tasks.
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.

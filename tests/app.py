@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import psutil
 from celery import Celery, Task, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
+from celery.worker.control import control_command
 from celery.worker.request import create_request_cls
 from kombu.utils.imports import symbol_by_name
 
@@ -404,6 +406,25 @@ def note_failure(task_id: str, exception: Exception, **_: Any) -> None:
 def anywhere(self: Any) -> Any:
     """A task without a demand."""
     return getattr(self.request, "minsched", None)
+
+
+@control_command(args=[("seconds", float)])
+def hang(state: Any, seconds: float) -> None:
+    """Hang the worker's event loop."""
+    time.sleep(seconds)
+
+
+@control_command(args=[("seconds", int)])
+def hang_interpreter(state: Any, seconds: int) -> None:
+    """Hang the worker's whole interpreter, without computing, as a C extension may."""
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+@control_command()
+def deafen(state: Any) -> str:
+    """Ask for no more messages, and go on consuming."""
+    state.consumer.connection.default_channel._brpop_start = lambda *_, **__: None
+    return "deaf"
 
 
 @scheduled()

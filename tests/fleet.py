@@ -134,9 +134,11 @@ class Fleet:
         return "\n".join(self.log(node_id).splitlines()[-15:])
 
     def deafen(self, node_id: str) -> None:
-        """Have the node take no message any more: what is sent to it stays in its queue."""
-        queue, worker = f"minsched.node.{node_id}", f"celery@{node_id}"
-        assert self.app.control.cancel_consumer(queue, destination=[worker], reply=True, timeout=10)
+        """Have the node take no message any more: what is sent to it stays in its queue. After some
+        seconds it is stuck.
+        """
+        worker = [f"celery@{node_id}"]
+        assert self.app.control.broadcast("deafen", destination=worker, reply=True, timeout=10)
         addresses = self.addresses(psutil.Process(self.processes[node_id].pid))
         with self.server.client() as client:
             wait_for(
@@ -165,6 +167,12 @@ class Fleet:
             f"{connection.laddr.ip}:{connection.laddr.port}"
             for connection in process.net_connections("tcp")
         }
+
+    def control(self, node_id: str, command: str, **arguments: object) -> None:
+        """Have the node's worker do a command of tests/app.py, or of Celery's."""
+        destination = [f"celery@{node_id}"]
+        wait_for(lambda: self.app.control.ping(destination=destination), f"{node_id} to hear")
+        self.app.control.broadcast(command, arguments=arguments, destination=destination)
 
     def kill(self, node_id: str, signum: int) -> None:
         self.processes[node_id].send_signal(signum)

@@ -59,3 +59,52 @@ def test_a_stopping_node_that_falls_silent_is_dead(desk: Desk) -> None:
     desk.service.declare_dead("n1")
     assert state(desk, "n1") == ""
     assert kinds(desk) == ["node_joined", "node_stopping", "node_died"]
+
+
+class TestEvidence:
+    """A message that lies unread in the queue of a node that takes each message as it comes."""
+
+    def age(self, desk: Desk, node_id: str, milliseconds: int) -> None:
+        info = desk.service.keys("node_info", node_id)
+        desk.service.redis.hincrby(info, "unread_ms", milliseconds)
+
+    def test_a_node_that_leaves_a_message_unread_is_stuck(self, desk: Desk) -> None:
+        desk.node("n1")
+        job = desk.send(preferred_node="n1")
+        desk.node("n2")
+        assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
+        assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
+        self.age(desk, "n1", 12_000)
+        assert desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
+        assert state(desk, "n1") == "stuck"
+        assert kinds(desk) == ["node_joined", "node_joined", "node_stuck"]
+        desk.take("n1")
+        desk.service.claim_job(job.job_id, "n1")
+        assert desk.beat("n1", jobs=[job.job_id], takes_at_once=True).is_stuck  # for a lease
+        info = desk.service.keys("node_info", "n1")
+        desk.service.redis.hset(info, "stuck_until", 1)
+        assert not desk.beat("n1", jobs=[job.job_id], takes_at_once=True).is_stuck
+        assert desk.info("n1").online
+        assert not desk.service.redis.hexists(info, "stuck_until")
+        desk.complete(job)
+
+    def test_a_node_that_takes_messages_is_not(self, desk: Desk) -> None:
+        desk.node("n1", 9)
+        jobs = [desk.send(str(n)) for n in range(3)]
+        for _ in jobs:
+            assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
+            self.age(desk, "n1", 12_000)
+            desk.take("n1")
+        assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
+        assert not desk.service.redis.hexists(desk.service.keys("node_info", "n1"), "unread")
+        for job in jobs:
+            desk.complete(job)
+
+    def test_a_node_that_may_leave_messages_is_not(self, desk: Desk) -> None:
+        desk.node("n1")
+        job = desk.send()
+        desk.beat("n1", jobs=[], takes_at_once=True)
+        self.age(desk, "n1", 12_000)
+        assert not desk.beat("n1", jobs=[]).is_stuck
+        desk.take("n1")
+        desk.complete(job)

@@ -40,6 +40,7 @@ redis.call('HSET', key.node_info(node_id),
   'cap_json', cap_json, 'pools_json', pools_json, 'offers', offers, 'speaks', speaks,
   'last_heartbeat_ts', NOW, 'registered_ts', NOW,
   'turn_base', string.format('%.0f', turn_base(tonumber(redis.call('GET', key.turn()) or 0))))
+redis.call('HDEL', key.node_info(node_id), 'unread', 'unread_ms', 'stuck_until')
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
 enter_offers(node_id, offers)

@@ -1,0 +1,178 @@
+"""Whether the node's worker works, and what becomes of unstarted jobs where it does not.
+
+The worker is stuck when it has not read its queue for ``minsched_node_ttl``: its event loop hangs,
+or the connection over which it consumes is dead. It starts no job then, and hands back those that
+it has not started. It works again as soon as it reads its queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.concurrency.solo import TaskPool as SoloPool
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from celery_minsched.plugin import MinSched
+from celery_minsched.settings import SOCKET_TIMEOUT
+
+from .intake import LONGEST_WAIT
+from .pulse import Pulse, State
+from .rescue import park_messages
+from .slots import Slots
+from .watch import Watch
+
+logger = logging.getLogger(__name__)
+
+
+class Liveness:
+    """Looks at the worker from a thread of its own; see the module."""
+
+    def __init__(
+        self,
+        plugin: MinSched,
+        slots: Slots,
+        pulse: Pulse,
+        is_replaced: Callable[[], bool],
+    ) -> None:
+        settings = plugin.scheduler.settings
+        self.watch = Watch(settings.node_ttl, settings.heartbeat_interval)
+        self._grace = LONGEST_WAIT + min(SOCKET_TIMEOUT, settings.node_ttl / 2)
+        self._fresh = 2 * settings.heartbeat_interval
+        self._plugin = plugin
+        self._slots = slots
+        self._pulse = pulse
+        self._is_replaced = is_replaced
+        self._pool: Any = None
+        self._is_stuck = False
+        #: The worker was told not to consume its own queue.
+        self._is_paused = False
+        self._handing_back: threading.Thread | None = None
+
+    def start(self, pool: Any) -> None:
+        """The worker consumes, and runs its tasks in ``pool``."""
+        self._pool = pool
+        self.watch.note()
+
+    @property
+    def takes_at_once(self) -> bool:
+        """Does the worker take each message as it comes? Not while a task is in its loop."""
+        return self.watch.takes_at_once and not self._is_paused and not self._is_in_task()
+
+    def look(self) -> State:
+        """Why the worker takes no jobs, "" where it takes them. Hands back what it will not start.
+
+        For the thread that reports.
+        """
+        if self._slots.closing:
+            self.hand_back_soon()
+            return "stopping"
+        is_heard = self._pulse.silence < self._fresh  # while Redis is away nobody can work
+        counts = is_heard and not self._is_paused and not self._is_in_task()
+        is_stuck = self.watch.is_stuck(counts)
+        if is_stuck != self._is_stuck:
+            self._is_stuck = is_stuck
+            self._log()
+        if is_stuck or self._is_paused:
+            self._slots.suspended = True
+            self.hand_back_soon()
+        elif not self._is_handing_back():  # a job whose message is on its way must not begin
+            self._slots.suspended = False
+        if self._is_paused and not self._pulse.draining:
+            self._slots.drain(True)
+        return "stuck" if is_stuck else ""
+
+    def pause(self, paused: bool) -> None:
+        """The worker consumes its queue no more, or again. Never blocks."""
+        self._is_paused = paused
+        self._slots.drain(paused)
+        self.watch.note()
+        self._pulse.nudge()
+
+    def check_flow(self, channel: Any) -> None:
+        """Raise ``ConnectionError`` where the worker's question for the next message has no answer,
+        and a later heartbeat of the node has one: the connection is dead, and Redis is not.
+
+        For the event loop. The worker connects anew then.
+        """
+        asked = channel._brpop_sent_at if channel._in_poll else None
+        if asked is None:
+            return
+        waited = time.monotonic() - asked
+        if waited - self._pulse.silence > self._grace and not _is_readable(channel._in_poll._sock):
+            raise RedisConnectionError(
+                f"Redis has not answered for {waited:.0f} s over the connection that consumes the "
+                "node's queue, and has answered over another"
+            )
+
+    def hand_back(self) -> None:
+        """Hand back at once what has not begun. Blocks while Redis is slow."""
+        try:
+            if self._is_replaced():
+                return
+            node_id = self._slots.node_id
+            jobs = list(park_messages(self._plugin, node_id, keep=self._slots.stays))
+            self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)
+        except (RedisError, OperationalError) as exc:
+            logger.warning("jobs could not be handed back yet: %s", exc)
+            return
+        for job_id in jobs:
+            self._slots.forget(job_id)
+
+    def hand_back_soon(self) -> None:
+        """Hand back in a thread, where there is something to hand back."""
+        if not self._is_handing_back():
+            self._handing_back = threading.Thread(
+                target=self._hand_back_if_any, name="hand-back", daemon=True
+            )
+            self._handing_back.start()
+
+    def _hand_back_if_any(self) -> None:
+        if any(not hold.stays for hold in list(self._slots.held.values())):
+            self.hand_back()
+            return
+        scheduler, node_id = self._plugin.scheduler, self._slots.node_id
+        lists = [scheduler.keys(name, node_id) for name in ("node_queue", "node_taken")]
+        try:
+            is_something_there = scheduler.redis.exists(*lists)
+        except RedisError:
+            return  # the next look comes soon
+        if is_something_there:
+            self.hand_back()
+
+    def _is_handing_back(self) -> bool:
+        return self._handing_back is not None and self._handing_back.is_alive()
+
+    def _is_in_task(self) -> bool:
+        """Does a task run in the event loop, as tasks of a solo pool do?"""
+        return isinstance(self._pool, SoloPool) and any(
+            hold.is_begun and not hold.has_ended for hold in list(self._slots.held.values())
+        )
+
+    def _log(self) -> None:
+        node_id = self._slots.node_id
+        extra = {"node_id": node_id, "stuck": self._is_stuck}
+        if self._is_stuck:
+            logger.error(
+                "node %s is stuck: its worker has not read its queue for %.0f s. It takes no jobs "
+                "and hands back those that it has not started",
+                *(node_id, self._plugin.scheduler.settings.node_ttl),
+                extra=extra,
+            )
+        else:
+            logger.warning("node %s works again: it reads its queue", node_id, extra=extra)
+
+
+def _is_readable(sock: Any) -> bool:
+    """Is there an answer that the event loop has yet to read?"""
+    if sock is None:
+        return False
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))

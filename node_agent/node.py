@@ -1,0 +1,112 @@
+"""One node: its slots, its pulse, its worker."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from kombu.utils.encoding import bytes_to_str
+
+from celery_minsched import RegisterNodeRequest
+from celery_minsched.plugin import MinSched
+
+from .liveness import Liveness
+from .pulse import Pulse, Report
+from .rescue import give_up_queue
+from .rescuer import Rescuer
+from .slots import Slots
+
+
+class Node:
+    """One node: its slots, its pulse, its worker. Found again as ``app.node``."""
+
+    def __init__(self, plugin: MinSched, registration: RegisterNodeRequest) -> None:
+        self.node_id = registration.node_id
+        self.rescuer = Rescuer(plugin)
+        give_up = partial(give_up_queue, plugin, self.node_id)
+        self.pulse = Pulse(plugin, registration, self.rescuer.ring, give_up)
+        self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
+        self._instance = registration.instance
+        self._plugin = plugin
+        self._slots_at_start = self._max_jobs = registration.max_jobs
+        self.liveness = Liveness(plugin, self.slots, self.pulse, self.is_replaced)
+        self._report = Report(registration.max_jobs, [], "stopping")
+        self._controller: Any = None
+        self._pool_at_start = self._concurrency = 0
+
+    def on_ready(self, controller: Any) -> None:
+        """The worker consumes: take jobs from now on."""
+        self._controller = controller
+        self._pool_at_start = _pool_size(controller)
+        self.slots.start()
+        self.rescuer.start()
+        self.liveness.start(controller.pool)
+        self.pulse.report_from(self._look)
+
+    @property
+    def consumer(self) -> Any:
+        """The worker's consumer, a ``NodeConsumer``."""
+        return self._controller.consumer
+
+    def is_replaced(self) -> bool:
+        """Has another process taken this node's id? Then its messages are the other's too."""
+        redis, keys = self._plugin.scheduler.redis, self._plugin.scheduler.keys
+        holder = bytes_to_str(redis.hget(keys("node_info", self.node_id), "instance") or "")
+        return holder not in ("", self._instance)
+
+    def on_shutting_down(self) -> None:
+        """The worker is about to stop: hand back at once what has not begun, finish what runs."""
+        if self.slots.closing:
+            return
+        self.slots.closing = True
+        self.pulse.nudge()
+        self.liveness.hand_back_soon()
+
+    def stop(self) -> None:
+        """The worker has stopped: tell which jobs ended, hand back the others, and go offline."""
+        self.rescuer.stop()
+        self.slots.stop()
+        self.liveness.hand_back()
+        self.pulse.stop()
+
+    def describe(self) -> dict[str, Any]:
+        """The node's state, as :mod:`celery_minsched.remote` tells it."""
+        report = self._report
+        return {
+            "node_id": self.node_id,
+            "online": report.online,
+            "state": report.state,
+            "draining": self.pulse.draining,
+            "max_jobs": report.max_jobs,
+            "jobs": sorted(self.slots.held.copy()),
+            "endings_to_tell": sum(hold.has_ended for hold in list(self.slots.held.values())),
+            "seconds_since_heard": round(self.pulse.silence, 3),
+        }
+
+    def drain(self, draining: bool) -> None:
+        """Ask the scheduler for no more jobs, or for jobs again. Does not block."""
+        self.slots.drain(draining)
+
+    def _look(self) -> Report:
+        state = self.liveness.look()
+        if not state:  # the slots move with the pool: a process more is a slot more
+            with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
+                self._concurrency = _pool_size(self._controller)
+                grown = self._concurrency - self._pool_at_start
+                self._max_jobs = max(1, self._slots_at_start + grown)
+        jobs = sorted(self.slots.held.copy()) if self.slots.are_known else None
+        self._report = Report(
+            self._max_jobs,
+            jobs,
+            state,
+            takes_at_once=self.liveness.takes_at_once,
+            concurrency=max(1, self._concurrency),
+        )
+        return self._report
+
+
+def _pool_size(controller: Any) -> int:
+    """Processes or threads of the pool; under autoscale, as many as it may grow to."""
+    autoscaler = getattr(controller, "autoscaler", None)
+    return int(autoscaler.max_concurrency if autoscaler else controller.pool.num_processes)
