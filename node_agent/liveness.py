@@ -117,13 +117,20 @@ class Liveness:
             if self._is_replaced():
                 return
             node_id = self._slots.node_id
-            jobs = list(park_messages(self._plugin, node_id, keep=self._slots.stays))
-            self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)
+            parked = set(park_messages(self._plugin, node_id, keep=self._slots.stays))
+            # Celery may have put back a message itself: a consumer that is cancelled does.
+            jobs = sorted(parked | self._unstarted())
+            became = self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)
         except (RedisError, OperationalError) as exc:
             logger.warning("jobs could not be handed back yet: %s", exc)
             return
-        for job_id in jobs:
-            self._slots.forget(job_id)
+        for job_id, what in zip(jobs, became, strict=True):
+            if job_id in parked or what != "unchanged":
+                self._slots.forget(job_id)
+
+    def _unstarted(self) -> set[str]:
+        """The jobs that the node holds and has not started."""
+        return {job_id for job_id, hold in self._slots.held.copy().items() if not hold.stays}
 
     def hand_back_soon(self) -> None:
         """Hand back in a thread, where there is something to hand back."""
@@ -134,7 +141,7 @@ class Liveness:
             self._handing_back.start()
 
     def _hand_back_if_any(self) -> None:
-        if any(not hold.stays for hold in list(self._slots.held.values())):
+        if self._unstarted():
             self.hand_back()
             return
         scheduler, node_id = self._plugin.scheduler, self._slots.node_id
