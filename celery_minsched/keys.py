@@ -149,7 +149,12 @@ HOLDS: Final = {
     "delayed": ((), "sorted set", "delayed jobs by due time"),
     "expiring": ((), "sorted set", "jobs at no node by when they expire"),
     "alarm": ((), "hash, TTL", "which node was asked to be heard when, for the next delayed job"),
-    "heard": ((), "hash, TTL", "the last heartbeat of any node, and since when they come in"),
+    "heard": (
+        (),
+        "hash, TTL",
+        "heartbeats of any node: the `last`, and `since` when they come in; since when they were "
+        "`missed`; when the clock was found `set_back`",
+    ),
     "rescues": ((), "sorted set", "nodes whose jobs are to be rescued, by when to look again"),
     "lost": ((), "sorted set", "lost jobs whose callers are to be told, by when to try"),
     "paused": ((), "set", "pools that an operator has paused"),

@@ -98,7 +98,8 @@ class Desk:
 
 
 def silence(desk: Desk, node_id: str, milliseconds: int) -> None:
-    """Make the node's last heartbeat so much older."""
+    """Make the node's last heartbeat so much older, while heartbeats of others came in."""
     client, keys = desk.service.redis, desk.service.keys
+    client.hset(keys("heard"), mapping={"since": 1, "last": desk.views.now()})
     client.hincrby(keys("node_info", node_id), "last_heartbeat_ts", -milliseconds)
     client.zincrby(keys("nodes"), -milliseconds, node_id)

@@ -21,7 +21,7 @@ end
 write_even_without_memory()
 for _, job_id in ipairs(due_of(key.lost(), LONGEST_TELLING_PAUSE, MOST_RESCUED)) do
   local told = redis.call('HMGET', key.job(job_id), 'ended_ts', 'tag')
-  local age = NOW - tonumber(told[1] or NOW)
+  local age = NOW - clamp(told[1] or NOW)
   if age > TTL.history then
     give_up(read_job(job_id), told[2] or '')
   else

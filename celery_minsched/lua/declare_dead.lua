@@ -14,8 +14,9 @@ local node_id = ARGV[2]
 
 local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'last_heartbeat_ts')
 if not node[2] then return {'UNKNOWN_NODE'} end
-local silent = NOW - tonumber(node[2])
+local heard = heard_at(node_id, node[2])
+local silent = NOW - heard
 if silent < tonumber(ARGV[3]) then return {'NODE_ID_IN_USE', node[1] or '', silent} end
 write_even_without_memory()
-bury_node(node_id, tonumber(node[2]))
+bury_node(node_id, heard)
 return {'OK', redis.call('ZCARD', key.node_jobs(node_id))}

@@ -21,7 +21,7 @@ local concurrency = ARGV[10] or max_jobs
 
 local held = redis.call('HMGET', key.node_info(node_id),
   'instance', 'last_heartbeat_ts', 'online', 'term')
-local age = NOW - tonumber(held[2] or 0)
+local age = NOW - heard_at(node_id, held[2])
 if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
   return {'NODE_ID_IN_USE', held[1], age}
 end

@@ -9,15 +9,23 @@ local PUNCTUAL = 100      -- ms by which a node that was asked to come may be la
 local MOST_DUE = 400      -- delayed jobs: some 20 to 50 ms, in which nobody else is served
 local MOST_EXPIRED = 200
 
--- Nobody is taken for dead unless heartbeats came in all that time: after Redis itself was away, all
--- nodes look silent.
-local function is_hearing()
-  local heard = redis.call('HMGET', key.heard(), 'last', 'since')
-  local since = tonumber(heard[2] or NOW)
-  if NOW - tonumber(heard[1] or 0) > 0.75 * TTL.node then since = NOW end
-  redis.call('HSET', key.heard(), 'last', NOW, 'since', since)
-  redis.call('PEXPIRE', key.heard(), TTL.history)
-  return NOW - since > TTL.node
+-- The clock was set back: times that lie too far in the future are stored anew. Each node's heartbeat does so
+-- for some nodes and rescues, and for its own jobs.
+local function clamp_scores(set, ahead, member_changed)
+  local limit = NOW + ahead
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', set, '(' .. limit, '+inf', 'LIMIT', 0, MOST_CHORES)) do
+    redis.call('ZADD', set, limit, member)
+    if member_changed then member_changed(member) end
+  end
+end
+
+local function clamp_stored_times(node_id)
+  clamp_scores(key.nodes(), 0, function(silent)
+    redis.call('HSET', key.node_info(silent), 'last_heartbeat_ts', NOW)
+  end)
+  clamp_scores(key.rescues(), RESCUE_CLAIM)
+  clamp_scores(key.lost(), LONGEST_TELLING_PAUSE)
+  clamp_scores(key.node_jobs(node_id), TTL.lease)
 end
 
 -- A node that is gone leaves dispatch, those who waited for it alone wait for others too, and its jobs
@@ -48,7 +56,6 @@ end
 
 -- Buries the nodes that fell silent, and forgets those that have been away for long.
 local function sweep_nodes()
-  if not is_hearing() then return end
   local silent = redis.call('ZRANGEBYSCORE', key.nodes(), 0, NOW - TTL.node - 1,
     'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
   for i = 1, #silent, 2 do
@@ -101,7 +108,9 @@ end
 -- again: at once where this call did as much as one may, else when the next delayed job falls due;
 -- -1 for nothing known, or nothing for this node.
 local function do_chores(node_id, suffixes, is_rescuer)
-  sweep_nodes()
+  local silence_counts, was_set_back = note_heartbeat()
+  if was_set_back then clamp_stored_times(node_id) end
+  if silence_counts then sweep_nodes() end
   local more = relink_changed()
   if not is_rescuer then rescue_due(suffixes) end
   more = place_delayed() or more

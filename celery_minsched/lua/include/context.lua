@@ -20,3 +20,7 @@ end
 -- (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). It refuses no later write of the script. A
 -- script that ends jobs, moves them, or changes a node begins with a write that cannot grow.
 local function write_even_without_memory() redis.call('PERSIST', key.nodes()) end
+
+-- A stored time lies so many milliseconds in the future at most. If it lies further, the clock was set back
+-- since, or another server with a slower clock has taken over.
+local function clamp(stored, ahead) return math.min(tonumber(stored or 0), NOW + (ahead or 0)) end

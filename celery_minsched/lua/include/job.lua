@@ -101,7 +101,7 @@ local function give_slot(job, node_id, pool, chosen_by)
     fields[#fields + 1] = value
   end
   if (job.waiting_ts or '') ~= '' then
-    local waited = NOW - tonumber(job.waiting_ts)
+    local waited = NOW - clamp(job.waiting_ts)
     count_wait(pool, waited)
     also('waited_ms', waited)
   end

@@ -1,4 +1,4 @@
--- include: journal
+-- include: heard
 -- A node's slots, its place in load order, and whether it takes jobs.
 --
 -- A node's `offers` are its indexes: a line "pool<TAB>" for each pool it is in, and a line
@@ -76,9 +76,10 @@ end
 
 -- A node that was not heard of for this long is taken out of dispatch, where it is met.
 local function is_heard(node_id, last_heartbeat)
-  local seen = tonumber(last_heartbeat or 0)
+  local seen = heard_at(node_id, last_heartbeat)
   if NOW - seen <= TTL.node then return true end
   if seen == 0 then return false end  -- no record at all
+  if does_silence_count() == false then return true end
   redis.call('HSET', key.node_info(node_id), 'online', 'false')
   place_node(node_id)
   return false

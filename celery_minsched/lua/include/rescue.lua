@@ -76,13 +76,15 @@ local function settle_jobs(node_id, before, suspects)
   local jobs = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', before,
     'WITHSCORES', 'LIMIT', 0, MOST_RESCUED)
   for i = 1, #jobs, 2 do
-    local job, lease = read_job(jobs[i]), tonumber(jobs[i + 1])
+    local job, lease = read_job(jobs[i]), clamp(jobs[i + 1], TTL.lease)
     if job.node_id ~= node_id or ENDED[job.status] then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
     elseif is_parked(job) then
       local is_placed = place_anew(job, suspects.all or suspects[job.id])
       if is_placed then placed = placed + 1 else lost = lost + 1 end
-    elseif job.status ~= 'dispatched' or lease <= NOW then
+    elseif job.status == 'dispatched' and lease > NOW then
+      redis.call('ZADD', key.node_jobs(node_id), lease, job.id)
+    else
       redis.call('ZREM', key.node_jobs(node_id), job.id)
       lose_job(job, job.status == 'dispatched' and 'its message never reached its node'
         or 'its node was lost while it ran')
