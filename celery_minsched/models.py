@@ -354,6 +354,8 @@ class CompleteTaskRequest(_Model):
     reason: str = Field(default="", max_length=200)
     #: Of the job's message, which the node had kept until now; "" where there is none.
     delivery_tag: str = Field(default="", max_length=255)
+    #: The claim by which the node ran the job; "" for none. A later claim makes this one void.
+    claim: str = Field(default="", max_length=64)
 
 
 class CompleteTaskResponse(_Model):

@@ -268,7 +268,7 @@ class MinimalSchedulerService:
         code, *values = self._call(
             "complete_task",
             *(request.job_id, request.node_id, request.status, request.reason),
-            request.delivery_tag,
+            *(request.delivery_tag, request.claim),
         )
         if code == errors.UnknownJob.code:
             raise errors.UnknownJob(job_id=request.job_id)

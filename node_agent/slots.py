@@ -206,6 +206,7 @@ class Slots:
                 "status": status,
                 "reason": reason[:200],
                 "delivery_tag": hold.tag if hold else "",
+                "claim": hold.claim if hold else "",
             }
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import redis
 
+from celery_minsched import CompleteTaskRequest
+
 from .desk import Desk, silence
 
 
@@ -88,3 +90,33 @@ def test_a_message_is_acknowledged_first_only_in_the_term_of_its_claim(
     assert not client.exists(keys("node_acked", "n1"))
     client.delete(keys("node_unacked", "n1"))
     desk.beat("n1", jobs=[job.job_id])
+
+
+def test_a_run_that_was_given_up_does_not_end_the_next_one_at_its_node(
+    desk: Desk, client: redis.Redis
+) -> None:
+    """A process of the node was stopped, and is not killed yet; another has taken its id."""
+    keys = desk.service.keys
+    desk.node("n1")
+    job = desk.dispatch()
+    for claim in ("one", "two"):
+        desk.service.claim_job(job.job_id, "n1", "tag", claim)
+    client.hset(keys("node_unacked", "n1"), "tag", "[]")
+
+    def end(claim: str) -> bool:
+        return desk.service.complete_task(
+            CompleteTaskRequest(
+                job_id=job.job_id,
+                node_id="n1",
+                status="finished",
+                delivery_tag="tag",
+                claim=claim,
+            )
+        ).already_ended
+
+    assert end("one")
+    assert desk.status(job.job_id) == "running"
+    assert client.exists(keys("node_unacked", "n1"))
+    assert not end("two")
+    assert desk.status(job.job_id) == "finished"
+    assert not client.exists(keys("node_unacked", "n1"))

@@ -7,13 +7,19 @@
 -- ARGV[2] job_id       ARGV[3] node_id
 -- ARGV[4] status, "finished" or "failed"     ARGV[5] reason, "" where the status says it all
 -- ARGV[6] delivery tag of the job's message, "" for none: the node forgets the message
+-- ARGV[7] the claim by which the node ran the job, "" or left out for none
 --
--- Returns {"OK"}  {"ALREADY_ENDED"}
+-- Returns {"OK"}
+--         {"ALREADY_ENDED"}   also if the node has claimed the job again: this run was given up before
 --         {"NODE_MISMATCH", the node that the job belongs to, "" for none}
 --         {"UNKNOWN_JOB"}
 
 local job, node_id, status, reason = read_job(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 
+local claim = ARGV[7] or ''
+local is_given_up = claim ~= '' and job.claim ~= '' and job.claim ~= claim
+  and job.status == 'running' and job.node_id == node_id
+if is_given_up then return {'ALREADY_ENDED'} end
 if ARGV[6] ~= '' then forget_message(node_id, ARGV[6]) end
 if job.status == '' then return {'UNKNOWN_JOB'} end
 if job.node_id ~= node_id or PARKED[job.status] then
