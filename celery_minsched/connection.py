@@ -28,16 +28,23 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _NO_LIMIT = 2**31
 
 
-def broker_options(app: Celery) -> dict[str, Any]:
-    """The broker's transport options, with time-outs and keepalive where the user set none."""
+def with_limits(options: dict[str, Any]) -> dict[str, Any]:
+    """Transport options for Redis, with time-outs and keepalive where the user set none."""
     names = {name: value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
     return {
         "socket_timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": SOCKET_TIMEOUT,
         "socket_keepalive": True,
         "socket_keepalive_options": {getattr(socket, name): n for name, n in names.items()},
-        **app.conf.broker_transport_options,
+        **options,
     }
+
+
+def limit(connection: Connection) -> Connection:
+    """The connection to a broker, not yet connected, so that no call over it waits for ever."""
+    if connection.get_transport_cls().driver_type == "redis":
+        connection.transport_options = with_limits(connection.transport_options or {})
+    return connection
 
 
 def result_options(app: Celery) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def result_options(app: Celery) -> dict[str, Any]:
 
 def _connection(app: Celery, url: str | None, timeout: float | None) -> Connection:
     """A kombu connection with the broker's settings, not yet connected."""
-    options = broker_options(app)
+    options = with_limits(app.conf.broker_transport_options)
     if timeout is not None:
         for name in ("socket_timeout", "socket_connect_timeout"):
             options[name] = min(timeout, options[name] or timeout)

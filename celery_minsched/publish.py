@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery.app.amqp import AMQP
-from kombu import Queue
+from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import retry_over_time
 from kombu.utils.objects import cached_property
@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from . import demand, tracing
-from .connection import place_of, places_of
+from .connection import limit, place_of, places_of
 from .errors import InvalidDemand, SchedulerError
 from .keys import queue_name
 from .messages import split_at, terms_of
@@ -68,6 +68,10 @@ class SchedulingAMQP(AMQP):
     def __init__(self, app: Any) -> None:
         super().__init__(app)
         _ = self._plugin.settings  # a wrong setting is found here, before anything is sent
+
+    def Connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """Every connection of the application to its broker."""
+        return limit(Connection(*args, **kwargs))
 
     def Router(self, *args: Any, **kwargs: Any) -> Any:
         others, router = super().Router(*args, **kwargs), super().Router(*args, **kwargs)

@@ -21,7 +21,6 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, ResponseError
 
-from celery_minsched.connection import broker_options
 from celery_minsched.keys import QUEUES, job_queue_name
 from celery_minsched.messages import job_id_of, priority_of, read_message, read_unacked, request_of
 from celery_minsched.plugin import MinSched
@@ -36,7 +35,7 @@ _NEVER = 10 * 365 * 86400  # seconds
 def transport_options(app: Celery, node_id: str) -> dict[str, Any]:
     """kombu's transport options by which a node's unacknowledged messages are its own, for life."""
     return {
-        **broker_options(app),
+        **app.conf.broker_transport_options,
         "unacked_key": QUEUES["node_unacked"].format(node_id),
         "unacked_index_key": QUEUES["node_unacked_index"].format(node_id),
         "unacked_mutex_key": QUEUES["node_unacked_mutex"].format(node_id),

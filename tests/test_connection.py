@@ -6,7 +6,9 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from threading import Barrier
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from celery_minsched import MinSched, RegisterNodeRequest
 
 from .fleet import wait_for
+from .proxy import Proxy
 from .server import Server, free_port, program
 
 
@@ -43,6 +46,36 @@ def test_password_and_database_number() -> None:
             assert client.exists("scheduler:nodes")
     finally:
         server.close()
+
+
+def test_every_connection_has_time_outs_and_keepalive_unless_the_user_sets_them() -> None:
+    app = Celery("c", broker="redis://", broker_transport_options={"socket_timeout": 60})
+    MinSched(app)
+    for connection in (app.connection_for_write(), app.connection_for_read()):
+        options = connection.transport_options
+        assert (options["socket_timeout"], options["socket_connect_timeout"]) == (60, 5.0)
+        assert options["socket_keepalive"] is True
+    app.conf.broker_write_url = "amqp://"
+    assert "socket_keepalive" not in app.connection_for_write().transport_options
+    app.close()
+
+
+def test_a_publisher_whose_connection_is_lost_in_silence_connects_anew(server: Server) -> None:
+    proxy = Proxy(server.port)
+    options = {"socket_timeout": 0.5}
+    app = Celery("c", broker=proxy.url, broker_transport_options=options)
+    MinSched(app)
+    try:
+        for demand in (None, {"pool": "asr"}):
+            app.send_task("x", minsched=demand) if demand else app.send_task("x")
+        proxy.silence_some(Random(0), 1000)
+        began = monotonic()
+        for demand in (None, {"pool": "asr"}):
+            app.send_task("x", minsched=demand) if demand else app.send_task("x")
+        assert monotonic() - began < 10
+    finally:
+        app.close()
+        proxy.close()
 
 
 def test_many_threads_ask_at_the_same_time(server: Server) -> None:
