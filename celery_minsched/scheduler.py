@@ -310,9 +310,11 @@ class MinimalSchedulerService:
         _, verdict, *place = scripts.text(answer)
         return verdict, dict(zip(("pool", "chosen_by", "waited_ms", "term"), place, strict=False))
 
-    def acknowledge_job(self, node_id: str, delivery_tag: str, term: int) -> bool:
-        """Note that a node acknowledges a message before its job begins; may the job begin?"""
-        return bool(self._call("acknowledge_job", node_id, delivery_tag, term)[1] != "refused")
+    def acknowledge_job(self, node_id: str, delivery_tag: str, term: int) -> str:
+        """Note that a node acknowledges a message before its job begins: ``acknowledged``,
+        ``refused`` or ``gone``; see the script.
+        """
+        return str(self._call("acknowledge_job", node_id, delivery_tag, term)[1])
 
     def release_job(self, job_id: str) -> None:
         """Give back the slot of a dispatch whose message could not be sent."""

@@ -176,14 +176,15 @@ class Slots:
         if hold is None or hold.is_acknowledged:
             return hold is not None
         try:
-            is_noted = self._scheduler.acknowledge_job(self.node_id, hold.tag, hold.term or 0)
+            verdict = self._scheduler.acknowledge_job(self.node_id, hold.tag, hold.term or 0)
         except (RedisError, OperationalError) as exc:
             logger.warning("job %s cannot be noted as acknowledged, and waits: %s", job_id, exc)
-            is_noted = False
+            verdict = "unknown"
         with self._beginning:
-            hold.is_acknowledged = is_noted
-            hold.is_begun = is_noted
-        return is_noted
+            hold.is_acknowledged = hold.is_begun = verdict == "acknowledged"
+        if verdict == "gone":
+            self.hand_back([job_id])
+        return hold.is_begun
 
     def cancel(self, job_id: str) -> None:
         """The job does not run here after all, and its message is left to others."""
@@ -289,10 +290,10 @@ class Slots:
         hold = self.held.get(job_id)
         return hold is not None and hold.stays
 
-    def is_claimed_anew(self, job_id: str, claim: str) -> bool:
-        """Has the job's message come once more since this claim, and is it worked on?"""
+    def is_given_up(self, job_id: str, claim: str) -> bool:
+        """Has the node given up this claim? The job's message comes again, or has come again."""
         hold = self.held.get(job_id)
-        return hold is not None and hold.claim != claim
+        return hold is None or hold.claim != claim
 
     def know(self) -> None:
         """They are all in ``held`` again, once what was handed back is placed."""

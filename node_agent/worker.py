@@ -224,7 +224,7 @@ class NodeConsumer(Consumer):
     def claim_again(self, request: Any) -> None:
         """The node may have been taken for dead before the request began: ask whose it is now."""
         job_id = job_id_of(request.request_dict)
-        if self._slots.is_claimed_anew(job_id, claim_of(request.request_dict)):
+        if self._slots.is_given_up(job_id, claim_of(request.request_dict)):
             state.task_ready(request)
             return
         if self._slots.suspended or self._slots.term() is None:  # nor can it tell yet

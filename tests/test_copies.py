@@ -133,6 +133,26 @@ def test_a_connection_that_breaks_again_while_jobs_are_handed_back(
         proxy.close()
 
 
+def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
+    fleet: Fleet, client: redis.Redis, tmp_path: Path
+) -> None:
+    """The node was taken for dead and came back before the rescuer was done."""
+    fleet.start_ready("n1", "-P", "threads", "-c", "1", slots=2)
+    path = tmp_path / "go"
+    fleet.send("hold_early_by_file", str(path), ignore_result=True)
+    wait_for((tmp_path / "go.began").exists)
+    moved = fleet.send("note", "moved")
+    wait_for(lambda: len(messages(client)) == 2)
+    job = fleet.job(moved.id)
+    assert job is not None
+    tag = str(client.hget(f"scheduler:job:{job.job_id}", "tag"))
+    fleet.plugin.scheduler.park_message("n1", job.job_id, messages(client)[tag], "", tag, "")
+    path.touch()
+    assert moved.get(timeout=30) == "moved"
+    assert client.llen("test:began:moved") == 1
+    wait_for(lambda: not client.exists(UNACKED, ACKED))
+
+
 def test_a_job_begins_or_is_dropped() -> None:
     """A thread of the pool begins jobs while the event loop drops those that have not begun."""
     slots = Slots(None, "n1", lambda: 1)  # type: ignore[arg-type]

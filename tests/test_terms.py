@@ -79,14 +79,14 @@ def test_a_message_is_acknowledged_first_only_in_the_term_of_its_claim(
     job = desk.dispatch()
     verdict, place = desk.service.claim_job(job.job_id, "n1", "tag")
     assert (verdict, place["term"]) == ("run", term(desk, "n1"))
-    assert not desk.service.acknowledge_job("n1", "tag", place["term"])  # it was taken away
+    assert desk.service.acknowledge_job("n1", "tag", place["term"]) == "gone"
     client.hset(keys("node_unacked", "n1"), "tag", "[]")
     for _ in range(2):  # an answer may be lost
-        assert desk.service.acknowledge_job("n1", "tag", place["term"])
+        assert desk.service.acknowledge_job("n1", "tag", place["term"]) == "acknowledged"
     client.delete(keys("node_acked", "n1"))
     silence(desk, "n1", 3000)
     desk.service.declare_dead("n1")
-    assert not desk.service.acknowledge_job("n1", "tag", place["term"])
+    assert desk.service.acknowledge_job("n1", "tag", place["term"]) == "refused"
     assert not client.exists(keys("node_acked", "n1"))
     client.delete(keys("node_unacked", "n1"))
     desk.beat("n1", jobs=[job.job_id])
