@@ -138,6 +138,7 @@ def test_flows_that_are_lost_in_silence_are_no_death(server: Server) -> None:
     try:
         far.start_ready("far", "-P", "threads", slots=4)
         assert far.send("where_am_i").get(timeout=20)["hostname"] == "celery@far"
+        far.wait_idle()  # Celery waits 120 s for the answer to a stored result
         proxy.silence_some(random.Random(0), 1000)
         results = [far.send("where_am_i", ignore_result=True) for _ in range(4)]
         wait_for(lambda: all(far.job(r.id).status == "finished" for r in results), patience=60)  # type: ignore[union-attr]

@@ -74,7 +74,7 @@ class TestEvidence:
         desk.node("n2")
         assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
         assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
-        self.age(desk, "n1", 12_000)
+        self.age(desk, "n1", 13_000)
         assert desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
         assert state(desk, "n1") == "stuck"
         assert kinds(desk) == ["node_joined", "node_joined", "node_stuck"]
@@ -93,7 +93,7 @@ class TestEvidence:
         jobs = [desk.send(str(n)) for n in range(3)]
         for _ in jobs:
             assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
-            self.age(desk, "n1", 12_000)
+            self.age(desk, "n1", 13_000)
             desk.take("n1")
         assert not desk.beat("n1", jobs=[], takes_at_once=True).is_stuck
         assert not desk.service.redis.hexists(desk.service.keys("node_info", "n1"), "unread")
@@ -104,7 +104,7 @@ class TestEvidence:
         desk.node("n1")
         job = desk.send()
         desk.beat("n1", jobs=[], takes_at_once=True)
-        self.age(desk, "n1", 12_000)
+        self.age(desk, "n1", 13_000)
         assert not desk.beat("n1", jobs=[]).is_stuck
         desk.take("n1")
         desk.complete(job)
