@@ -54,7 +54,8 @@ def result_options(app: Celery) -> dict[str, Any]:
     """
     wanted = {
         "redis_socket_connect_timeout": app.conf.redis_socket_timeout,
-        "redis_socket_keepalive": True,
+        # Celery (5.7) would hand it to a connection over a Unix socket, which does not know it.
+        "redis_socket_keepalive": "socket://" not in str(app.conf.result_backend),
     }
     given = given_settings(app)
     return {name: value for name, value in wanted.items() if name not in given}

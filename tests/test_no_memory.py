@@ -83,6 +83,13 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
         lambda w: w.desk.complete(w.running),
         lambda w: w.status() == ("finished", "dispatched"),
     ),
+    "acknowledge_job": (
+        lambda w: w.client.hset("minsched.unacked.n1", "tag", "{}"),
+        lambda w: w.service.acknowledge_job(
+            "n1", "tag", int(w.client.hget("scheduler:node:info:n1", "term"))
+        ),
+        lambda w: w.client.smembers("minsched.acked.n1") == {"tag"},
+    ),
     "declare_dead": (
         lambda w: w.client.hset("scheduler:node:info:n1", "last_heartbeat_ts", 1),
         lambda w: w.service.declare_dead("n1"),
