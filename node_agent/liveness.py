@@ -95,6 +95,11 @@ class Liveness:
         self.watch.note()
         self._pulse.nudge()
 
+    def stop(self) -> None:
+        """The worker has stopped. Its next process consumes, as Celery's does."""
+        if self._is_paused:
+            self._slots.drain(False)
+
     def check_flow(self, channel: Any) -> None:
         """Raise ``ConnectionError`` where the worker's question for the next message has no answer,
         and a later heartbeat of the node has one: the connection is dead, and Redis is not.

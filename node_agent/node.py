@@ -66,6 +66,7 @@ class Node:
     def stop(self) -> None:
         """The worker has stopped: tell which jobs ended, hand back the others, and go offline."""
         self.rescuer.stop()
+        self.liveness.stop()
         self.slots.stop()
         self.liveness.hand_back()
         self.pulse.stop()

@@ -125,6 +125,10 @@ def test_a_node_that_is_told_not_to_consume_is_drained(server: Server, client: r
         wait_for(lambda: not fleet.node("told").draining)  # type: ignore[union-attr]
         task = fleet.send("where_am_i", minsched=to("told"))
         assert task.get(timeout=20)["hostname"] == "celery@told"
+        fleet.control("told", "cancel_consumer", queue="minsched.node.told")
+        wait_for(lambda: fleet.node("told").draining)  # type: ignore[union-attr]
+        assert fleet.stop("told") == 0
+        assert not fleet.node("told").draining  # type: ignore[union-attr]
         fleet.wait_idle()
         assert fleet.views.check() == []
     finally:
