@@ -129,16 +129,16 @@ class Fleet:
         path = self.log_path(node_id)
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def log_tail(self, node_id: str) -> str:
+    def log_tail(self, node_id: str, lines: int = 15) -> str:
         """Its last lines, for a message."""
-        return "\n".join(self.log(node_id).splitlines()[-15:])
+        return "\n".join(self.log(node_id).splitlines()[-lines:])
 
     def deafen(self, node_id: str) -> None:
         """Have the node take no message any more: what is sent to it stays in its queue. After some
         seconds it is stuck.
         """
         worker = [f"celery@{node_id}"]
-        assert self.app.control.broadcast("deafen", destination=worker, reply=True, timeout=10)
+        assert self.app.control.broadcast("deafen", destination=worker, reply=True, timeout=60)
         addresses = self.addresses(psutil.Process(self.processes[node_id].pid))
         with self.server.client() as client:
             wait_for(

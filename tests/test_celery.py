@@ -147,7 +147,7 @@ class TestDemand:
         with app.connection_for_write() as connection:
             for name, queue in (("a", "celery"), ("b", "mine")):
                 app.send_task(name)
-                message = connection.SimpleQueue(queue).get(timeout=5)
+                message = connection.SimpleQueue(queue).get(timeout=60)
                 message.ack()
                 assert "minsched" not in message.headers
 
@@ -155,7 +155,7 @@ class TestDemand:
         result = fleet.send("add", 1, queue="elsewhere")
         assert fleet.job(result.id) is None
         with fleet.app.connection_for_write() as connection:
-            connection.SimpleQueue("elsewhere").get(timeout=5).ack()
+            connection.SimpleQueue("elsewhere").get(timeout=60).ack()
 
     def test_a_demand_that_cannot_be_read_sends_nothing(
         self, fleet: Fleet, client: redis.Redis
@@ -213,7 +213,7 @@ class TestSeeing:
         assert seen["minsched"]["job_id"] == job.job_id
 
     def test_inspect_shows_nodes_by_their_id_and_their_own_queue(self, fleet: Fleet) -> None:
-        queues = fleet.app.control.inspect(timeout=1).active_queues()
+        queues = fleet.app.control.inspect(["celery@n1", "celery@n2"], timeout=60).active_queues()
         named = {
             worker: [(queue["name"], queue["exchange"]["name"], queue["routing_key"])]
             for worker, [queue] in queues.items()

@@ -121,7 +121,7 @@ def test_another_redis_for_the_scheduler(server: Server) -> None:
     )
     app.conf.result_backend = "disabled://"
     app.send_task("x", minsched={"pool": "asr"})
-    assert app.connection().SimpleQueue("minsched.node.n1").get(timeout=2).headers["task"] == "x"
+    assert app.connection().SimpleQueue("minsched.node.n1").get(timeout=60).headers["task"] == "x"
 
 
 @pytest.fixture

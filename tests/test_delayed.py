@@ -87,7 +87,7 @@ class TestDelayed:
             result = fleet.send("where_am_i", **when(1.5))
             assert status(fleet, later) == "delayed"
             assert [fleet.node(name).current_jobs for name in "ab"] == [1, 0]  # type: ignore[union-attr]
-            inspect = fleet.app.control.inspect(timeout=10, destination=["celery@a", "celery@b"])
+            inspect = fleet.app.control.inspect(timeout=60, destination=["celery@a", "celery@b"])
             for answer in (inspect.scheduled(), inspect.reserved()):
                 assert sorted(answer) == ["celery@a", "celery@b"]
                 assert all(later.id not in str(tasks) for tasks in answer.values())
