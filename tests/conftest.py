@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis  # noqa: F401 - before any test: its plugin imports it at the end, too deep down
@@ -30,6 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules in an order that xdist keeps (``--no-loadscope-reorder``)."""
     rank = {f"{name}.py": at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(Path(item.path).name, len(rank)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what its nodes said last."""
+    report = yield
+    for fleet in getattr(item, "funcargs", {}).values() if report.failed else ():
+        if isinstance(fleet, Fleet):
+            for node_id in fleet.processes:
+                report.sections.append((f"log of {node_id}", fleet.log_tail(node_id, 40)))
+    return report
 
 
 @pytest.fixture(scope="session")

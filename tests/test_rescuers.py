@@ -168,8 +168,9 @@ def test_with_no_node_left_the_first_that_starts_does_it(
     fleet.start_ready("dead", "-P", "threads", "-c", "1")
     with server.client() as client:
         results = [fleet.send("hold_late", "running"), fleet.send("hold_late", "reserved")]
-        wait_for(lambda: client.exists("test:began:running"))
-        wait_for(lambda: fleet.job(results[1].id).status == "running")  # type: ignore[union-attr]
+        wait_for(lambda: client.exists("test:began:running", "test:began:reserved"))
+        for result in results:
+            wait_for(lambda result=result: fleet.job(result.id).status == "running")  # type: ignore[union-attr]
         early = fleet.send("hold", "waiting")
         fleet.destroy("dead")
         client.lpush("test:release:running", "go")
