@@ -103,7 +103,8 @@ class ChaosFaults(Faults):
             self._signal(pulse, signal.SIGKILL)
 
     def _kill_child(self, node: Node) -> None:
-        if child := self._child(node):
+        # Celery's worker ends if a child of it dies before it is ready.
+        if node.is_ready and (child := self._child(node)):
             self._note("kill -9 of a child", node.name)
             self.killed_children[node.name].append(time.monotonic())
             self._signal(child, signal.SIGKILL)

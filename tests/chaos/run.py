@@ -40,7 +40,7 @@ def chaos(console: Console, form: Form, seed: int, server: Server, directory: Pa
         for node in nodes:
             stack.callback(node.close)
             node.start()
-        wait(lambda: all(" ready." in node.log() for node in nodes))
+        wait(lambda: all(node.is_ready for node in nodes))
         deaths = Deaths(client, plugin.scheduler.keys)
         faults = ChaosFaults(seed, nodes, server, NODE_TTL)
         jobs = plan(seed, form.jobs, form.poisons, form.seconds, KINDS, PRIORITIES)

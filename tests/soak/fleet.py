@@ -47,6 +47,7 @@ class Worker:
         self._command = command
         self._environment = environment
         self._log = logs / f"{name}.log"
+        self._logged_before = 0  # bytes, by the processes before this one
 
     @property
     def is_up(self) -> bool:
@@ -58,6 +59,7 @@ class Worker:
         """Start it, or start it again."""
         self.is_leaving = False
         with open(self._log, "ab") as log:
+            self._logged_before = log.tell()
             self.process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -109,9 +111,10 @@ class Worker:
         if self.is_absent:
             self.absences[-1].until = time.monotonic()
 
-    def log(self) -> str:
-        """What it wrote."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+    @property
+    def is_ready(self) -> bool:
+        """Has its present process started all that it needs?"""
+        return b" ready." in self._log.read_bytes()[self._logged_before :]
 
     def _return(self) -> None:
         if self._is_plain:

@@ -51,7 +51,7 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
         for worker in workers:
             stack.callback(worker.close)
             worker.start()
-        wait(lambda: all(" ready." in worker.log() for worker in workers))
+        wait(lambda: all(worker.is_ready for worker in workers))
         watch = Watch(client, plugin.scheduler.keys, workers) if plugin else None
         faults = Faults(seed, workers, server, NODE_TTL, watch.expect if watch else None)
         producer = Producer(app, plan(seed, form.jobs, form.poisons, form.seconds))
