@@ -25,7 +25,14 @@ URGENT = "urgent"  # a task's shadow name, by which its publisher gives it a pri
 
 
 class PatientBackend(RedisBackend):
-    """Also retries to store a result that Redis refuses, out of memory or read-only."""
+    """Also retries to store a result that Redis refuses, out of memory or read-only.
+
+    RETRY is not stored: celery (5.7) stores it after it has sent the retry, and over a network that
+    is slow just then it replaces the SUCCESS of the retry.
+    """
+
+    def mark_as_retry(self, *args: Any, **kwargs: Any) -> None:
+        return None
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         return isinstance(exc, RedisError) or bool(super().exception_safe_to_retry(exc))
