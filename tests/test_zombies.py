@@ -229,12 +229,14 @@ def test_a_node_that_an_operator_declared_dead_drops_what_it_had_not_begun(
     assert runner != "celery@net"
 
 
-def test_a_thread_begins_no_early_task_that_it_cannot_note_as_acknowledged(
-    fleet: Fleet, far: Fleet, proxy: Proxy, back: Return, tmp_path: Path
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_node_begins_no_early_task_that_it_cannot_note_as_acknowledged(
+    fleet: Fleet, far: Fleet, proxy: Proxy, back: Return, tmp_path: Path, pool: str
 ) -> None:
     """The network breaks just before it begins: another node runs it, and this one does not."""
-    fleet.wait_online("net")
-    demand = {"preferred_node": "net"}
+    name = f"far-{pool}"
+    far.start_ready(name, "-P", pool, "-c", "1", slots=3)
+    demand = {"preferred_node": name}
     paths = [tmp_path / "first", tmp_path / "second"]
     _, second = (
         fleet.send("hold_early_by_file", str(path), minsched=demand, ignore_result=True)
@@ -248,11 +250,11 @@ def test_a_thread_begins_no_early_task_that_it_cannot_note_as_acknowledged(
     began = tmp_path / "second.began"
     wait_for(lambda: began.exists() and (j := fleet.job(second.id)) and j.status == "finished")
     proxy.release()
-    fleet.wait_online("net")
+    fleet.wait_online(name)
     fleet.wait_idle()
     [runner] = began.read_text().split()
-    assert runner != "celery@net"
-    assert (tmp_path / "first.began").read_text() == "celery@net\n"
+    assert runner != f"celery@{name}"
+    assert (tmp_path / "first.began").read_text() == f"celery@{name}\n"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
