@@ -26,7 +26,7 @@ def kept_by_children(pool: Any, slots: Slots) -> Iterator[None]:
     for request in set(state.reserved_requests):
         result = request._apply_result and request._apply_result()
         if not getattr(result, "_write_to", True):
-            slots.cancel(job_id_of(request.request_dict))
+            slots.take_back(job_id_of(request.request_dict))
     yield
     cache.update(written)
     _watch_anew(pool)

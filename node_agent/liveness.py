@@ -122,7 +122,7 @@ class Liveness:
             if self._is_replaced():
                 return
             node_id = self._slots.node_id
-            parked = set(park_messages(self._plugin, node_id, keep=self._slots.stays))
+            parked = set(park_messages(self._plugin, node_id, self._slots))
             # Celery may have put back a message itself: a consumer that is cancelled does.
             jobs = sorted(parked | self._unstarted())
             became = self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)

@@ -113,7 +113,7 @@ class SlotRequest(Request):
             return True
         if in_thread:
             node.slots.await_term()
-        if node.slots.begin(job_id, claim) and (not in_thread or self._is_noted(job_id)):
+        if node.slots.begin(job_id, claim) and self._is_noted(job_id):
             return True
         if not node.slots.closing:
             node.slots.in_loop(partial(node.consumer.claim_again, self))

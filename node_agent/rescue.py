@@ -166,18 +166,19 @@ def _keep_none(job_id: str) -> bool:
     return False
 
 
-def park_messages(
-    plugin: MinSched, node_id: str, keep: Callable[[str], bool] = _keep_none
-) -> Iterator[str]:
+def park_messages(plugin: MinSched, node_id: str, slots: Slots | None = None) -> Iterator[str]:
     """Move a node's messages, queued and unacknowledged, to their jobs' own lists; yields each job
     once its message is moved, so that an error on the way hides none of them.
 
-    Those of jobs to ``keep`` stay, and those that are no job's: somebody sent them to this very
-    node. Each message is moved in one step, so two may do this at a time, or one after the other
-    had died half-way.
+    Those of jobs that run here stay, by the ``slots`` of a node that lives. So do those that are no
+    job's: somebody sent them to this very node. Each message is moved in one step, so two may do
+    this at a time, or one after the other had died half-way.
     """
     client: Any = plugin.scheduler.redis
     keys = plugin.scheduler.keys
+    keep = slots.stays if slots else _keep_none
+    if slots:
+        slots.withdraw_notes()
     with _connection(plugin.app, node_id) as connection:
         for tag, entry in client.hgetall(keys("node_unacked", node_id)).items():
             message = read_unacked(entry)

@@ -102,6 +102,9 @@ class Slots:
         self._courier = Courier()
         self._placing: set[str] = set()  # jobs that the node has handed back, and Redis has not
         self._draining = False  # what was asked for last
+        #: Delivery tags, and their jobs, of messages that may be noted as acknowledged although
+        #: their tasks have not begun.
+        self._noted: dict[str, str] = {}
 
     def start(self) -> None:
         """Start the courier; after the worker has forked its children."""
@@ -169,14 +172,16 @@ class Slots:
     def acknowledge(self, job_id: str) -> bool:
         """Note in Redis that the message is acknowledged, before the task begins; may it begin?
 
-        If the node is cut off just now, the note fails and another node runs the job. Blocks: for
-        a thread of the pool.
+        If the node is cut off just now, the note fails and another node runs the job. Blocks, as
+        Celery's own acknowledgement does.
         """
         hold = self.held.get(job_id)
         if hold is None or hold.is_acknowledged:
             return hold is not None
+        self._noted[hold.tag] = job_id  # first: Redis may take the note, and its answer be lost
         try:
             verdict = self._scheduler.acknowledge_job(self.node_id, hold.tag, hold.term or 0)
+            del self._noted[hold.tag]
         except (RedisError, OperationalError) as exc:
             logger.warning("job %s cannot be noted as acknowledged, and waits: %s", job_id, exc)
             verdict = "unknown"
@@ -185,6 +190,22 @@ class Slots:
         if verdict == "gone":
             self.hand_back([job_id])
         return hold.is_begun
+
+    def take_back(self, job_id: str) -> None:
+        """The job was given to the pool, but to none of its processes: it does not run here."""
+        if hold := self.held.get(job_id):
+            if hold.is_acknowledged:
+                self._noted[hold.tag] = job_id
+            hold.is_acknowledged = hold.is_begun = False
+
+    def withdraw_notes(self) -> None:
+        """Have others run the jobs that are noted as acknowledged and do not run here."""
+        tags = [tag for tag, job_id in list(self._noted.items()) if not self.stays(job_id)]
+        if tags:
+            acked = self._scheduler.keys("node_acked", self.node_id)
+            self._scheduler.redis.srem(acked, *tags)
+            for tag in tags:
+                del self._noted[tag]
 
     def cancel(self, job_id: str) -> None:
         """The job does not run here after all, and its message is left to others."""

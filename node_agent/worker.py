@@ -104,7 +104,7 @@ class NodeConsumer(Consumer):
         try:
             if node.is_replaced():
                 return
-            for job_id in park_messages(self.app.minsched, node.node_id, keep=node.slots.stays):
+            for job_id in park_messages(self.app.minsched, node.node_id, node.slots):
                 parked.add(job_id)
             return_taken(self.app.minsched, node.node_id)
             parked |= self._dropped

@@ -14,6 +14,7 @@ import redis
 
 from node_agent.slots import Hold, Slots
 
+from .desk import Desk
 from .fleet import FAST, Fleet, wait_for
 from .proxy import Proxy
 from .server import Server
@@ -151,6 +152,37 @@ def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
     assert moved.get(timeout=30) == "moved"
     assert client.llen("test:began:moved") == 1
     wait_for(lambda: not client.exists(UNACKED, ACKED))
+
+
+@pytest.mark.parametrize("fault", ["unwritten", "no answer"])
+def test_a_note_of_a_task_that_does_not_begin_is_withdrawn(
+    desk: Desk, client: redis.Redis, fault: str
+) -> None:
+    """No process of the pool got the task, or Redis noted it and its answer was lost."""
+    desk.node("n1", instance="a process")
+    term = int(client.hget("scheduler:node:info:n1", "term") or 0)
+    client.hset(UNACKED, "tag", "[{}]")
+    slots = Slots(desk.service, "n1", lambda: term)
+    hold = slots.held["job"] = Hold("tag", "claim", term=term, is_begun=True)
+    if fault == "unwritten":
+        assert slots.acknowledge("job")
+        slots.withdraw_notes()
+        assert client.sismember(ACKED, "tag")  # it has begun
+        slots.take_back("job")
+    else:
+        note = desk.service.acknowledge_job
+
+        def answers_nothing(*args: Any) -> bool:
+            note(*args)
+            raise redis.TimeoutError
+
+        desk.service.acknowledge_job = answers_nothing  # type: ignore[method-assign]
+        assert not slots.acknowledge("job")
+    assert client.sismember(ACKED, "tag")
+    assert not hold.is_begun
+    slots.withdraw_notes()
+    assert not client.exists(ACKED)
+    client.delete(UNACKED)
 
 
 def test_a_job_begins_or_is_dropped() -> None:

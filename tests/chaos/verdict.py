@@ -80,7 +80,9 @@ class Verdict:
             for run, following in pairwise(same):
                 if run.outcome == "requeued" and run.ended and run.ended <= following.began:
                     continue
-                self.again.check(self._has_died(run, following.began), task_id)
+                # A node may have given it to a process just before it was stopped.
+                runs_at_dead = (self._has_died(one, following.began) for one in (run, following))
+                self.again.check(any(runs_at_dead), task_id)
                 self.ran_anew += 1
 
     def _is_explained(self, job: Job, runs: list[Run], result: Result) -> bool:
