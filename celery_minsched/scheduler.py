@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from . import errors, scripts, times
+from .job_fields import job_fields
 from .keys import Keys
 from .layout import note_layout
 from .models import (
@@ -212,31 +213,11 @@ class MinimalSchedulerService:
     def _asked(self, request: DispatchRequest, message: tuple[str, str]) -> tuple[str, ...]:
         """A job and its message, as the scripts take them."""
         ask = {
-            **self._fields(request),
+            **job_fields(self.keys, request),
             "when_full": request.when_full,
             "max_waiting": str(self.settings.max_waiting),
         }
         return (json.dumps(ask), request.payload_json, *message)
-
-    def _fields(self, request: DispatchRequest) -> dict[str, str]:
-        """The fields of a job's record that say what it asks for."""
-        band = self.keys.band(request.priority)
-        return {
-            "session_id": request.session_id,
-            "src_lang": request.src_lang or "",
-            "tgt_lang": request.tgt_lang or "",
-            "where": request.where,
-            "caps": ",".join(request.capabilities),
-            "preferred": request.preferred_node or "",
-            "affinity": request.affinity,
-            "fairness": request.fairness_key or request.session_id,
-            "band": str(band),
-            "suffix": self.keys.suffix(request.priority),
-            "due_ts": str(request.due_ts),
-            "expires_ts": str(request.expires_ts),
-            "task_id": request.task_id,
-            "token": request.token,
-        }
 
     def place_jobs(
         self, job_ids: Sequence[str], handed_back_by: str, requeued: bool = False
@@ -368,10 +349,11 @@ class MinimalSchedulerService:
         """Put a job right by its record, of which the message's ``told`` makes good what is lost.
         The node, or the line and the ticket there, are where else it was seen.
         """
-        fields = {**self._fields(told), "payload_json": told.payload_json} if told else None
-        self._call(
-            "repair_job", job_id, seen_at, line, ticket, json.dumps(fields) if fields else ""
-        )
+        fields = ""
+        if told:
+            payload = {"payload_json": told.payload_json}
+            fields = json.dumps(job_fields(self.keys, told) | payload)
+        self._call("repair_job", job_id, seen_at, line, ticket, fields)
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
         """Map a language pair to pools without a node saying so; no pools takes it back."""
