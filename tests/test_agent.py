@@ -276,3 +276,31 @@ def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redi
     assert client.lrange("test:ended:stop0", 0, -1) == ["celery@n1"]
     assert [client.lrange(f"test:ended:stop{n}", 0, -1) for n in (1, 2)] == [["celery@n2"]] * 2
     fleet.wait_idle()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_job_that_comes_while_the_node_stops_is_handed_back(
+    fleet: Fleet, client: redis.Redis, pool: str
+) -> None:
+    """Redis does not know yet that the node stops: its pulse gets no time to say so."""
+    fleet.start_ready("old", "-P", pool, "-c", "1", slots=3)
+    fleet.start_ready("new")
+    to_old = {"preferred_node": "old"}
+    long = fleet.send("hold", "long", minsched=to_old)
+    wait_for(lambda: client.exists("test:began:long"))
+    children = psutil.Process(fleet.processes["old"].pid).children()
+    pulse = min(children, key=psutil.Process.create_time)
+    pulse.suspend()
+    fleet.kill("old", signal.SIGTERM)
+    wait_for(lambda: "Warm shutdown" in fleet.log("old"))
+    short = [fleet.send("note", f"short{n}", minsched=to_old) for n in range(2)]
+    assert {fleet.job(result.id).node_id for result in short} == {"old"}  # type: ignore[union-attr]
+    pulse.resume()
+    for result in short:
+        result.get(timeout=60)
+    ran = [client.lrange(f"test:ended:short{n}", 0, -1) for n in range(2)]
+    assert ran == [["celery@new"]] * 2
+    assert not client.exists("test:ended:long")
+    client.lpush("test:release:long", "go")
+    long.get(timeout=60)
+    assert fleet.processes["old"].wait(30) == 0
