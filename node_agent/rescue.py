@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import time
 from typing import Any
 
@@ -124,12 +125,9 @@ class NodeQoS(QoS):
         message = self._delivered.get(delivery_tag)
         job_id = job_id_of(message.headers) if message else ""
         if requeue and job_id:
-            scheduler = self.app.minsched.scheduler
-            # As it was noted: the worker has written in its own copy of the message since.
-            entry = scheduler.redis.hget(scheduler.keys("node_unacked", self.node_id), delivery_tag)
-            if entry is not None:
-                noted, _, _ = loads(bytes_to_str(entry))
-                _park_unacked(self.app.minsched, self.node_id, delivery_tag, job_id, noted)
+            # By the courier: Celery logs an error here and forgets the message.
+            park = partial(self._park, delivery_tag, job_id)
+            self.slots.carry(f"put back the message of job {job_id}", park)
         else:
             with self._reachable() as book:
                 if requeue:
@@ -137,6 +135,14 @@ class NodeQoS(QoS):
                 else:
                     book._remove_from_indices(delivery_tag).execute()
         self._quick_ack(delivery_tag)
+
+    def _park(self, delivery_tag: str, job_id: str) -> None:
+        # As it was noted: the worker has written in its own copy of the message since.
+        scheduler = self.app.minsched.scheduler
+        entry = scheduler.redis.hget(scheduler.keys("node_unacked", self.node_id), delivery_tag)
+        if entry is not None:
+            noted, _, _ = loads(bytes_to_str(entry))
+            _park_unacked(self.app.minsched, self.node_id, delivery_tag, job_id, noted)
 
     @contextlib.contextmanager
     def _reachable(self) -> Iterator[QoS]:

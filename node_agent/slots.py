@@ -247,6 +247,10 @@ class Slots:
         """
         self._give([job_id for job_id in sorted(set(job_ids)) if self._give_up(job_id)])
 
+    def carry(self, name: str, call: Callable[[], None]) -> None:
+        """Make a call to Redis outside the event loop, again until Redis takes it."""
+        self._courier.put(name, call)
+
     def requeue(self, job_id: str) -> None:
         """The same of a job whose task has ended, and asks for its message again."""
         self.forget(job_id)
