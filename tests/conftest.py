@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from celery_minsched.views import Views
 from .desk import Desk
 from .fleet import Fleet
 from .server import Server
+
+# A shell starts a background job with ctrl-c ignored. What the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What takes longest, so that nobody waits for one of these at the end.
 LONGEST = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -160,3 +161,25 @@ def test_a_task_is_told_where_still_mine_cannot_know(fleet: Fleet, server: Serve
     server.start()
     assert work.ended == ["OperationalError"]
     wait_finished(fleet, work.jobs)
+
+
+def test_a_message_is_asked_for_again_while_redis_does_not_answer(tmp_path: Path) -> None:
+    """Celery would log an error and forget the message."""
+    server = Server()
+    celery = '{"broker_transport_options": {"socket_timeout": 0.5}}'
+    fleet = Fleet(server, MINSCHED_TEST_CELERY=celery)
+    try:
+        fleet.start_ready("n1", "-P", "threads")
+        path = tmp_path / "go"
+        result = fleet.send("hold_by_file", str(path), True)
+        wait_for(lambda: fleet.job(result.id).status == "running")  # type: ignore[union-attr]
+        server.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+        path.touch()
+        wait_for(lambda: "Redis is away" in fleet.log("n1"))
+        server.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+        wait_for(lambda: fleet.job(result.id).status == "finished")  # type: ignore[union-attr]
+        fleet.wait_idle()
+        assert fleet.views.check() == []
+    finally:
+        fleet.close()
+        server.close()
