@@ -44,65 +44,80 @@ def take_by_move(channel: Any, queue: str, taken_key: str, watch: Watch) -> None
     answer, a pair of list and message. ``channel.taken`` is the message as it lies in the list
     ``taken_key``, None while none does.
     """
-    queue_key = channel.global_keyprefix + queue
-    start_pop = channel._brpop_start
-    pair = channel.client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
-    handle_pop = channel.handlers["BRPOP"]
-    refused_at = -_ASK_AGAIN
+    intake = _Intake(channel, queue, taken_key, watch)
     # A blocked question must be answered before its connection counts as lost.
     channel.brpop_timeout = min(channel.brpop_timeout or LONGEST_WAIT, LONGEST_WAIT)
+    channel.taken = None
+    channel._brpop_start = intake.start
+    channel.handlers["BRPOP"] = intake.handle
+    channel.client.set_response_callback("BRPOP", intake.read)
 
-    def refuse() -> None:
-        nonlocal refused_at
-        refused_at = time.monotonic()
-        watch.note(takes_at_once=False)
 
-    def start(timeout: float | None = None) -> None:
-        if time.monotonic() < refused_at + _ASK_AGAIN:
+class _Intake:
+    """What a channel does in place of kombu's own functions."""
+
+    def __init__(self, channel: Any, queue: str, taken_key: str, watch: Watch) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._queue_key = channel.global_keyprefix + queue
+        self._taken_key = taken_key
+        self._watch = watch
+        self._start_pop = channel._brpop_start
+        self._handle_pop = channel.handlers["BRPOP"]
+        self._pair = channel.client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
+        self._refused_at = -_ASK_AGAIN
+
+    def start(self, timeout: float | None = None) -> None:
+        """Ask for the next message."""
+        channel = self._channel
+        if time.monotonic() < self._refused_at + _ASK_AGAIN:
             return  # the event loop comes by again
         if channel.taken:
             try:
-                channel.connection._deliver(loads(bytes_to_str(channel.taken)), queue)
+                channel.connection._deliver(loads(bytes_to_str(channel.taken)), self._queue)
             except OutOfMemoryError:
-                refuse()
+                self._refuse()
                 return
-        if list(channel.active_queues) != [queue]:  # the worker was told to consume one more
-            start_pop(timeout)
+        if list(channel.active_queues) != [self._queue]:  # the worker consumes one more
+            self._start_pop(timeout)
             return
         connection = channel._in_poll = channel.client.connection
         channel._brpop_sent_at = time.monotonic()
         wait = channel.brpop_timeout if timeout is None else timeout
-        connection.send_command("BLMOVE", queue_key, taken_key, "RIGHT", "LEFT", wait)
+        places = (self._queue_key, self._taken_key)
+        connection.send_command("BLMOVE", *places, "RIGHT", "LEFT", wait)
 
-    def read(answer: Any, **options: Any) -> Any:
-        if queue in channel.active_queues:
-            watch.note()
+    def read(self, answer: Any, **options: Any) -> Any:
+        """The list and the message of an answer."""
+        if self._queue in self._channel.active_queues:
+            self._watch.note()
         if not isinstance(answer, bytes):  # nothing came, or it came by BRPOP
-            return pair(answer, **options)
-        channel.taken = answer
-        return queue_key.encode(), answer
+            return self._pair(answer, **options)
+        self._channel.taken = answer
+        return self._queue_key.encode(), answer
 
-    def handle() -> Any:
+    def handle(self) -> Any:
+        """Deliver the message of an answer."""
+        channel = self._channel
         try:
-            return handle_pop()
+            return self._handle_pop()
         except ResponseError as exc:
             if channel.taken and not isinstance(exc, OutOfMemoryError):
                 raise  # the worker connects anew
             logger.warning("Redis gives out no message just now: %s", exc)
-            refuse()
+            self._refuse()
             if not channel.taken:
                 channel.client.connection.disconnect()  # the next one may find another server
             raise Empty from exc
         except _NO_MESSAGE as exc:
             if channel.taken is None:  # it was noted: the trouble is not the message's
                 raise
-            logger.error("%s had an entry that is no message; it is dropped: %r", queue, exc)
+            logger.error("%s had an entry that is no message; it is dropped: %r", self._queue, exc)
             with channel.conn_or_acquire() as client:
-                client.lrem(taken_key, 1, channel.taken)
+                client.lrem(self._taken_key, 1, channel.taken)
             channel.taken = None
             raise Empty from exc
 
-    channel.taken = None
-    channel._brpop_start = start
-    channel.handlers["BRPOP"] = handle
-    channel.client.set_response_callback("BRPOP", read)
+    def _refuse(self) -> None:
+        self._refused_at = time.monotonic()
+        self._watch.note(takes_at_once=False)

@@ -48,7 +48,7 @@ logger = logging.getLogger("node_agent.pulse")
 _NOT_SOONER = 0.005  # seconds between two heartbeats, however much is due
 
 
-#: Why a worker that is there takes no jobs; "" where it takes them.
+#: Why the worker takes no jobs; "" if it takes them.
 State = Literal["", "stuck", "stopping"]
 
 
@@ -112,7 +112,7 @@ class Pulse:
         two intervals of silence, the shortest that ``declare_dead`` allows; ``node_ttl`` is longer.
         So the term is good for two intervals from the start of the last answered beat. That start
         is read before the term, and the heart writes it after the term. The clock counts the time
-        in which the process or the machine is stopped, and nobody sets it.
+        in which the process or the machine is stopped, and cannot be set.
         """
         is_certain = self.silence < 2 * self._interval
         return int(self._heard[1]) or None if is_certain else None
@@ -268,7 +268,7 @@ class _Heart:
         return ""
 
     def _follow(self, report: Report | None) -> None:
-        """Register anew where the worker has come online or has other slots than before. A node
+        """Register anew if the worker has come online or has other slots than before. A node
         that takes no jobs says so in its heartbeat, and keeps its registration.
         """
         if report is None or report.last:
@@ -309,9 +309,9 @@ class _Heart:
         except RedisTimeoutError:  # the connection may be lost, and Redis not: ask over a new one
             return self._scheduler.heartbeat(request)
 
-    def _send(self, report: Report | None) -> None:
-        known, is_last = self._registration, bool(report and report.last)
-        request = HeartbeatRequest(
+    def _request(self, report: Report | None, is_last: bool) -> HeartbeatRequest:
+        known = self._registration
+        return HeartbeatRequest(
             node_id=known.node_id,
             online=known.online and not is_last,
             load_json=json.dumps(self.meter.read()),
@@ -322,6 +322,10 @@ class _Heart:
             state="" if is_last else self._state,
             takes_at_once=self._takes_at_once and not self._is_silent,
         )
+
+    def _send(self, report: Report | None) -> None:
+        known, is_last = self._registration, bool(report and report.last)
+        request = self._request(report, is_last)
         began = now()
         try:
             answer = self._ask(request)
