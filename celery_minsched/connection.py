@@ -29,7 +29,7 @@ _NO_LIMIT = 2**31
 
 
 def with_limits(options: dict[str, Any]) -> dict[str, Any]:
-    """Transport options for Redis, with time-outs and keepalive where the user set none."""
+    """Transport options for Redis, with time-outs and keepalive unless the user set them."""
     names = {name: value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
     return {
         "socket_timeout": SOCKET_TIMEOUT,
@@ -75,7 +75,7 @@ def _connection(app: Celery, url: str | None, timeout: float | None) -> Connecti
 
 def client_of(app: Celery, url: str | None, timeout: float | None = None) -> redis.Redis:
     """A Redis client for the application's broker, or for ``url``. Its calls take ``timeout``
-    seconds at most, where that is given.
+    seconds at most, if that is given.
 
     Raises ``ImproperlyConfigured`` where the broker is not Redis, and kombu's ``OperationalError``
     where the server cannot be reached.

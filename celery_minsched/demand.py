@@ -89,7 +89,7 @@ def _parse(stated: Mapping[str, Any]) -> Demand:
 
 
 def sentence_of(exc: ValidationError) -> str:
-    """What is wrong with a demand, in words."""
+    """Says in words why a demand is refused."""
     return "; ".join(
         f"{'.'.join(map(str, error['loc'])) or 'the demand'}: {error['msg']}"
         f" (given: {error['input']!r})"

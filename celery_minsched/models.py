@@ -225,7 +225,7 @@ class HeartbeatRequest(_Model):
     instance: str | None = Field(default=None, max_length=MAX_ID)
     #: Will the caller claim the rescues that the answer says are due? It can read messages then.
     rescues: bool = False
-    #: Why a node that is there takes no jobs: ``stopping``, it finishes what it runs; ``stuck``,
+    #: The reason for which the node takes no jobs. ``stopping``: it finishes its jobs. ``stuck``:
     #: its worker does not work. The node is offline then, whatever ``online`` says.
     state: Literal["", "stuck", "stopping"] = ""
     #: Does the node take each message from its queue as soon as it comes? Then a message that lies

@@ -1,8 +1,8 @@
 """``self.request.minsched``: a task's place, which its message's header tells on a node.
 
-Any other request has the same keys with empty values: that of a task that runs eagerly, is called
-as a function, or was sent without a demand. A class attribute would do, but celery (5.7) leaves
-the attributes of ``Context`` out of ``request.headers``, by which a retry keeps its demand.
+The request of any other task has the same keys with empty values: a task that runs eagerly, is
+called as a function, or was sent without a demand. A class attribute would do, but celery (5.7)
+leaves the attributes of ``Context`` out of ``request.headers``, by which a retry keeps its demand.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ class MinSched:
     def check_when_full(self, demand: Demand) -> None:
         """Check a demand that is about to be sent, and the settings that count for it.
 
-        Raises ``ImproperlyConfigured`` or :class:`InvalidDemand` for one that would wait where that
-        is not possible.
+        Raises ``ImproperlyConfigured`` or :class:`InvalidDemand` if it would have to wait and
+        cannot.
         """
         if self.can_park:
             return
@@ -69,7 +69,7 @@ class MinSched:
             raise InvalidDemand(message=f"when_full: {obstacle} Ask for 'error', {_OR_ONE_REDIS}")
 
     def _check_settings(self) -> None:
-        """Refuse settings by which tasks would wait where that is not possible.
+        """Refuse settings by which tasks would have to wait and cannot.
 
         Only when the scheduler is needed: an application that runs its tasks itself has no Redis.
         """

@@ -141,7 +141,7 @@ class SchedulingAMQP(AMQP):
 
     @cached_property
     def _brokers(self) -> set[Any]:
-        """Where the application's messages go, and come from."""
+        """The brokers to which the application writes, and from which it reads."""
         ours = (self.app.connection_for_write(), self.app.connection_for_read())
         return {place for connection in ours for place in places_of(connection)}
 

@@ -28,7 +28,7 @@ HEADER = "minsched"
 TO_BE_DISPATCHED = Queue("minsched.dispatch", no_declare=True)
 
 
-#: Options of a route that say where a message goes, and a demand, which is stated elsewhere.
+#: Options of a route that do not count: the destination, and a demand, which is stated elsewhere.
 _NOT_KEPT = frozenset(("queue", "exchange", "exchange_type", "routing_key", HEADER))
 
 

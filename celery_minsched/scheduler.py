@@ -318,7 +318,7 @@ class MinimalSchedulerService:
         return str(node_id), str(how)
 
     def claim_lost_job(self) -> str:
-        """A lost job whose caller should be told, "" for none; it is this caller's for a while."""
+        """A lost job that this caller should report, "" for none. No other gets it for a while."""
         return str(self._call("claim_lost_job")[1])
 
     def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> tuple[int, int, int]:

@@ -150,7 +150,7 @@ def _present(
     candidates: list[Candidate],
     node: NodeView | None,
 ) -> list[str]:
-    """How it stands now. ``node`` is where it is."""
+    """The job's present state. ``node`` is the node that has it."""
     if job.status == "waiting":
         return _waiting(job, now, place, possible, candidates)
     if job.status == "parked":

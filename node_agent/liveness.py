@@ -1,4 +1,4 @@
-"""Whether the node's worker works, and what becomes of unstarted jobs where it does not.
+"""Finds out whether the node's worker works, and hands back its unstarted jobs if it does not.
 
 The worker is stuck when it has not read its queue for ``minsched_node_ttl``: its event loop hangs,
 or the connection over which it consumes is dead. It starts no job then, and hands back those that
@@ -51,7 +51,7 @@ class Liveness:
         self._is_replaced = is_replaced
         self._pool: Any = None
         self._is_stuck = False
-        #: The worker was told not to consume its own queue.
+        #: The worker does not consume its own queue: it got ``cancel_consumer``.
         self._is_paused = False
         self._handing_back: threading.Thread | None = None
 
@@ -66,14 +66,14 @@ class Liveness:
         return self.watch.takes_at_once and not self._is_paused and not self._is_in_task()
 
     def look(self) -> State:
-        """Why the worker takes no jobs, "" where it takes them. Hands back what it will not start.
+        """Why the worker takes no jobs, "" if it takes them. Hands back jobs that it may not start.
 
         For the thread that reports.
         """
         if self._slots.closing:
             self.hand_back_soon()
             return "stopping"
-        is_heard = self._pulse.silence < self._fresh  # while Redis is away nobody can work
+        is_heard = self._pulse.silence < self._fresh  # while Redis is away, no worker can work
         counts = is_heard and not self._is_paused and not self._is_in_task()
         is_stuck = self.watch.is_stuck(counts)
         if is_stuck != self._is_stuck:
@@ -89,7 +89,7 @@ class Liveness:
         return "stuck" if is_stuck else ""
 
     def pause(self, paused: bool) -> None:
-        """The worker consumes its queue no more, or again. Never blocks."""
+        """The worker stops consuming its own queue, or consumes it again. Never blocks."""
         self._is_paused = paused
         self._slots.drain(paused)
         self.watch.note()
@@ -101,7 +101,7 @@ class Liveness:
             self._slots.drain(False)
 
     def check_flow(self, channel: Any) -> None:
-        """Raise ``ConnectionError`` where the worker's question for the next message has no answer,
+        """Raise ``ConnectionError`` if the worker's question for the next message has no answer
         and a later heartbeat of the node has one: the connection is dead, and Redis is not.
 
         For the event loop. The worker connects anew then.
@@ -138,7 +138,7 @@ class Liveness:
         return {job_id for job_id, hold in self._slots.held.copy().items() if not hold.stays}
 
     def hand_back_soon(self) -> None:
-        """Hand back in a thread, where there is something to hand back."""
+        """Hand back in a thread, if there is something to hand back."""
         if not self._is_handing_back():
             self._handing_back = threading.Thread(
                 target=self._hand_back_if_any, name="hand-back", daemon=True

@@ -1,4 +1,4 @@
-"""Tells the callers of lost jobs, by Celery's rules for a lost worker."""
+"""Reports lost jobs to their callers, by Celery's rules for a lost worker."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from celery_minsched.plugin import MinSched
 
 logger = logging.getLogger(__name__)
 
-_HANGS = 2.0  # seconds after which a telling holds up no other
+_HANGS = 2.0  # seconds after which a report holds up no other
 _MOST_THREADS = 16
 
 
 class LostJobs:
-    """Tells the callers of lost jobs, in threads of its own.
+    """Reports lost jobs to their callers, in threads of its own.
 
-    One thread tells a job at a time. If a telling hangs (a result backend that is away), the next
-    call of :meth:`go_on` starts another thread. It tells no job of that task meanwhile: each task
+    One thread reports a job at a time. If a report hangs (a result backend that is away), the next
+    call of :meth:`go_on` starts another thread. It reports no job of that task meanwhile: each task
     has one hanging thread at most.
     """
 
     def __init__(self, plugin: MinSched) -> None:
         self._plugin = plugin
-        #: The threads, each with the task whose job it tells and since when; "" between two jobs.
+        #: The threads, each with the task whose job it reports and since when; "" between two jobs.
         self._threads: dict[threading.Thread, tuple[str, float]] = {}
         self._lock = threading.Lock()
         self._stopping = False
 
     def go_on(self) -> None:
-        """Tell what is due, unless a thread does. Does not block."""
+        """Report the jobs that are due, unless a thread does. Does not block."""
         with self._lock:
             now = time.monotonic()
             works = any(now - since < _HANGS for _, since in self._threads.values())
@@ -55,7 +55,7 @@ class LostJobs:
         thread.start()
 
     def stop(self, patience: float) -> None:
-        """Tell of no job any more, and wait ``patience`` seconds at most for one that is told."""
+        """Begin no other report, and wait ``patience`` seconds at most for those begun."""
         self._stopping = True
         with self._lock:
             now = time.monotonic()
@@ -72,15 +72,15 @@ class LostJobs:
             while not self._stopping and tell_next(self._plugin, self._begin):
                 self._begin("")
         except (RedisError, OperationalError) as exc:
-            logger.warning("lost jobs are told later: %s", exc)
+            logger.warning("lost jobs are reported later: %s", exc)
         except Exception:
-            logger.exception("lost jobs are told later")
+            logger.exception("lost jobs are reported later")
         finally:
             with self._lock:
                 del self._threads[me]
 
     def _begin(self, task: str) -> bool:
-        """Note which task's job this thread tells now. False while another thread tells one."""
+        """Note which task's job this thread reports now. False while another thread reports one."""
         with self._lock:
             if task and any(name == task for name, _ in self._threads.values()):
                 return False
@@ -89,9 +89,9 @@ class LostJobs:
 
 
 def tell_next(plugin: MinSched, may_begin: Callable[[str], bool] = lambda task: True) -> bool:
-    """Tell the caller of one lost job that is due. False if there is none.
+    """Report one lost job that is due to its caller. False if none is due.
 
-    A job that cannot be told is due again, after a pause that grows.
+    A job that cannot be reported is due again, after a pause that grows.
     """
     job_id = plugin.scheduler.claim_lost_job()
     if not job_id:
@@ -101,9 +101,9 @@ def tell_next(plugin: MinSched, may_begin: Callable[[str], bool] = lambda task: 
         if may_begin(lost.task):
             lost.tell()
     except (RedisError, OperationalError, OSError, BackendError) as exc:
-        logger.warning("the caller of lost job %s is told later: %s", job_id, exc)
+        logger.warning("lost job %s is reported to its caller later: %s", job_id, exc)
     except Exception:
-        logger.exception("the caller of lost job %s cannot be told now", job_id)
+        logger.exception("lost job %s cannot be reported to its caller now", job_id)
     return True
 
 
@@ -129,17 +129,17 @@ class LostJob:
 
     @property
     def task(self) -> str:
-        """The name of its task; that of no task if its message is lost."""
+        """The name of its task; no task has this name if its message is lost."""
         headers = self._message.get("headers")
         return str(headers.get("task")) if isinstance(headers, dict) else "(message lost)"
 
     def tell(self) -> None:
-        """Tell the caller, by Celery's rules for a lost worker.
+        """Report the job, by Celery's rules for a lost worker.
 
-        The result backend, errbacks, chord and chain are told, ``task_failure`` is sent, and
+        The result backend, errbacks, chord and chain get the error, ``task_failure`` is sent, and
         ``retry_on_worker_lost`` is honoured. If the message itself is lost, only the result backend
-        is told. If a thread dies in the middle of this, another one tells all again, and retries
-        nothing twice.
+        gets the error. If a thread dies in the middle of this, another thread reports all again,
+        and retries nothing twice.
         """
         scheduler = self._plugin.scheduler
         keys = scheduler.keys
@@ -170,7 +170,7 @@ class LostJob:
 
 
 def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:
-    """Has another, who died while telling of the job, sent a retry of its task?"""
+    """Has another node, which died while it reported the job, sent a retry of its task?"""
     latest = plugin.where(task_id)
     return latest is not None and latest.job_id != job_id
 
@@ -192,5 +192,7 @@ def _request(app: Celery, raw: dict[str, Any], node_id: str) -> Request | None:
         except (RedisError, OperationalError):
             raise
         except Exception as exc:  # a message may hold anything
-            logger.error("a lost message cannot be read, only its id is told: %r", exc)
+            logger.error(
+                "the message of a lost job cannot be read, only its id is reported: %r", exc
+            )
             return None

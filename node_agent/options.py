@@ -58,7 +58,7 @@ def check_options(app: Celery, args: list[str]) -> None:
 
 
 def check_pool(app: Celery, name: Any) -> str:
-    """The pool implementation's path. Raises ``UsageError`` where a node does not work with it.
+    """The pool implementation's path. Raises ``UsageError`` if a node does not work with it.
 
     As in ``celery worker``, the setting ``worker_pool`` wins over the default.
     """

@@ -2,8 +2,8 @@
 
 A node's unacknowledged messages lie under keys of its own, and each names its job's own list as
 its place (:class:`NodeQoS`): putting one back parks it, and the scheduler places the job anew. A
-message that was acknowledged before its job ended stays there, marked, until the job ends: should
-the node die, it says who is to be told (:mod:`node_agent.lost_jobs`).
+message that was acknowledged before its job ended stays there, marked, until the job ends: if the
+node dies, the caller gets an error (:mod:`node_agent.lost_jobs`).
 """
 
 from __future__ import annotations
@@ -176,9 +176,9 @@ def park_messages(plugin: MinSched, node_id: str, slots: Slots | None = None) ->
     """Move a node's messages, queued and unacknowledged, to their jobs' own lists; yields each job
     once its message is moved, so that an error on the way hides none of them.
 
-    Those of jobs that run here stay, by the ``slots`` of a node that lives. So do those that are no
-    job's: somebody sent them to this very node. Each message is moved in one step, so two may do
-    this at a time, or one after the other had died half-way.
+    Those of jobs that run here stay, by the ``slots`` of a node that lives. So do messages without
+    a job: a caller sent them to this very node. Each message is moved in one step, so two nodes may
+    do this at a time, or one after the other has died half-way.
     """
     client: Any = plugin.scheduler.redis
     keys = plugin.scheduler.keys
@@ -276,7 +276,7 @@ def take_over(plugin: MinSched, node_id: str) -> None:
 
 
 def return_taken(plugin: MinSched, node_id: str) -> None:
-    """Put back into its queue what this node took and did not note, and what is not parked. For a
+    """Put back into its queue the messages that this node took, and neither noted nor parked. For a
     new process or a new connection of the node, before it takes anything.
     """
     client, keys = plugin.scheduler.redis, plugin.scheduler.keys

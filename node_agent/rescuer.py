@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def rescue(plugin: MinSched) -> None:
-    """Rescue nodes until no rescue is due. One that fails is due again in seconds."""
+    """Rescue nodes until no rescue is due. A rescue that fails is due again in seconds."""
     while True:
         node_id, how = plugin.scheduler.claim_rescue()
         if not node_id:

@@ -93,7 +93,7 @@ class Slots:
         self.are_known = True
         #: The worker was asked to stop, and starts no task any more.
         self.closing = False
-        #: The worker is stuck or was told not to consume: jobs that have not begun go elsewhere.
+        #: The worker is stuck, or consumes no more: jobs that have not begun go elsewhere.
         self.suspended = False
         self._scheduler = scheduler
         self.node_id = node_id
@@ -101,7 +101,7 @@ class Slots:
         self._beginning = threading.Lock()
         self._courier = Courier()
         self._placing: set[str] = set()  # jobs that the node has handed back, and Redis has not
-        self._draining = False  # what was asked for last
+        self._draining = False  # as asked for last
         #: Delivery tags, and their jobs, of messages that may be noted as acknowledged although
         #: their tasks have not begun.
         self._noted: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Whether somebody works, as seen by another who looks again and again."""
+"""Finds out whether a worker works, by looking again and again."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Watch:
         self._signs += 1
 
     def is_stuck(self, counts: bool) -> bool:
-        """Was there no sign for too long? The time since the last look ``counts`` where a worker
-        that works would have given a sign.
+        """Was there no sign for too long? The time since the last look ``counts`` if a worker that
+        works would have given a sign.
 
-        A look that comes late counts no more than two intervals: the looker itself may have had no
-        processor.
+        A look that comes late counts no more than two intervals: the looking process itself may
+        have had no processor.
         """
         now = time.monotonic()
         passed, self._looked_at = min(now - self._looked_at, self._longest), now

@@ -83,7 +83,7 @@ def asks_blindly(self: Any, path: str) -> None:
 
 
 def _work(hostname: str, path: str) -> None:
-    """Run until there is such a file, without Redis; others say where it has begun and ended."""
+    """Run until there is such a file, without Redis. Two other files note the begin and the end."""
     _write(f"{path}.began", hostname)
     while not os.path.exists(path):
         time.sleep(0.02)

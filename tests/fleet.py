@@ -134,7 +134,7 @@ class Fleet:
         return "\n".join(self.log(node_id).splitlines()[-lines:])
 
     def deafen(self, node_id: str) -> None:
-        """Have the node take no message any more: what is sent to it stays in its queue. After some
+        """Have the node take no message any more: the messages stay in its queue. After some
         seconds it is stuck.
         """
         worker = [f"celery@{node_id}"]

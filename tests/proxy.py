@@ -1,4 +1,4 @@
-"""A TCP proxy: a network that can hold its breath, be slow, break, or lose what it carries."""
+"""A TCP proxy: a network that can hold, slow, cut or silently lose its connections."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .fleet import wait_for
 #: Keys without a TTL, and why.
 LASTING = {
     r"scheduler:layout": "the number of the layout",
-    r"scheduler:times": "the fleet's times, of which the next node is told",
+    r"scheduler:times": "the fleet's times, which the next node gets",
     r"scheduler:nodes": "the nodes that are registered; one that is silent for history_ttl leaves",
     r"scheduler:node:(info|runtime|jobs):n1": "of a node that is registered",
     r"scheduler:pools": "the pools that have nodes",

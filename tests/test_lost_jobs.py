@@ -1,4 +1,4 @@
-"""Each lost job is reported by itself: what one cannot be told holds up no other, and no rescue."""
+"""Each lost job is reported by itself: a report that fails holds up no other, and no rescue."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_job_whose_backend_is_away_is_told_later(
     away._transport_options = {"retry_policy": {"max_retries": 0}}
     app._backend = away
     assert tell_next(app.minsched)
-    assert f"the caller of lost job {job_id} is told later" in caplog.text
+    assert f"lost job {job_id} is reported to its caller later" in caplog.text
     client.zadd("scheduler:lost", {job_id: 0})
     app._backend = here
     assert tell_next(app.minsched)

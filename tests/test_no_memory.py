@@ -12,12 +12,12 @@ from celery_minsched import scripts, times
 from .desk import Desk
 from .server import milliseconds
 
-#: These scripts add data. Redis refuses them, and their callers are told.
+#: These scripts add data. Redis refuses them, and their callers get an error.
 GROWING = {"adopt_task", "carry_job", "carry_language", "dispatch_task", "set_language_pools"}
 
 
 class World:
-    """A node with one slot, one job that runs there, and one that waits."""
+    """A node with one slot, a job that runs there, and a job that waits."""
 
     def __init__(self, client: redis.Redis, desk: Desk) -> None:
         self.client, self.desk, self.service = client, desk, desk.service
@@ -56,7 +56,7 @@ def _nothing(world: World) -> None:
     pass
 
 
-#: For each script: what is done while there is memory, the call, and its outcome.
+#: For each script: the steps while there is memory, the call, and its outcome.
 CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
     "agree_times": (
         lambda w: w.client.delete("scheduler:times"),

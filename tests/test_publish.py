@@ -34,7 +34,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def make(url: str, cls: type[Celery] = Celery, broker: str | None = None, **conf: Any) -> Celery:
-    """An application with a task that has a demand and one that has none."""
+    """An application with a task that has a demand and a task that has none."""
     app = cls("p", broker=broker or url, backend=url, set_as_current=False)
     app.conf.update(task_publish_retry_policy={"max_retries": 1}, **conf)
     MinSched(app)

@@ -1,4 +1,4 @@
-"""The fleet's times lie in Redis: no process with other settings disturbs it, and each is told."""
+"""The fleet's times lie in Redis: a process with other settings uses them, and logs a warning."""
 
 from __future__ import annotations
 

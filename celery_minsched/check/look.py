@@ -99,7 +99,7 @@ class Look:
         self.now: int = seconds * 1000 + microseconds // 1000
         self.pools_of = cache(views.pools_of)
         self.paused = views.paused()
-        #: What is yet to be linked anew, see lua/include/relink.lua.
+        #: The lines that are yet to be linked anew, see lua/include/relink.lua.
         self.relinking: set[str] = set(text(self.redis.hgetall(self.keys("relinking"))))
         #: Nodes by id, ``None`` for one without a record; and those that have a free slot.
         self.nodes: dict[str, Node | None] = {}

@@ -1,7 +1,7 @@
 -- include: rescue
--- Gives out one lost job, whose caller is yet to be told. No other caller gets the job for as long as it has
--- been lost, and for ten seconds at least: a job that cannot be told comes back, each time after a longer
--- pause. A job that could not be told for as long as Redis keeps ended jobs is given up.
+-- Gives out one lost job, which a node is to report to the job's caller. No other node gets the job for as long
+-- as it has been lost, and for ten seconds at least: a job that cannot be reported comes back, each time after
+-- a longer pause. A job that no node could report for as long as Redis keeps ended jobs is given up.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

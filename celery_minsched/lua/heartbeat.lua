@@ -13,14 +13,15 @@
 -- ARGV[7] suffixes of the message lists, one for each of kombu's priority steps, separated by lines
 -- ARGV[8] "jobs" where the job ids follow, "" where the node cannot tell just now
 -- ARGV[9] "true" where the caller rescues when this says so, "false" where it cannot read messages
--- ARGV[10] why a node that is there takes no jobs, "stuck" or "stopping"; "" where it takes jobs or leaves
--- ARGV[11] "true" where the node takes each message from its queue as soon as it comes, "false" where it may
---         leave it there, or cannot tell
+-- ARGV[10] the reason for which the node takes no jobs, "stuck" or "stopping"; "" if it takes jobs, or leaves
+-- ARGV[11] "true" if the node takes each message from its queue as soon as it comes, "false" if it may leave
+--         the message there, or does not know
 -- ARGV[12...] job ids. A node that is not online, gives no reason and holds no job, has left
 --
 -- Returns {"OK", slots taken, draining "true"/"false", ms until this is worth calling again or -1,
 --          is there something to rescue "true"/"false", term: a new number once the node was declared
---          dead, was the node found stuck by what lies in its queue "true"/"false", a job that is not the node's, ...}
+--          dead, did a message in its queue show that it is stuck "true"/"false",
+--          a job that is not the node's, ...}
 --         {"UNKNOWN_NODE"}
 
 local node_id, instance, online, load_json, load = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -42,7 +43,7 @@ if online == 'true' and state == '' then
 end
 redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_json, 'load', load,
   'last_heartbeat_ts', NOW, 'state', state)
--- A node that has left frees its id, and what it still holds is rescued.
+-- A node that has left frees its id, and the jobs that it still holds are rescued.
 local has_left = online ~= 'true' and state == '' and ARGV[8] == 'jobs' and not ARGV[12]
 if has_left then
   if node[4] == 'true' or node[1] ~= '' then tell('node_left', 'node', node_id) end
@@ -65,7 +66,7 @@ if ARGV[8] == 'jobs' then
   end
   if has_left then leave_to_rescue(node_id, suffixes) else lapse_jobs(node_id, suffixes) end
 end
--- Beats that tell no jobs count too: what is rescued here has no claim of this term.
+-- Beats that name no jobs count too: jobs that are rescued from the node have no claim of this term.
 if not has_left and (ARGV[8] == 'jobs' or online == 'true' or state ~= '') then
   redis.call('ZREM', key.rescues(), node_id)
 end

@@ -6,7 +6,7 @@
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] job_id       ARGV[3] the message, as it is parked
 -- ARGV[4] suffix of the list for the message's priority: counts if Redis has lost what the job asks for
--- ARGV[5] node_id      ARGV[6] delivery tag of an unacknowledged message, "" for one that lies in a list
+-- ARGV[5] node_id      ARGV[6] delivery tag of an unacknowledged message, "" if the message lies in a list
 -- ARGV[7] key of that list, from which ARGV[3] is taken
 --
 -- Returns {"OK", "parked"}

@@ -20,7 +20,7 @@ NODE_TTL = 3.0  # seconds
 
 @click.command()
 @click.option("--short", "form", flag_value="short", help="A minute and a half, instead of eight.")
-@click.option("--seed", type=int, help="Of what is drawn: jobs and faults.  [default: drawn]")
+@click.option("--seed", type=int, help="Of the random jobs and faults.  [default: drawn]")
 @click.option("--keep", is_flag=True, help="Keep the logs and the ledger, also if all went well.")
 def main(form: str | None, seed: int | None, keep: bool) -> None:
     """Send jobs to a fleet while everything around it misbehaves, and see what became of each.

@@ -1,4 +1,4 @@
-"""What befalls nodes, the network and Redis; what is done for a while is undone by itself."""
+"""Faults of nodes, the network and Redis. A fault that lasts a while ends by itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMPATIENT: dict[str, Any] = {"socket_timeout": 1.0, "retry": Retry(NoBackoff(), 
 
 
 class ChaosFaults(Faults):
-    """Brings about a random fault every two seconds, and starts again what is gone."""
+    """Brings about a random fault every two seconds, and starts again the nodes that are gone."""
 
     pause = (1.0, 3.0)  # seconds between two faults
 

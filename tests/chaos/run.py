@@ -97,7 +97,7 @@ def stop_all(nodes: list[Node]) -> Promise:
 
 
 def ends_of(nodes: list[Node], deaths: Deaths) -> dict[str, list[float]]:
-    """When each node died, or was taken for dead, or killed what it ran."""
+    """The times at which each node died, was taken for dead, or killed its tasks."""
     ends = defaultdict(list, {name: list(times) for name, times in deaths.of.items()})
     for node in nodes:
         ends[node.name] += [one.since for one in node.absences if one.why != "SIGSTOP"]

@@ -11,8 +11,8 @@ from ..soak.ledger import Run, by_task
 from ..soak.load import Job
 from ..soak.verdict import MAX_RESCUES, Promise, Result
 
-#: Seconds by which a death may be written down before or after what it explains: a node that is
-#: taken for dead learns of it later, and its jobs move before the event is written.
+#: Seconds by which a death may be written down before or after its effects: a node that is taken
+#: for dead learns of it later, and its jobs move before the event is written.
 SLACK = 4.0
 
 

@@ -22,7 +22,7 @@ from .verdict import Promise, Verdict
 
 MOST_STORIES = 20  # told of one broken promise
 
-#: What a caller may be told: one of these for each job.
+#: The outcomes that a caller may get: one of these for each job.
 OUTCOMES = ("ended", "lost, told", "given up", "revoked", "child killed", "other error", "silent")
 NOTES = ("ran anew*", "told lost after its end*")
 

@@ -56,7 +56,7 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """The one thing that the caller was told."""
+        """The one outcome that the caller got."""
         if not self.is_ready:
             return "silent"
         if self.state == states.SUCCESS or self.error == "ValueError":  # the failing tasks' own

@@ -1,7 +1,7 @@
 -- include: journal
--- When the nodes were last heard, and whether their silence says anything.
+-- When the nodes sent their last heartbeats, and whether their silence counts.
 
--- When a node was last heard. A time in the future is stored anew, so that it gets older from now on.
+-- The time of a node's last heartbeat. A time in the future is stored anew, so that it gets older from now on.
 local function heard_at(node_id, last_heartbeat)
   local at = clamp(last_heartbeat)
   if tonumber(last_heartbeat or 0) > NOW then
@@ -23,8 +23,8 @@ local function note_heartbeat()
   return NOW - since > TTL.node, NOW - set_back <= TTL.node
 end
 
--- Can a node that is silent be told from a Redis that was away? Not until heartbeats have come in for as long
--- as a node may be silent. If none comes in at all, that time counts from the first call that asks.
+-- Does a node's silence count? After Redis was away it does not, until heartbeats have come in for as long as
+-- a node may be silent. If none comes in at all, that time counts from the first call that asks.
 local silence_counts
 local function does_silence_count()
   if silence_counts ~= nil then return silence_counts end

@@ -1,6 +1,6 @@
 -- include: line
 -- Links lines anew after the pools of a language pair have changed, or a node has left: so many lines a
--- call. What is left to do stands in a hash, from which heartbeats go on: "pair zh:en", the lines that
+-- call. A hash has the rest, from which heartbeats go on: "pair zh:en", the lines that
 -- wait for the pair; "pool asr", those that wait for a pair of the pool; "left asr", those that stand in a
 -- pool that has no node. Each has a cursor, and " again" if there was another change since it began.
 
@@ -19,7 +19,7 @@ local function spread_lines(found)
   fill_pools(pools)
 end
 
--- The node is not there to work, or not what it was: those who wait for it alone, and need not any
+-- The node takes no jobs, or its offers have changed. Lines that wait for this node alone, and need not any
 -- more, wait for any node of their pools.
 local function open_lines(node_id)
   if links_left <= 0 then return end
@@ -40,7 +40,7 @@ local function relink_pair(pool, pair)
   end
 end
 
--- Some lines of what is to be linked anew, from a cursor on, and the cursor after them: "0" at the end.
+-- Returns some lines that are to be linked anew, from a cursor on, and the next cursor: "0" at the end.
 local function read_lines(kind, name, cursor)
   if kind == 'left' then
     local found = redis.call('ZRANGEBYSCORE', key.pool_waiting(name), '(' .. cursor, '+inf',
@@ -54,7 +54,7 @@ local function read_lines(kind, name, cursor)
   return page[2], page[1]
 end
 
--- Goes on with it. Returns whether there is more to do than one call does.
+-- Links some more of these lines anew. Returns whether more are left.
 local function relink_lines()
   while links_left > 0 do
     local index = redis.call('HRANDFIELD', key.relinking())

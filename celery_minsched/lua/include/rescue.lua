@@ -131,7 +131,7 @@ local function leave_to_rescue(node_id, suffixes)
   if not has_messages(node_id, suffixes) then rescue_node(node_id) end
 end
 
--- One that is stuck or stopping takes no jobs, and is not gone.
+-- A node that is stuck or stopping takes no jobs, and is not gone.
 local function is_gone(node_id)
   local node = redis.call('HMGET', key.node_info(node_id), 'online', 'state')
   return (node[1] ~= 'true' and (node[2] or '') == '') or not is_alive(node_id)

@@ -1,6 +1,6 @@
 -- include: node
--- A node that takes each message as soon as it comes leaves none in its queue. One that lies there beat
--- after beat is evidence that the node's worker is stuck, whatever the worker says.
+-- A node that takes each message as soon as it comes leaves none in its queue. A message that lies there beat
+-- after beat is evidence that the node's worker is stuck, whatever the worker reports.
 
 local UNREAD_GRACE = 4000  -- ms more than node_ttl: the worker may find out first that it is stuck
 
@@ -22,8 +22,8 @@ local function is_left_unread(node_id, seen, seen_ms, last_heartbeat)
   return unread_ms > TTL.node + UNREAD_GRACE
 end
 
--- Why the node takes no jobs, where it says that it takes them. A node that was found stuck is left alone for
--- a lease. Whether it reads again cannot be seen in a queue that gets no message.
+-- Returns the state of a node that reports that it takes jobs: "stuck" by evidence, or "". It stays stuck for a
+-- lease: its queue gets no message, and so cannot show that the node reads again.
 local function state_by_evidence(node_id, takes_at_once, seen, seen_ms, last_heartbeat, stuck_until)
   if takes_at_once and is_left_unread(node_id, seen, seen_ms, last_heartbeat) then
     redis.call('HSET', key.node_info(node_id), 'stuck_until', NOW + TTL.lease)
