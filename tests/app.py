@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import json
 import os
 import signal
-import stat
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
-from celery import Celery, Task, signals
+from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
-from celery.worker.control import control_command
-from celery.worker.request import create_request_cls
-from kombu.utils.imports import symbol_by_name
 
 from celery_minsched import MaxRescuesExceededError, MinSched, NodeLostError, still_mine
+
+from . import hangs  # noqa: F401 - registers its remote control commands
+from .pipes import writable_pipes
+from .together import Together
 
 url = os.environ["MINSCHED_TEST_BROKER"]
 app = Celery("tests", broker=url, backend=url)
@@ -150,15 +148,6 @@ def hold_by_file(self: Any, path: str, requeue: bool = False) -> None:
         raise Reject("again", requeue=True)
 
 
-@scheduled(ignore_result=True)
-def hold_early_by_file(self: Any, path: str) -> None:
-    """Write down that it runs, and run until there is such a file, without Redis."""
-    with open(f"{path}.began", "a") as began:
-        began.write(f"{self.request.hostname}\n")
-    while not os.path.exists(path):
-        time.sleep(0.02)
-
-
 @scheduled(retry_on_worker_lost=True, default_retry_delay=0)
 def hold_and_retry(self: Any, what: str) -> str:
     if not self.request.retries:
@@ -188,36 +177,6 @@ def rarely(self: Any) -> None:
 @scheduled(rate_limit="6/h")
 def hourly(self: Any) -> None:
     """The worker holds a second one back for ten minutes."""
-
-
-class Together(Task):
-    """Three calls in one, by a strategy of its own, as celery-batches has it (up to celery 5.6)."""
-
-    abstract = True
-
-    def Strategy(self, task: Any, app: Celery, consumer: Any) -> Any:
-        base, dispatcher = symbol_by_name(task.Request), consumer.event_dispatcher
-        make = create_request_cls(base, task, consumer.pool, consumer.hostname, dispatcher, app=app)
-        requests: list[Any] = []
-
-        def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> None:
-            place = {"headers": message.headers, "body": message.body, "decoded": False}
-            requests.append(make(message, on_ack=ack, on_reject=reject, app=app, **place))
-            if len(requests) == 3:
-                three = requests.copy()
-                requests.clear()
-                consumer.pool.apply_async(
-                    run_together,
-                    ([request.id for request in three],),
-                    accept_callback=lambda *_: [request.acknowledge() for request in three],
-                )
-
-        return handle
-
-
-def run_together(task_ids: list[str]) -> None:
-    for task_id in task_ids:
-        app.backend.mark_as_done(task_id, len(task_ids))
 
 
 @app.task(base=Together, minsched={"pool": "asr"})
@@ -344,21 +303,10 @@ def cannot_be_stored(self: Any) -> None:
 @scheduled()
 def seems_to_end(self: Any) -> None:
     """Close the pipe by which the pool sees that this process ends, as a slow exit does."""
-    parent = _writable_pipes(os.getppid())
-    for inode, fd in _writable_pipes(os.getpid()).items():
+    parent = writable_pipes(os.getppid())
+    for inode, fd in writable_pipes(os.getpid()).items():
         if inode not in parent:
             os.close(fd)
-
-
-def _writable_pipes(pid: int) -> dict[int, int]:
-    pipes = {}
-    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(OSError):
-            about = os.stat(f"/proc/{pid}/fd/{entry.name}")
-            flags = int(entry.read_text().split("flags:")[1].split()[0], 8)
-            if stat.S_ISFIFO(about.st_mode) and flags & os.O_ACCMODE == os.O_WRONLY:
-                pipes[about.st_ino] = int(entry.name)
-    return pipes
 
 
 @scheduled(backend=RedisBackend(app=app, url="redis://127.0.0.1:1/0"))
@@ -406,25 +354,6 @@ def note_failure(task_id: str, exception: Exception, **_: Any) -> None:
 def anywhere(self: Any) -> Any:
     """A task without a demand."""
     return getattr(self.request, "minsched", None)
-
-
-@control_command(args=[("seconds", float)])
-def hang(state: Any, seconds: float) -> None:
-    """Hang the worker's event loop."""
-    time.sleep(seconds)
-
-
-@control_command(args=[("seconds", int)])
-def hang_interpreter(state: Any, seconds: int) -> None:
-    """Hang the worker's whole interpreter, without computing, as a C extension may."""
-    ctypes.PyDLL(None).sleep(seconds)
-
-
-@control_command()
-def deafen(state: Any) -> str:
-    """Ask for no more messages, and go on consuming."""
-    state.consumer.connection.default_channel._brpop_start = lambda *_, **__: None
-    return "deaf"
 
 
 @scheduled()

@@ -73,7 +73,7 @@ def test_a_failover_that_lost_the_claim_starts_no_job_again(
     """The new master does not know that the node took the message."""
     fleet.start_ready("n1", "-P", pool, "-c", "1", slots=3)
     path = tmp_path / "go"
-    result = fleet.send("hold_early_by_file", str(path), ignore_result=True)
+    result = fleet.send("works", str(path), ignore_result=True)
     wait_for(lambda: client.exists(ACKED))
     [raw] = messages(client).values()
     job = fleet.job(result.id)
@@ -106,7 +106,7 @@ def test_a_connection_that_breaks_again_while_jobs_are_handed_back(
     try:
         fleet.start_ready("n1", "-P", "threads", "-c", "1", slots=31)
         path = tmp_path / "go"
-        fleet.send("hold_early_by_file", str(path), ignore_result=True)
+        fleet.send("works", str(path), ignore_result=True)
         wait_for((tmp_path / "go.began").exists)
         results = [fleet.send("note", f"again{n}") for n in range(30)]
         wait_for(lambda: all(job(r).status == "running" for r in results))
@@ -140,7 +140,7 @@ def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
     """The node was taken for dead and came back before the rescuer was done."""
     fleet.start_ready("n1", "-P", "threads", "-c", "1", slots=2)
     path = tmp_path / "go"
-    fleet.send("hold_early_by_file", str(path), ignore_result=True)
+    fleet.send("works", str(path), ignore_result=True)
     wait_for((tmp_path / "go.began").exists)
     moved = fleet.send("note", "moved")
     wait_for(lambda: len(messages(client)) == 2)
