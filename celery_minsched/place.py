@@ -1,4 +1,4 @@
-"""``self.request.minsched``: a task's place, which its message's header tells on a node.
+"""``self.request.minsched``: a task's place, which a node reads from its message's header.
 
 The request of any other task has the same keys with empty values: a task that runs eagerly, is
 called as a function, or was sent without a demand. A class attribute would do, but celery (5.7)

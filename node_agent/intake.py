@@ -4,7 +4,8 @@ kombu's BRPOP hands a message over before anybody has noted it: a worker that is
 connection that breaks, between the two loses it. Here BLMOVE puts it in a list of the node's own,
 and it leaves that in the step that notes it as unacknowledged (``NodeQoS.append``).
 
-An entry that is no message (somebody put it there by hand) ends kombu's worker; here it is dropped.
+An entry that is no message (an operator put it there by hand) ends kombu's worker. Here it is
+dropped.
 
 Where Redis refuses (it has no memory, or has become a replica) kombu lets the error end the
 worker's event loop. Here the node asks again in a second, over a new connection, and its tasks end

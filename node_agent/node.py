@@ -72,7 +72,7 @@ class Node:
         self.pulse.stop()
 
     def describe(self) -> dict[str, Any]:
-        """The node's state, as :mod:`celery_minsched.remote` tells it."""
+        """The node's state, for :mod:`celery_minsched.remote`."""
         report = self._report
         return {
             "node_id": self.node_id,

@@ -150,7 +150,7 @@ class Slots:
         return on_answer
 
     def begin(self, job_id: str, claim: str) -> bool:
-        """May the job begin, by this claim? Not if the node stops or is stuck, or may have been
+        """May the job begin, by this claim? Not if the node stops, is stuck, or may have been
         taken for dead since then.
         """
         with self._beginning:
@@ -242,17 +242,14 @@ class Slots:
         self._courier.put_ending(f"end job {job_id}", tell)
 
     def hand_back(self, job_ids: Iterable[str]) -> None:
-        """Have jobs placed anew whose messages go back to their own lists; safe from any thread.
+        """Have jobs placed anew, as soon as their messages are in their own lists; safe from any
+        thread.
         A job that runs here stays.
         """
         self._give([job_id for job_id in sorted(set(job_ids)) if self._give_up(job_id)])
 
-    def carry(self, name: str, call: Callable[[], None]) -> None:
-        """Make a call to Redis outside the event loop, again until Redis takes it."""
-        self._courier.put(name, call)
-
     def requeue(self, job_id: str) -> None:
-        """The same of a job whose task has ended, and asks for its message again."""
+        """Have a job placed anew whose task has ended and asks for its message again."""
         self.forget(job_id)
         self._give([job_id], requeued=True)
 
@@ -291,6 +288,10 @@ class Slots:
         for task_id in task_ids:
             revoke = partial(self._scheduler.revoke_task, task_id, self.node_id)
             self._courier.put(f"revoke task {task_id}", revoke)
+
+    def carry(self, name: str, call: Callable[[], None]) -> None:
+        """Make a call to Redis outside the event loop, again until Redis takes it."""
+        self._courier.put(name, call)
 
     def drain(self, draining: bool) -> None:
         """Ask for no more jobs, or for jobs again."""

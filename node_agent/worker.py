@@ -165,7 +165,7 @@ class NodeConsumer(Consumer):
             elif hold.answer:  # claimed by NodeQoS.append
                 answer, hold.answer = hold.answer, None
                 self._on_answer(job_id, message, handle)(*answer)
-            elif hold.has_ended:  # the same message again, perhaps after its end was told
+            elif hold.has_ended:  # the same message again, perhaps after its end was reported
                 self.timer.call_after(_ASK_AGAIN, on_task_received, (message,))
             else:
                 logger.warning("the message of job %s came again, and the job is in hand", job_id)
@@ -227,7 +227,7 @@ class NodeConsumer(Consumer):
         if self._slots.is_given_up(job_id, claim_of(request.request_dict)):
             state.task_ready(request)
             return
-        if self._slots.suspended or self._slots.term() is None:  # nor can it tell yet
+        if self._slots.suspended or self._slots.term() is None:  # the node cannot know that yet
             self.timer.call_after(_ASK_AGAIN, self.claim_again, (request,))
             return
 

@@ -169,7 +169,7 @@ class Fleet:
         }
 
     def control(self, node_id: str, command: str, **arguments: object) -> None:
-        """Have the node's worker do a command of tests/app.py, or of Celery's."""
+        """Have the node's worker run a command of tests/hangs.py, or of Celery's."""
         destination = [f"celery@{node_id}"]
         wait_for(lambda: self.app.control.ping(destination=destination), f"{node_id} to hear")
         self.app.control.broadcast(command, arguments=arguments, destination=destination)

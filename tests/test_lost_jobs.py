@@ -50,7 +50,7 @@ def test_a_backend_that_is_away_holds_up_no_other_job_and_no_rescue(
     wait_for(lambda: all(is_lost(fleet, result) for result in good))
     wait_for(lambda: "node n1 is dead: 0 jobs placed again, 5 lost" in fleet.log("n2"))
 
-    # Their tellings hang in n2, which goes on with the rescue of another node.
+    # Their reports hang in n2, which goes on with the rescue of another node.
     fleet.start_ready("n3", "-P", "threads", slots=1, pool="other")
     late = fleet.send("hold", "late", minsched={"pool": "other"})
     wait_for(lambda: client.exists("test:began:late"))

@@ -268,7 +268,7 @@ def test_a_revoked_job_that_is_handed_back_is_not_dispatched_anew(
     assert desk.service.park_message("n1", job_id, message, "", "", NODE_QUEUE) == "parked"
     assert desk.service.place_jobs([job_id], "n1") == ["unchanged"]
     desk.beat("n2")
-    assert desk.queue("n2") == ["revoked"]  # whose worker tells the caller
+    assert desk.queue("n2") == ["revoked"]  # its worker reports it to the caller
     assert desk.status(job_id) == "failed"
 
 

@@ -291,7 +291,7 @@ class TestExporter:
 
     @pytest.fixture
     def server(self) -> Iterator[Server]:
-        """One that may be stopped: connections to the other tests' server stay whole."""
+        """A server that may be stopped: connections to the other tests' server stay whole."""
         server = Server()
         yield server
         server.close()

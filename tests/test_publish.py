@@ -264,5 +264,5 @@ class TestPlace:
         place = scheduler.dispatch_task(DispatchRequest(pool="asr"))
         _, told = scheduler.claim_job(place.job_id, "n1")
         del told["term"]  # the node keeps it for itself
-        # The publisher's, the node's, and what the claim tells.
+        # The publisher's values, the node's, and those of the claim.
         assert no_place().keys() == {"demand", "job_id", "node_id", "claim", *told}

@@ -9,7 +9,7 @@
 -- Returns {"OK", job_id}
 --         {"OK", ""}   no job is due
 
-local function pause_after(age) return math.max(RESCUE_CLAIM, math.min(age, LONGEST_TELLING_PAUSE)) end
+local function pause_after(age) return math.max(RESCUE_CLAIM, math.min(age, LONGEST_REPORT_PAUSE)) end
 
 local function give_up(job, tag)
   forget_message(job.node_id, tag)
@@ -19,7 +19,7 @@ local function give_up(job, tag)
 end
 
 write_even_without_memory()
-for _, job_id in ipairs(due_of(key.lost(), LONGEST_TELLING_PAUSE, MOST_RESCUED)) do
+for _, job_id in ipairs(due_of(key.lost(), LONGEST_REPORT_PAUSE, MOST_RESCUED)) do
   local told = redis.call('HMGET', key.job(job_id), 'ended_ts', 'tag')
   local age = NOW - clamp(told[1] or NOW)
   if age > TTL.history then

@@ -24,7 +24,7 @@ local function clamp_stored_times(node_id)
     redis.call('HSET', key.node_info(silent), 'last_heartbeat_ts', NOW)
   end)
   clamp_scores(key.rescues(), RESCUE_CLAIM)
-  clamp_scores(key.lost(), LONGEST_TELLING_PAUSE)
+  clamp_scores(key.lost(), LONGEST_REPORT_PAUSE)
   clamp_scores(key.node_jobs(node_id), TTL.lease)
 end
 

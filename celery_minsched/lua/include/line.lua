@@ -336,7 +336,7 @@ local function settle_ended(job)
   end
 end
 
--- Does the message of a job that is parked wait for a node that tells its caller? See settle_ended.
+-- Does the message of a parked job wait for a node that reports its end to the caller? See settle_ended.
 local function awaits_discard(job)
   return DISCARDED[redis.call('HGET', key.job(job.id), 'reason') or ''] == true
 end

@@ -95,8 +95,8 @@ local function has_died(node_id)
     and redis.call('HGET', key.node_info(node_id), 'instance') ~= ''
 end
 
--- Starts a new term of the node: its earlier claims are void, and its next heartbeat tells it so. The number
--- is new in the whole fleet. A node whose record was forgotten gets no old number either.
+-- Starts a new term of the node: its earlier claims are void. The answer to its next heartbeat has the number, which
+-- is new in the whole fleet: a node whose record was forgotten gets no old number either.
 local function end_term(node_id)
   redis.call('HSET', key.node_info(node_id), 'term', redis.call('INCR', key.turn()))
 end

@@ -4,7 +4,7 @@
 -- (node_agent/rescue.py); all else is done here, and can be done again at any time.
 
 local RESCUE_CLAIM = 10000  -- ms for which one who took on a rescue is left alone with it
-local LONGEST_TELLING_PAUSE = 600000  -- ms between two attempts to tell the caller of a lost job
+local LONGEST_REPORT_PAUSE = 600000  -- ms between two attempts to report a lost job to its caller
 local RESCUE_PAUSE = 1000   -- ms between two looks at what is left
 local MOST_RESCUED = 100    -- jobs of one node in one call
 
@@ -150,5 +150,5 @@ end
 
 -- Is there something that a reader of messages should do?
 local function is_rescue_due()
-  return is_one_due(key.rescues(), RESCUE_CLAIM) or is_one_due(key.lost(), LONGEST_TELLING_PAUSE)
+  return is_one_due(key.rescues(), RESCUE_CLAIM) or is_one_due(key.lost(), LONGEST_REPORT_PAUSE)
 end
