@@ -162,6 +162,10 @@ class Slots:
                 hold.is_begun = False
             return hold.is_begun
 
+    def must_wait(self, job_id: str) -> bool:
+        """Can the node not tell yet whether the job may begin?"""
+        return bool(job_id) and self.term() is None and not (self.closing or self.suspended)
+
     def await_term(self) -> None:
         """Wait until the node knows its term, in a thread of the pool: no other job can begin
         meanwhile, so the thread loses nothing, and jobs begin in order.

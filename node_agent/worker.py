@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from celery import Celery, signals
 from celery.apps.worker import Worker
+from celery.exceptions import TaskRevokedError
 from celery.utils.functional import maybe_list
 from celery.worker import control, state
 from celery.worker.consumer import Consumer
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 _CONNECT_AGAIN = 2.0  # seconds
 _CHECK_FLOW = 0.5  # seconds
 _ASK_AGAIN = 0.5  # seconds until the worker tries again what Redis could not do just now
+_LOOK_AGAIN = 0.05  # seconds until a job that waits for the node's term is looked at again
 
 
 class NodeWorker(Worker):
@@ -54,6 +56,23 @@ class NodeWorker(Worker):
     def stop(self, *args: Any, **kwargs: Any) -> None:
         self.app.node.on_shutting_down()
         super().stop(*args, **kwargs)
+
+    def _process_task(self, request: Any) -> None:
+        """Give the request to the pool.
+
+        If the job may not begin, its process goes to the next request. Celery (5.7) gives it there
+        in a call within the call: too deep a recursion if hundreds of jobs may not begin. While the
+        node does not know its term, the request keeps its process, and jobs begin in order.
+        """
+        slots = self.app.node.slots
+        if self.pool_cls.uses_semaphore and slots.must_wait(job_id_of(request.request_dict)):
+            self.timer.call_after(_LOOK_AGAIN, self._process_task, (request,))
+            return
+        try:
+            request.execute_using_pool(self.pool)
+        except TaskRevokedError:
+            if release := getattr(self, "_quick_release", None):
+                slots.in_loop(release)
 
 
 class NodeConsumer(Consumer):

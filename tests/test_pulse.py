@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import redis
 
@@ -80,6 +81,32 @@ def test_a_node_that_cannot_be_registered_sends_heartbeats(
     assert fleet.node("n2").online  # type: ignore[union-attr]
     client.rename("kept", "scheduler:pools")
     wait_for(lambda: fleet.node("n2").max_jobs == 2)  # type: ignore[union-attr]
+
+
+def test_many_jobs_wait_for_the_term_of_a_prefork_node(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    """Redis may have raised it while the pulse stood still. The jobs begin in order afterwards."""
+    most = 600  # more than Python's recursion limit allows as a call within a call
+    fleet.start_ready("n4", "-P", "prefork", "-c", "1", slots=most + 1, pool="many")
+    there = {"minsched": {"pool": "many"}}
+    fleet.send("hold", "first", **there)
+    wait_for(lambda: client.exists("test:began:first"))
+    marks = [fleet.app.signature("tests.app.mark", ("many", n), **there) for n in range(most)]
+    fleet.plugin.dispatch_many(marks)
+    wait_for(lambda: client.hlen("minsched.unacked.n4") == most + 1)
+    agent = psutil.Process(fleet.processes["n4"].pid)
+    pulse = min(agent.children(), key=lambda child: child.pid)
+    pulse.suspend()
+    silent_since = heartbeat(fleet, "n4")
+    wait_for(lambda: fleet.views.now() > silent_since + 700)  # more than two intervals
+    client.lpush("test:release:first", "go")
+    wait_for(lambda: not client.exists("test:release:first"))
+    wait_for(lambda: client.hlen("minsched.unacked.n4") == most)
+    pulse.resume()
+    wait_for(lambda: client.llen("test:marks:many") == most)
+    ran = client.lrange("test:marks:many", 0, -1)
+    assert ran == [str(n) for n in range(most)]
 
 
 def test_a_node_that_cannot_read_proc_sends_heartbeats(fleet: Fleet) -> None:
