@@ -88,7 +88,7 @@ def test_a_failover_that_lost_the_claim_starts_no_job_again(
     cut_connections()
     # The node may note the message just before its connection breaks: then it does not come again.
     wait_for(lambda: client.hexists(UNACKED, tag) and not client.exists(QUEUE, TAKEN))
-    assert client.sismember(ACKED, tag)  # if the node dies now, the job is lost and does not run again
+    assert client.sismember(ACKED, tag)  # if the node dies now, the job is reported
     path.touch()
     wait_for(lambda: (job := fleet.job(result.id)) and job.status == "finished")
     wait_for(lambda: not client.exists(UNACKED, ACKED))

@@ -83,9 +83,7 @@ def test_a_node_that_cannot_be_registered_sends_heartbeats(
     wait_for(lambda: fleet.node("n2").max_jobs == 2)  # type: ignore[union-attr]
 
 
-def test_many_jobs_wait_for_the_term_of_a_prefork_node(
-    fleet: Fleet, client: redis.Redis
-) -> None:
+def test_many_jobs_wait_for_the_term_of_a_prefork_node(fleet: Fleet, client: redis.Redis) -> None:
     """Redis may have raised it while the pulse stood still. The jobs begin in order afterwards."""
     most = 600  # more than Python's recursion limit allows as a call within a call
     fleet.start_ready("n4", "-P", "prefork", "-c", "1", slots=most + 1, pool="many")
