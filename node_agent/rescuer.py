@@ -51,8 +51,8 @@ def _rescue_node(plugin: MinSched, node_id: str, how: str) -> None:
 
 
 def _remove_mailbox(app: Celery, node_id: str) -> None:
-    """The dead worker's queue for remote control. One that comes back hears broadcasts without it:
-    on Redis they are published to subscribers (kombu 5.7).
+    """Remove the dead worker's queue for remote control. A worker that comes back hears broadcasts
+    without it: on Redis they are published to subscribers (kombu 5.7).
     """
     with app.connection_for_write() as connection:
         connection.connect()  # once; the channel would try for long

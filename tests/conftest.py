@@ -97,7 +97,7 @@ def desk(service: MinimalSchedulerService) -> Desk:
 
 @pytest.fixture
 def fleet(server: Server) -> Iterator[Fleet]:
-    """Starts nodes as real processes; at the end none is left and the state passes the check."""
+    """Starts nodes as real processes; at the end none is left."""
     fleet = Fleet(server)
     yield fleet
     fleet.close()

@@ -17,15 +17,9 @@ import redis
 from node_agent.rescue import park_messages
 
 from .desk import Desk, silence
-from .fleet import Fleet, make_app, stored, wait_for
+from .fleet import FAST, Fleet, make_app, stored, wait_for
 from .server import Server
 from .work import start_work
-
-FAST = {
-    "MINSCHED_TEST_CONF_node_ttl": "2",
-    "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
-    "MINSCHED_TEST_CONF_lease": "5",
-}
 
 
 @pytest.fixture
