@@ -163,7 +163,7 @@ class Slots:
             return hold.is_begun
 
     def must_wait(self, job_id: str) -> bool:
-        """Can the node not tell yet whether the job may begin?"""
+        """Does the node not know yet whether the job may begin?"""
         return bool(job_id) and self.term() is None and not (self.closing or self.suspended)
 
     def await_term(self) -> None:
