@@ -141,24 +141,35 @@ class Pulse:
             self._process.join()
 
     def _start(self) -> None:
-        theirs, self._pipe = self._context.Pipe(duplex=False)
-        self._process = self._context.Process(
+        theirs, pipe = self._context.Pipe(duplex=False)
+        process = self._context.Process(
             target=_beat, args=(theirs, self._heart, self._interval, os.getpid()), name="node-pulse"
         )
-        self._process.start()
+        process.start()
         theirs.close()
+        self._process, self._pipe = process, pipe
 
     def _report(self) -> None:
         while not self._stopping:
             try:
                 self._pipe.send(self._look())
-            except OSError as exc:  # somebody killed it, the kernel for want of memory perhaps
+            except OSError as exc:  # the kernel may have killed it for want of memory
                 logger.error("the pulse process is gone and is started again: %s", exc)
-                self._pipe.close()
-                self._start()
-                continue
+                if self._start_again():
+                    continue
+            except Exception:  # no error may end this thread
+                logger.exception("an unexpected error in the worker's report")
             self._changed.wait(self._interval)
             self._changed.clear()
+
+    def _start_again(self) -> bool:
+        self._pipe.close()
+        try:
+            self._start()
+        except OSError as exc:  # there may still be no memory
+            logger.error("the pulse process cannot be started now: %s", exc)
+            return False
+        return True
 
 
 def _beat(

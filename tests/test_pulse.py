@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -81,6 +82,25 @@ def test_a_node_that_cannot_be_registered_sends_heartbeats(
     assert fleet.node("n2").online  # type: ignore[union-attr]
     client.rename("kept", "scheduler:pools")
     wait_for(lambda: fleet.node("n2").max_jobs == 2)  # type: ignore[union-attr]
+
+
+def test_a_pulse_that_cannot_be_started_again_is_started_later(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    """A machine without memory kills the pulse, and forks no other for a while."""
+    fleet.start_ready("n5", "-P", "threads")
+    agent = psutil.Process(fleet.processes["n5"].pid)
+    used = {int(fd) for fd in os.listdir(f"/proc/{agent.pid}/fd")}
+    limit = agent.rlimit(psutil.RLIMIT_NOFILE)
+    free = min(set(range(len(used) + 1)) - used)
+    agent.rlimit(psutil.RLIMIT_NOFILE, (free, limit[1]))  # it can open no pipe
+    for child in agent.children():
+        child.kill()
+    wait_for(lambda: "cannot be started now" in fleet.log("n5"))
+    agent.rlimit(psutil.RLIMIT_NOFILE, limit)
+    wait_heartbeats(fleet, "n5")
+    task = fleet.send("where_am_i", minsched={"preferred_node": "n5"})
+    assert task.get(timeout=20)["hostname"] == "celery@n5"
 
 
 def test_many_jobs_wait_for_the_term_of_a_prefork_node(fleet: Fleet, client: redis.Redis) -> None:
