@@ -25,7 +25,7 @@ from celery_minsched.settings import SOCKET_TIMEOUT
 from .intake import LONGEST_WAIT
 from .pulse import Pulse, State
 from .rescue import park_messages
-from .slots import Slots
+from .slots import Slots, by_age
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -118,19 +118,23 @@ class Liveness:
 
     def hand_back(self) -> None:
         """Hand back at once what has not begun. Blocks while Redis is slow."""
+        node_id, parked = self._slots.node_id, []
         try:
             if self._is_replaced():
                 return
-            node_id = self._slots.node_id
-            parked = set(park_messages(self._plugin, node_id, self._slots))
+            for job_id in park_messages(self._plugin, node_id, self._slots):
+                parked.append(job_id)
+                self._slots.forget(job_id)  # before it is placed: it may come to this node again
             # Celery may have put back a message itself: a consumer that is cancelled does.
-            jobs = sorted(parked | self._unstarted())
+            others = self._unstarted().difference(parked)
+            jobs = by_age(others.union(parked))
             became = self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)
         except (RedisError, OperationalError) as exc:
             logger.warning("jobs could not be handed back yet: %s", exc)
+            self._slots.place(parked)
             return
         for job_id, what in zip(jobs, became, strict=True):
-            if job_id in parked or what != "unchanged":
+            if job_id in others and what != "unchanged":
                 self._slots.forget(job_id)
 
     def _unstarted(self) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -34,6 +35,11 @@ logger = logging.getLogger(__name__)
 
 _TRIES, _TRY_AGAIN = 50, 0.02  # seconds
 _LOOK_AGAIN = 0.02  # seconds
+
+
+def by_age(job_ids: Iterable[str]) -> list[str]:
+    """Jobs in the order in which they were sent: an id ends with a number that counts up."""
+    return sorted(job_ids, key=lambda job_id: int((re.search(r"\d+$", job_id) or "0")[0]))
 
 
 class LoopCalls:
@@ -250,14 +256,15 @@ class Slots:
         thread.
         A job that runs here stays.
         """
-        self._give([job_id for job_id in sorted(set(job_ids)) if self._give_up(job_id)])
+        self.place([job_id for job_id in by_age(set(job_ids)) if self._give_up(job_id)])
 
     def requeue(self, job_id: str) -> None:
         """Have a job placed anew whose task has ended and asks for its message again."""
         self.forget(job_id)
-        self._give([job_id], requeued=True)
+        self.place([job_id], requeued=True)
 
-    def _give(self, jobs: list[str], requeued: bool = False) -> None:
+    def place(self, jobs: list[str], requeued: bool = False) -> None:
+        """Have jobs placed anew that the node has forgotten; safe from any thread."""
         self._placing.update(jobs)
         self._put_place(jobs, requeued)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from node_agent.liveness import Liveness
 from node_agent.slots import Hold, Slots
 
 from .desk import Desk
@@ -154,6 +155,36 @@ def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
     assert moved.get(timeout=30) == "moved"
     assert client.llen("test:began:moved") == 1
     wait_for(lambda: not client.exists(UNACKED, ACKED))
+
+
+def test_a_job_that_comes_back_while_its_node_hands_back_is_in_hand(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    """Redis does not know yet that the node is stuck. The worker works again and takes the job."""
+    scheduler = fleet.plugin.scheduler
+    desk = Desk(scheduler)
+    desk.node("n1", 12)
+    desk.node("n2", 1, pools=["other"])
+    results = [fleet.send("note", str(n)) for n in range(12)]
+    jobs = [fleet.job(result.id).job_id for result in results]  # type: ignore[union-attr]
+    desk.node("n1", 12, pools=["other"])
+    desk.node("n2", 1)  # only one of them goes there: the oldest
+    slots = Slots(scheduler, "n1", lambda: 1)
+    slots.held.update({job_id: Hold("tag", "first") for job_id in jobs})
+    place, again = scheduler.place_jobs, Hold("tag", "again")
+
+    def place_and_take(job_ids: list[str], **how: Any) -> list[str]:
+        became = place(job_ids, **how)
+        for job_id in job_ids:  # as NodeQoS.append does
+            slots.held.setdefault(job_id, again)
+        return became
+
+    scheduler.place_jobs = place_and_take  # type: ignore[method-assign,assignment]
+    Liveness(fleet.plugin, slots, None, lambda: False).hand_back()  # type: ignore[arg-type]
+    assert list(slots.held.values()) == [again] * 12
+    assert client.llen("minsched.node.n2") == 1
+    assert desk.status(jobs[0]) == "dispatched"
+    desk.service.redis.flushdb()
 
 
 @pytest.mark.parametrize("fault", ["unwritten", "no answer"])
