@@ -230,15 +230,18 @@ class NodeConsumer(Consumer):
                 message.reject_log_error(logger, self.connection_errors, requeue=True)
                 self._slots.hand_back([job_id])
             elif verdict == "full":
-                self.timer.call_after(
-                    _ASK_AGAIN, self._slots.claim, (job_id, message.delivery_tag, answer)
-                )
+                again = partial(self._slots.claim, job_id, message.delivery_tag, answer)
+                self.timer.call_after(_ASK_AGAIN, self._if_held, (job_id, place["claim"], again))
             else:
                 logger.warning("job %s has ended or is elsewhere: dropped its message", job_id)
                 self._slots.forget(job_id)
                 self._drop(message)
 
         return answer
+
+    def _if_held(self, job_id: str, claim: str, call: Callable[[], None]) -> None:
+        if not self._slots.is_given_up(job_id, claim):
+            call()
 
     def claim_again(self, request: Any) -> None:
         """The node may have been taken for dead before the request began: ask whose it is now."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,32 @@ def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
     assert moved.get(timeout=30) == "moved"
     assert client.llen("test:began:moved") == 1
     wait_for(lambda: not client.exists(UNACKED, ACKED))
+
+
+def test_a_lost_connection_ends_the_wait_of_a_job_for_a_slot(
+    fleet: Fleet, client: redis.Redis, cut_connections: Callable[[], None]
+) -> None:
+    """Redis has lost the job's record, and the node is full: the node asks again and again."""
+    fleet.start_ready("n1", "-P", "threads", "-c", "2", slots=2)
+    path = str(fleet.log_path("go"))
+    fleet.send("works", path, ignore_result=True)
+    fleet.send("works", path, ignore_result=True)
+    wait_for(lambda: client.scard(ACKED) == 2)
+    asked = fleet.send("note", "asked")
+    job = fleet.job(asked.id)
+    assert job is not None
+    raw = client.lindex(f"minsched.job.{job.job_id}", 0)
+    fleet.plugin.scheduler.revoke_task(asked.id, "n1")
+    wait_for(lambda: client.exists(f"test:revoked:{asked.id}"))
+    wait_for(lambda: client.hlen(UNACKED) == 2)
+    client.delete(f"scheduler:job:{job.job_id}")
+    client.lpush(QUEUE, raw.replace(asked.id, str(uuid.uuid4())))  # a task that is not revoked
+    wait_for(lambda: client.hlen(UNACKED) == 3)
+    cut_connections()
+    wait_for(lambda: client.hget(f"scheduler:job:{job.job_id}", "status") == "waiting")
+    time.sleep(0.7)  # for as long as the node waits before it asks again, and a bit
+    Path(path).touch()
+    wait_for(lambda: client.llen("test:began:asked"), patience=15)
 
 
 def test_a_job_that_comes_back_while_its_node_hands_back_is_in_hand(
