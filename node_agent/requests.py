@@ -111,12 +111,15 @@ class SlotRequest(Request):
         node = self.app.node
         if not job_id:
             return True
-        if in_thread:
-            node.slots.await_term()
-        if node.slots.begin(job_id, claim) and self._is_noted(job_id):
+        slots = node.slots
+        while not (may_begin := slots.begin(job_id, claim)):
+            if not in_thread or not slots.must_wait(job_id):
+                break
+            slots.await_term()
+        if may_begin and self._is_noted(job_id):
             return True
-        if not node.slots.closing:
-            node.slots.in_loop(partial(node.consumer.claim_again, self))
+        if not slots.closing:
+            slots.in_loop(partial(node.consumer.claim_again, self))
         return False
 
     def _is_noted(self, job_id: str) -> bool:
