@@ -51,8 +51,8 @@ class LostJobs:
             if self._stopping or works or len(self._threads) >= _MOST_THREADS:
                 return
             thread = threading.Thread(target=self._run, name="lost-jobs", daemon=True)
-            self._threads[thread] = ("", now)
-        thread.start()
+            thread.start()
+            self._threads[thread] = ("", now)  # the thread asks for the lock before it reads this
 
     def stop(self, patience: float) -> None:
         """Begin no other report, and wait ``patience`` seconds at most for those begun."""

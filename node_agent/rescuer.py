@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -91,10 +93,14 @@ class Rescuer:
 
     def _wait(self) -> None:
         while os.read(self._bell, 4096) and not self._stopping:
-            try:
-                rescue(self._plugin)
-            except (RedisError, OperationalError) as exc:
-                logger.warning("a rescue was broken off, and is due again in seconds: %s", exc)
-            except Exception:
-                logger.exception("a rescue failed, and is tried again in seconds")
-            self._lost_jobs.go_on()  # after the rescue, which may lose some
+            self._try(partial(rescue, self._plugin))
+            self._try(self._lost_jobs.go_on)  # after the rescue, which may lose some
+
+    @staticmethod
+    def _try(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (RedisError, OperationalError) as exc:
+            logger.warning("a rescue was broken off, and is due again in seconds: %s", exc)
+        except Exception:  # no error may end the thread
+            logger.exception("a rescue failed, and is tried again in seconds")

@@ -20,7 +20,7 @@ from celery_minsched import (
     Settings,
 )
 from node_agent.lost_jobs import tell_next
-from node_agent.rescuer import rescue
+from node_agent.rescuer import Rescuer, rescue
 
 from .desk import Desk
 from .fleet import FAST, Fleet, make_app, wait_for
@@ -159,6 +159,26 @@ def test_at_whatever_step_a_rescuer_dies_another_goes_on(
         assert fleet.views.check() == []
         commands += step
     assert commands > 50
+
+
+def test_an_error_of_the_reports_does_not_end_the_rescuer(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may start no more threads."""
+    rings: list[str] = []
+
+    def start_none(self: threading.Thread) -> None:
+        rings.append(self.name)
+        raise RuntimeError("can't start new thread")
+
+    rescuer = Rescuer(fleet.plugin)
+    rescuer.start()
+    monkeypatch.setattr(threading.Thread, "start", start_none)
+    for ring in range(1, 3):
+        rescuer.ring()
+        wait_for(lambda ring=ring: len(rings) == ring)
+    rescuer.stop()
+    assert rings == ["lost-jobs"] * 2
 
 
 @pytest.mark.parametrize("successor", ["dead", "other"])
