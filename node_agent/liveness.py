@@ -84,7 +84,7 @@ class Liveness:
             self.hand_back_soon()
         elif not self._is_handing_back():  # a job whose message is on its way must not begin
             self._slots.suspended = False
-        if self._is_paused and not self._pulse.draining:
+        if self._is_paused and is_heard and not self._pulse.draining:
             self._slots.drain(True)
         return "stuck" if is_stuck else ""
 

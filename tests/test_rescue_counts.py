@@ -38,6 +38,18 @@ def test_only_what_may_have_begun_counts_a_death(desk: Desk) -> None:
     assert rescues(desk, jobs) == [1, 1, 0, 0, 0]
 
 
+def test_the_oldest_jobs_of_a_dead_node_take_the_free_slots(desk: Desk) -> None:
+    desk.node("n1", 12)
+    jobs = [job.job_id for job in desk.send_many([{}] * 12)]
+    desk.beat("n1", jobs=jobs)
+    die(desk, "n1")
+    park(desk, "n1", jobs)
+    desk.node("n2", 2)
+    desk.service.rescue_node("n1", jobs)
+    assert {desk.status(job_id) for job_id in jobs[:2]} == {"dispatched"}
+    assert {desk.status(job_id) for job_id in jobs[2:]} == {"waiting"}
+
+
 def test_all_count_where_all_run_at_once(desk: Desk) -> None:
     desk.node("n1", 3)
     jobs = [claim(desk, "n1") for _ in range(3)]

@@ -68,15 +68,27 @@ local function place_anew(job, is_suspect)
   return false
 end
 
+-- Jobs of the node whose leases end first, in the order in which they were sent: many have the same lease.
+local function jobs_by_age(node_id, before)
+  local found = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', before,
+    'WITHSCORES', 'LIMIT', 0, MOST_RESCUED)
+  local jobs = {}
+  for i = 1, #found, 2 do
+    local number = tonumber(string.match(found[i], '%d+$') or 0)
+    jobs[#jobs + 1] = {id = found[i], lease = found[i + 1], number = number}
+  end
+  table.sort(jobs, function(one, other) return one.number < other.number end)
+  return jobs
+end
+
 -- Jobs of the node whose lease ran out, or all of one that is gone, once no message is left at it:
 -- one whose message is parked is placed; one that was dispatched just now may yet be published; the
 -- others ran, or were handed over and never noted, and are lost. Returns how many are placed, and lost.
 local function settle_jobs(node_id, before, suspects)
   local placed, lost = 0, 0
-  local jobs = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', before,
-    'WITHSCORES', 'LIMIT', 0, MOST_RESCUED)
-  for i = 1, #jobs, 2 do
-    local job, lease = read_job(jobs[i]), clamp(jobs[i + 1], TTL.lease)
+  local jobs = jobs_by_age(node_id, before)
+  for _, each in ipairs(jobs) do
+    local job, lease = read_job(each.id), clamp(each.lease, TTL.lease)
     if job.node_id ~= node_id or ENDED[job.status] then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
     elseif is_parked(job) then
