@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from celery import signals
-from celery.backends.redis import RedisBackend
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from ..soak.app import app, begin, ledger, task
+from ..soak.app import Backend, app, begin, ledger, task
 
 #: A process of a node's pool leaves a file here: the other child of a node is its pulse.
 CHILDREN = Path(os.environ["CHAOS_CHILDREN"])
@@ -24,15 +23,8 @@ HANG = (2.0, 14.0)  # seconds
 URGENT = "urgent"  # a task's shadow name, by which its publisher gives it a priority
 
 
-class PatientBackend(RedisBackend):
-    """Also retries to store a result that Redis refuses, out of memory or read-only.
-
-    RETRY is not stored: celery (5.7) stores it after it has sent the retry, and over a network that
-    is slow just then it replaces the SUCCESS of the retry.
-    """
-
-    def mark_as_retry(self, *args: Any, **kwargs: Any) -> None:
-        return None
+class PatientBackend(Backend):
+    """Also retries to store a result that Redis refuses, out of memory or read-only."""
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         return isinstance(exc, RedisError) or bool(super().exception_safe_to_retry(exc))

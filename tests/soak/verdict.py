@@ -16,6 +16,7 @@ from .ledger import Run, by_task
 from .load import Job
 
 MAX_RESCUES = 3  # the default
+BEFORE = 4.0  # seconds: a node that was stopped runs first what it has in hand
 
 
 @dataclass
@@ -127,7 +128,7 @@ class Verdict:
         self.told.check(result.is_ready, task_id)
         self._judge_once(task_id, runs)
         if result.is_lost or (result.is_given_up and job.kind.name != "poison"):
-            self.falsely.check(any(self._was_absent(run, result.done) for run in runs), task_id)
+            self.falsely.check(self._may_be_lost(runs, result), task_id)
         if job.kind.name == "poison":
             self.poison.check(result.is_given_up and len(runs) <= MAX_RESCUES, task_id)
         elif job.kind.revoke:
@@ -146,12 +147,21 @@ class Verdict:
         for run in runs:
             earlier = last.get(run.message)
             if earlier:
-                self.once.check(self._was_absent(earlier, run.began), task_id)
+                # A node may have given it to a process just before it was stopped.
+                was_absent = (self._was_absent(one, run.began) for one in (earlier, run))
+                self.once.check(any(was_absent), task_id)
             last[run.message] = run
 
+    def _may_be_lost(self, runs: list[Run], result: Result) -> bool:
+        """An early one may be lost before it writes in the ledger: it is acknowledged first."""
+        if runs:
+            return any(self._was_absent(run, result.done) for run in runs)
+        absences = (absence for of_node in self._absences.values() for absence in of_node)
+        return any(absence.since <= result.done for absence in absences)
+
     def _was_absent(self, run: Run, until: float) -> bool:
-        """Was the run's node away, or taken for dead, at some time from its begin on?"""
+        """Was the run's node away, or taken for dead, just before its begin or since?"""
         return any(
-            absence.since <= until and run.began <= absence.until
+            absence.since <= until and run.began - BEFORE <= absence.until
             for absence in self._absences[run.node_id]
         )
