@@ -55,7 +55,7 @@ _CODE_OF_THE_SERVER = re.compile(
 
 def is_passing(exc: Exception) -> bool:
     """Can the call succeed later, when the server's state has changed?"""
-    if isinstance(exc, _OF_THE_SERVER):
+    if isinstance(exc, (*_OF_THE_SERVER, *_AWAY)):
         return True
     return isinstance(exc, ResponseError) and bool(_CODE_OF_THE_SERVER.search(str(exc)))
 
@@ -160,6 +160,8 @@ class Courier:
             try:
                 call.make()
             except _AWAY as exc:
+                if self._endings and not call.is_ending:
+                    raise  # Redis may answer the endings, and only this call takes too long
                 if not pause:
                     logger.warning(
                         "Redis is away, endings of tasks are kept until it is back: %s", exc

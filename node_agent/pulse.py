@@ -133,12 +133,18 @@ class Pulse:
         self._changed.set()
         if hasattr(self, "_thread"):
             self._thread.join(5)
-        with contextlib.suppress(OSError):  # the process is gone already
-            self._pipe.send(Report(max_jobs=0, jobs=[], last=True))
+        # In a thread: if the process was stopped for long, the pipe is full.
+        sender = threading.Thread(target=self._send_last, name="pulse-last", daemon=True)
+        sender.start()
+        sender.join(10)
         self._process.join(10)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+    def _send_last(self) -> None:
+        with contextlib.suppress(OSError):  # the process is gone already
+            self._pipe.send(Report(max_jobs=0, jobs=[], last=True))
 
     def _start(self) -> None:
         theirs, pipe = self._context.Pipe(duplex=False)

@@ -67,6 +67,17 @@ def test_a_refused_call_goes_to_the_back_and_is_made_later(courier: Courier) -> 
     wait_for(lambda: r.done[3:] == ["revoke"])
 
 
+def test_a_call_that_never_gets_an_answer_stands_before_no_ending(courier: Courier) -> None:
+    r = Redis()
+    courier.put("place", r.call("place", redis.TimeoutError("Timeout reading from socket")))
+    wait_for(lambda: r.tries.get("place"))
+    courier.put_ending("end", r.call("end"))
+    wait_for(lambda: r.done == ["end"])
+    r.try_again("place")
+    del r.errors["place"]
+    wait_for(lambda: r.done == ["end", "place"])
+
+
 def test_endings_keep_their_order_while_redis_refuses_them(courier: Courier) -> None:
     r = Redis()
     read_only = ReadOnlyError("You can't write against a read only replica.")
@@ -104,15 +115,17 @@ def test_a_call_that_can_never_succeed_is_given_up_by_name(
     assert "cannot revoke task t1, and gives up" in caplog.text
 
 
-def test_while_redis_is_away_everything_waits(courier: Courier) -> None:
-    r = Redis()
-    courier.put("away", r.call("away", redis.ConnectionError("refused")))
+def test_while_redis_is_away_everything_waits_and_endings_come_first(courier: Courier) -> None:
+    r, away = Redis(), redis.ConnectionError("refused")
+    courier.put("claim", r.call("claim", away))
     wait_for(lambda: r.tries)
-    courier.put_ending("ending", r.call("ending"))
-    r.try_again("away")
-    assert "ending" not in r.tries
-    del r.errors["away"]
-    wait_for(lambda: r.done == ["away", "ending"])
+    for name in ("first", "second"):
+        courier.put_ending(name, r.call(name, away))
+    wait_for(lambda: r.tries.get("first"))
+    r.try_again("first")
+    assert "second" not in r.tries
+    r.errors.clear()
+    wait_for(lambda: r.done == ["first", "second", "claim"])
 
 
 def test_endings_are_told_before_the_courier_leaves(courier: Courier) -> None:
