@@ -94,7 +94,7 @@ class Verdict:
         return result.outcome == "ended" and any(run.outcome == outcome for run in runs)
 
     def _may_be_lost(self, runs: list[Run], result: Result) -> bool:
-        if runs:
+        if runs and runs[-1].outcome != "retry":
             return any(self._has_died(run, result.done) for run in runs)
         return any(end <= result.done for ends in self._ends.values() for end in ends)
 

@@ -154,7 +154,7 @@ class Verdict:
 
     def _may_be_lost(self, runs: list[Run], result: Result) -> bool:
         """An early one may be lost before it writes in the ledger: it is acknowledged first."""
-        if runs:
+        if runs and runs[-1].outcome != "retry":
             return any(self._was_absent(run, result.done) for run in runs)
         absences = (absence for of_node in self._absences.values() for absence in of_node)
         return any(absence.since <= result.done for absence in absences)
