@@ -22,6 +22,9 @@ from . import hangs  # noqa: F401 - registers its remote control commands
 from .pipes import writable_pipes
 from .together import Together
 
+#: Seconds. Celery (5.7) stores RETRY after it has sent the retry, over the SUCCESS of a quick one.
+RETRY_DELAY = 0.5
+
 url = os.environ["MINSCHED_TEST_BROKER"]
 app = Celery("tests", broker=url, backend=url)
 for name, value in os.environ.items():
@@ -148,7 +151,7 @@ def hold_by_file(self: Any, path: str, requeue: bool = False) -> None:
         raise Reject("again", requeue=True)
 
 
-@scheduled(retry_on_worker_lost=True, default_retry_delay=0)
+@scheduled(retry_on_worker_lost=True, default_retry_delay=RETRY_DELAY)
 def hold_and_retry(self: Any, what: str) -> str:
     if not self.request.retries:
         _hold(self.request.hostname, what)
@@ -288,7 +291,7 @@ def killed_and_requeued(self: Any) -> str:
     return "second time"
 
 
-@scheduled(retry_on_worker_lost=True, default_retry_delay=0)
+@scheduled(retry_on_worker_lost=True, default_retry_delay=RETRY_DELAY)
 def killed_and_retried(self: Any) -> str:
     if self.request.retries == 0:
         os.kill(os.getpid(), signal.SIGKILL)
