@@ -7,7 +7,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,17 @@ class Fleet:
         self.app.backend.result_consumer.subscribed_to.clear()
         self.app.close()
         self.logs.cleanup()
+
+
+@contextmanager
+def checked(fleet: Fleet) -> Iterator[Fleet]:
+    """At the end every slot is free and all in Redis fits together. The nodes end in any case."""
+    try:
+        yield fleet
+        fleet.wait_idle()
+        assert fleet.views.check() == []
+    finally:
+        fleet.close()
 
 
 def make_app(url: str, **conf: object) -> Celery:

@@ -18,7 +18,7 @@ from node_agent.liveness import Liveness
 from node_agent.slots import Hold, Slots
 
 from .desk import Desk
-from .fleet import FAST, Fleet, wait_for
+from .fleet import FAST, Fleet, checked, wait_for
 from .proxy import Proxy
 from .server import Server
 
@@ -29,11 +29,8 @@ QUEUE, TAKEN = "minsched.node.n1", "minsched.taken.n1"
 
 @pytest.fixture
 def fleet(server: Server) -> Iterator[Fleet]:
-    fleet = Fleet(server, **FAST)
-    yield fleet
-    fleet.wait_idle()
-    assert fleet.views.check() == []
-    fleet.close()
+    with checked(Fleet(server, **FAST)) as fleet:
+        yield fleet
 
 
 def messages(client: redis.Redis) -> dict[str, str]:

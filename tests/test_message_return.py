@@ -23,7 +23,7 @@ from celery_minsched.place import no_place
 from node_agent.rescue import park_messages
 
 from .desk import Desk
-from .fleet import FAST, Fleet, make_app, wait_for
+from .fleet import FAST, Fleet, checked, make_app, wait_for
 from .server import Server
 
 #: Priorities of every type that kombu takes, and of some that it reads as 0.
@@ -296,11 +296,8 @@ def fleet(_server: Server) -> Iterator[Fleet]:
     with _server.client() as client:
         client.flushall()
     conf = json.dumps({"worker_deduplicate_successful_tasks": True})
-    fleet = Fleet(_server, MINSCHED_TEST_CELERY=conf, **FAST)
-    yield fleet
-    fleet.wait_idle()
-    assert fleet.views.check() == []
-    fleet.close()
+    with checked(Fleet(_server, MINSCHED_TEST_CELERY=conf, **FAST)) as fleet:
+        yield fleet
 
 
 def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 
-from .fleet import FAST, Fleet, wait_for
+from .fleet import FAST, Fleet, checked, wait_for
 from .server import Server
 
 NODE_TTL, HEARTBEAT, SLACK = 2000, 300, 3000  # ms
@@ -26,12 +26,9 @@ CONF = {**FAST, "MINSCHED_TEST_CONF_lease": "2.5", "MINSCHED_TEST_CONF_max_rescu
 def fleet() -> Iterator[Fleet]:
     """A node "safe" that outlives all others."""
     server = Server()
-    fleet = Fleet(server, **CONF)
-    fleet.start_ready("safe", "-P", "threads", slots=8)
-    yield fleet
-    fleet.wait_idle()
-    assert fleet.views.check() == []
-    fleet.close()
+    with checked(Fleet(server, **CONF)) as fleet:
+        fleet.start_ready("safe", "-P", "threads", slots=8)
+        yield fleet
     server.close()
 
 

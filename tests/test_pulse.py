@@ -10,7 +10,7 @@ import psutil
 import pytest
 import redis
 
-from .fleet import FAST, Fleet, wait_for
+from .fleet import FAST, Fleet, checked, wait_for
 from .server import Server
 
 NODE_TTL = 2000  # ms
@@ -20,12 +20,9 @@ NODE_TTL = 2000  # ms
 def fleet() -> Iterator[Fleet]:
     """A node "other", which finds the dead."""
     server = Server()
-    fleet = Fleet(server, **FAST)
-    fleet.start_ready("other", "-P", "threads", pool="other")
-    yield fleet
-    fleet.wait_idle()
-    assert fleet.views.check() == []
-    fleet.close()
+    with checked(Fleet(server, **FAST)) as fleet:
+        fleet.start_ready("other", "-P", "threads", pool="other")
+        yield fleet
     server.close()
 
 
