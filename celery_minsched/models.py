@@ -213,8 +213,9 @@ class HeartbeatRequest(_Model):
     """A sign of life.
 
     ``load_json`` is a JSON object; of it ``cpu``, ``gpu`` and ``mem`` (percent, 0 to 100) make the
-    node's load, which is their mean. ``jobs`` are the jobs that the node holds, ``None`` where it
-    cannot tell just now.
+    node's load, which is their mean. Dispatch tells three levels apart: a load below a third, below
+    two thirds, and above. A load that is given as a fraction (0 to 1) counts as a low one. ``jobs``
+    are the jobs that the node holds, ``None`` where it cannot tell just now.
     """
 
     node_id: Name

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from .view_models import NODE_STATES
 from .views import JobView, NodeView, Views, can_do
 
-# The load order of lua/include/node.lua, from the top: share of slots, load, turn.
+# The load order of lua/include/node.lua, from the top: share of slots, level of the load, turn.
 _TURNS, _LEVELS, _SHARES = 2147483648, 1024, 4095
+_LOADS = ("low", "medium", "high")
 
 
 class Candidate(BaseModel):
@@ -138,8 +139,8 @@ def _decision(job: JobView) -> str:
 
 def _order(order: str) -> str:
     share, rest = divmod(int(float(order)), _LEVELS * _TURNS)
-    load = ((rest // _TURNS) / (_LEVELS - 1)) ** 2 * 100
-    return f"{share / _SHARES:.0%} of its slots taken and a load of {load:.0f} %"
+    load = _LOADS[min(rest // _TURNS, len(_LOADS) - 1)]
+    return f"{share / _SHARES:.0%} of its slots taken and a {load} load"
 
 
 def _present(

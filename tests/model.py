@@ -72,7 +72,8 @@ class Model:
 
     def load_order(self, name: str) -> tuple[int, int, int, str]:
         node = self.nodes[name]
-        return (len(node.jobs) * 4095 // node.slots, node.load, node.turn, name)
+        level = min(node.load * 3 // 100, 2)
+        return (len(node.jobs) * 4095 // node.slots, level, node.turn, name)
 
     def is_possible(self, job: Job) -> bool:
         """Do registered nodes, of whatever state, have what the job asks for?"""

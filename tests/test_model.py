@@ -36,6 +36,7 @@ from .server import Server
 NODES = st.sampled_from(["a", "b", "c"])
 POOLS = st.frozensets(st.sampled_from(["p", "q"]), min_size=1)
 CAPS = st.frozensets(st.sampled_from(["gpu", "big"]))
+LOADS = (0, 33, 34, 67, 100)
 PLACED = ("dispatched", "running")
 
 
@@ -85,7 +86,7 @@ class Scheduler(RuleBasedStateMachine):
         )
         self.follow_waiting()
 
-    @rule(name=NODES, cpu=st.sampled_from([0, 25, 100]), online=st.booleans(), tell=st.booleans())
+    @rule(name=NODES, cpu=st.sampled_from(LOADS), online=st.booleans(), tell=st.booleans())
     def beat(self, name: str, cpu: int, online: bool, tell: bool) -> None:
         node = self.model.nodes.get(name)
         if node is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -68,6 +69,30 @@ class TestLoadOrder:
             desk.node(node_id)
             desk.beat(node_id, load_json=json.dumps({"cpu": cpu, "gpu": cpu, "mem": cpu}))
         assert [desk.dispatch().node_id for _ in range(3)] == ["b", "c", "a"]
+
+    def test_noise_in_the_reported_load_chooses_no_node(self, desk: Desk) -> None:
+        """A load is low, medium or high. In each round every idle node gets one of the jobs."""
+        noise = random.Random(16)
+        nodes = [f"n{number}" for number in range(20)]
+        for node_id in nodes:
+            desk.node(node_id)
+        for base in (2, 15, 29, 50, 90):
+            for node_id in nodes:
+                cpu = max(0, base + noise.uniform(-4, 4))
+                desk.beat(node_id, load_json=json.dumps({"cpu": cpu}))
+            chosen = []
+            for _ in nodes:
+                job = desk.dispatch()
+                chosen.append(job.node_id)
+                desk.complete(job)
+            assert sorted(chosen) == sorted(nodes)
+
+    def test_the_levels_of_the_load_are_thirds_of_100_percent(self, desk: Desk) -> None:
+        for node_id, cpu in (("a", 33), ("b", 34), ("c", 66), ("d", 67), ("e", 0.9), ("f", 100)):
+            desk.node(node_id)
+            desk.beat(node_id, load_json=json.dumps({"cpu": cpu}))
+        order = "".join(desk.dispatch().node_id for _ in range(6))
+        assert [set(order[at : at + 2]) for at in (0, 2, 4)] == [set("ae"), set("bc"), set("df")]
 
     def test_then_the_one_chosen_longest_ago(self, desk: Desk) -> None:
         for node_id in "abc":

@@ -29,8 +29,8 @@ class TestWhy:
         assert said.verdict == "placed"
         assert said.story[0] == "It went to node n2, the least loaded with a free slot in pool asr."
         assert said.story[1] == (
-            "2 nodes were free then; n2 had 0% of its slots taken and a load of 0 %, "
-            "the next best, n1, 50% of its slots taken and a load of 0 %."
+            "2 nodes were free then; n2 had 0% of its slots taken and a low load, "
+            "the next best, n1, 50% of its slots taken and a low load."
         )
 
     def test_a_node_may_report_no_value(self, desk: Desk) -> None:

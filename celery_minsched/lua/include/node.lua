@@ -24,13 +24,15 @@ end
 
 -- Load order in one number of 53 bits, the most that a double holds exactly. From the top:
 --   12 bits  share of slots taken
---   10 bits  load last reported; its root, so that loads told as 0..1 keep apart as 0..100 do
+--   10 bits  level of the load last reported: 0 below a third of 100 %, 1 below two thirds, 2. With finer levels,
+--            noise in the reports chooses the node: the idle nodes that report least get most jobs
 --   31 bits  the turn in which the node was last chosen, after the base: longest ago first
 local TURNS = 2147483648
+local LOAD_LEVELS = 3
 
 local function load_order(taken, max_jobs, load, turn)
   local share = math.floor(taken * 4095 / max_jobs)
-  local level = math.floor(math.sqrt(math.min(load, 100) / 100) * 1023)
+  local level = math.min(math.floor(load * LOAD_LEVELS / 100), LOAD_LEVELS - 1)
   return string.format('%.0f', (share * 1024 + level) * TURNS + math.max(0, math.min(turn, TURNS - 1)))
 end
 
