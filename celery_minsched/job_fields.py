@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 from .keys import Keys
 from .models import DispatchRequest
+from .paging import Args
+
+
+def asked(keys: Keys, max_waiting: int, request: DispatchRequest, message: tuple[str, str]) -> Args:
+    """A job and its message, as dispatch_task takes them."""
+    ask = {
+        **job_fields(keys, request),
+        "when_full": request.when_full,
+        "max_waiting": str(max_waiting),
+    }
+    return (json.dumps(ask), request.payload_json, *message)
 
 
 def job_fields(keys: Keys, request: DispatchRequest) -> dict[str, str]:

@@ -9,6 +9,11 @@ from . import errors
 from .models import DispatchRequest, DispatchResponse
 
 
+def is_refused(answer: list[Any]) -> bool:
+    """Is it the answer for a job that was refused? The script looked at none after it."""
+    return answer[0] not in ("OK", "GONE")
+
+
 def outcomes_of(
     answers: list[Any], jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
 ) -> list[DispatchResponse | errors.SchedulerError]:

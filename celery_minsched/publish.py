@@ -32,6 +32,7 @@ from .errors import InvalidDemand, SchedulerError
 from .keys import queue_name
 from .messages import split_at, terms_of
 from .models import DispatchRequest, DispatchResponse
+from .paging import MOST_ITEMS
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Jobs that are dispatched in one step: Redis is busy with it for some ten milliseconds.
-BATCH = 100
+#: Jobs that are dispatched in one round trip, while the next ones are made.
+BATCH = MOST_ITEMS
 
 
 @dataclass
@@ -213,6 +214,7 @@ class SchedulingAMQP(AMQP):
 
     def _begin(self, jobs: Sequence[Job]) -> Callable[[], None]:
         """Have Redis dispatch jobs; the function returned sees to it that it does, and where to.
+        If they are more than one call takes, it sends the rest.
 
         What goes wrong on the way is asked again: Redis answers the same call alike.
         """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import redis
 
 from . import errors, scripts, times
-from .job_fields import job_fields
+from .job_fields import asked, job_fields
 from .keys import Keys
 from .layout import note_layout
 from .models import (
@@ -25,6 +26,7 @@ from .models import (
     RegisterNodeResponse,
 )
 from .outcomes import outcome_of, outcomes_of
+from .paging import Args, page_at, pages, to_first_refused
 from .settings import Settings
 
 
@@ -166,12 +168,15 @@ class MinimalSchedulerService:
     def dispatch_tasks(
         self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
     ) -> list[DispatchResponse | errors.SchedulerError]:
-        """Dispatch jobs and send their messages, in one step for all.
+        """Dispatch jobs and send their messages, each in one step, a hundred in a call.
 
         A message is the JSON text before the place of its job's id, and that after it. What became
-        of each job, to the first that is refused: those after it are not dispatched.
+        of each job, to the first that is refused: those after it are not dispatched. If a call
+        fails, the jobs of earlier calls are dispatched. Jobs with a task id and a token get the
+        same answers if they are dispatched again.
         """
-        return outcomes_of(self._call("dispatch_task", *self._asked_of(jobs)), jobs)
+        dispatch = partial(self._call, "dispatch_task")
+        return outcomes_of(to_first_refused(dispatch, self._asked_of(jobs)), jobs)
 
     def begin_dispatch(
         self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
@@ -179,10 +184,10 @@ class MinimalSchedulerService:
         """Ask what :meth:`dispatch_tasks` asks; the function returned waits for the answer, and has
         to be called. Both raise redis-py's errors; :meth:`dispatch_tasks` then asks again.
         """
-        answer = scripts.begin(
-            self.redis, self.keys, "dispatch_task", self._times, *self._asked_of(jobs)
-        )
-        return lambda: outcomes_of(answer(), jobs)
+        calls, dispatch = self._asked_of(jobs), partial(self._call, "dispatch_task")
+        first = chain.from_iterable(page_at(calls, 0))
+        answer = scripts.begin(self.redis, self.keys, "dispatch_task", self._times, *first)
+        return lambda: outcomes_of(to_first_refused(dispatch, calls, answer()), jobs)
 
     def adopt_tasks(
         self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, tuple[str, str]]]
@@ -192,10 +197,9 @@ class MinimalSchedulerService:
         Each as it lies there, and as :meth:`dispatch_tasks` takes it. ``None`` for one that lies
         there no more; the first that is refused is the last, and stays.
         """
-        asked: list[str | bytes] = []
-        for raw, request, message in jobs:
-            asked += (raw, *self._asked(request, message))
-        answers = self._call("adopt_task", queue, *asked)
+        told = self._asked_of([(request, message) for _, request, message in jobs])
+        lying = [(raw, *args) for (raw, _, _), args in zip(jobs, told, strict=True)]
+        answers = to_first_refused(partial(self._call, "adopt_task", queue), lying)
         return [
             None if answer[0] == "GONE" else outcome_of(answer, job[1])
             for answer, job in zip(answers, jobs, strict=False)
@@ -207,17 +211,8 @@ class MinimalSchedulerService:
         """
         return [str(answer[1]) for answer in self._call_many("return_message", messages)]
 
-    def _asked_of(self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]) -> list[str]:
-        return [arg for job in jobs for arg in self._asked(*job)]
-
-    def _asked(self, request: DispatchRequest, message: tuple[str, str]) -> tuple[str, ...]:
-        """A job and its message, as the scripts take them."""
-        ask = {
-            **job_fields(self.keys, request),
-            "when_full": request.when_full,
-            "max_waiting": str(self.settings.max_waiting),
-        }
-        return (json.dumps(ask), request.payload_json, *message)
+    def _asked_of(self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]) -> list[Args]:
+        return [asked(self.keys, self.settings.max_waiting, *job) for job in jobs]
 
     def place_jobs(
         self, job_ids: Sequence[str], handed_back_by: str, requeued: bool = False
@@ -375,13 +370,13 @@ class MinimalSchedulerService:
     def _call(self, name: str, *args: str | bytes | int | float) -> list[Any]:
         return scripts.call(self.redis, self.keys, name, self._times, *args)
 
-    def _call_many(
-        self, name: str, calls: Sequence[tuple[str | bytes | int, ...]]
-    ) -> list[list[Any]]:
-        if not calls:
-            return []
+    def _call_many(self, name: str, calls: Sequence[Args]) -> list[list[Any]]:
+        """The answers to calls of a script, a page of them in one round trip."""
+        return [answer for page in pages(calls) for answer in self._call_page(name, page)]
+
+    def _call_page(self, name: str, page: Sequence[Args]) -> list[list[Any]]:
         own = self._times
-        return scripts.call_many(self.redis, self.keys, name, [(own, *args) for args in calls])
+        return scripts.call_many(self.redis, self.keys, name, [(own, *args) for args in page])
 
 
 #: Of a job whose message the caller sends.

@@ -5,12 +5,14 @@
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] key of the ordinary queue's list
--- ARGV[3...] five for each message: as it lies there; and the four of dispatch_task
+-- ARGV[3...] five for each message, 100 messages at the most, as for dispatch_task: as it lies there; and the four
+-- of dispatch_task
 --
 -- Returns for each message, up to the first refused, which stays where it was, next to be taken:
 --         what dispatch_task returns
 --         {"GONE"}   it does not lie there any more
 
+if #ARGV > 2 + 5 * MOST_JOBS then return too_many_jobs() end
 local answers = {}
 for i = 3, #ARGV, 5 do
   local answer = {'GONE'}

@@ -6,7 +6,8 @@
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2...] four for each job:
+-- ARGV[2...] four for each job, for 100 jobs at the most. With more, Redis returns the error TOO_MANY_JOBS and
+-- nothing is written. Redis copies 1 MB of messages in 1 ms: send larger ones in several calls, in order:
 --   JSON object of strings, all of them, "" for what is not asked:
 --         where        which pools will do: "asr", the pool; "zh:en", those that serve the pair, and
 --                      after a "|" the pair to look up next; "asr=zh:en", the pool, if it serves it
@@ -37,6 +38,7 @@
 --         {"NO_AVAILABLE_NODE"}                  those that have it are full, draining or offline
 --         {"BACKLOGGED", jobs in line}
 
+if #ARGV > 1 + 4 * MOST_JOBS then return too_many_jobs() end
 local answers = {}
 for i = 2, #ARGV, 4 do
   local answer = dispatch(cjson.decode(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])

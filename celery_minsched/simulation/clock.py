@@ -56,7 +56,8 @@ class VirtualScheduler(MinimalSchedulerService):
 
     def dispatch_in(self, pipe: Any, request: DispatchRequest, message: tuple[str, str]) -> None:
         """Put a dispatch in a pipeline; its answer is a list of one, see ``dispatch_task.lua``."""
-        self._put(pipe, "dispatch_task", *self._asked(request, message))
+        [args] = self._asked_of([(request, message)])
+        self._put(pipe, "dispatch_task", *args)
 
     def claim_job_in(self, pipe: Any, job_id: str, node_id: str) -> None:
         """Put the claim of a job that has come to its node in a pipeline."""

@@ -2,6 +2,13 @@
 -- The dispatch of one job: resolves its demand to the least-loaded node with a free slot, takes the slot,
 -- records the job and the session, and sends the message to the node's queue; or has it wait.
 
+-- Of one call: nobody else is served meanwhile. Python sends as many, see celery_minsched/paging.py.
+local MOST_JOBS = 100
+
+local function too_many_jobs()
+  return redis.error_reply('TOO_MANY_JOBS: at most ' .. MOST_JOBS .. ' in one call; nothing was done')
+end
+
 -- What this call has found, and is to do when all its jobs are placed: see include/line.lua.
 local full, joining = {}, {}
 local in_line = {}  -- jobs, by line; those that are to join counted in

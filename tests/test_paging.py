@@ -1,0 +1,152 @@
+"""Many jobs or messages are sent in short calls, whatever their number and size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from celery_minsched import Backlogged, DispatchRequest, MinimalSchedulerService, Settings
+from celery_minsched.job_fields import asked
+from celery_minsched.models import DispatchResponse
+from celery_minsched.paging import MOST_BYTES, MOST_ITEMS, pages
+from celery_minsched.scripts import sha, source
+
+from .desk import Desk
+from .fleet import make_app
+from .server import Server
+from .test_bulk import numbers
+
+Job = tuple[DispatchRequest, tuple[str, str]]
+
+
+def jobs(number: int, size: int = 0) -> list[Job]:
+    message = ('{"job_id": ', f', "text": "{"x" * size}"}}')
+    return [
+        (DispatchRequest(pool="asr", when_full="wait", task_id=f"t{n}", token="once"), message)
+        for n in range(number)
+    ]
+
+
+def calls(client: redis.Redis, act: Callable[[], Any], command: str = "evalsha") -> int:
+    """How often a command is called."""
+    client.config_resetstat()
+    act()
+    return int(client.info("commandstats")[f"cmdstat_{command}"]["calls"])
+
+
+@pytest.mark.parametrize("size", [1, 700_000, 2_000_000])
+def test_a_call_has_a_bounded_number_of_items_and_of_bytes(size: int) -> None:
+    items = [(f"{n}", "x" * size) for n in range(2 * MOST_ITEMS if size == 1 else 5)]
+    cut = list(pages(items))
+    assert [item for page in cut for item in page] == items
+    assert max(map(len, cut)) == (MOST_ITEMS if size == 1 else 1)
+    assert list(pages([])) == []
+
+
+def test_thousands_of_jobs_are_dispatched_in_their_order(desk: Desk, client: redis.Redis) -> None:
+    """In one call, Lua had no room for their places in line: their messages were in no line."""
+    desk.service.dispatch_tasks(jobs(1))
+    many = jobs(4500)
+    places: list[Any] = []
+    number = calls(client, lambda: places.extend(desk.service.dispatch_tasks(many)))
+    assert number == 45
+    job_ids = [place.job_id for place in places]
+    assert job_ids == [f":{n}" for n in range(1, 4501)]
+    assert client.zcard(desk.service.keys("waiting", "asr//")) == 4500
+    again = desk.service.dispatch_tasks(many)
+    assert [place.job_id for place in again if isinstance(place, DispatchResponse)] == job_ids
+
+
+def test_large_messages_have_calls_of_their_own(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1", 3)
+    large = jobs(10, MOST_BYTES * 2 // 5)
+    assert calls(client, lambda: desk.service.dispatch_tasks(large)) == 5
+    desk.service.begin_dispatch(jobs(1))()
+    client.flushall()
+    answers: list[Any] = []
+    number = calls(client, lambda: answers.extend(desk.service.begin_dispatch(large)()))
+    assert number == 5
+    assert [answer.job_id for answer in answers] == [f":{n}" for n in range(1, 11)]
+
+
+def test_the_first_refusal_ends_all_calls(client: redis.Redis) -> None:
+    service = MinimalSchedulerService(client, Settings(max_waiting=150))
+    for send in (service.dispatch_tasks, lambda many: service.begin_dispatch(many)()):
+        *placed, refused = send(jobs(1000))
+        assert len(placed) == 150
+        assert isinstance(refused, Backlogged)
+        assert client.get(service.keys("job_id_seq")) == "150"
+
+
+def test_a_script_refuses_more_jobs_than_one_call_takes_before_it_writes(
+    service: MinimalSchedulerService, client: redis.Redis
+) -> None:
+    args = [asked(service.keys, 1000, *job) for job in jobs(MOST_ITEMS + 1)]
+    for name, before, told in (
+        ("dispatch_task", (), args),
+        ("adopt_task", ("celery",), [("raw", *job) for job in args]),
+    ):
+        client.script_load(source(name))
+        client.lpush("celery", "raw")
+        flat = [arg for job in told for arg in job]
+        with pytest.raises(redis.ResponseError, match="TOO_MANY_JOBS: at most 100"):
+            client.evalsha(sha(name), 2, "scheduler:", "", "1 1 1 1 1", *before, *flat)
+        assert client.keys() == ["celery"]
+        client.delete("celery")
+
+
+def test_many_messages_are_adopted_to_the_first_that_is_refused(client: redis.Redis) -> None:
+    service = MinimalSchedulerService(client, Settings(max_waiting=150))
+    lying = [(f"m{n}", *job) for n, job in enumerate(jobs(300))]
+    for raw, _, _ in lying:
+        if raw != "m120":
+            client.lpush("celery", raw)
+    *done, refused = service.adopt_tasks("celery", lying)
+    assert isinstance(refused, Backlogged)
+    assert [at for at, answer in enumerate(done) if answer is None] == [120]
+    assert len(done) == 151
+    assert client.lrange("celery", -1, -1) == ["m151"]
+    assert client.llen("celery") == 149
+
+
+def test_many_jobs_are_placed_a_hundred_in_a_round_trip(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1", 250)
+    placed = desk.service.dispatch_tasks(jobs(250))
+    job_ids = [place.job_id for place in placed if isinstance(place, DispatchResponse)]
+    for job_id in job_ids:
+        source, own = desk.service.keys("node_queue", "n1"), desk.service.keys("job_queue", job_id)
+        client.lmove(source, own, "RIGHT", "LEFT")
+    became: list[str] = []
+    trips = calls(
+        client,
+        lambda: became.extend(desk.service.place_jobs(job_ids, "n1")),
+        command="script|load",
+    )
+    assert trips == 3
+    assert became == ["dispatched"] * 250
+    desk.service.redis.delete(desk.service.keys("node_queue", "n1"))
+
+
+@pytest.mark.parametrize("way", ["dispatch_many", "batch"])
+def test_an_application_s_large_tasks_are_sent_in_their_order(
+    server: Server, client: redis.Redis, way: str
+) -> None:
+    with make_app(server.url, task_ignore_result=True) as app:
+        app.conf.minsched_routes = {"add": {"pool": "asr"}}
+        text = "x" * (MOST_BYTES // 4)
+        tasks = [app.signature("add", (number, text)) for number in range(7)]
+        app.send_task("add", (-1,))  # the script is loaded
+
+        def send() -> None:
+            if way == "dispatch_many":
+                app.minsched.dispatch_many(tasks)
+                return
+            with app.minsched.batch():
+                for task in tasks:
+                    task.apply_async()
+
+        assert calls(client, send) == 4  # the message's body is in base64
+    assert numbers(client) == list(range(-1, 7))
