@@ -8,16 +8,28 @@
 -- ARGV[3...] five for each message, 100 messages at the most, as for dispatch_task: as it lies there; and the four
 -- of dispatch_task
 --
--- Returns for each message, up to the first refused, which stays where it was, next to be taken:
+-- Returns for each message, up to the first refused, which stays where it was, next to be taken; or as many as one
+-- call may do, see dispatch_task:
 --         what dispatch_task returns
 --         {"GONE"}   it does not lie there any more
 
 if #ARGV > 2 + 5 * MOST_JOBS then return too_many_jobs() end
+
+local MOST_PASSED = 50000  -- messages of the list
+local passed = 0
+
+-- Takes a message out of the list. One that is not there any more is looked for in the whole list.
+local function take(raw)
+  local at = redis.call('LPOS', ARGV[2], raw, 'RANK', -1)
+  passed = passed + redis.call('LLEN', ARGV[2]) - (at or 0)
+  -- The first write, since with no memory left Redis refuses a script at its first write or not at all.
+  return at and redis.call('LREM', ARGV[2], -1, raw) == 1
+end
+
 local answers = {}
 for i = 3, #ARGV, 5 do
   local answer = {'GONE'}
-  -- First, since with no memory left Redis refuses a script at its first write or not at all.
-  if redis.call('LREM', ARGV[2], -1, ARGV[i]) == 1 then
+  if take(ARGV[i]) then
     answer = dispatch(cjson.decode(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
   end
   answers[#answers + 1] = answer
@@ -25,6 +37,7 @@ for i = 3, #ARGV, 5 do
     redis.call('RPUSH', ARGV[2], ARGV[i])
     break
   end
+  if is_enough() or passed > MOST_PASSED then break end
 end
 join_lines(joining)
 return answers

@@ -28,7 +28,8 @@
 --   the message up to where its job's id belongs, a JSON string; and the rest of it. Not read. Both ""
 --   where the caller sends the message: then a job takes a slot at once or is refused
 --
--- Returns for each job, up to the first refused:
+-- Returns for each job, up to the first refused. With fewer answers than jobs, and none refused, the call has done
+-- as much as one may (nodes with hundreds of capabilities): send the other jobs again.
 --         {"OK", node_id, job_id, pool, chosen_by}
 --         {"OK", "", job_id, "", "delayed"}      until its due_ts
 --         {"OK", "", job_id, "", "busy"}         all nodes that can do it are full
@@ -43,7 +44,7 @@ local answers = {}
 for i = 2, #ARGV, 4 do
   local answer = dispatch(cjson.decode(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
   answers[#answers + 1] = answer
-  if answer[1] ~= 'OK' then break end
+  if answer[1] ~= 'OK' or is_enough() then break end
 end
 join_lines(joining)
 return answers

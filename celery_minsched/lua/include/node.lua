@@ -40,6 +40,9 @@ end
 -- the range of turns behind, or more.
 local function turn_base(turn) return math.max(0, math.floor(turn * 2 / TURNS) - 1) * TURNS / 2 end
 
+-- Writes of this call to the free sets of nodes: a node has up to 256.
+local index_writes = 0
+
 -- Puts a node where it belongs after any change of it: into the free sets of all it offers while it
 -- is online, not draining and has a free slot, else out of them. Returns the number of slots taken, and
 -- its turn after the base.
@@ -53,6 +56,7 @@ local function place_node(node_id)
   local order = node[1] == 'true' and node[2] ~= 'true' and taken < max_jobs
     and load_order(taken, max_jobs, tonumber(node[4] or 0), turn)
   for pool, capability in lines(node[6]) do
+    index_writes = index_writes + 1
     if order then
       redis.call('ZADD', free_key(pool, capability), order, node_id)
     else
