@@ -9,7 +9,7 @@ PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
 	docs docs-serve docs-operations docs-reference dist release-check lowest \
 	bench bench-smoke bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
-	bench-placement \
+	bench-placement bench-scale \
 	soak soak-short soak-plain chaos soak-waiting soak-move
 
 $(STAMP): pyproject.toml
@@ -75,6 +75,9 @@ bench-locks: $(STAMP)  ## 1 to 64 dispatchers: scripts against a lock in Redis a
 
 bench-memory: $(STAMP)  ## Bytes in Redis for a node and for a job
 	$(BIN)/python -m benchmarks.bench_memory $(ARGS)
+
+bench-scale: $(STAMP)  ## The longest run of each script, at 50,000 nodes and lines and 100,000 waiting jobs. Ten minutes
+	$(BIN)/python -m benchmarks.bench_scale $(ARGS)
 
 bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. A quarter of an hour
 	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)

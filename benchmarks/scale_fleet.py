@@ -1,0 +1,343 @@
+"""What the benchmarks of scale share: sizes, rows, and a fleet that tells its longest script run.
+
+No processes stand behind the nodes. A measured step calls the service's methods, so the paging that
+they do counts. A step that only fills Redis sends the same commands in pipelines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import redis
+
+from celery_minsched import (
+    CompleteTaskRequest,
+    DispatchRequest,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    MinimalSchedulerService,
+    RegisterNodeRequest,
+    SchedulerError,
+    Settings,
+    scripts,
+)
+from celery_minsched.models import DispatchResponse
+from celery_minsched.views import Views
+from tests.server import Server
+
+T = TypeVar("T")
+
+LIMIT_MS = 20.0  # for one run of a script
+DAY = 86400.0  # seconds
+LOGGED = 500  # µs; SLOWLOG keeps the runs that take longer
+PAGE = 100  # calls or jobs in one round trip
+NOT_SOONER = 0.01  # seconds between two heartbeats of a node, however soon the next is due
+#: What a measurement itself asks.
+_OWN = ("CONFIG", "INFO", "SLOWLOG", "SCRIPT")
+_TEMPLATE = "node-of-the-template"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is of each thing."""
+
+    nodes: int
+    waiting: int  # jobs in line
+    lines: int
+    held: int  # jobs that one node holds
+    batch: int  # jobs of one call
+    message: int  # bytes of a large message
+    few: int  # lines or nodes, where a smaller number shows it
+
+
+FULL = Sizes(50_000, 100_000, 50_000, 4000, 5000, 1_000_000, 5000)
+SMALL = Sizes(300, 400, 400, 150, 250, 20_000, 300)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a step took, and what came of it."""
+
+    path: str
+    size: str
+    mean_ms: float
+    longest_ms: float
+    script: str
+    outcome: str = ""
+    is_right: bool = True
+
+    @property
+    def cells(self) -> list[str]:
+        """As a table shows it."""
+        limit = LOGGED / 1000
+        longest = f"{self.longest_ms:.1f}" if self.longest_ms > limit else f"< {limit}"
+        return [
+            *(self.path, self.size, f"{self.mean_ms:.2f}", longest, self.script),
+            self.outcome if self.is_right else f"WRONG: {self.outcome}",
+        ]
+
+
+@dataclass
+class Run:
+    """The script runs of a step, once it is over."""
+
+    calls: int = 0
+    mean_ms: float = 0.0
+    longest_ms: float = 0.0
+    script: str = ""
+    seconds: float = 0.0
+
+    def row(self, path: str, size: str, outcome: str = "", is_right: bool = True) -> Row:
+        return Row(path, size, self.mean_ms, self.longest_ms, self.script, outcome, is_right)
+
+
+class _Recorded(Exception):
+    """A call that a recorder keeps."""
+
+    def __init__(self, command: Sequence[Any]) -> None:
+        super().__init__()
+        self.command = command
+
+
+class _Recorder(redis.Redis):
+    """A client that keeps the call of one script instead of sending it."""
+
+    kept: str = ""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args[0] == "EVALSHA" and args[1] == scripts.sha(self.kept):
+            raise _Recorded(args)
+        return super().execute_command(*args, **options)
+
+
+class Fleet:
+    """A server with nodes, no processes behind them, and a service that talks to it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.server = Server(
+            *("--slowlog-log-slower-than", str(LOGGED), "--slowlog-max-len", "100000")
+        )
+        prefer(self.server)
+        given = {"node_ttl": DAY, "lease": DAY, "history_ttl": 2 * DAY, "max_waiting": 10**6}
+        self.settings = Settings(**(given | settings))
+        socket = self.server.socket_path
+        self.client = redis.Redis(unix_socket_path=socket, decode_responses=True)
+        self._recorder = _Recorder(unix_socket_path=socket, decode_responses=True)
+        self.service = MinimalSchedulerService(self.client, self.settings)
+        self._recording = MinimalSchedulerService(self._recorder, self.settings)
+        self.keys = self.service.keys
+        self.views = Views(self.client, self.keys, self.settings)
+        self._names = {scripts.sha(name): name for name in scripts.names()}
+        for name in scripts.names():  # so that no call has to send its source
+            self.client.script_load(scripts.source(name))
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.client.close()
+        self._recorder.close()
+        self.server.close()
+
+    # Nodes
+
+    def add_node(
+        self,
+        node_id: str,
+        slots: int = 8,
+        pools: Sequence[Any] = ("p",),
+        capabilities: Sequence[str] = (),
+    ) -> None:
+        """Register one node."""
+        self.service.register_node(registration(node_id, slots, pools, capabilities))
+
+    def add_nodes(
+        self,
+        node_ids: Iterable[str],
+        slots: int = 8,
+        pools: Sequence[Any] = ("p",),
+        capabilities: Sequence[str] = (),
+    ) -> None:
+        """Register nodes that differ in their ids only."""
+        request = registration(_TEMPLATE, slots, pools, capabilities)
+        self._recorder.kept = "register_node"
+        try:
+            self._recording.register_node(request)
+        except _Recorded as recorded:
+            self._send_for_each(node_ids, recorded.command)
+
+    def beat_all(self, node_ids: Iterable[str]) -> None:
+        """One heartbeat of each of these nodes, which do not say what jobs they hold."""
+        self._recorder.kept = "heartbeat"
+        try:
+            self._recording.heartbeat(HeartbeatRequest(node_id=_TEMPLATE))
+        except _Recorded as recorded:
+            self._send_for_each(node_ids, recorded.command)
+
+    def _send_for_each(self, node_ids: Iterable[str], command: Sequence[Any]) -> None:
+        for page in pages(node_ids):
+            with self.client.pipeline(transaction=False) as pipe:
+                for node_id in page:
+                    pipe.execute_command(
+                        *(node_id if part == _TEMPLATE else part for part in command)
+                    )
+                pipe.execute()
+
+    def beat(self, node_id: str, **given: Any) -> HeartbeatResponse:
+        """One heartbeat."""
+        return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **given))
+
+    def beat_for(self, seconds: float, node_id: str) -> None:
+        """Heartbeats of an idle node, for so long."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.beat(node_id, jobs=[])
+            time.sleep(0.05)
+
+    def beat_while_due(self, node_id: str, most: int = 100_000, **given: Any) -> int:
+        """Heartbeats until none is due at once, so many at most; their number."""
+        for number in range(1, most + 1):
+            if self.beat(node_id, **given).next_due_ms != 0:
+                return number
+        return most
+
+    def held(self, node_id: str) -> list[str]:
+        """The jobs at a node."""
+        found = self.client.zrange(self.keys("node_jobs", node_id), 0, -1)
+        return [str(job_id) for job_id in found]
+
+    def taken(self, node_id: str) -> int:
+        """How many slots of a node are taken."""
+        return int(self.client.zcard(self.keys("node_jobs", node_id)))
+
+    # Jobs
+
+    def send(self, count: int, message: int = 0, **demand: Any) -> list[DispatchResponse]:
+        """Dispatch so many equal jobs with messages of that many bytes; they wait if they must."""
+        request = ask(**demand)
+        return self.send_each((request for _ in range(count)), message)
+
+    def send_each(
+        self, requests: Iterable[DispatchRequest], message: int = 0
+    ) -> list[DispatchResponse]:
+        """Dispatch jobs with messages of that many bytes."""
+        parts = message_of(message)
+        answers = []
+        for page in pages(requests):
+            answers += self.service.dispatch_tasks([(request, parts) for request in page])
+        return placed(answers)
+
+    def complete(self, job_id: str, node_id: str) -> None:
+        """End a job."""
+        self.service.complete_task(
+            CompleteTaskRequest(job_id=job_id, node_id=node_id, status="finished")
+        )
+
+    def waiting(self) -> int:
+        """How many jobs stand in lines."""
+        lines = [str(line) for line, _ in self.client.hscan_iter(self.keys("lines"), count=1000)]
+        total = 0
+        for page in pages(lines):
+            with self.client.pipeline(transaction=False) as pipe:
+                for line in page:
+                    pipe.zcard(self.keys("waiting", line))
+                total += sum(pipe.execute())
+        return total
+
+    def park(self, node_id: str, job_ids: Iterable[str]) -> None:
+        """Move the messages of jobs from the node's queue to the jobs' own lists, as a rescuer
+        does. The jobs in the order in which they were sent.
+        """
+        queue = self.keys("node_queue", node_id)
+        for page in pages(job_ids):
+            with self.client.pipeline(transaction=False) as pipe:
+                for job_id in page:
+                    pipe.lmove(queue, self.keys("job_queue", job_id), "RIGHT", "LEFT")
+                pipe.execute()
+
+    # Measurement
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[Run]:
+        """The script runs of what is done meanwhile."""
+        run = Run()
+        self.client.config_resetstat()
+        self.client.slowlog_reset()
+        began = time.perf_counter()
+        yield run
+        run.seconds = time.perf_counter() - began
+        stats = self.client.info("commandstats").get("cmdstat_evalsha", {"calls": 0, "usec": 0})
+        run.calls = stats["calls"]
+        run.mean_ms = stats["usec"] / max(run.calls, 1) / 1000
+        for entry in self.client.slowlog_get(100_000):
+            command = entry["command"]
+            words = command.decode(errors="replace") if isinstance(command, bytes) else command
+            name, _, rest = words.partition(" ")
+            if name.upper() not in _OWN and entry["duration"] / 1000 > run.longest_ms:
+                run.longest_ms = entry["duration"] / 1000
+                run.script = self._names.get(rest.partition(" ")[0], name)
+
+
+def prefer(server: Server) -> None:
+    """Let the server run before what else the machine does, if this process may ask for that: a
+    pause of the process counts as time of its script.
+    """
+    assert server.process
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, server.process.pid, -20)
+
+
+def pages(items: Iterable[T], size: int = PAGE) -> Iterator[list[T]]:
+    """The items, so many at a time."""
+    rest = iter(items)
+    while page := list(islice(rest, size)):
+        yield page
+
+
+def names(prefix: str, count: int) -> list[str]:
+    """So many ids."""
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+def registration(
+    node_id: str, slots: int, pools: Sequence[Any], capabilities: Sequence[str]
+) -> RegisterNodeRequest:
+    return RegisterNodeRequest(
+        node_id=node_id,
+        max_jobs=slots,
+        pools_json=json.dumps(list(pools)),
+        cap_json=json.dumps(list(capabilities)),
+    )
+
+
+def ask(**demand: Any) -> DispatchRequest:
+    """A demand of a job that waits if it must; of the pool ``p`` if nothing else is said."""
+    where = {} if "src_lang" in demand else {"pool": "p"}
+    return DispatchRequest(**(where | {"when_full": "wait"} | demand))
+
+
+def message_of(size: int = 0) -> tuple[str, str]:
+    """A message of so many bytes and some, around its job's id."""
+    return '{"job_id": ', f', "text": "{"x" * size}"}}'
+
+
+def placed(answers: Iterable[DispatchResponse | SchedulerError]) -> list[DispatchResponse]:
+    """The answers. Raises the first that is an error."""
+    found = []
+    for answer in answers:
+        if isinstance(answer, SchedulerError):
+            raise answer
+        found.append(answer)
+    return found
+
+
+def at_nodes(answers: Iterable[DispatchResponse]) -> int:
+    """How many of the jobs got a slot at once."""
+    return sum(bool(answer.node_id) for answer in answers)

@@ -1,0 +1,213 @@
+"""Scale: nodes that die, and jobs that end, expire or are revoked together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from benchmarks.scale_fleet import NOT_SOONER, Fleet, Row, Sizes, at_nodes, names
+from benchmarks.scale_runs import keyed
+
+TTL = 1.0  # seconds
+SHORT = {"node_ttl": TTL, "heartbeat_interval": TTL / 4, "lease": 60.0, "history_ttl": 120.0}
+PATIENCE = 30.0  # seconds that a case waits for its end
+
+
+def silent_nodes(sizes: Sizes) -> Iterator[Row]:
+    """Many nodes fall silent, or Redis was away so that all look silent."""
+    for nodes in (sizes.nodes // 5, sizes.nodes):
+        with Fleet(**SHORT) as fleet:
+            fleet.add_nodes(names("n", nodes))
+            size = f"{nodes:,} nodes"
+            time.sleep(1.2 * TTL)
+            with fleet.measured() as run:
+                answer = fleet.send(1)
+            is_placed = at_nodes(answer) == 1
+            yield run.row(
+                "no heartbeat arrived for longer than node_ttl: the first dispatch",
+                size,
+                "placed" if is_placed else "waits",
+                is_placed,
+            )
+            lives = names("live", 3)
+            fleet.add_nodes(lives)
+            _beat_for(fleet, lives, 1.3 * TTL)
+            with fleet.measured() as run:
+                found = [fleet.send(1)[0].node_id for _ in range(10)]
+            yield run.row(
+                "three nodes live, the others are silent: ten dispatches",
+                size,
+                f"{sum(node_id in lives for node_id in found)} at live nodes, "
+                f"{found.count('')} wait",
+                {*lives, ""} >= set(found),
+            )
+            yield _buried(fleet, nodes, lives)
+
+
+def _beat_for(fleet: Fleet, node_ids: Sequence[str], seconds: float) -> None:
+    """Heartbeats of these nodes, for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        fleet.beat_all(node_ids)
+        time.sleep(TTL / 4)
+
+
+def _buried(fleet: Fleet, nodes: int, lives: Sequence[str]) -> Row:
+    """Heartbeats of three live nodes until the others are found dead."""
+    beats = 0
+    with fleet.measured() as run:
+        until = time.monotonic() + PATIENCE
+        while (left := _silent(fleet) - len(lives)) > 0 and time.monotonic() < until:
+            due = [fleet.beat(node_id, jobs=None).next_due_ms for node_id in lives]
+            beats += len(lives)
+            time.sleep(_pause(due, TTL / 4))
+    return run.row(
+        "three live nodes find the others dead",
+        f"{nodes:,} nodes",
+        f"{beats:,} heartbeats, {run.seconds:.0f} s, {left:,} left",
+        left == 0,
+    )
+
+
+def _silent(fleet: Fleet) -> int:
+    """How many nodes are not yet found dead."""
+    return int(fleet.client.zcount(fleet.keys("nodes"), 0, "+inf"))
+
+
+def _pause(due: Sequence[int], interval: float) -> float:
+    """Seconds to the next heartbeat, as the node agent waits."""
+    asked = [ms / 1000 for ms in due if ms >= 0]
+    return min([interval, *(seconds + NOT_SOONER for seconds in asked)])
+
+
+def dead_node(sizes: Sizes) -> Iterator[Row]:
+    """A node with many jobs dies: they are placed at another node, or go back into line."""
+    for room in (sizes.held, 1):
+        with Fleet(**SHORT) as fleet:
+            fleet.add_node("big", sizes.held)
+            jobs = [job.job_id for job in fleet.send(sizes.held)]
+            fleet.add_node("other", room, ["p"] if room > 1 else ["other"])
+            fleet.beat("big", jobs=jobs)
+            fleet.beat_for(1.6 * TTL, "other")
+            fleet.park("big", jobs)
+            with fleet.measured() as run:
+                until = time.monotonic() + PATIENCE
+                ids = jobs
+                while fleet.taken("big") and time.monotonic() < until:
+                    if fleet.beat("other", rescues=True).rescue_due:
+                        node_id, _ = fleet.service.claim_rescue()
+                        if node_id:
+                            _rescue(fleet, node_id, ids)
+                            ids = []
+                    time.sleep(0.05)
+            left = fleet.taken("big")
+            yield run.row(
+                f"the jobs of a dead node go {'to another node' if room > 1 else 'into line'}",
+                f"{sizes.held:,} jobs",
+                f"{run.seconds:.1f} s, {left:,} left",
+                left == 0,
+            )
+
+
+def _rescue(fleet: Fleet, node_id: str, job_ids: list[str]) -> None:
+    """Place the jobs of a node, and go on while that places or loses some."""
+    while True:
+        placed, lost, left = fleet.service.rescue_node(node_id, job_ids)
+        job_ids = []
+        if not left or not placed + lost:
+            return
+
+
+def large_rescue(sizes: Sizes) -> Iterator[Row]:
+    """A rescuer names as many jobs as lay in the queue of a node that is gone."""
+    with Fleet() as fleet:
+        fleet.add_node("n", 1)
+        jobs = [job.job_id for job in fleet.send(sizes.lines + 1) if not job.node_id]
+        with fleet.measured() as run:
+            fleet.service.rescue_node("gone", jobs)
+        yield run.row("rescue_node", f"{len(jobs):,} jobs that are placed already")
+
+
+def large_heartbeats(sizes: Sizes) -> Iterator[Row]:
+    """A node that holds many jobs sends heartbeats: the first names them, later ones renew."""
+    with Fleet(node_ttl=2.0, heartbeat_interval=0.5, lease=2.0, history_ttl=60.0) as fleet:
+        fleet.add_node("big", sizes.held)
+        jobs = [job.job_id for job in fleet.send(sizes.held)]
+        size = f"{sizes.held:,} jobs"
+        steps = (
+            ("the first heartbeat that names the jobs of a node", 0.0),
+            ("a heartbeat with them", 0.0),
+            ("the heartbeats that renew their leases", 1.1),
+        )
+        for path, pause in steps:
+            time.sleep(pause)
+            strangers = 0
+            with fleet.measured() as run:
+                for _ in range(4 if pause else 1):
+                    strangers += len(fleet.beat("big", jobs=jobs).not_yours)
+            held = fleet.taken("big")
+            yield run.row(path, size, f"{held:,} held", held == sizes.held and not strangers)
+
+
+def expiry(sizes: Sizes) -> Iterator[Row]:
+    """All jobs of a line expire at one moment; each has a fairness key of its own."""
+    count = sizes.lines
+    with Fleet() as fleet:
+        fleet.add_node("n", 1)
+        fleet.send(1)
+        seconds, _ = fleet.client.time()
+        begins = time.monotonic()
+        expires = (seconds + count // 1000 + 2) * 1000
+        fleet.send_each(keyed(count, expires_ts=expires))
+        time.sleep(max(0.0, count // 1000 + 3.2 - (time.monotonic() - begins)))
+        yield _until_empty(fleet, "jobs expire at one moment, with one live node", count)
+
+
+def _until_empty(fleet: Fleet, path: str, count: int) -> Row:
+    """Heartbeats of a node, as the agent sends them, until no job waits. The node takes the
+    messages that it is given to discard.
+    """
+    beats = 0
+    with fleet.measured() as run:
+        until = time.monotonic() + PATIENCE
+        while (left := fleet.client.zcard(fleet.keys("waiting", "p//"))) and (
+            time.monotonic() < until
+        ):
+            due = fleet.beat("n", jobs=fleet.held("n")).next_due_ms
+            fleet.client.delete(fleet.keys("node_queue", "n"))
+            beats += 1
+            time.sleep(_pause([due], 1.0))
+    return run.row(
+        path,
+        f"{count:,} jobs and fairness keys",
+        f"{beats} heartbeats, {run.seconds:.1f} s, {left:,} left",
+        left == 0,
+    )
+
+
+def last_in_line(sizes: Sizes) -> Iterator[Row]:
+    """The last job leaves a line in which many fairness keys had a turn."""
+    with Fleet() as fleet:
+        fleet.add_node("n", 1)
+        fleet.send(1)
+        fleet.send_each(keyed(sizes.waiting))
+        with fleet.measured() as run:
+            for number in reversed(range(sizes.waiting)):
+                fleet.service.revoke_task(f"t{number}", "n")
+        left = fleet.waiting()
+        yield run.row(
+            "revoke_task, until the line is empty",
+            f"{sizes.waiting:,} jobs and fairness keys",
+            f"{left} left",
+            left == 0,
+        )
+
+
+CASES = (
+    silent_nodes,
+    dead_node,
+    large_rescue,
+    large_heartbeats,
+    expiry,
+    last_in_line,
+)
