@@ -196,12 +196,24 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(map("".join, zip(pieces, [*ids, ""], strict=True))), re.DOTALL)
 
 
-#: From a key to its name; those that say most first, since ids match much.
-_PATTERNS: Final = [
-    (name, _pattern(template))
-    for name, template in sorted(STATE.items(), key=lambda item: -len(item[1]))
-]
-_QUEUE_PATTERNS: Final = [(name, _pattern(template)) for name, template in QUEUES.items()]
+_Patterns = dict[str, list[tuple[str, re.Pattern[str]]]]
+
+
+def _patterns(templates: dict[str, str]) -> _Patterns:
+    """Patterns by the first word of their keys; those that say most first, since ids match much."""
+    patterns: _Patterns = {}
+    for name, template in sorted(templates.items(), key=lambda item: -len(item[1])):
+        patterns.setdefault(_first_word(template), []).append((name, _pattern(template)))
+    return patterns
+
+
+def _first_word(key: str) -> str:
+    """What stands before the first id: of a queue's name it has a dot in it."""
+    return key.partition(":")[0] if not key.startswith("minsched.") else key[: key.find(".", 9)]
+
+
+_PATTERNS: Final = _patterns(STATE)
+_QUEUE_PATTERNS: Final = _patterns(QUEUES)
 
 
 class Keys:
@@ -258,7 +270,7 @@ class Keys:
             text = text.removesuffix(suffix)
         else:
             return None
-        for name, pattern in patterns:
+        for name, pattern in patterns.get(_first_word(text), ()):
             if found := pattern.fullmatch(text):
                 return name, found.groups(), suffix
         return None

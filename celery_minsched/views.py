@@ -350,12 +350,14 @@ class Views:
         return iter(dict.fromkeys(map(_text, self._redis.sscan_iter(key, count=PAGE))))
 
 
-def scan_keys(client: redis.Redis, keys: Keys, pattern: str) -> Iterator[list[str]]:
+def scan_keys(
+    client: redis.Redis, keys: Keys, pattern: str, count: int = MANY
+) -> Iterator[list[str]]:
     """The keys below the broker's prefix that match, in batches; some of them twice."""
     escaped = "".join(f"[{c}]" if c in "*?[" else c for c in keys.queue_prefix)
     cursor = 0
     while True:
-        cursor, names = cast("Any", client.scan(cursor, match=escaped + pattern, count=MANY))
+        cursor, names = cast("Any", client.scan(cursor, match=escaped + pattern, count=count))
         yield text(names)
         if not cursor:
             return

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +15,7 @@ import redis
 from celery import Celery
 
 from .desk import Desk
-from .fleet import make_app
+from .fleet import ROOT, make_app
 from .server import Server, free_port
 from .test_cli import run_with
 
@@ -99,3 +104,24 @@ class TestCannotAsk:
 
     def test_an_option_that_it_does_not_have(self, app: Celery) -> None:
         assert run_with(app, "check", "--mend").exit_code == 2
+
+
+def test_a_terminal_shows_progress_and_a_pipe_does_not(server: Server, desk: Desk) -> None:
+    desk.node("n1")
+    command = [sys.executable, "-m", "celery", "-A", "tests.app", "minsched", "check"]
+    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url}
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command, stdout=terminal, stderr=terminal, env=environment, cwd=ROOT, close_fds=True
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux: the last process has closed the terminal
+        while some := os.read(master, 4096):
+            shown += some
+    os.close(master)
+    assert process.wait(60) == 0
+    assert b"Reading keys" in shown
+    assert b"All is sound." in shown
+    piped = subprocess.run(command, capture_output=True, env=environment, cwd=ROOT, check=True)
+    assert (piped.stdout, piped.stderr) == (b"All is sound.\n", b"")

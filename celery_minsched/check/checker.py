@@ -7,10 +7,10 @@ from typing import Final
 
 from ..views import Views
 from .breach import Breach
-from .jobs import check_places, check_records
+from .job_scan import JobScan
 from .leftovers import check_leftovers
 from .lines import check_lines
-from .look import Look
+from .look import Look, Tell
 from .nodes import check_nodes
 
 #: Seconds between two looks: longer than a message is in nobody's hands.
@@ -20,8 +20,8 @@ PAUSE: Final = 0.25
 class Checker:
     """Checks a live scheduler, by reading only."""
 
-    def __init__(self, views: Views) -> None:
-        self._views = views
+    def __init__(self, views: Views, tell: Tell = lambda step, done, total: None) -> None:
+        self._views, self._tell = views, tell
 
     def check(self, pause: float = PAUSE) -> list[Breach]:
         """What does not fit together; nothing on a sound state.
@@ -38,12 +38,10 @@ class Checker:
 
     def _look(self) -> dict[tuple[str, tuple[str, ...]], Breach]:
         """Breaches by code and keys."""
-        look = Look(self._views)
-        keys = look.keys
+        look = Look(self._views, self._tell)
+        jobs = JobScan(look)
+        jobs.read_keys()
         found: list[Breach] = []
-        for pattern in (keys.prefix.removeprefix(keys.queue_prefix) + "*", "minsched.*"):
-            for batch in look.scan(pattern):
-                found += check_records(look, look.meet(batch))
-        for check in (check_nodes, check_places, check_lines, check_leftovers):
+        for check in (check_nodes, jobs.check, check_lines, check_leftovers):
             found += check(look)
         return {(breach.code, breach.keys): breach for breach in found}

@@ -1,4 +1,7 @@
-"""A job and the places where it may be: its record says which (invariant 2)."""
+"""A job and the places where it may be: its record says which (invariant 2).
+
+Reads in one step what is compared, of the jobs and the places that are suspect.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,7 @@ def _judge_parked(
         yield _breach(look, "record_lapses", job_id, f"{record.state}, and its key may lapse first")
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """A key that names a job."""
 
     name: str  # of the key
@@ -135,8 +138,8 @@ class _Seen(NamedTuple):
         return ("ZSCORE", self.key, self.member)
 
 
-def check_places(look: Look) -> Iterator[Breach]:
-    """Whatever names a job: does the job's record say so?"""
+def check_places(look: Look, names: Iterable[Seen]) -> Iterator[Breach]:
+    """What names a job: does the job's record say so?"""
     for seen, (values, is_there, is_told) in look.read(
         (
             seen,
@@ -146,7 +149,7 @@ def check_places(look: Look) -> Iterator[Breach]:
                 ("ZSCORE", look.keys("lost"), seen.job_id),
             ],
         )
-        for seen in _seen(look)
+        for seen in names
     ):
         record = Record.of(values)
         if is_there is None or (is_there == 0 and seen.question[0] != "ZSCORE"):
@@ -167,7 +170,7 @@ _STALE = {
 }
 
 
-def _belongs(seen: _Seen, record: Record) -> bool:
+def _belongs(seen: Seen, record: Record) -> bool:
     if seen.name == "node_jobs":
         return record.status in HAS_SLOT and record.node_id == seen.owner
     if seen.name == "waiting":
@@ -177,16 +180,8 @@ def _belongs(seen: _Seen, record: Record) -> bool:
     return record.status == seen.name
 
 
-def _seen(look: Look) -> Iterator[_Seen]:
-    for key, member in look.members("node_jobs", "waiting", *AGENDAS):
-        job_id = member.partition(" ")[2] if key.name == "waiting" else member
-        yield _Seen(key.name, key.key, job_id, member, "".join(key.ids))
-    for key in look.met.get("job_queue", {}).values():
-        yield _Seen(key.name, key.key, key.ids[0])
-
-
 def _breach(
-    look: Look, code: str, job_id: str, what: str, *keys: str, seen: _Seen | None = None
+    look: Look, code: str, job_id: str, what: str, *keys: str, seen: Seen | None = None
 ) -> Breach:
     where: tuple[str, ...] = ()  # as repair_job takes it: a node, or a line and the ticket there
     if seen:

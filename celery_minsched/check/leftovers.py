@@ -14,13 +14,12 @@ BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 def check_leftovers(look: Look) -> Iterator[Breach]:
     """Bindings and mailboxes; after :func:`~celery_minsched.check.nodes.check_nodes`."""
     mailboxes = []
-    for batch in look.scan("_kombu.binding*"):
-        for key in batch:
-            name = key.removeprefix(look.keys.queue_prefix)
-            exchange = next((name.removeprefix(b) for b in BINDINGS if name.startswith(b)), "")
-            if exchange.endswith("pidbox"):
-                mailboxes.append(Key("mailboxes", (), key))
-            yield from _binding(look, key, exchange)
+    for key in sorted(look.bindings):
+        name = key.removeprefix(look.keys.queue_prefix)
+        exchange = next((name.removeprefix(b) for b in BINDINGS if name.startswith(b)), "")
+        if exchange.endswith("pidbox"):
+            mailboxes.append(Key("mailboxes", (), key))
+        yield from _binding(look, key, exchange)
     for mailbox, member in look.members_of(mailboxes):
         queue = member.split(look.keys.sep)[-1]
         node_id = queue.removeprefix("celery@").partition(".celery.pidbox")[0]

@@ -1,12 +1,13 @@
-"""One look at a live scheduler: read in small pieces, each of them atomic, and none for long.
+"""One look at a live scheduler: read in small pieces, none for long.
 
-Names come from SCAN and its kin. What is compared with each other is read in one MULTI, which has
-some hundred cheap commands, so that Redis is busy with it for a millisecond.
+Names come from SCAN and its kin. :meth:`Look.read` reads what is compared with each other in one
+MULTI, which has some hundred cheap commands, so that Redis is busy with it for a millisecond.
+:meth:`Look.glance` costs half of that, and promises nothing of what changes meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -18,10 +19,15 @@ from ..times import look_up, settings_of_fleet
 from ..views import MANY, Views, scan_keys
 
 T = TypeVar("T")
-Command = tuple[str | int, ...]
+Command = tuple[str | bytes | int, ...]
 Index = tuple[str, str]  # of a node's offers: pool, capability; of what it speaks: pool, pair
 
 _COMMANDS = 250  # in one MULTI
+_GLANCES = 1000  # commands in one round trip
+_KEYS = 2000  # in one answer of a SCAN
+
+#: Is told of progress: the step, how much of it is done, and of how much; ``None`` for unknown.
+Tell = Callable[[str, int, int | None], object]
 
 
 #: How to walk those keys that are not sets.
@@ -91,8 +97,8 @@ def _indexes(lines: str | None) -> frozenset[Index]:
 class Look:
     """Reads, and what of it the rules share."""
 
-    def __init__(self, views: Views) -> None:
-        self.redis, self.keys = views.redis, views.keys
+    def __init__(self, views: Views, tell: Tell = lambda step, done, total: None) -> None:
+        self.redis, self.keys, self.tell = views.redis, views.keys, tell
         self.node_ttl = settings_of_fleet(views.settings, look_up(self.redis, self.keys)).node_ttl
         seconds, microseconds = self.redis.time()
         #: Milliseconds of the server's clock.
@@ -107,22 +113,14 @@ class Look:
         #: Nodes that were found dead; and those of them of which nothing is left to rescue.
         self.dead: set[str] = set()
         self.gone: set[str] = set()
-        #: Keys that were met, by their names and themselves.
+        #: Keys that were met, by their names and themselves; and kombu's keys of bindings.
         self.met: dict[str, dict[str, Key]] = {}
+        self.bindings_prefix = f"{self.keys.queue_prefix}_kombu.binding"
+        self.bindings: set[str] = set()
 
-    def meet(self, keys: Iterable[str]) -> list[str]:
-        """Note keys that were met; of those of jobs' records only the jobs, which are many."""
-        jobs = []
-        for key in keys:
-            parsed = self.keys.parse(key)
-            if parsed is None or parsed[0] in ("session", "task"):
-                continue
-            name, ids, _ = parsed
-            if name == "job":
-                jobs.append(ids[0])
-            else:
-                self.met.setdefault(name, {})[key] = Key(name, ids, key)
-        return jobs
+    def meet(self, key: Key) -> None:
+        """Note a key that was met."""
+        self.met.setdefault(key.name, {})[key.key] = key
 
     def is_heard(self, node: Node) -> bool:
         """Has the node not been silent for so long that it is taken for dead?"""
@@ -132,9 +130,9 @@ class Look:
         """Is the node there to work, be it full just now?"""
         return node.online and not node.draining and self.is_heard(node)
 
-    def scan(self, pattern: str) -> Iterator[list[str]]:
-        """The keys below the broker's prefix that match, in batches."""
-        return scan_keys(self.redis, self.keys, pattern)
+    def scan(self) -> Iterator[list[str]]:
+        """All keys below the broker's prefix, in batches; some of them twice."""
+        return scan_keys(self.redis, self.keys, "*", _KEYS)
 
     def members(self, *names: str) -> Iterator[tuple[Key, str]]:
         """Each key of these names that was met with each of its members, some of them twice."""
@@ -159,22 +157,37 @@ class Look:
 
     def read(self, units: Iterable[tuple[T, list[Command]]]) -> Iterator[tuple[T, list[Any]]]:
         """Each thing with the answers to its commands, which are read in one MULTI."""
-        batch: list[tuple[T, list[Command]]] = []
-        size = 0
-        for unit in units:
-            batch.append(unit)
-            size += len(unit[1])
-            if size >= _COMMANDS:
-                yield from self._read(batch)
-                batch, size = [], 0
-        if batch:
-            yield from self._read(batch)
+        for batch in _batches(units, _COMMANDS):
+            yield from self._read(batch, is_atomic=True)
 
-    def _read(self, batch: list[tuple[T, list[Command]]]) -> Iterator[tuple[T, list[Any]]]:
-        with self.redis.pipeline(transaction=True) as pipe:
+    def glance(self, units: Iterable[tuple[T, list[Command]]]) -> Iterator[tuple[T, list[Any]]]:
+        """The same in a larger pipeline, in which other clients' commands come between."""
+        for batch in _batches(units, _GLANCES):
+            yield from self._read(batch, is_atomic=False)
+
+    def _read(
+        self, batch: list[tuple[T, list[Command]]], *, is_atomic: bool
+    ) -> Iterator[tuple[T, list[Any]]]:
+        with self.redis.pipeline(transaction=is_atomic) as pipe:
             for _, commands in batch:
                 for command in commands:
                     pipe.execute_command(*command)
             answers = iter(text(pipe.execute()))
         for thing, commands in batch:
             yield thing, list(islice(answers, len(commands)))
+
+
+def _batches(
+    units: Iterable[tuple[T, list[Command]]], most: int
+) -> Iterator[list[tuple[T, list[Command]]]]:
+    """Units with about so many commands together."""
+    batch: list[tuple[T, list[Command]]] = []
+    size = 0
+    for unit in units:
+        batch.append(unit)
+        size += len(unit[1])
+        if size >= most:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ..check import Breach, Checker, repair
+from ..check import Breach, Checker, Tell, repair
 from .common import console, json_option, plugin, print_json, printable
 
 
@@ -31,14 +36,32 @@ def check(context: click.Context, mend: bool, as_json: bool) -> None:
     where all is sound at the end, and with 1 where it is not.
     """
     scheduler = plugin()
-    checker = Checker(scheduler.views)
-    found = checker.check()
-    left = repair(scheduler.scheduler, checker, found) if mend else found
+    with _bar(hidden=as_json) as tell:
+        checker = Checker(scheduler.views, tell)
+        found = checker.check()
+        left = repair(scheduler.scheduler, checker, found) if mend else found
     if as_json:
         print_json(Answer(sound=not left, found=found, left=left))
     else:
         _print(console(), found, left, mend)
     context.exit(1 if left else 0)
+
+
+@contextmanager
+def _bar(hidden: bool) -> Iterator[Tell]:
+    """A bar on a terminal while the check runs; nothing is left of it."""
+    if hidden or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield lambda step, done, total: None
+        return
+    no_color = bool(click.get_current_context().obj.no_color)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns, console=Console(stderr=True, no_color=no_color), transient=True
+    ) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda step, done, total: progress.update(
+            task, description=step, completed=done, total=total
+        )
 
 
 def _print(out: Console, found: list[Breach], left: list[Breach], mend: bool) -> None:
