@@ -118,10 +118,11 @@ HOLDS: Final = {
         "hash, TTL",
         "a job: `status` (`parked`, `waiting`, `delayed`, `dispatched`, `running`, `finished`, "
         "`failed`, `lost`), `node_id`, `pool`, `chosen_by`, `reason`, `created_ts`, "
-        "`dispatched_ts`, `started_ts`, `ended_ts`, `payload_json`, and what it asked for",
+        "`dispatched_ts`, `started_ts`, `ended_ts`, `payload_json`, what it asked for, and "
+        "`successor`, a later job of its task",
     ),
     "job_id_seq": ((), "string", "the number of the latest job"),
-    "task": (("task",), "string, TTL", "the latest job of a task id"),
+    "task": (("task",), "string, TTL", "the latest job of a task id; lapses with it"),
     "session": (("session",), "hash, TTL", "`node_id`, `preferred_pool`, `last_lang_pair`"),
     "turn": ((), "string", "counts up: which node was chosen, which line served, longest ago"),
     "lines": ((), "hash", "the lines that have someone in them, and since when"),

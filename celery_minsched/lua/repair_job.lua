@@ -27,7 +27,10 @@ elseif told and job.where == '' and redis.call('EXISTS', key.job_queue(job.id) .
   if job.status == 'waiting' then leave_line(job) end
   if job.status == '' then told.status, told.created_ts = 'parked', NOW end
   for field, value in pairs(told) do redis.call('HSET', key.job(job.id), field, value) end
-  if told.task_id ~= '' then redis.call('SET', key.task(told.task_id), job.id, 'NX') end
+  if told.task_id ~= '' and not redis.call('SET', key.task(told.task_id), job.id, 'NX') then
+    local latest = redis.call('GET', key.task(told.task_id))
+    if latest ~= job.id then note_successor(job.id, latest) end
+  end
 end
 job = read_job(job.id)
 if job.node_id == '' and (job.status == 'dispatched' or job.status == 'running') then

@@ -63,7 +63,9 @@ local function open_job(job, payload)
     end
   end
   redis.call('HSET', key.job(job.id), unpack(record))
-  if job.task_id ~= '' then redis.call('SET', key.task(job.task_id), job.id) end
+  if job.task_id == '' then return end
+  local earlier = redis.call('SET', key.task(job.task_id), job.id, 'GET')
+  if earlier then note_successor(earlier, job.id) end
 end
 
 -- It joins its line with `join_lines(joining)`, when all are dispatched.

@@ -10,7 +10,7 @@ local DISCARDED = {revoked = true, expired = true}  -- reasons for which a job d
 -- The fields that a script needs to place a job; a missing one is "", a missing job has no status.
 local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_lang', 'where', 'caps',
   'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket',
-  'rescues', 'pool', 'waiting_ts', 'claim'}
+  'rescues', 'pool', 'waiting_ts', 'claim', 'successor'}
 
 local function read_job(job_id)
   local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
@@ -25,16 +25,24 @@ local function watch_expiry(job)
   if job.expires_ts ~= '0' then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
 end
 
+-- Is it the latest job of its task? Then the task's key, which names that job, stays as long as its record does.
+local function is_latest(job) return job.task_id ~= '' and (job.successor or '') == '' end
+
+-- Notes in the record of a task's earlier job that the task has a later one.
+local function note_successor(earlier, later)
+  if redis.call('EXISTS', key.job(earlier)) == 1 then redis.call('HSET', key.job(earlier), 'successor', later) end
+end
+
 -- The same of a job that was at a node: its record stays.
 local function keep_record(job)
   redis.call('PERSIST', key.job(job.id))
-  if job.task_id ~= '' then redis.call('PERSIST', key.task(job.task_id)) end
+  if is_latest(job) then redis.call('PERSIST', key.task(job.task_id)) end
   watch_expiry(job)
 end
 
 local function expire_record(job)
   redis.call('PEXPIRE', key.job(job.id), TTL.history)
-  if job.task_id ~= '' then redis.call('PEXPIRE', key.task(job.task_id), TTL.history) end
+  if is_latest(job) then redis.call('PEXPIRE', key.task(job.task_id), TTL.history) end
 end
 
 -- kombu's list of a queue and a priority: the suffix is "" for the first of its priority steps.
@@ -65,7 +73,8 @@ end
 -- The job is lost: whoever waits for its result is told, by the node that first takes that on. Not so
 -- where a later job of the same task goes on (a retry that was sent before the node died).
 local function lose_job(job, reason, counted_as)
-  local latest = job.task_id ~= '' and redis.call('GET', key.task(job.task_id)) or job.id
+  local latest = job.task_id ~= '' and redis.call('GET', key.task(job.task_id))
+    or job.successor ~= '' and job.successor or job.id
   local is_told = latest == job.id or redis.call('HGET', key.job(latest), 'status') == 'lost'
   end_job(job, 'lost', reason, counted_as)
   tell('job_lost', 'job', job.id, 'task', job.task_id, 'node', job.node_id, 'reason', reason)
