@@ -15,7 +15,7 @@ from operator import attrgetter
 
 import click
 
-from benchmarks import scale_jobs, scale_order, scale_runs
+from benchmarks import scale_jobs, scale_nodes, scale_order, scale_runs
 from benchmarks.common import machine, print_table, say
 from benchmarks.scale_fleet import FULL, LIMIT_MS, SMALL, Fleet, Row, Sizes
 
@@ -24,7 +24,7 @@ Case = Callable[[Sizes], Iterator[Row]]
 GROUPS: dict[str, Sequence[Case]] = {
     "Order and fairness": scale_order.CASES,
     "Scripts": scale_runs.CASES,
-    "Jobs that end together": scale_jobs.CASES,
+    "Jobs that end together": (*scale_jobs.CASES, *scale_nodes.CASES),
 }
 CASES = {case.__name__: case for cases in GROUPS.values() for case in cases}
 SIZES = {"full": FULL, "small": SMALL}

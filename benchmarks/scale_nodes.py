@@ -1,0 +1,73 @@
+"""Scale: what real nodes do while many tasks are revoked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+from celery import Celery
+
+from benchmarks.scale_fleet import DAY, Fleet, Row, Sizes
+from benchmarks.trace_app import make_app
+from benchmarks.workers import logs, wait_for, workers
+from celery_minsched.simulation.trace import Node
+
+NODES = [Node("r0", 4, ("p", "q")), Node("r1", 4, ("p", "q"))]
+WORK = 0.2  # seconds of a task
+PATIENCE = 60.0  # seconds until no task waits
+LATE = 1000  # ms that a task may take longer
+
+
+def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
+    """Tasks that wait are revoked while the nodes run tasks of another pool."""
+    count = 2 * sizes.batch
+    with (
+        Fleet(node_ttl=8.0, lease=30.0, history_ttl=DAY) as fleet,
+        workers("ours", NODES, fleet.server.url) as directory,
+        closing(make_app(fleet.server.url, "ours")) as app,
+    ):
+        free = fleet.keys("pool_free", "q")
+        wait_for(
+            lambda: fleet.client.zcard(free) == len(NODES),
+            lambda: f"the nodes did not start:\n{logs(directory)}",
+        )
+        fleet.service.pause_pool("p")
+        task = app.signature("replay.work")
+        tasks = [task.clone((number, WORK)).set(minsched={"pool": "p"}) for number in range(count)]
+        ids = [result.id for result in app.minsched.dispatch_many(tasks)]
+        with fleet.measured() as run:
+            app.control.revoke(ids)
+            task_ids, seconds = _send_until_empty(fleet, app)
+            times = _ended(app, task_ids)
+        late = max(ended - sent for sent, ended in times) - 1000 * WORK
+        yield run.row(
+            "waiting tasks are revoked, two real nodes run others",
+            f"{count:,} tasks",
+            f"{seconds:.1f} s, {fleet.waiting():,} left, a task of theirs takes {late:.0f} ms more at most",
+            late < LATE and not fleet.waiting(),
+        )
+
+
+def _send_until_empty(fleet: Fleet, app: Celery) -> tuple[list[str], float]:
+    """Send tasks to pool q until no task waits in pool p; their ids, and how long that took."""
+    began = time.monotonic()
+    sent: list[str] = []
+    while fleet.client.hlen(fleet.keys("lines")) and time.monotonic() < began + PATIENCE:
+        sent.append(app.send_task("replay.work", (0, WORK), minsched={"pool": "q"}).id)
+        time.sleep(WORK / 2)
+    return sent, time.monotonic() - began
+
+
+def _ended(app: Celery, task_ids: list[str]) -> list[tuple[int, int]]:
+    """When each of the tasks was sent and ended, once all have; ms."""
+    find = app.minsched.where
+    wait_for(
+        lambda: all(find(task_id).status == "finished" for task_id in task_ids),
+        lambda: "not all tasks have ended",
+    )
+    jobs = [find(task_id) for task_id in task_ids]
+    return [(job.created_ts, job.ended_ts) for job in jobs]
+
+
+CASES = (revoked_tasks,)
