@@ -8,7 +8,8 @@ that is without what the server keeps for a key that expires, and for a table th
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import cast
 
 import click
@@ -30,6 +31,8 @@ MESSAGE = 1024  # bytes
 SLOTS = 8
 PAGE = 500  # keys looked at in a round trip
 WARM = 100
+#: Combinations of capabilities, each of which makes a line.
+LINES = list(combinations([f"capability-{number}" for number in range(40)], 3))
 
 
 class Store:
@@ -69,6 +72,14 @@ class Store:
         """A job in line, and its message."""
         self._send("full", "")
 
+    def add_waiting_of_session(self, number: int) -> None:
+        """A job in line with a session, and so a fairness key, of its own."""
+        self._send("full", f"user-{number:06}")
+
+    def add_line(self, number: int) -> None:
+        """A job in a line of its own."""
+        self._send("full", "", LINES[number % len(LINES)])
+
     def add_ended(self, number: int, session: str = "") -> None:
         """A job that ran and ended."""
         job = self.add_running(number, session)
@@ -80,9 +91,10 @@ class Store:
         """The same with a session of its own."""
         self.add_ended(number, f"user-{number:06}")
 
-    def _send(self, pool: str, session: str) -> DispatchResponse:
+    def _send(self, pool: str, session: str, capabilities: Sequence[str] = ()) -> DispatchResponse:
         demand = DispatchRequest(
             pool=pool,
+            capabilities=list(capabilities),
             session_id=session,
             task_id=str(uuid.uuid4()),
             token=uuid.uuid4().hex,
@@ -97,6 +109,8 @@ THINGS: dict[str, Callable[[Store, int], object]] = {
     f"a node ({SLOTS} slots, 2 pools, a capability)": Store.add_node,
     "a running job": Store.add_running,
     "a waiting job, with its message of 1 KB": Store.add_waiting,
+    "a waiting job with a session of its own, and its message": Store.add_waiting_of_session,
+    "a waiting job in a line of its own, and its message": Store.add_line,
     "an ended job, for as long as it can be seen": Store.add_ended,
     "the same, and a session of its own": Store.add_session,
 }

@@ -41,11 +41,12 @@ def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
             task_ids, seconds = _send_until_empty(fleet, app)
             times = _ended(app, task_ids)
         late = max(ended - sent for sent, ended in times) - 1000 * WORK
+        left = fleet.waiting()
         yield run.row(
             "waiting tasks are revoked, two real nodes run others",
             f"{count:,} tasks",
-            f"{seconds:.1f} s, {fleet.waiting():,} left, a task of theirs takes {late:.0f} ms more at most",
-            late < LATE and not fleet.waiting(),
+            f"{seconds:.1f} s, {left:,} left, a task takes {late:.0f} ms more at most",
+            late < LATE and not left,
         )
 
 
