@@ -286,12 +286,13 @@ class Fleet:
 
 
 def prefer(server: Server) -> None:
-    """Let the server run before what else the machine does, if this process may ask for that: a
-    pause of the process counts as time of its script.
+    """Let the server run before all other processes, if this process may ask for that: a pause of
+    the server counts as time of its script.
     """
     assert server.process
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, server.process.pid, -20)
+    if hasattr(os, "sched_setscheduler"):  # Linux
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(server.process.pid, os.SCHED_FIFO, os.sched_param(1))
 
 
 def pages(items: Iterable[T], size: int = PAGE) -> Iterator[list[T]]:

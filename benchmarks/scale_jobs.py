@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from benchmarks.scale_fleet import NOT_SOONER, Fleet, Row, Sizes, at_nodes, names
+from benchmarks.scale_fleet import NOT_SOONER, Fleet, Row, Sizes, at_nodes, names, pages
 from benchmarks.scale_runs import keyed
 
 TTL = 1.0  # seconds
@@ -110,10 +110,11 @@ def dead_node(sizes: Sizes) -> Iterator[Row]:
 
 
 def _rescue(fleet: Fleet, node_id: str, job_ids: list[str]) -> None:
-    """Place the jobs of a node, and go on while that places or loses some."""
+    """Place the jobs of a node page by page, and go on while that places or loses some."""
+    for page in pages(job_ids):
+        fleet.service.rescue_node(node_id, page)
     while True:
-        placed, lost, left = fleet.service.rescue_node(node_id, job_ids)
-        job_ids = []
+        placed, lost, left = fleet.service.rescue_node(node_id)
         if not left or not placed + lost:
             return
 

@@ -36,8 +36,15 @@ def common_paths(sizes: Sizes) -> Iterator[Row]:
         size = f"{sizes.nodes:,} nodes, {sizes.lines:,} lines, {sizes.waiting:,} wait"
         few = sizes.few // 10
         with fleet.measured() as run:
-            jobs = fleet.send(few)
-        yield run.row(f"dispatch, {PAGE} jobs a call", size, f"{at_nodes(jobs)} of {few} placed")
+            fleet.send(few)
+        yield run.row(f"dispatch, {PAGE} jobs a call", size)
+        with fleet.measured() as run:
+            jobs = [fleet.send(1)[0] for _ in range(few)]
+        yield run.row("dispatch", size, f"{at_nodes(jobs)} of {few} placed", at_nodes(jobs) == few)
+        with fleet.measured() as run:
+            for number, job in enumerate(jobs):
+                fleet.service.claim_job(job.job_id, job.node_id, f"tag-{number}", f"c{number}")
+        yield run.row("claim", size)
         with fleet.measured() as run:
             for job in jobs:
                 fleet.complete(job.job_id, job.node_id)
