@@ -340,15 +340,17 @@ class MinimalSchedulerService:
         seen_at: str = "",
         line: str = "",
         ticket: str = "",
+        task_id: str = "",
     ) -> None:
         """Put a job right by its record, of which the message's ``told`` makes good what is lost.
-        The node, or the line and the ticket there, are where else it was seen.
+        The node, or the line and the ticket there, are where else it was seen. The key of
+        ``task_id`` names the job.
         """
         fields = ""
         if told:
             payload = {"payload_json": told.payload_json}
             fields = json.dumps(job_fields(self.keys, told) | payload)
-        self._call("repair_job", job_id, seen_at, line, ticket, fields)
+        self._call("repair_job", job_id, seen_at, line, ticket, fields, task_id)
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
         """Map a language pair to pools without a node saying so; no pools takes it back."""

@@ -8,6 +8,7 @@ from typing import Final
 from ..views import Views
 from .breach import Breach
 from .job_scan import JobScan
+from .lasting import check_pools
 from .leftovers import check_leftovers
 from .lines import check_lines
 from .look import Look, Tell
@@ -42,6 +43,6 @@ class Checker:
         jobs = JobScan(look)
         jobs.read_keys()
         found: list[Breach] = []
-        for check in (check_nodes, jobs.check, check_lines, check_leftovers):
+        for check in (check_nodes, jobs.check, check_lines, check_pools, check_leftovers):
             found += check(look)
         return {(breach.code, breach.keys): breach for breach in found}

@@ -14,10 +14,20 @@ from redis.exceptions import NoPermissionError
 
 from .breach import Breach
 from .jobs import AGENDAS, HAS_SLOT, PARKED, Seen, check_places, check_records
+from .lasting import IN_LINE, LastingKeys
 from .look import Command, Key, Look
 
 #: Of a job's record. As bytes, which the client need not encode for each job.
-_FIELDS = (b"status", b"node_id", b"line", b"ticket", b"suffix", b"where", b"expires_ts")
+_FIELDS = (
+    b"status",
+    b"node_id",
+    b"line",
+    b"ticket",
+    b"suffix",
+    b"where",
+    b"expires_ts",
+    b"task_id",
+)
 
 #: A key that holds jobs: its name, and its node or its line.
 Place = tuple[str, str]
@@ -28,6 +38,7 @@ class JobScan:
 
     def __init__(self, look: Look) -> None:
         self._look = look
+        self._lasting = LastingKeys(look)
         #: Ids of the jobs to read again.
         self._suspects: set[str] = set()
         #: What the jobs' records say is in a place, without what was found there.
@@ -47,7 +58,7 @@ class JobScan:
 
     def _sort(self, batch: Iterable[str]) -> list[str]:
         """Note the keys. The ids of jobs that have a record are returned."""
-        look, jobs = self._look, []
+        look, jobs, lasting = self._look, [], []
         for key in batch:
             parsed = look.keys.parse(key)
             if parsed is None:
@@ -59,15 +70,19 @@ class JobScan:
                 jobs.append(ids[0])
             elif name == "job_queue":
                 _toggle(key, self._unmet, self._unasked)
-            elif name not in ("session", "task"):
+            elif name in ("session", "task"):
+                lasting.append(Key(name, ids, key))
+            else:
                 look.meet(Key(name, ids, key))
+        self._lasting.read(lasting)
         return jobs
 
     def _read_records(self, job_ids: Iterable[str]) -> None:
         for job_id, (values, ttl) in self._look.glance(
             (job_id, self._questions(job_id)) for job_id in job_ids
         ):
-            status, node_id, line, ticket, suffix, where, expires_ts = (v or "" for v in values)
+            record = (value or "" for value in values)
+            status, node_id, line, ticket, suffix, where, expires_ts, task_id = record
             lasts = ttl == -1
             if status in HAS_SLOT:
                 self._members["node_jobs", node_id].add(job_id)
@@ -76,6 +91,8 @@ class JobScan:
                 self._expect_parked(job_id, status, line, ticket, suffix)
                 if expires_ts not in ("", "0"):
                     self._members["expiring", ""].add(job_id)
+                if task_id and status in IN_LINE:
+                    self._lasting.expect_task(task_id, job_id)
                 is_sound = bool(where) and (lasts or status == "parked")
             else:
                 is_sound = not lasts
@@ -105,6 +122,7 @@ class JobScan:
         self._suspects.update(self._job_of_list(key) for key in self._unmet)
         yield from check_records(look, sorted(self._suspects))
         yield from check_places(look, names)
+        yield from self._lasting.check(look)
 
     def _unexpected_members(self) -> Iterator[Seen]:
         """Members of places that no record names. Only members that were not met are left."""

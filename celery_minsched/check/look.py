@@ -99,7 +99,8 @@ class Look:
 
     def __init__(self, views: Views, tell: Tell = lambda step, done, total: None) -> None:
         self.redis, self.keys, self.tell = views.redis, views.keys, tell
-        self.node_ttl = settings_of_fleet(views.settings, look_up(self.redis, self.keys)).node_ttl
+        times = settings_of_fleet(views.settings, look_up(self.redis, self.keys))
+        self.node_ttl, self.session_ttl = times.node_ttl, times.session_ttl
         seconds, microseconds = self.redis.time()
         #: Milliseconds of the server's clock.
         self.now: int = seconds * 1000 + microseconds // 1000

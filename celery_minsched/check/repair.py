@@ -63,6 +63,8 @@ def _mend(service: MinimalSchedulerService, breaches: Iterable[Breach]) -> None:
                 service.repair_job(_told(service, args[0]), *args)
             case "key":
                 service.redis.delete(*args)
+            case "ttl":
+                service.redis.pexpire(args[0], int(args[1]))
             case "member":
                 service.redis.srem(*args)
 

@@ -10,12 +10,13 @@
 -- ARGV[4] a line in which it was seen, "" for none
 -- ARGV[5] its ticket there
 -- ARGV[6] JSON object of strings: the fields of the job as its message tells them, "" for none
+-- ARGV[7] a task whose key names the job, "" for none
 --
 -- Returns {"OK"}
 
 write_even_without_memory()
 local job, seen_at, line, ticket = read_job(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local told = ARGV[6] ~= '' and cjson.decode(ARGV[6])
+local told, task_id = ARGV[6] ~= '' and cjson.decode(ARGV[6]), ARGV[7]
 
 local function is_in(set) return redis.call('ZSCORE', set, job.id) ~= false end
 
@@ -85,6 +86,9 @@ local function put_in_line()
   else
     is_right = is_in(key.expiring())  -- it ended, and its message is yet to be discarded
   end
+  if job.status ~= 'parked' and job.task_id ~= '' then
+    redis.call('SET', key.task(job.task_id), job.id, 'NX')
+  end
   if job.status ~= 'parked' or not is_right then keep_record(job) end
   if is_parked(job) then
     if not is_right and can_be_placed then place_parked(job) end
@@ -97,5 +101,9 @@ local function put_in_line()
 end
 
 if PARKED[job.status] then put_in_line() else put_in_place() end
+if task_id ~= '' and not PARKED[read_job(job.id).status]
+  and redis.call('GET', key.task(task_id)) == job.id then
+  redis.call('PEXPIRE', key.task(task_id), TTL.history)
+end
 if freed then fill_node(freed) end
 return {'OK'}

@@ -43,6 +43,11 @@ for pool, capability in lines(ARGV[4]) do
   end
   local has_nodes = redis.call('EXISTS', members_key(pool, '')) == 1
   redis.call(has_nodes and 'SADD' or 'SREM', key.pools(), pool)
+  if has_nodes then
+    redis.call('PERSIST', key.pool_counts(pool))
+  else
+    redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
+  end
   left_pools[pool] = true
 end
 for pool, pair in lines(ARGV[5]) do
