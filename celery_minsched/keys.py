@@ -36,15 +36,17 @@ STATE: Final = {
     "task": "task:{}",
     "session": "session:{}",
     "turn": "turn",
-    # A line is named by what must be true of the node, see lua/include/line.lua.
+    # A line is named by what must be true of the node, see lua/include/filing.lua.
     "lines": "lines",
     "waiting": "waiting:{}",
-    "line_turns": "waiting:{}:turns:{}",
-    # Where lines are found: by the slots of a pool, or of the one node that they are for; and by
-    # whoever changes which pools serve a pair, or which pairs a pool lists.
+    "waiting_counts": "waiting_counts",
+    "pool_turns": "pool:{}:turns:{}",  # see lua/include/turns.lua
+    # The indexes of lines: for the slots of a pool, or of one node; and for a change of the pools
+    # that serve a pair, or of the pairs that a pool lists.
     "pool_waiting": "pool:{}:waiting",
-    "pool_passed": "pool:{}:passed",
+    "capable_waiting": "pool:{}:waiting:{}",
     "node_waiting": "node:waiting:{}",
+    "node_searches": "node:searches:{}",  # see lua/include/fill.lua
     "lang_waiting": "lang:{}:waiting",
     "pool_langs_waiting": "pool:{}:langs:waiting",
     "relinking": "relinking",  # see lua/include/relink.lua
@@ -88,7 +90,7 @@ HOLDS: Final = {
         "what a node is: `online`, `draining` (`true` or `false`), `state`, `instance`, "
         "`max_jobs`, `concurrency`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, "
         "`load`, `turn`, `turn_base`, `term`, `suspects`, `last_heartbeat_ts`, `registered_ts`, "
-        "`unread`, `unread_ms`, `stuck_until`",
+        "`unread`, `unread_ms`, `stuck_until`, `served <pool>`",
     ),
     "node_runtime": (("node",), "hash", "`current_jobs`, the size of the next"),
     "node_jobs": (
@@ -124,27 +126,56 @@ HOLDS: Final = {
     "job_id_seq": ((), "string", "the number of the latest job"),
     "task": (("task",), "string, TTL", "the latest job of a task id; lapses with it"),
     "session": (("session",), "hash, TTL", "`node_id`, `preferred_pool`, `last_lang_pair`"),
-    "turn": ((), "string", "counts up: which node was chosen, which line served, longest ago"),
-    "lines": ((), "hash", "the lines that have someone in them, and since when"),
+    "turn": (
+        (),
+        "string",
+        "counts up: which node was chosen longest ago, which of its pools a node served, its term",
+    ),
+    "lines": (
+        (),
+        "hash",
+        "the lines in which jobs wait, each with the indexes in which it is filed, as `offers`",
+    ),
     "waiting": (
         ("line",),
         "sorted set",
         "jobs in line, by place. A line is `where/capabilities/required node`",
     ),
-    "line_turns": (("line", "priority"), "sorted set", "the next turns of fairness keys"),
+    "waiting_counts": ((), "hash", "the number of jobs in line, by what they ask for: `where`"),
+    "pool_turns": (
+        ("pool", "priority"),
+        "sorted set, TTL",
+        "fair turns: the virtual time, `now`, and the next turn of each fairness key, `of <key>`; "
+        "the pool `*` has those of jobs that no pool serves",
+    ),
     "pool_waiting": (
         ("pool",),
         "sorted set",
-        "the lines that the pool's nodes may serve, by when they were served",
+        "the lines without capabilities that the pool's nodes may serve, by the place of their "
+        "first job",
     ),
-    "pool_passed": (("pool",), "hash", "how far a node has passed over the pool's lines"),
-    "node_waiting": (("node",), "sorted set", "the lines that wait for this node alone"),
+    "capable_waiting": (
+        ("pool", "capability"),
+        "sorted set",
+        "the same of lines that ask for this capability, and maybe for others",
+    ),
+    "node_waiting": (
+        ("node",),
+        "sorted set",
+        "the lines that wait for this node alone, by the place of the first job",
+    ),
+    "node_searches": (
+        ("node",),
+        "hash, TTL",
+        "how far a search has come through an index of more lines than one call looks at; `end`: "
+        "it found none",
+    ),
     "lang_waiting": (("src:tgt",), "set", "the lines that wait for the pair"),
     "pool_langs_waiting": (("pool",), "set", "those that wait for a pair of this pool"),
     "relinking": (
         (),
         "hash",
-        "which lines are yet to be linked anew after a change of the pools of a language pair, and "
+        "which lines are yet to be filed anew after a change of the pools of a language pair, and "
         "how far that has come",
     ),
     "delayed": ((), "sorted set", "delayed jobs by due time"),

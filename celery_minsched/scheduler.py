@@ -329,9 +329,13 @@ class MinimalSchedulerService:
         """Put a node right by its record; ``offers`` and ``speaks`` are where else it was seen."""
         self._call("repair_node", node_id, "\n".join(self.keys.suffixes), offers, speaks)
 
-    def repair_line(self, line: str) -> None:
-        """Put a line right by who stands in it."""
-        self._call("repair_line", line)
+    def repair_line(self, line: str, seen_in: str = "") -> None:
+        """Put a line right by the jobs in it; ``seen_in`` are indexes in which it was seen."""
+        self._call("repair_line", line, seen_in)
+
+    def recount_waiting(self, where: str, lines: Iterable[str]) -> None:
+        """Count anew the jobs that wait for a demand, by its lines."""
+        self._call("recount_waiting", where, *lines)
 
     def repair_job(
         self,

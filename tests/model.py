@@ -34,6 +34,9 @@ class Job:
     node: str = ""
     status: str = ""
     required: str = ""  # the node that it waits for
+    fairness: str = ""
+    band: int = 0
+    order: tuple[int, int] = (0, 0)  # in its line, among jobs of its key and priority
 
 
 class Model:
@@ -85,6 +88,19 @@ class Model:
         self.nodes[node_id].jobs.add(job_id)
         if job.session:
             self.sessions[job.session] = node_id
+
+    def overtaken(self, job_id: str) -> list[str]:
+        """Earlier jobs of the same line, key and priority that wait while this one starts."""
+        job = self.jobs[job_id]
+
+        def kind(other: Job) -> tuple[object, ...]:
+            return (other.pool, other.caps, other.required, other.fairness, other.band)
+
+        return [
+            name
+            for name, other in self.jobs.items()
+            if other.status == "waiting" and kind(other) == kind(job) and other.order < job.order
+        ]
 
     def end(self, job_id: str, status: str) -> None:
         job = self.jobs[job_id]

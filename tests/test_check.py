@@ -297,10 +297,25 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "ticket_without_job",
         "scheduler:waiting:tts//",
     ),
-    "lines passed over by no node": (
-        lambda r, w: r.hset("scheduler:pool:asr:passed", "ghost", 5),
-        "stale_member",
-        "scheduler:pool:asr:passed",
+    "a line in a wrong place": (
+        lambda r, w: r.zadd("scheduler:pool:asr:waiting", {"asr//": 10**15}),
+        "line_stray",
+        "scheduler:pool:asr:waiting",
+    ),
+    "a line in an index that is not its own": (
+        lambda r, w: r.zadd("scheduler:pool:asr:waiting:gpu", {"asr//": 0}),
+        "line_stray",
+        "scheduler:pool:asr:waiting:gpu",
+    ),
+    "jobs in line are counted wrongly": (
+        lambda r, w: r.hincrby("scheduler:waiting_counts", "asr", 3),
+        "waiting_miscounted",
+        "scheduler:waiting_counts",
+    ),
+    "jobs are counted that wait for nothing": (
+        lambda r, w: r.hset("scheduler:waiting_counts", "gone", 3),
+        "waiting_miscounted",
+        "scheduler:waiting_counts",
     ),
     "a delayed entry of no job": (
         lambda r, w: r.zadd("scheduler:delayed", {"u:999": LATER}),
@@ -366,11 +381,6 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         lambda r, w: r.hset("scheduler:lines", "tts//", 0),
         "line_without_jobs",
         "scheduler:lines",
-    ),
-    "turns of no line": (
-        lambda r, w: r.zadd("scheduler:waiting:tts//:turns:0", {"u1": 1}),
-        "line_without_jobs",
-        "scheduler:waiting:tts//",
     ),
     "a line is not known": (
         lambda r, w: r.hdel("scheduler:lines", "asr//"),
@@ -527,16 +537,6 @@ def test_a_message_at_a_dead_node_is_left_to_the_next_rescuer(world: World) -> N
 def test_what_was_sent_to_a_dead_node_by_hand_waits_for_it(world: World) -> None:
     world.client.lpush(world.keys("node_queue", "dead"), "by hand")
     assert world.check() == []
-
-
-def test_a_line_that_a_node_passed_over_by_mistake_is_looked_at_again(world: World) -> None:
-    busy = [world.desk.dispatch(pool="mt") for _ in range(2)]
-    job_id = world.send(pool="mt", capabilities=["big"])
-    world.client.srem(world.keys("capable_members", "mt", "big"), "idle")
-    world.desk.complete(busy[0])
-    assert world.desk.status(job_id) == "waiting"
-    assert world.repair() == []
-    assert world.desk.status(job_id) == "dispatched"
 
 
 def test_nothing_is_left_of_a_job_with_an_expiry_that_is_lost(world: World) -> None:

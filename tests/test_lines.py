@@ -392,15 +392,16 @@ def test_a_crowd_of_one_moment_stands_as_if_it_had_come_one_by_one(desk: Desk, s
 def standing(desk: Desk) -> dict[str, Any]:
     """Which job has a slot where and by what, who stands where in line, and whose turn is next."""
     client, keys = desk.service.redis, desk.service.keys
+    indexes = [keys("pool_waiting", pool) for pool in ("asr", "mt", "both")]
+    indexes += client.keys(keys("capable_waiting", "*", "*")) + client.keys(
+        keys("pool_turns", "*", "*")
+    )
     found: dict[str, Any] = {
-        f"of {pool}": client.zrange(keys("pool_waiting", pool), 0, -1)
-        for pool in ("asr", "mt", "both")
+        index: client.zrange(index, 0, -1, withscores=True) for index in indexes
     }
-    for line in client.hkeys(keys("lines")):
+    found["lines"] = client.hgetall(keys("lines"))
+    for line in found["lines"]:
         found[line] = client.zrange(keys("waiting", line), 0, -1, withscores=True)
-        for band in range(len(keys.suffixes)):
-            turns = keys("line_turns", line, str(band))
-            found[f"{line} {band}"] = client.zrange(turns, 0, -1, withscores=True)
     for number in range(1, int(client.get(keys("job_id_seq"))) + 1):
         for key in client.keys(f"{keys.prefix}job:*:{number}"):
             fields = ("status", "node_id", "pool", "chosen_by", "line", "ticket")

@@ -53,6 +53,7 @@ class Scheduler(RuleBasedStateMachine):
         self.service = MinimalSchedulerService(self.client)
         self.views = Views(self.client, self.service.keys)
         self.model = Model()
+        self.joined = 0
 
     def teardown(self) -> None:
         for job_id, job in self.model.jobs.items():  # when every task has ended, however it ended
@@ -130,7 +131,7 @@ class Scheduler(RuleBasedStateMachine):
         fairness: str,
         priority: int,
     ) -> str:
-        job = Job(pool, caps, session, affinity)
+        job = Job(pool, caps, session, affinity, fairness=fairness, band=priority // 3)
         expected = self.model.choose(job)
         request = DispatchRequest(
             pool=pool,
@@ -156,7 +157,7 @@ class Scheduler(RuleBasedStateMachine):
             return place.job_id
         assert place.chosen_by == ("busy" if self.model.is_possible(job) else "impossible")
         job.required = self.model.required_node(job)
-        job.status = "waiting"
+        job.status, job.order = "waiting", self.next_in_line()
         return place.job_id
 
     @rule(job_id=jobs, claim=st.booleans(), name=NODES)
@@ -202,6 +203,7 @@ class Scheduler(RuleBasedStateMachine):
         ]
         [became] = self.service.place_jobs([job_id], node_id, requeued)
         job.status = "waiting"
+        job.order = self.next_in_line() if requeued else (0, int(job_id.rpartition(":")[2]))
         job.required = (self.client.hget(keys("job", job_id), "line") or "").rpartition("/")[2]
         self.follow_waiting()
         assert job.status == became
@@ -230,8 +232,15 @@ class Scheduler(RuleBasedStateMachine):
             job.status = "failed"
             self.follow_waiting()
 
+    def next_in_line(self) -> tuple[int, int]:
+        self.joined += 1
+        return (1, self.joined)
+
     def follow_waiting(self) -> None:
-        """Jobs that waited may have been given slots: only those that they may have."""
+        """Jobs that waited may have been given slots: only those that they may have, and no job
+        before an earlier one of its line, key and priority.
+        """
+        started = []
         for node_id in self.model.nodes:
             for job_id in self.client.zrange(self.service.keys("node_jobs", node_id), 0, -1):
                 job = self.model.jobs[job_id]
@@ -240,6 +249,9 @@ class Scheduler(RuleBasedStateMachine):
                     assert self.model.fits(node, job)
                     assert node.takes_jobs
                     self.model.give(job_id, node_id)
+                    started.append(job_id)
+        for job_id in started:
+            assert self.model.overtaken(job_id) == []
 
     @invariant()
     def redis_and_the_model_agree(self) -> None:

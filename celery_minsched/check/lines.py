@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from .breach import Breach
 from .look import Command, Look, Node
 
+#: Lines of one demand that are counted: more are not read in one step.
+_COUNTED = 200
+
 
 def check_lines(look: Look) -> Iterator[Breach]:
     """Each line; after :func:`~celery_minsched.check.nodes.check_nodes`."""
-    with_turns = {key.ids[0] for key in look.met.get("line_turns", {}).values()}
-    names = with_turns | {key.ids[0] for key in look.met.get("waiting", {}).values()}
+    names = {key.ids[0] for key in look.met.get("waiting", {}).values()}
     names.update(line for _, line in look.members("lines", "lang_waiting", "pool_langs_waiting"))
-    lines = []
+    lines: dict[str, _Line] = {}
     for name in sorted(names):
         if name.count("/") == 2:
-            lines.append(_Line(look, name, name in with_turns))
+            lines[name] = _Line(look, name)
         else:
             yield Breach(
                 code="line_unreadable",
@@ -26,46 +28,78 @@ def check_lines(look: Look) -> Iterator[Breach]:
                 keys=(look.keys("lines"), look.keys("waiting", name)),
                 remedy="Somebody put it there by hand. HDEL it from the first key, DEL the second.",
             )
-    for line, answers in look.read((line, line.questions()) for line in lines):
-        is_known, waiting, *links = answers
-        yield from line.judge(bool(is_known), waiting, links)
-        if waiting:
+    for line, (record, first, *links) in look.read(
+        (line, line.questions()) for line in lines.values()
+    ):
+        yield from line.judge(record, bool(first), links)
+        if first:
             yield from line.free_slots()
-    yield from _strays(look)
+    yield from _misfiled(look, lines)
+    yield from _miscounted(look, lines)
 
 
-def _strays(look: Look) -> Iterator[Breach]:
-    """Lines in a pool that does not serve them and has no node, which would strike them off."""
-    for key, line in look.members("pool_waiting"):
-        [pool] = key.ids
-        has_nodes = any(node and pool in node.pools for node in look.nodes.values())
-        if (
-            not has_nodes
-            and f"left {pool}" not in look.relinking
-            and pool not in look.pools_of(line.split("/")[0])
-        ):
+def _misfiled(look: Look, lines: dict[str, _Line]) -> Iterator[Breach]:
+    """Lines in an index that they do not name, or not at the place of their first job."""
+    filed = (
+        (
+            (key, line),
+            [("HGET", look.keys("lines"), line), ("ZSCORE", key.key, line), _first(look, line)],
+        )
+        for key, line in look.members("pool_waiting", "capable_waiting", "node_waiting")
+    )
+    for (key, line), (record, score, first) in look.read(filed):
+        index = "\t".join((key.ids[0], "".join(key.ids[1:])))
+        is_named = line.endswith(f"/{key.ids[0]}")
+        if key.name != "node_waiting":
+            is_named = index in (record or "").splitlines()
+        if score is not None and not (is_named and first and float(first[0][1]) == float(score)):
             yield Breach(
                 code="line_stray",
-                sentence=f"line {line} stands in pool {pool}, which has no node and does not "
-                "serve it",
+                sentence=f"line {line} is not filed in this index, or not at this place",
                 keys=(key.key,),
-                subject=("node", "", f"{pool}\t\n"),
+                subject=("line", line, "" if key.name == "node_waiting" else f"{index}\n"),
+            )
+
+
+def _first(look: Look, line: str) -> Command:
+    return ("ZRANGE", look.keys("waiting", line), 0, 0, "WITHSCORES")
+
+
+def _miscounted(look: Look, lines: dict[str, _Line]) -> Iterator[Breach]:
+    """Demands for which another number of jobs is noted than wait in their lines."""
+    counts = look.keys("waiting_counts")
+    by_demand: dict[str, list[str]] = {demand: [] for _, demand in look.members("waiting_counts")}
+    for name, line in lines.items():
+        by_demand.setdefault(line.where, []).append(name)
+    wanted: Iterator[tuple[str, list[Command]]] = (
+        (
+            demand,
+            [("HGET", counts, demand), *(("ZCARD", look.keys("waiting", name)) for name in names)],
+        )
+        for demand, names in by_demand.items()
+        if len(names) <= _COUNTED
+    )
+    for demand, (noted, *numbers) in look.read(wanted):
+        if int(noted or 0) != sum(numbers) or noted == "0":
+            yield Breach(
+                code="waiting_miscounted",
+                sentence=f"{sum(numbers)} jobs wait for {demand}, and {noted or 0} are noted",
+                keys=(counts, demand),
+                subject=("count", demand, *by_demand[demand]),
             )
 
 
 class _Line:
     """One line, and the keys in which it must be found."""
 
-    def __init__(self, look: Look, name: str, has_turns: bool) -> None:
-        self.look, self.name, self.has_turns = look, name, has_turns
-        where, caps, self.required = name.split("/")
+    def __init__(self, look: Look, name: str) -> None:
+        self.look, self.name = look, name
+        self.where, caps, self.required = name.split("/")
         self.caps = [cap for cap in caps.split(",") if cap]
-        self.pools = sorted(look.pools_of(where))
+        self.pools = sorted(look.pools_of(self.where))
         keys = look.keys
-        self.at_node = [keys("node_waiting", self.required)] if self.required else []
-        self.in_pools = [keys("pool_waiting", pool) for pool in self.pools]
-        pool, equals, listed = where.partition("=")
-        pairs = (listed if equals else where).split("|") if ":" in where else []
+        pool, equals, listed = self.where.partition("=")
+        pairs = (listed if equals else self.where).split("|") if ":" in self.where else []
         self.at_pairs = [keys("lang_waiting", pair) for pair in pairs]
         walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}"}
         self.is_relinked_soon = not walks.isdisjoint(look.relinking)
@@ -74,43 +108,54 @@ class _Line:
 
     def questions(self) -> list[Command]:
         """What :meth:`judge` takes the answers of."""
+        keys = self.look.keys
         return [
-            ("HEXISTS", self.look.keys("lines"), self.name),
-            ("ZCARD", self.look.keys("waiting", self.name)),
-            *(("ZSCORE", key, self.name) for key in (*self.at_node, *self.in_pools)),
+            ("HGET", keys("lines"), self.name),
+            _first(self.look, self.name),
+            ("ZSCORE", keys("node_waiting", self.required), self.name),
+            *(
+                ("ZSCORE", keys(*self._index(pool, cap)), self.name)
+                for pool in self.pools
+                for cap in self.caps or [""]
+            ),
             *(("SISMEMBER", key, self.name) for key in self.at_pairs),
         ]
 
     def judge(
-        self, is_known: bool, waiting: int, links: list[float | int | None]
+        self, record: str | None, waiting: bool, links: list[float | int | None]
     ) -> Iterator[Breach]:
-        """Is it known, and linked, exactly while somebody stands in it?"""
+        """Is it known, and filed where slots find it, exactly while jobs wait in it?"""
         keys = self.look.keys
-        at_node, links = links[: len(self.at_node)], links[len(self.at_node) :]
-        in_pools, at_pairs = links[: len(self.in_pools)], links[len(self.in_pools) :]
+        at_node, *links = links
+        width = len(self.caps or [""])
+        in_pools = links[: len(self.pools) * width]
+        at_pairs = links[len(in_pools) :]
         if not waiting:
-            if is_known or self.has_turns or any(at_pairs):
+            if record is not None or any(at_pairs):
                 yield self._breach(
                     "line_without_jobs",
                     "has nobody in it, and is not gone",
                     [keys("lines"), keys("waiting", self.name), *self.at_pairs],
                 )
             return
-        if not is_known:
-            yield self._breach(
-                "line_unlisted", f"has {waiting} jobs, and is not known", [keys("lines")]
-            )
+        if record is None:
+            yield self._breach("line_unlisted", "has jobs, and is not known", [keys("lines")])
         missing = [k for k, found in zip(self.at_pairs, at_pairs, strict=True) if not found]
-        if None in (at_node or [None]):  # else the one node that it is for finds it
-            missing += [
-                k for k, score in zip(self.in_pools, in_pools, strict=True) if score is None
-            ]
+        if at_node is None:  # else the one node that it is for finds it
+            for number, pool in enumerate(self.pools):
+                scores = in_pools[number * width : (number + 1) * width]
+                if all(score is None for score in scores):
+                    missing.append(keys(*self._index(pool, (self.caps or [""])[0])))
         if missing and not self.is_relinked_soon:
             yield self._breach(
                 "line_unlinked",
-                f"has {waiting} jobs, and freed slots do not find it",
-                [*missing, *self.at_node],
+                "has jobs, and freed slots do not find it",
+                [*missing, keys("node_waiting", self.required)] if self.required else missing,
             )
+
+    @staticmethod
+    def _index(pool: str, capability: str) -> tuple[str, ...]:
+        return ("capable_waiting", pool, capability) if capability else ("pool_waiting", pool)
 
     def free_slots(self) -> Iterator[Breach]:
         """Nodes that could serve it and do not."""

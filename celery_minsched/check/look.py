@@ -33,10 +33,10 @@ Tell = Callable[[str, int, int | None], object]
 #: How to walk those keys that are not sets.
 _SCANS = {
     **dict.fromkeys(
-        ("nodes", "node_jobs", "pool_free", "capable_free", "waiting", "pool_waiting"), "ZSCAN"
+        ("nodes", "node_jobs", "pool_free", "capable_free", "delayed", "expiring"), "ZSCAN"
     ),
-    **dict.fromkeys(("delayed", "expiring"), "ZSCAN"),
-    **dict.fromkeys(("lines", "pool_passed"), "HSCAN"),
+    **dict.fromkeys(("waiting", "pool_waiting", "capable_waiting", "node_waiting"), "ZSCAN"),
+    **dict.fromkeys(("lines", "waiting_counts"), "HSCAN"),
 }
 
 

@@ -14,7 +14,7 @@ from .look import Command, Index, Look, Node
 #: Keys of a node that say that there is or was one.
 NODE_KEYS = ("node_info", "node_runtime", "node_jobs", "node_queue", "node_taken")
 _SOME = 20  # messages of a queue that are looked at
-INDEXES = ("pool_members", "capable_members", "pool_free", "capable_free", "pool_passed")
+INDEXES = ("pool_members", "capable_members", "pool_free", "capable_free")
 BOOKS = ("node_unacked", "node_unacked_index", "node_acked")
 
 

@@ -59,6 +59,8 @@ def _mend(service: MinimalSchedulerService, breaches: Iterable[Breach]) -> None:
                 service.repair_node(*args)
             case "line":
                 service.repair_line(*args)
+            case "count":
+                service.recount_waiting(args[0], args[1:])
             case "job" | "slot":
                 service.repair_job(_told(service, args[0]), *args)
             case "key":

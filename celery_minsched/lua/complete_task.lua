@@ -1,4 +1,4 @@
--- include: line
+-- include: fill
 -- Frees a job's slot and records how the job ended; the first in line that this node can do takes
 -- the slot in the same step. A second call changes nothing.
 --

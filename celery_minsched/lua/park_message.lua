@@ -1,4 +1,4 @@
--- include: line
+-- include: place
 -- Moves the message of a job from its node to the list that the job's record names, in one step. The
 -- message of a job that has ended is settled, since nothing looks for it there.
 --

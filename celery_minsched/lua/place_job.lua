@@ -1,4 +1,4 @@
--- include: line
+-- include: place
 -- Places a job whose message lies in its own list: at a node that has a slot, or in line, in one
 -- step, so that no slot that frees meanwhile goes unseen. Called by a node that hands a message back.
 --

@@ -44,6 +44,7 @@ redis.call('HDEL', key.node_info(node_id), 'unread', 'unread_ms', 'stuck_until')
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
 enter_offers(node_id, offers)
+redis.call('DEL', key.node_searches(node_id))
 for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 place_node(node_id)
 if online == 'true' and held[3] ~= 'true' then tell('node_joined', 'node', node_id) end

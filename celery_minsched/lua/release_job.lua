@@ -1,4 +1,4 @@
--- include: line
+-- include: place
 -- Undoes a dispatch whose message the caller could not send, as far as it can tell. Should the message
 -- have been sent all the same, the node that receives it takes a slot for it again.
 --

@@ -28,7 +28,7 @@ end
 if node[1] then
   redis.call('ZADD', key.nodes(), 'NX', node[4] or 0, node_id)
   enter_offers(node_id, offers)
-  for pool in lines(offers) do redis.call('HDEL', key.pool_passed(pool), node_id) end  -- looks again
+  redis.call('DEL', key.node_searches(node_id))
   for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
 else
   redis.call('DEL', key.node_info(node_id), key.node_runtime(node_id))
@@ -39,7 +39,6 @@ for pool, capability in lines(ARGV[4]) do
   if not says(offers, pool, capability) then
     redis.call('SREM', members_key(pool, capability), node_id)
     redis.call('ZREM', free_key(pool, capability), node_id)
-    redis.call('HDEL', key.pool_passed(pool), node_id)
   end
   local has_nodes = redis.call('EXISTS', members_key(pool, '')) == 1
   redis.call(has_nodes and 'SADD' or 'SREM', key.pools(), pool)
@@ -48,7 +47,6 @@ for pool, capability in lines(ARGV[4]) do
   else
     redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
   end
-  left_pools[pool] = true
 end
 for pool, pair in lines(ARGV[5]) do
   if node_id ~= '*' and not says(speaks, pool, pair) then

@@ -1,4 +1,4 @@
--- include: line
+-- include: place
 -- Returns a message to an ordinary queue and forgets its job, in one step. For celery_minsched/release.py.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists

@@ -1,4 +1,4 @@
--- include: line
+-- include: place
 -- A task was revoked: if its job waits, it is taken out of the line and its message handed to this
 -- node, whose worker knows of the revocation and tells the caller.
 --

@@ -52,15 +52,37 @@ local function pool_in(node_id, pools, caps)
   return nil
 end
 
--- Has one of the pools, by its registrations, a node with all of the capabilities?
+-- What one call looks at, at the most, where a demand has several capabilities: nodes. After that a job waits,
+-- and the heartbeat of a node that could have it finds it. A silent node counts more, since it is taken out
+-- of all its indexes.
+local walk_left = 5000
+local WALK_PAGE = 100
+local FEW = 1000
+
+local function with_fewest(caps, count_key, command)
+  local best, fewest = '', nil
+  for _, capability in ipairs(caps) do
+    local count = redis.call(command, count_key(capability))
+    if not fewest or count < fewest then best, fewest = capability, count end
+  end
+  return best, fewest
+end
+
+-- Has one of the pools, by its registrations, a node with all of the capabilities? Taken for granted where
+-- each of several capabilities is one of many nodes: to find out would take too long.
 local function is_possible(pools, caps)
   for _, pool in ipairs(pools) do
-    local sets = {}
-    for i, capability in ipairs(#caps > 0 and caps or {''}) do sets[i] = members_key(pool, capability) end
-    -- SINTERCARD, which can stop at the first, is not in Redis 6.2.
-    local possible = #sets == 1 and redis.call('EXISTS', sets[1]) == 1
-      or #sets > 1 and #redis.call('SINTER', unpack(sets)) > 0
-    if possible then return true end
+    if #caps < 2 then
+      if redis.call('EXISTS', members_key(pool, caps[1] or '')) == 1 then return true end
+    else
+      local function members(capability) return members_key(pool, capability) end
+      local _, fewest = with_fewest(caps, members, 'SCARD')
+      if fewest > FEW or fewest > walk_left then return true end
+      walk_left = walk_left - fewest
+      local sets = {}
+      for i, capability in ipairs(caps) do sets[i] = members(capability) end
+      if #redis.call('SINTER', unpack(sets)) > 0 then return true end
+    end
   end
   return false
 end
@@ -85,33 +107,48 @@ local function is_free(node_id, pool, caps)
   return true
 end
 
--- Nodes that one call looks at in vain: after that a job waits, and the heartbeat of a node that could
--- have it finds it. A silent node counts more, since it is taken out of all its indexes.
-local walk_left = 1000
+-- The first node of a page of the set of one capability that is in the sets of the others too, or nil.
+local function first_with_all(pool, caps, page)
+  local fits = {}
+  for i = 1, #page do fits[i] = true end
+  for _, capability in ipairs(caps) do
+    for i, order in ipairs(redis.call('ZMSCORE', free_key(pool, capability), unpack(page))) do
+      fits[i] = fits[i] and order
+    end
+  end
+  for i, node_id in ipairs(page) do
+    if fits[i] then return node_id, tonumber(fits[i]) end
+  end
+end
+
+-- The next node in load order with a free slot and all the capabilities, alive or not. One capability, or none:
+-- the head of one set. With more, the smallest of their sets is walked.
+local function next_free(pool, caps, smallest)
+  if #caps < 2 then
+    local found = redis.call('ZRANGE', free_key(pool, smallest), 0, 0, 'WITHSCORES')
+    return found[1], tonumber(found[2])
+  end
+  for at = 0, walk_left - 1, WALK_PAGE do
+    local page = redis.call('ZRANGE', free_key(pool, smallest), at, at + WALK_PAGE - 1)
+    if #page == 0 then return nil end
+    walk_left = walk_left - #page
+    local node_id, order = first_with_all(pool, caps, page)
+    if node_id then return node_id, order end
+  end
+end
 
 -- The least-loaded live node of the pool with a free slot and all the capabilities, and its place in
--- load order. One capability, or none: the head of one set. With more, the smallest of their sets
--- is walked in load order until a node has the others too.
+-- load order.
 local function head_of(pool, caps)
   if is_paused(pool) then return nil end
-  local smallest, fewest = '', nil
-  for _, capability in ipairs(caps) do
-    local count = redis.call('ZCARD', free_key(pool, capability))
-    if not fewest or count < fewest then smallest, fewest = capability, count end
-  end
-  local at = 0
+  local function free(capability) return free_key(pool, capability) end
+  local smallest = with_fewest(#caps < 2 and {} or caps, free, 'ZCARD')
+  if #caps == 1 then smallest = caps[1] end
   while walk_left > 0 do
-    local found = redis.call('ZRANGE', free_key(pool, smallest), at, at, 'WITHSCORES')
-    if #found == 0 then return nil end
-    if not is_alive(found[1]) then
-      walk_left = walk_left - 20
-      redis.call('ZREM', free_key(pool, smallest), found[1])  -- whatever its record says
-    elseif #caps < 2 or is_free(found[1], pool, caps) then
-      return found[1], tonumber(found[2])
-    else
-      walk_left = walk_left - 1
-      at = at + 1
-    end
+    local node_id, order = next_free(pool, caps, smallest)
+    if not node_id or is_alive(node_id) then return node_id, order end
+    walk_left = walk_left - 100
+    redis.call('ZREM', free_key(pool, smallest), node_id)  -- whatever its record says
   end
 end
 

@@ -1,4 +1,4 @@
--- include: line
+-- include: place
 -- The dispatch of one job: resolves its demand to the least-loaded node with a free slot, takes the slot,
 -- records the job and the session, and sends the message to the node's queue; or has it wait.
 
@@ -13,7 +13,7 @@ local function too_many_jobs()
   return redis.error_reply('TOO_MANY_JOBS: at most ' .. MOST_JOBS .. ' in one call; nothing was done')
 end
 
--- What this call has found, and is to do when all its jobs are placed: see include/line.lua.
+-- What this call has found, and is to do when all its jobs are placed: see include/place.lua.
 local full, joining = {}, {}
 local in_line = {}  -- jobs, by line; those that are to join counted in
 
@@ -27,6 +27,14 @@ local function earlier_answer(ask)
   return {'OK', job[2] or '', job_id, job[3] or '', job[4] or 'busy'}
 end
 
+local possible = {}  -- whether registered nodes can do it, by demand
+
+local function is_demand_possible(where, caps, pools)
+  local demand = where .. '/' .. caps
+  if possible[demand] == nil then possible[demand] = is_possible(pools, split(caps, '[^,]+')) end
+  return possible[demand]
+end
+
 -- How many will be in a line at the end of the call.
 local function count_in(line)
   if not in_line[line] then in_line[line] = redis.call('ZCARD', key.waiting(line)) end
@@ -36,19 +44,19 @@ end
 -- Why a job that finds no slot is refused, or nil; and why it waits.
 local function refusal(ask, waits)
   local pools = pools_of(ask.where)
-  local possible = is_possible(pools, split(ask.caps, '[^,]+'))
+  local can_be_done = is_demand_possible(ask.where, ask.caps, pools)
   local answer, why
   if waits then
-    why = possible and 'busy' or 'impossible'
+    why = can_be_done and 'busy' or 'impossible'
     if count_in(ask.line) >= tonumber(ask.max_waiting) then answer = {'BACKLOGGED', count_in(ask.line)} end
   elseif #pools == 0 then
     answer = {'NO_POOL_FOR_LANG_PAIR'}
-  elseif not possible then
+  elseif not can_be_done then
     answer = {'EMPTY_POOL', pools[1]}
   else
     answer = {'NO_AVAILABLE_NODE'}
   end
-  count(possible and pools[1] or '', answer and answer[1] or why)
+  count(can_be_done and pools[1] or '', answer and answer[1] or why)
   return answer, why
 end
 

@@ -139,9 +139,8 @@ local function takes_jobs(node_id)
   return node[1] == 'true' and node[2] ~= 'true' and is_heard(node_id, node[3]) and tonumber(node[4])
 end
 
--- Which pools serve which pairs otherwise than before this call, by both names; and the pools that lost
--- their last node. See include/relink.lua.
-local changed_pairs, left_pools = {}, {}
+-- Which pools serve which pairs otherwise than before this call, by both names. See include/relink.lua.
+local changed_pairs = {}
 
 local function note_change(pool, pair)
   local name = pool .. '\t' .. pair
@@ -180,9 +179,7 @@ local function withdraw_offers(node_id)
     redis.call('SREM', members_key(pool, capability), node_id)
     redis.call('ZREM', free_key(pool, capability), node_id)
     if capability == '' then
-      redis.call('HDEL', key.pool_passed(pool), node_id)
       if redis.call('EXISTS', members_key(pool, '')) == 0 then
-        left_pools[pool] = true
         redis.call('SREM', key.pools(), pool)
         redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
       end

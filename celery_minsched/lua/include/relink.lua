@@ -1,17 +1,17 @@
--- include: line
--- Links lines anew after the pools of a language pair have changed, or a node has left: so many lines a
--- call. A hash has the rest, from which heartbeats go on: "pair zh:en", the lines that
--- wait for the pair; "pool asr", those that wait for a pair of the pool; "left asr", those that stand in a
--- pool that has no node. Each has a cursor, and " again" if there was another change since it began.
+-- include: fill
+-- Files lines anew after the pools of a language pair have changed, or a node has left: so many lines a call.
+-- A hash has the rest, from which heartbeats go on: "pair zh:en", the lines that wait for the pair, and "pool
+-- asr", the lines that wait for a pair of the pool. Each has a cursor, and " again" if there was another change
+-- since it began.
 
 local links_left = 128
 
--- Links lines anew, and fills the free nodes of the pools that serve them now.
+-- Files lines anew, and fills the free nodes of the pools that serve them now.
 local function spread_lines(found)
   local pools, seen = {}, {}
   links_left = links_left - #found
   for _, line in ipairs(found) do
-    for _, pool in ipairs(link_line(line)) do
+    for _, pool in ipairs(file_line(line)) do
       if not seen[pool] then pools[#pools + 1] = pool end
       seen[pool] = true
     end
@@ -35,33 +35,17 @@ end
 local function relink_pair(pool, pair)
   relink_later('pair ' .. pair, key.lang_waiting(pair))
   relink_later('pool ' .. pool, key.pool_langs_waiting(pool))
-  if redis.call('EXISTS', members_key(pool, '')) == 0 then
-    relink_later('left ' .. pool, key.pool_waiting(pool))
-  end
 end
 
--- Returns some lines that are to be linked anew, from a cursor on, and the next cursor: "0" at the end.
-local function read_lines(kind, name, cursor)
-  if kind == 'left' then
-    local found = redis.call('ZRANGEBYSCORE', key.pool_waiting(name), '(' .. cursor, '+inf',
-      'WITHSCORES', 'LIMIT', 0, links_left)
-    for i = 1, #found, 2 do stands_in(name, found[i]) end  -- strikes off a line that does not
-    links_left = links_left - #found / 2
-    return {}, links_left <= 0 and found[#found] or '0'
-  end
-  local set = kind == 'pair' and key.lang_waiting(name) or key.pool_langs_waiting(name)
-  local page = redis.call('SSCAN', set, cursor, 'COUNT', links_left)
-  return page[2], page[1]
-end
-
--- Links some more of these lines anew. Returns whether more are left.
+-- Files some more of these lines anew. Returns whether more are left.
 local function relink_lines()
   while links_left > 0 do
     local index = redis.call('HRANDFIELD', key.relinking())
     if not index then return false end
     local kind, name = string.match(index, '^(%a+) (.*)$')
     local cursor, again = string.match(redis.call('HGET', key.relinking(), index), '^(%d+)(.*)$')
-    local found, rest = read_lines(kind, name, cursor)
+    local set = kind == 'pair' and key.lang_waiting(name) or key.pool_langs_waiting(name)
+    local rest, found = unpack(redis.call('SSCAN', set, cursor, 'COUNT', links_left))
     if rest ~= '0' then
       redis.call('HSET', key.relinking(), index, rest .. again)
     elseif again ~= '' then
@@ -75,13 +59,8 @@ local function relink_lines()
   return redis.call('EXISTS', key.relinking()) == 1
 end
 
--- This call has changed which pools serve which pairs, or has taken the last node out of a pool.
+-- This call has changed which pools serve which pairs.
 local function relink_changed()
   for _, change in pairs(changed_pairs) do relink_pair(change[1], change[2]) end
-  for pool in pairs(left_pools) do
-    if redis.call('EXISTS', members_key(pool, '')) == 0 then
-      relink_later('left ' .. pool, key.pool_waiting(pool))
-    end
-  end
   return relink_lines()
 end

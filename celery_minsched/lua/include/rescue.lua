@@ -1,4 +1,4 @@
--- include: line
+-- include: place
 -- What becomes of the jobs of a node that is gone. Their messages lie in the node's queue, among its
 -- unacknowledged messages, or nowhere. Moving them to the jobs' own lists takes a reader of messages
 -- (node_agent/rescue.py); all else is done here, and can be done again at any time.

@@ -1,0 +1,185 @@
+-- include: line
+-- Which line a freed slot serves. In a pool the line is first whose first job has the first place: by priority,
+-- then by turn, then by age. A node in several pools looks at the priority, and then serves the pool that it
+-- served longest ago.
+
+-- What one call does at the most, however many wait; a heartbeat goes on from there.
+local looks_left = 2000  -- lines looked at in vain
+local nodes_left = 256   -- nodes
+local moves_left = 100   -- jobs moved from lines to nodes, or from the delayed
+local HEAD = 64          -- lines of an index that each search looks at
+
+-- A node's indexes as it offers them, without those of paused pools, and as a set.
+local function read_indexes(node_id)
+  local indexes, paused = {pools = 0}, {}
+  for pool, capability in lines(redis.call('HGET', key.node_info(node_id), 'offers')) do
+    if paused[pool] == nil then
+      paused[pool] = is_paused(pool)
+      indexes.pools = indexes.pools + 1
+    end
+    if not paused[pool] then
+      indexes[#indexes + 1] = {pool, capability}
+      indexes[pool .. '\t' .. capability] = true
+    end
+  end
+  return indexes
+end
+
+local function has_all(indexes, pool, caps)
+  if not indexes[pool .. '\t'] then return false end
+  for _, capability in ipairs(caps) do
+    if not indexes[pool .. '\t' .. capability] then return false end
+  end
+  return true
+end
+
+-- Can the node serve a line of this index of a pool? A line that is filed wrongly, since its pools or its node
+-- have changed, is filed anew. Returns the pool, or nil.
+local function pool_at_index(indexes, pool, line)
+  local where, caps, required = parse_line(line)
+  if not has_all(indexes, pool, caps) then return nil end
+  if where == pool and required == '' then return pool end
+  looks_left = looks_left - 4
+  local pools = pools_of(where)
+  for _, name in ipairs(pools) do
+    if name == pool and not is_for(required, pools, caps) then return pool end
+  end
+  file_line(line)
+end
+
+-- The same of a line that waits for this node alone.
+local function pool_at_node(indexes, node_id, line)
+  local where, caps = parse_line(line)
+  local pools = pools_of(where)
+  for _, pool in ipairs(pools) do
+    if has_all(indexes, pool, caps) then return pool end
+  end
+  looks_left = looks_left - 4
+  if not pool_in(node_id, pools, caps) then file_line(line) end  -- else the pool is paused
+end
+
+-- The first line of an index that fits, with its place and the pool to serve it in, or nil. A search that is cut
+-- short goes on from where it was with the node's next call. A search that found nothing is not made again for a
+-- while, but for the head of the index.
+local function first_in_index(node_id, index, name, fit)
+  local at, count, reached = 0, 1, nil
+  while looks_left > 0 do
+    local found = redis.call('ZRANGE', index, at, at + count - 1, 'WITHSCORES')
+    for i = 1, #found, 2 do
+      local pool = fit(found[i])
+      if pool then
+        if at > HEAD then redis.call('HDEL', key.node_searches(node_id), name) end
+        return {line = found[i], place = tonumber(found[i + 1]), pool = pool}
+      end
+    end
+    looks_left = looks_left - #found / 2
+    if #found < 2 * count then
+      reached = 'end'
+      break
+    end
+    at = at + count
+    count = HEAD
+    if at == HEAD + 1 then
+      local before = redis.call('HGET', key.node_searches(node_id), name)
+      if before == 'end' then return nil end
+      at = math.max(at, tonumber(before or 0))
+    end
+  end
+  if at <= HEAD then return nil end
+  redis.call('HSET', key.node_searches(node_id), name, reached or at)
+  if redis.call('PTTL', key.node_searches(node_id)) == -1 then
+    redis.call('PEXPIRE', key.node_searches(node_id), TTL.node)
+  end
+end
+
+-- The first of some lines, each of another pool of the node.
+local function first_of_pools(node_id, found)
+  local fields = {}
+  for i, each in ipairs(found) do fields[i] = 'served ' .. each.pool end
+  local served = redis.call('HMGET', key.node_info(node_id), unpack(fields))
+  local best, best_band, best_served
+  for i, each in ipairs(found) do
+    local band, last = math.floor(each.place / BAND), tonumber(served[i] or 0)
+    if not best or band < best_band or (band == best_band and last < best_served) then
+      best, best_band, best_served = each, band, last
+    end
+  end
+  return best
+end
+
+-- The line that the node serves next, with the pool to serve it in.
+local function next_line(node_id, indexes)
+  local found, at = {}, {}  -- the first line of each pool
+  local function compare(first)
+    if not first then return end
+    if not at[first.pool] then
+      at[first.pool] = #found + 1
+      table.insert(found, first)
+    elseif first.place < found[at[first.pool]].place then
+      found[at[first.pool]] = first
+    end
+  end
+  for _, index in ipairs(indexes) do
+    local pool, capability = index[1], index[2]
+    compare(first_in_index(node_id, waiting_key(pool, capability), pool .. '\t' .. capability, function(line)
+      return pool_at_index(indexes, pool, line)
+    end))
+  end
+  -- Last: a line that was filed in a pool may be filed at the node now.
+  compare(first_in_index(node_id, key.node_waiting(node_id), '', function(line)
+    return pool_at_node(indexes, node_id, line)
+  end))
+  return #found > 1 and first_of_pools(node_id, found) or found[1]
+end
+
+-- Gives the slot to the first in line; one whose message is gone is struck off. Was the slot taken?
+local function serve_line(line, node_id, pool)
+  local ticket, place = first_in_line(line)
+  local job = read_job(string.match(ticket, ' (.*)$'))
+  job.line, job.ticket = line, ticket
+  local band = math.floor(place / BAND)
+  pass_turn(pool, band, place - band * BAND)
+  leave_line(job)
+  if not is_parked(job) then
+    lose_job(job, 'its message is gone')
+    return false
+  end
+  give_slot(job, node_id, pool, 'first_free')
+  move_message(job, node_id)
+  return true
+end
+
+-- Fills the node's free slots from the lines that it can serve. Returns how many it filled, and whether
+-- there may be more to do than one call does.
+local function fill_node(node_id)
+  local filled = 0
+  local slots = redis.call('EXISTS', key.lines()) == 1 and takes_jobs(node_id)
+  if not slots then return filled, false end
+  local free = slots - redis.call('ZCARD', key.node_jobs(node_id))
+  local indexes = free > 0 and read_indexes(node_id)
+  while filled < free do
+    if moves_left <= 0 then return filled, true end
+    local best = next_line(node_id, indexes)
+    if not best then return filled, looks_left <= 0 end
+    moves_left = moves_left - 1 - math.floor(#indexes / 16)  -- a node is placed in each of its indexes
+    if serve_line(best.line, node_id, best.pool) then
+      filled = filled + 1
+      if indexes.pools > 1 then
+        redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, redis.call('INCR', key.turn()))
+      end
+    end
+  end
+  return filled, false
+end
+
+-- Fills the free nodes of pools.
+local function fill_pools(pools)
+  for _, pool in ipairs(pools) do
+    if nodes_left <= 0 then return end
+    for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, nodes_left - 1)) do
+      if looks_left <= 0 or moves_left <= 0 then return end
+      nodes_left = nodes_left - 1
+      fill_node(node_id)
+    end
+  end
+end
