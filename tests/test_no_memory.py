@@ -143,6 +143,11 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
         lambda w: w.service.repair_line("asr//"),
         lambda w: w.client.hlen("scheduler:lines") == 1,
     ),
+    "recount_waiting": (
+        lambda w: w.client.hincrby("scheduler:waiting_counts", "asr", -1),
+        lambda w: w.service.recount_waiting("asr", ["asr//"]),
+        lambda w: w.client.hget("scheduler:waiting_counts", "asr") == "1",
+    ),
     "repair_node": (
         lambda w: w.client.hset("scheduler:node:runtime:n1", "current_jobs", 7),
         lambda w: w.service.repair_node("n1"),
