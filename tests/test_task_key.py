@@ -119,6 +119,19 @@ def test_a_first_job_that_is_lost_after_its_retry_has_lapsed_is_not_reported(des
     it.client.delete(desk.service.keys("node_queue", "n2"))
 
 
+def test_a_first_job_that_waits_after_its_retry_has_lapsed_is_sound(desk: Desk) -> None:
+    it = Retried(desk)
+    assert desk.service.revoke_task("t1", "n2")
+    it.client.delete(it.key, desk.service.keys("job", it.retry))
+    for node_id in ("n1", "n2"):
+        desk.service.drain_node(node_id)
+    it.hand_back()
+    desk.service.repair_job(None, it.first.job_id)
+    assert desk.views.check() == []
+    assert not it.client.exists(it.key)
+    it.client.delete(desk.service.keys("node_queue", "n2"))
+
+
 def test_a_first_job_whose_record_is_made_anew_leaves_the_key_alone(desk: Desk) -> None:
     it = Retried(desk)
     it.park()

@@ -27,6 +27,7 @@ _FIELDS = (
     b"where",
     b"expires_ts",
     b"task_id",
+    b"successor",
 )
 
 #: A key that holds jobs: its name, and its node or its line.
@@ -82,7 +83,7 @@ class JobScan:
             (job_id, self._questions(job_id)) for job_id in job_ids
         ):
             record = (value or "" for value in values)
-            status, node_id, line, ticket, suffix, where, expires_ts, task_id = record
+            status, node_id, line, ticket, suffix, where, expires_ts, task_id, later = record
             lasts = ttl == -1
             if status in HAS_SLOT:
                 self._members["node_jobs", node_id].add(job_id)
@@ -91,7 +92,7 @@ class JobScan:
                 self._expect_parked(job_id, status, line, ticket, suffix)
                 if expires_ts not in ("", "0"):
                     self._members["expiring", ""].add(job_id)
-                if task_id and status in IN_LINE:
+                if task_id and not later and status in IN_LINE:
                     self._lasting.expect_task(task_id, job_id)
                 is_sound = bool(where) and (lasts or status == "parked")
             else:

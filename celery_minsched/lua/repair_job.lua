@@ -86,7 +86,7 @@ local function put_in_line()
   else
     is_right = is_in(key.expiring())  -- it ended, and its message is yet to be discarded
   end
-  if job.status ~= 'parked' and job.task_id ~= '' then
+  if job.status ~= 'parked' and is_latest(job) then
     redis.call('SET', key.task(job.task_id), job.id, 'NX')
   end
   if job.status ~= 'parked' or not is_right then keep_record(job) end

@@ -40,13 +40,7 @@ for pool, capability in lines(ARGV[4]) do
     redis.call('SREM', members_key(pool, capability), node_id)
     redis.call('ZREM', free_key(pool, capability), node_id)
   end
-  local has_nodes = redis.call('EXISTS', members_key(pool, '')) == 1
-  redis.call(has_nodes and 'SADD' or 'SREM', key.pools(), pool)
-  if has_nodes then
-    redis.call('PERSIST', key.pool_counts(pool))
-  else
-    redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
-  end
+  if redis.call('EXISTS', members_key(pool, '')) == 1 then enter_pool(pool) else leave_pool(pool) end
 end
 for pool, pair in lines(ARGV[5]) do
   if node_id ~= '*' and not says(speaks, pool, pair) then

@@ -1,4 +1,5 @@
 -- include: heard
+-- include: pool
 -- A node's slots, its place in load order, and whether it takes jobs.
 --
 -- A node's `offers` are its indexes: a line "pool<TAB>" for each pool it is in, and a line
@@ -167,8 +168,7 @@ end
 local function enter_offers(node_id, offers)
   for pool, capability in lines(offers) do
     redis.call('SADD', members_key(pool, capability), node_id)
-    redis.call('SADD', key.pools(), pool)
-    redis.call('PERSIST', key.pool_counts(pool))
+    if capability == '' then enter_pool(pool) end
   end
 end
 
@@ -178,12 +178,7 @@ local function withdraw_offers(node_id)
   for pool, capability in lines(old[1]) do
     redis.call('SREM', members_key(pool, capability), node_id)
     redis.call('ZREM', free_key(pool, capability), node_id)
-    if capability == '' then
-      if redis.call('EXISTS', members_key(pool, '')) == 0 then
-        redis.call('SREM', key.pools(), pool)
-        redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)
-      end
-    end
+    if capability == '' and redis.call('EXISTS', members_key(pool, '')) == 0 then leave_pool(pool) end
   end
   for pool, pair in lines(old[2]) do unserve_pair(pair, pool, node_id) end
 end
