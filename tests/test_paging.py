@@ -174,3 +174,43 @@ def test_an_application_s_large_tasks_are_sent_in_their_order(
 
         assert calls(client, send) == 4  # the message's body is in base64
     assert numbers(client) == list(range(-1, 7))
+
+
+def send_large(desk: Desk, number: int, **demand: Any) -> list[str]:
+    request = DispatchRequest(pool="asr", when_full="wait", **demand)
+    message = ('{"job_id": ', f', "text": "{"x" * 1_000_000}"}}')
+    return [place.job_id for place in desk.service.dispatch_tasks([(request, message)] * number)]  # type: ignore[union-attr]
+
+
+def move_all(client: redis.Redis, beat: Callable[[], Any], number: int) -> None:
+    """Heartbeats until so many large messages were moved, a few of them in each."""
+    moved = 0
+    while moved < number:
+        client.config_resetstat()
+        answer = beat()
+        some = int(client.info("commandstats").get("cmdstat_lmove", {"calls": 0})["calls"])
+        moved += some
+        assert 0 < some <= 4
+    assert answer.next_due_ms != 0
+
+
+def test_large_messages_in_line_go_to_a_node_a_few_in_a_call(
+    desk: Desk, client: redis.Redis
+) -> None:
+    send_large(desk, 11)
+    desk.node("n1", 10)
+    assert desk.taken("n1") == 4
+    move_all(client, lambda: desk.beat("n1"), 6)
+    assert desk.taken("n1") == 10
+
+
+def test_large_messages_that_fall_due_are_placed_a_few_in_a_call(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("n1", 20)
+    due_ts = desk.views.now() + 60_000
+    for job_id in send_large(desk, 10, due_ts=due_ts):
+        client.hset(desk.service.keys("job", job_id), "due_ts", 1)
+        client.zadd(desk.service.keys("delayed"), {job_id: 1})
+    move_all(client, lambda: desk.beat("n1"), 10)
+    assert desk.taken("n1") == 10

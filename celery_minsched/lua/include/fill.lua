@@ -9,6 +9,9 @@ local nodes_left = 256   -- nodes
 local moves_left = 100   -- jobs moved from lines to nodes, or from the delayed
 local HEAD = 64          -- lines of an index that each search looks at
 
+-- May this call move more jobs?
+local function may_move() return moves_left > 0 and bytes_left > 0 end
+
 -- A node's indexes as it offers them, without those of paused pools, and as a set.
 local function read_indexes(node_id)
   local indexes, paused = {pools = 0}, {}
@@ -158,7 +161,7 @@ local function fill_node(node_id)
   local free = slots - redis.call('ZCARD', key.node_jobs(node_id))
   local indexes = free > 0 and read_indexes(node_id)
   while filled < free do
-    if moves_left <= 0 then return filled, true end
+    if not may_move() then return filled, true end
     local best = next_line(node_id, indexes)
     if not best then return filled, looks_left <= 0 end
     moves_left = moves_left - 1 - math.floor(#indexes / 16)  -- a node is placed in each of its indexes
@@ -177,7 +180,7 @@ local function fill_pools(pools)
   for _, pool in ipairs(pools) do
     if nodes_left <= 0 then return end
     for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, nodes_left - 1)) do
-      if looks_left <= 0 or moves_left <= 0 then return end
+      if looks_left <= 0 or not may_move() then return end
       nodes_left = nodes_left - 1
       fill_node(node_id)
     end

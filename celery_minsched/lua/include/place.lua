@@ -71,7 +71,7 @@ end
 local function place_due(job_ids)
   local full, joining, placed = {}, {}, 0
   for _, job_id in ipairs(job_ids) do
-    if moves_left <= 0 then break end
+    if not may_move() then break end
     placed = placed + 1
     local job = read_job(job_id)
     if job.status == 'delayed' and not is_parked(job) then
