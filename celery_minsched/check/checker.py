@@ -42,6 +42,7 @@ class Checker:
         look = Look(self._views, self._tell)
         jobs = JobScan(look)
         jobs.read_keys()
+        jobs.read_places()
         found: list[Breach] = []
         for check in (check_nodes, jobs.check, check_lines, check_pools, check_leftovers):
             found += check(look)

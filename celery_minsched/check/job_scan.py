@@ -44,6 +44,8 @@ class JobScan:
         self._suspects: set[str] = set()
         #: What the jobs' records say is in a place, without what was found there.
         self._members: defaultdict[Place, set[str]] = defaultdict(set)
+        #: Members of places that no record names.
+        self._strangers: list[Seen] = []
         #: Lists of messages that a record names and that were not met; and the opposite.
         self._unmet: set[str] = set()
         self._unasked: set[str] = set()
@@ -115,34 +117,37 @@ class JobScan:
         else:
             self._suspects.add(job_id)
 
-    def check(self, look: Look) -> Iterator[Breach]:
-        """Compare the records with the places, and read again what does not fit."""
-        names = [*self._unexpected_members(), *self._unexpected_messages()]
-        for (name, _), members in self._members.items():
-            self._suspects.update(_job_of(name, member) for member in members)
-        self._suspects.update(self._job_of_list(key) for key in self._unmet)
-        yield from check_records(look, sorted(self._suspects))
-        yield from check_places(look, names)
-        yield from self._lasting.check(look)
-
-    def _unexpected_members(self) -> Iterator[Seen]:
-        """Members of places that no record names. Only members that were not met are left."""
+    def read_places(self) -> None:
+        """Read what each place holds, and compare it with the records."""
         look = self._look
         total = sum(map(len, self._members.values()))
-        found = look.members("node_jobs", "waiting", *AGENDAS)
-        for number, (key, member) in enumerate(found):
+        places = [
+            key
+            for name in ("node_jobs", "waiting", *AGENDAS)
+            for key in look.met.get(name, {}).values()
+        ]
+        for number, (key, member, _) in enumerate(look.items_of(places)):
             owner = "".join(key.ids)
+            look.sizes[key.key] += 1
             expected = self._members[key.name, owner]
             if member in expected:
                 expected.discard(member)
             else:
-                yield Seen(key.name, key.key, _job_of(key.name, member), member, owner)
+                job_id = _job_of(key.name, member)
+                self._strangers.append(Seen(key.name, key.key, job_id, member, owner))
             if number % 1000 == 0:
                 look.tell("Reading lines and slots", number, total)
+        for (name, _), members in self._members.items():
+            self._suspects.update(_job_of(name, member) for member in members)
+        self._members.clear()
 
-    def _unexpected_messages(self) -> Iterator[Seen]:
-        for key in sorted(self._unasked):
-            yield Seen("job_queue", key, self._job_of_list(key))
+    def check(self, look: Look) -> Iterator[Breach]:
+        """Read again what does not fit."""
+        self._suspects.update(self._job_of_list(key) for key in self._unmet)
+        messages = [Seen("job_queue", key, self._job_of_list(key)) for key in sorted(self._unasked)]
+        yield from check_records(look, sorted(self._suspects))
+        yield from check_places(look, [*self._strangers, *messages])
+        yield from self._lasting.check(look)
 
     def _job_of_list(self, key: str) -> str:
         parsed = self._look.keys.parse(key)

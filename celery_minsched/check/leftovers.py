@@ -20,7 +20,7 @@ def check_leftovers(look: Look) -> Iterator[Breach]:
         if exchange.endswith("pidbox"):
             mailboxes.append(Key("mailboxes", (), key))
         yield from _binding(look, key, exchange)
-    for mailbox, member in look.members_of(mailboxes):
+    for mailbox, member, _ in look.items_of(mailboxes):
         queue = member.split(look.keys.sep)[-1]
         node_id = queue.removeprefix("celery@").partition(".celery.pidbox")[0]
         if queue == f"celery@{node_id}.celery.pidbox" and node_id in look.gone:

@@ -7,6 +7,7 @@ MULTI, which has some hundred cheap commands, so that Redis is busy with it for 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +34,8 @@ Tell = Callable[[str, int, int | None], object]
 #: How to walk those keys that are not sets.
 _SCANS = {
     **dict.fromkeys(
-        ("nodes", "node_jobs", "pool_free", "capable_free", "delayed", "expiring"), "ZSCAN"
+        ("nodes", "rescues", "node_jobs", "pool_free", "capable_free", "delayed", "expiring"),
+        "ZSCAN",
     ),
     **dict.fromkeys(("waiting", "pool_waiting", "capable_waiting", "node_waiting"), "ZSCAN"),
     **dict.fromkeys(("lines", "waiting_counts"), "HSCAN"),
@@ -118,6 +120,10 @@ class Look:
         self.met: dict[str, dict[str, Key]] = {}
         self.bindings_prefix = f"{self.keys.queue_prefix}_kombu.binding"
         self.bindings: set[str] = set()
+        #: Members of keys that were read, each with its score or value.
+        self._contents: dict[str, dict[str, Any]] = {}
+        #: Numbers of members of the keys that hold jobs.
+        self.sizes: Counter[str] = Counter()
 
     def meet(self, key: Key) -> None:
         """Note a key that was met."""
@@ -136,11 +142,20 @@ class Look:
         return scan_keys(self.redis, self.keys, "*", _KEYS)
 
     def members(self, *names: str) -> Iterator[tuple[Key, str]]:
-        """Each key of these names that was met with each of its members, some of them twice."""
-        return self.members_of(key for name in names for key in self.met.get(name, {}).values())
+        """Each key of these names that was met with each of its members. They are read once."""
+        keys = [key for name in names for key in self.met.get(name, {}).values()]
+        missing = [key for key in keys if key.key not in self._contents]
+        self._contents.update({key.key: {} for key in missing})
+        for key, member, value in self.items_of(missing):
+            self._contents[key.key][member] = value
+        for key in keys:
+            for member in self._contents[key.key]:
+                yield key, member
 
-    def members_of(self, keys: Iterable[Key]) -> Iterator[tuple[Key, str]]:
-        """Each of these keys with each of its members, some of them twice."""
+    def items_of(self, keys: Iterable[Key]) -> Iterator[tuple[Key, str, Any]]:
+        """Each of these keys with each of its members, and its score or value; some of them twice.
+        They are not kept.
+        """
         cursors = dict.fromkeys(keys, 0)
         while cursors:
             some = list(islice(cursors.items(), _COMMANDS // 10))
@@ -153,8 +168,30 @@ class Look:
                 cursors[key] = int(cursor)
                 if not cursors[key]:
                     del cursors[key]
-                for member in found:
-                    yield key, text(member[0] if isinstance(member, tuple) else member)
+                items = found.items() if isinstance(found, dict) else found
+                for item in items:
+                    member, value = item if isinstance(item, tuple) else (item, None)
+                    yield key, text(member), text(value)
+
+    def recall(self, command: Command) -> Any:
+        """What the command would answer by what was read so far. It may be out of date."""
+        name, key, *args = command
+        contents = self._contents.get(str(key), {})
+        match name:
+            case "SISMEMBER":
+                return args[0] in contents
+            case "ZSCORE" | "HGET":
+                return contents.get(str(args[0]))
+            case "ZCARD":
+                return self.sizes[str(key)]
+            case "EXISTS":
+                return sum(self.is_met(str(each)) for each in (key, *args))
+        raise ValueError(f"{name!r} is not recalled")
+
+    def is_met(self, key: str) -> bool:
+        """Was the key met?"""
+        parsed = self.keys.parse(key)
+        return parsed is not None and key in self.met.get(parsed[0], {})
 
     def read(self, units: Iterable[tuple[T, list[Command]]]) -> Iterator[tuple[T, list[Any]]]:
         """Each thing with the answers to its commands, which are read in one MULTI."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from redis.exceptions import NoPermissionError
@@ -23,16 +23,37 @@ def check_nodes(look: Look) -> Iterator[Breach]:
     names = {node_id for _, node_id in look.members("nodes")}
     for name in (*NODE_KEYS, *BOOKS):
         names.update(key.ids[0] for key in look.met.get(name, {}).values())
-    wanted = ((name, [Node.command(look.keys, name)]) for name in names)
-    look.nodes = {name: Node.of(name, answers[0]) for name, answers in look.read(wanted)}
+    suspects = list(_suspects(look, names))
     for (node_id, node), answers in look.read(
-        (item, _questions(look, *item)) for item in look.nodes.items()
+        ((node_id, look.nodes[node_id]), _questions(look, node_id, look.nodes[node_id]))
+        for node_id in suspects
     ):
         now = Node.of(node_id, answers[0])
         if _stated(now) == _stated(node):  # else it registered anew, and other things were to ask
             yield from _judge(look, node_id, now, answers[1:])
     yield from _stale_members(look)
     yield from _stale_pools(look)
+
+
+def _suspects(look: Look, names: Iterable[str]) -> Iterator[str]:
+    """Nodes that do not fit, by what was read once and not in one step."""
+    for _ in look.members("nodes", "rescues", "pools", "lang_speakers", *INDEXES):
+        pass  # remembers them
+    wanted = ((name, _record(look, name)) for name in names)
+    for node_id, (values, count) in look.glance(wanted):
+        node = look.nodes[node_id] = Node.of(node_id, values)
+        others = _questions(look, node_id, node)[2:]
+        if any(_judge(look, node_id, node, [count, *map(look.recall, others)])):
+            for found in (look.free, look.dead, look.gone):
+                found.discard(node_id)
+            yield node_id
+
+
+def _record(look: Look, node_id: str) -> list[Command]:
+    return [
+        Node.command(look.keys, node_id),
+        ("HGET", look.keys("node_runtime", node_id), "current_jobs"),
+    ]
 
 
 def _stated(node: Node | None) -> object:
@@ -53,8 +74,7 @@ def _questions(look: Look, node_id: str, node: Node | None) -> list[Command]:
     keys = look.keys
     queues = [keys("node_queue", node_id) + suffix for suffix in keys.suffixes]
     questions: list[Command] = [
-        Node.command(keys, node_id),
-        ("HGET", keys("node_runtime", node_id), "current_jobs"),
+        *_record(look, node_id),
         ("ZCARD", keys("node_jobs", node_id)),
         ("ZSCORE", keys("nodes"), node_id),
         ("ZSCORE", keys("rescues"), node_id),
