@@ -104,15 +104,6 @@ def test_what_a_pool_leaves_lapses_after_the_repair(
         assert client.pttl(f"scheduler:{key}") > 0
 
 
-def test_a_pause_stays_while_the_pool_may_return(
-    service: MinimalSchedulerService, lively: Desk, client: redis.Redis
-) -> None:
-    client.sadd("scheduler:paused", "gone")
-    client.hset("scheduler:pool:gone:counts", "finished", 7)
-    client.expire("scheduler:pool:gone:counts", 100)
-    assert lively.views.check() == []
-
-
 def test_a_task_whose_older_job_waits_is_sound(lively: Desk) -> None:
     lively.park(task_id="waiting")  # a copy of the message
     lively.send(task_id="delayed", due_ts=LATER)

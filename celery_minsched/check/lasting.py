@@ -115,7 +115,6 @@ def check_pools(look: Look) -> Iterator[Breach]:
     """What is kept of pools that have no node: counters, and that an operator has paused them."""
     keys = look.keys
     counted = {key.ids[0] for key in look.met.get("pool_counts", {}).values()}
-    with_lines = {key.ids[0] for name in _LINES for key in look.met.get(name, {}).values()}
     for pool, (has_nodes, ttl, is_paused) in look.read(
         (
             pool,
@@ -136,14 +135,10 @@ def check_pools(look: Look) -> Iterator[Breach]:
                 keys=(keys("pool_counts", pool), keys("pools")),
                 subject=("node", "", f"{pool}\t\n"),
             )
-        # The counters lapse history_ttl after the last node: until then the pool may return.
-        if is_paused and ttl == -2 and pool not in with_lines:
+        if is_paused:
             yield Breach(
                 code="pause_stays",
                 sentence=f"pool {pool} is gone, and would be paused if it returned",
                 keys=(keys("paused"),),
                 subject=("member", keys("paused"), pool),
             )
-
-
-_LINES = ("pool_waiting", "capable_waiting")
