@@ -10,7 +10,7 @@ from .view_models import NODE_STATES
 from .views import JobView, NodeView, Views, can_do
 
 # The load order of lua/include/node.lua, from the top: share of slots, level of the load, turn.
-_TURNS, _LEVELS, _SHARES = 2147483648, 1024, 4095
+_TURNS, _LEVELS, _SHARES = 2**39, 4, 4095
 _LOADS = ("low", "medium", "high")
 
 

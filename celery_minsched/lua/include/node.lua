@@ -25,16 +25,16 @@ end
 
 -- Load order in one number of 53 bits, the most that a double holds exactly. From the top:
 --   12 bits  share of slots taken
---   10 bits  level of the load last reported: 0 below a third of 100 %, 1 below two thirds, 2. With finer levels,
+--    2 bits  level of the load last reported: 0 below a third of 100 %, 1 below two thirds, 2. With finer levels,
 --            noise in the reports chooses the node: the idle nodes that report least get most jobs
---   31 bits  the turn in which the node was last chosen, after the base: longest ago first
-local TURNS = 2147483648
+--   39 bits  the turn in which the node was last chosen, after the base: longest ago first
+local TURNS = 549755813888
 local LOAD_LEVELS = 3
 
 local function load_order(taken, max_jobs, load, turn)
   local share = math.floor(taken * 4095 / max_jobs)
   local level = math.min(math.floor(load * LOAD_LEVELS / 100), LOAD_LEVELS - 1)
-  return string.format('%.0f', (share * 1024 + level) * TURNS + math.max(0, math.min(turn, TURNS - 1)))
+  return string.format('%.0f', (share * 4 + level) * TURNS + math.max(0, math.min(turn, TURNS - 1)))
 end
 
 -- Turns are counted for ever. A base is subtracted in the load order, the same for all nodes. It is half
@@ -67,7 +67,7 @@ local function place_node(node_id)
   return taken, turn
 end
 
--- The node was chosen: it is the last of those with the same share and load. Once in 2^30 turns the base
+-- The node was chosen: it is the last of those with the same share and load. Once in 2^38 turns the base
 -- moves on, for all nodes in one step, so that their order stays.
 local function place_chosen(node_id)
   local now = redis.call('INCR', key.turn())
