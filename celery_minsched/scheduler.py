@@ -228,13 +228,13 @@ class MinimalSchedulerService:
         answers = self._call_many("place_job", calls)
         return [str(answer[1]) for answer in answers]
 
-    def park_message(
-        self, node_id: str, job_id: str, message: str | bytes, suffix: str, tag: str, place: str
-    ) -> str:
-        """Move a job's message from a node to the job's own list; see the script, also for what
-        became of it.
+    def park_messages(
+        self, messages: Sequence[tuple[str, str | bytes, str, str, str, str]]
+    ) -> list[str]:
+        """Move messages of jobs from nodes to the jobs' own lists, each in one step; see the script
+        for what is told of each, and for what became of it.
         """
-        return str(self._call("park_message", job_id, message, suffix, node_id, tag, place)[1])
+        return [str(answer[1]) for answer in self._call_many("park_message", messages)]
 
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
         """Free a job's slot and record how the job ended. A second call changes nothing.
@@ -296,12 +296,11 @@ class MinimalSchedulerService:
         """Give back the slot of a dispatch whose message could not be sent."""
         self._call("release_job", job_id)
 
-    def revoke_task(self, task_id: str, node_id: str) -> bool:
-        """Take a revoked task out of its line and hand its message to this node to discard.
-
-        False where it does not wait.
+    def revoke_tasks(self, task_ids: Sequence[str], node_id: str) -> int:
+        """Take revoked tasks out of their lines and hand their messages to this node to discard, or
+        to another that is heard later. How many waited.
         """
-        return bool(self._call("revoke_task", task_id, node_id)[1] == "discarded")
+        return int(self._call("revoke_tasks", node_id, *task_ids)[1])
 
     def claim_rescue(self) -> tuple[str, str]:
         """A node that is gone, whose rescue is this caller's for ten seconds; ("", "") for none.
@@ -317,7 +316,8 @@ class MinimalSchedulerService:
         return str(self._call("claim_lost_job")[1])
 
     def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> tuple[int, int, int]:
-        """Place the jobs of a node that is gone, whose messages were moved to their own lists.
+        """Place jobs of a node that is gone, whose messages were moved to their own lists: 100 at
+        most. Without jobs: settle some of the others, all of whose messages were moved.
 
         How many jobs are placed, how many are lost, and how many the node still has: those are for
         a later call.

@@ -115,10 +115,16 @@ class Courier:
         """Make a call, in ``pause`` seconds; safe from any thread."""
         self._put_back(Call(name, make, give_up=give_up), pause)
 
-    def put_ending(self, name: str, make: Callable[[], object]) -> None:
-        """Make a call that ends a job; safe from any thread."""
+    def put_ending(self, name: str, make: Callable[[], object], frees_slot: bool = True) -> None:
+        """Make a call that ends a job; safe from any thread. If it frees no slot, it stands behind
+        those that do.
+        """
+        call = Call(name, make, is_ending=True)
+        if not frees_slot:
+            self._put_back(call, 0.0)
+            return
         with self._changed:
-            self._endings.append(Call(name, make, is_ending=True))
+            self._endings.append(call)
             self._changed.notify()
 
     def _put_back(self, call: Call, pause: float) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery
 from kombu import Connection
@@ -26,11 +27,12 @@ from celery_minsched.keys import QUEUES, job_queue_name
 from celery_minsched.messages import job_id_of, priority_of, read_message, read_unacked, request_of
 from celery_minsched.plugin import MinSched
 
-from .slots import Slots
+from .slots import Slots, by_age
 
 logger = logging.getLogger(__name__)
 
 _NEVER = 10 * 365 * 86400  # seconds
+_PAGE = 100  # messages, or jobs, in one round trip
 
 
 def transport_options(app: Celery, node_id: str) -> dict[str, Any]:
@@ -142,7 +144,7 @@ class NodeQoS(QoS):
         entry = scheduler.redis.hget(scheduler.keys("node_unacked", self.node_id), delivery_tag)
         if entry is not None:
             noted, _, _ = loads(bytes_to_str(entry))
-            _park_unacked(self.app.minsched, self.node_id, delivery_tag, job_id, noted)
+            list(_park(self.app.minsched, [_unacked(self.node_id, delivery_tag, job_id, noted)]))
 
     @contextlib.contextmanager
     def _reachable(self) -> Iterator[QoS]:
@@ -172,32 +174,49 @@ def _keep_none(job_id: str) -> bool:
     return False
 
 
+class _Found(NamedTuple):
+    """A job's message that was found at a node."""
+
+    job_id: str
+    message: dict[str, Any]
+    raw: str | bytes  # as it is parked
+    node_id: str = ""
+    tag: str = ""  # of an unacknowledged one
+    place: str = ""  # the list in which it lies, if it is none
+
+
 def park_messages(plugin: MinSched, node_id: str, slots: Slots | None = None) -> Iterator[str]:
     """Move a node's messages, queued and unacknowledged, to their jobs' own lists; yields each job
-    once its message is moved, so that an error on the way hides none of them.
+    once its message is moved, so that an error on the way hides none of the earlier pages.
 
     Those of jobs that run here stay, by the ``slots`` of a node that lives. So do messages without
     a job: a caller sent them to this very node. Each message is moved in one step, so two nodes may
     do this at a time, or one after the other has died half-way.
     """
-    client: Any = plugin.scheduler.redis
-    keys = plugin.scheduler.keys
     keep = slots.stays if slots else _keep_none
     if slots:
         slots.withdraw_notes()
     with _connection(plugin.app, node_id) as connection:
-        for tag, entry in client.hgetall(keys("node_unacked", node_id)).items():
-            message = read_unacked(entry)
-            job_id = job_id_of(message.get("headers"))
-            if job_id and keep(job_id):
-                continue
-            if not job_id:
-                if not client.sismember(keys("node_acked", node_id), tag):
-                    _restore(connection.default_channel.qos, bytes_to_str(tag))
-            elif _park_unacked(plugin, node_id, bytes_to_str(tag), job_id, message):
-                yield job_id
+        unacked = _read_unacked(plugin, node_id, keep, connection)
+        while page := list(islice(unacked, _PAGE)):
+            yield from _park(plugin, page)
     for name in ("node_taken", "node_queue"):
-        yield from _park_queue(plugin, keys(name, node_id), keep)
+        yield from _park_queue(plugin, plugin.scheduler.keys(name, node_id), keep)
+
+
+def _read_unacked(
+    plugin: MinSched, node_id: str, keep: Callable[[str], bool], connection: Connection
+) -> Iterator[_Found]:
+    """The unacknowledged messages of jobs. One of no job is put back into its queue."""
+    client, keys = plugin.scheduler.redis, plugin.scheduler.keys
+    for field, entry in client.hscan_iter(keys("node_unacked", node_id), count=_PAGE):
+        tag, message = bytes_to_str(field), read_unacked(entry)
+        job_id = job_id_of(message.get("headers"))
+        if not job_id:
+            if not client.sismember(keys("node_acked", node_id), tag):
+                _restore(connection.default_channel.qos, tag)
+        elif not keep(job_id):
+            yield _unacked(node_id, tag, job_id, message)
 
 
 def _restore(book: QoS, tag: str) -> None:
@@ -217,61 +236,74 @@ def give_up_queue(plugin: MinSched, node_id: str) -> None:
     for name in ("node_taken", "node_queue"):
         jobs += _park_queue(plugin, plugin.scheduler.keys(name, node_id))
     if jobs:
-        plugin.scheduler.rescue_node(node_id, jobs)
+        settle(plugin, node_id, jobs)
 
 
-def _park_unacked(
-    plugin: MinSched, node_id: str, tag: str, job_id: str, message: dict[str, Any]
-) -> bool:
-    """Move an unacknowledged message to its job's list, marked as kombu (5.7) marks a message that
-    it restores. Was it there?
+def settle(plugin: MinSched, node_id: str, moved: Iterable[str]) -> tuple[int, int, int]:
+    """Place the jobs whose messages were moved, the oldest first, and settle the node's others, as
+    long as that makes progress. How many jobs are placed, how many are lost, and how many the node
+    still has.
     """
+    jobs, placed, lost = by_age(moved), 0, 0
+    while True:
+        page, jobs = jobs[:_PAGE], jobs[_PAGE:]
+        now_placed, now_lost, left = plugin.scheduler.rescue_node(node_id, page)
+        placed, lost = placed + now_placed, lost + now_lost
+        if not jobs and (not left or not (page or now_placed or now_lost)):
+            return placed, lost, left
+
+
+def _unacked(node_id: str, tag: str, job_id: str, message: dict[str, Any]) -> _Found:
+    """An unacknowledged message, marked as kombu (5.7) marks a message that it restores."""
     with contextlib.suppress(KeyError, TypeError):
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
-    return _park(plugin, node_id, job_id, message, dumps(message), tag=tag)
+    return _Found(job_id, message, dumps(message), node_id, tag)
 
 
 def _park_queue(
     plugin: MinSched, queue: str, keep: Callable[[str], bool] = _keep_none
 ) -> Iterator[str]:
-    """Move the messages of a queue to their jobs' own lists, one by one; those jobs."""
+    """Move the messages of a queue to their jobs' own lists, the next ones first; those jobs."""
     client: Any = plugin.scheduler.redis
     staying = 0
-    while (raw := client.lindex(queue, -1 - staying)) is not None:  # the next one is the last
-        message = read_message(raw)
-        job_id = job_id_of(message.get("headers"))
-        if not job_id or keep(job_id):
-            staying += 1
-        elif _park(plugin, "", job_id, message, raw, place=queue):
-            yield job_id
+    # The next one is the last.
+    while lying := client.lrange(queue, -staying - _PAGE, -staying - 1):
+        page = []
+        for raw in reversed(lying):
+            message = read_message(raw)
+            job_id = job_id_of(message.get("headers"))
+            if not job_id or keep(job_id):
+                staying += 1
+            else:
+                page.append(_Found(job_id, message, raw, place=queue))
+        yield from _park(plugin, page)
 
 
-def _park(
-    plugin: MinSched,
-    node_id: str,
-    job_id: str,
-    message: dict[str, Any],
-    raw: str | bytes,
-    tag: str = "",
-    place: str = "",
-) -> bool:
-    """Move a message, ``raw`` as it is parked, to the list that its job's record names; was it
-    there? Redis may have lost what the job asks for, or all of the job: then the message tells.
+def _park(plugin: MinSched, page: list[_Found]) -> Iterator[str]:
+    """Move messages to the lists that their jobs' records name; the jobs whose messages were there.
+
+    Redis may have lost what a job asks for, or all of the job: then the message tells.
     """
     scheduler = plugin.scheduler
-    suffix = scheduler.keys.suffix(priority_of(message))
-    became = scheduler.park_message(node_id, job_id, raw, suffix, tag, place)
-    if became == "incomplete":
-        scheduler.repair_job(request_of(message), job_id)
-    return became in ("parked", "incomplete")
+    calls = [
+        (
+            *(one.job_id, one.raw, scheduler.keys.suffix(priority_of(one.message))),
+            *(one.node_id, one.tag, one.place),
+        )
+        for one in page
+    ]
+    for one, became in zip(page, scheduler.park_messages(calls), strict=True):
+        if became == "incomplete":
+            scheduler.repair_job(request_of(one.message), one.job_id)
+        if became in ("parked", "incomplete"):
+            yield one.job_id
 
 
 def take_over(plugin: MinSched, node_id: str) -> None:
     """Place what a process that had this node's id before has left behind. May be called again."""
     if plugin.app.connection_for_read().transport.driver_type == "redis":
-        jobs = list(park_messages(plugin, node_id))
-        plugin.scheduler.rescue_node(node_id, jobs)
+        settle(plugin, node_id, park_messages(plugin, node_id))
         return_taken(plugin, node_id)
 
 

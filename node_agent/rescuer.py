@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from celery_minsched.plugin import MinSched
 
 from .lost_jobs import LostJobs
-from .rescue import park_messages
+from .rescue import park_messages, settle
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,7 @@ def _rescue_node(plugin: MinSched, node_id: str, how: str) -> None:
         _remove_mailbox(plugin.app, node_id)
     except Exception as exc:  # the broker may be away: the jobs do not wait for it
         logger.warning("the mailbox of node %s is not removed: %s", node_id, exc)
-    jobs = list(park_messages(plugin, node_id))
-    placed, lost, left = plugin.scheduler.rescue_node(node_id, jobs)
+    placed, lost, left = settle(plugin, node_id, park_messages(plugin, node_id))
     is_over = how == "dead" and not left
     if placed or lost or is_over:
         logger.log(

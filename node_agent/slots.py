@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import re
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _TRIES, _TRY_AGAIN = 50, 0.02  # seconds
 _LOOK_AGAIN = 0.02  # seconds
+_PAGE = 100  # revoked tasks in one call
 
 
 def by_age(job_ids: Iterable[str]) -> list[str]:
@@ -76,6 +78,7 @@ class Hold:
     term: int | None = None  # in which the node claimed it, as Redis says; see Pulse.term
     answer: tuple[str, dict[str, Any]] | None = None  # to the claim, where it is known already
     is_acknowledged: bool = False  # before it ends
+    has_slot: bool = True  # a job that was revoked or has expired in line has none
     is_begun: bool = False  # it was given to the pool
     has_ended: bool = False  # or ends just now, and Redis does not know yet
 
@@ -131,7 +134,7 @@ class Slots:
             if self.held.get(job_id) is not hold:  # the node has given the job up meanwhile
                 return
             verdict, place = self._scheduler.claim_job(job_id, self.node_id, tag, hold.claim)
-            hold.term = place.pop("term", None)
+            hold.term, hold.has_slot = place.pop("term", None), verdict != "discard"
             self.in_loop(lambda: answer(verdict, {**place, "claim": hold.claim}))
 
         self._courier.put(f"claim job {job_id}", ask, give_up=partial(self.forget, job_id))
@@ -150,7 +153,7 @@ class Slots:
                 self.forget(job_id)
                 return
             verdict, place = self._scheduler.read_claim(answer)
-            hold.term = place.pop("term", None)
+            hold.term, hold.has_slot = place.pop("term", None), verdict != "discard"
             hold.answer = verdict, {**place, "claim": hold.claim}
 
         return on_answer
@@ -249,7 +252,7 @@ class Slots:
                 logger.warning("%s", exc)
             self.forget(job_id)
 
-        self._courier.put_ending(f"end job {job_id}", tell)
+        self._courier.put_ending(f"end job {job_id}", tell, hold is None or hold.has_slot)
 
     def hand_back(self, job_ids: Iterable[str]) -> None:
         """Have jobs placed anew, as soon as their messages are in their own lists; safe from any
@@ -294,11 +297,30 @@ class Slots:
         # The message may be on its way: Celery puts it back in the event loop, a moment later.
         self._put_place(waiting, requeued, tries - 1, pause=_TRY_AGAIN)
 
-    def revoke(self, task_ids: Iterable[str]) -> None:
-        """Take revoked tasks out of the lines in which they wait."""
-        for task_id in task_ids:
-            revoke = partial(self._scheduler.revoke_task, task_id, self.node_id)
-            self._courier.put(f"revoke task {task_id}", revoke)
+    def revoke(self, task_ids: Sequence[str]) -> None:
+        """Take revoked tasks out of the lines in which they wait, behind the endings of jobs.
+
+        All nodes are asked to. Each begins somewhere else, and finds later that others were there.
+        """
+        pages = [task_ids[at : at + _PAGE] for at in range(0, len(task_ids), _PAGE)]
+        first = random.randrange(len(pages)) if pages else 0
+        for page in (*pages[first:], *pages[:first]):
+            self._put_revoke(page)
+
+    def _put_revoke(self, task_ids: Sequence[str]) -> None:
+        name = f"revoke task {task_ids[0]}"
+        if len(task_ids) > 1:
+            name += f" and {len(task_ids) - 1} more"
+        self._courier.put(name, partial(self._revoke, task_ids))
+
+    def _revoke(self, task_ids: Sequence[str]) -> None:
+        try:
+            self._scheduler.revoke_tasks(task_ids, self.node_id)
+        except ResponseError as exc:
+            if len(task_ids) == 1 or is_passing(exc):
+                raise
+            for task_id in task_ids:  # one of them stands in the way of the others
+                self._put_revoke([task_id])
 
     def carry(self, name: str, call: Callable[[], None]) -> None:
         """Make a call to Redis outside the event loop, again until Redis takes it."""

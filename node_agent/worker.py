@@ -337,6 +337,14 @@ def revoke(state: Any, task_id: Any, **options: Any) -> Any:
     return answer
 
 
+@control_command(  # type: ignore[untyped-decorator]
+    variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [id2 [... [idN]]]]"
+)
+def terminate(state: Any, signal: Any, task_id: Any, **options: Any) -> Any:
+    """Celery's ``terminate``, which also finds a task that waits for a slot or for its time."""
+    return revoke(state, task_id, terminate=True, signal=signal, **options)
+
+
 def _end_revoked_in_buckets(consumer: Any) -> None:
     """End the revoked tasks that their rate limits hold back. Celery ends them at their turn."""
     for bucket in filter(None, consumer.task_buckets.values()):

@@ -47,7 +47,7 @@ class World:
         self.speech = self.send(task_id="s", pool=None, src_lang="zh", tgt_lang="en")
         self.delayed = self.send(task_id="delayed", due_ts=LATER)
         self.revoked = self.send(task_id="revoked", pool="tts", capabilities=["none"])
-        self.service.revoke_task("revoked", "idle")
+        self.service.revoke_tasks(["revoked"], "idle")
         self.client.delete(self.keys("node_queue", "idle"))
         self.client.lpush(self.keys("job_queue", self.revoked), message(self.revoked))  # put back
         self.service.place_jobs([self.revoked], handed_back_by="idle")

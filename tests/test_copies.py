@@ -149,7 +149,7 @@ def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
     job = fleet.job(moved.id)
     assert job is not None
     tag = str(client.hget(f"scheduler:job:{job.job_id}", "tag"))
-    fleet.plugin.scheduler.park_message("n1", job.job_id, messages(client)[tag], "", tag, "")
+    fleet.plugin.scheduler.park_messages([(job.job_id, messages(client)[tag], "", "n1", tag, "")])
     path.touch()
     assert moved.get(timeout=30) == "moved"
     assert client.llen("test:began:moved") == 1
@@ -169,7 +169,7 @@ def test_a_lost_connection_ends_the_wait_of_a_job_for_a_slot(
     job = fleet.job(asked.id)
     assert job is not None
     raw = client.lindex(f"minsched.job.{job.job_id}", 0)
-    fleet.plugin.scheduler.revoke_task(asked.id, "n1")
+    fleet.plugin.scheduler.revoke_tasks([asked.id], "n1")
     wait_for(lambda: client.exists(f"test:revoked:{asked.id}"))
     wait_for(lambda: client.hlen(UNACKED) == 2)
     client.delete(f"scheduler:job:{job.job_id}")

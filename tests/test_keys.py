@@ -41,8 +41,8 @@ def lives(desk: Desk) -> None:
     desk.park("mine", session_id="u0", affinity="require", expires_ts=5)
     desk.park("more", capabilities=["gpu", "big"], task_id="revoked")
     desk.send("delayed", due_ts=10**15, task_id="delayed")
-    desk.service.revoke_task("revoked", "n1")
-    desk.service.revoke_task("delayed", "n1")
+    desk.service.revoke_tasks(["revoked"], "n1")
+    desk.service.revoke_tasks(["delayed"], "n1")
     for job, status in zip(jobs, ("finished", "failed", "finished", "finished"), strict=True):
         desk.beat(job.node_id, jobs=[job.job_id])
         desk.complete(job, status)
@@ -102,7 +102,7 @@ def test_the_counters_of_a_pool_lapse_although_a_job_ends_after_its_last_node(
     desk.beat("idle")
     assert not client.exists(keys("node_info", "n1"))
     client.delete(keys("pool_counts", "asr"))  # as after history_ttl
-    assert desk.service.revoke_task("t", "idle")
+    assert desk.service.revoke_tasks(["t"], "idle")
     assert client.hget(keys("pool_counts", "asr"), "failed") == "1"
     assert client.pttl(keys("pool_counts", "asr")) > 0
     client.delete(keys("node_queue", "idle"))

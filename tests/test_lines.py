@@ -234,7 +234,7 @@ class TestFairTurns:
         demands = [{"fairness_key": "hasty", "task_id": f"t{n}"} for n in range(5)]
         park_many(desk, demands)
         for demand in demands:
-            desk.service.revoke_task(demand["task_id"], "n1")
+            desk.service.revoke_tasks([demand["task_id"]], "n1")
         park_many(desk, [{"fairness_key": "other"} for _ in range(3)])
         [again] = park_many(desk, [{"fairness_key": "hasty"}])
         assert again in [finish(desk, "n1") for _ in range(2)]
@@ -300,18 +300,6 @@ class TestChores:
         desk.beat("n2")
         assert desk.queue("n2") == ["back"]  # whose worker tells the caller
         assert desk.status(job.job_id) == "failed"
-
-    def test_expired_jobs_are_handed_out_a_bounded_number_a_heartbeat(
-        self, desk: Desk, client: redis.Redis
-    ) -> None:
-        desk.node("n1", 1)
-        desk.dispatch()
-        park_many(desk, [{"expires_ts": 10} for _ in range(600)])
-        assert desk.beat("n1").next_due_ms == -1
-        assert len(desk.queue("n1")) == 200  # its worker has other work to do
-        desk.beat("n1"), desk.beat("n1")
-        assert desk.views.lines() == []
-        assert client.zcard(desk.service.keys("expiring")) == 0
 
     def test_one_node_is_asked_to_come_for_a_delayed_job_and_another_if_it_does_not(
         self, desk: Desk, client: redis.Redis

@@ -261,11 +261,12 @@ def test_a_revoked_job_that_is_handed_back_is_not_dispatched_anew(
     desk.node("n2", 1, ["mt"])
     desk.send()
     job_id = desk.park("revoked", task_id="t")
-    desk.service.revoke_task("t", "n1")
+    desk.service.revoke_tasks(["t"], "n1")
     message = client.lpop(NODE_QUEUE)
-    desk.service.park_message("n1", job_id, message, "", "", NODE_QUEUE)  # it does not lie there
+    lying = (job_id, message, "", "", "", NODE_QUEUE)
+    assert desk.service.park_messages([lying]) == ["gone"]
     client.lpush(NODE_QUEUE, message)
-    assert desk.service.park_message("n1", job_id, message, "", "", NODE_QUEUE) == "parked"
+    assert desk.service.park_messages([lying]) == ["parked"]
     assert desk.service.place_jobs([job_id], "n1") == ["unchanged"]
     desk.beat("n2")
     assert desk.queue("n2") == ["revoked"]  # its worker reports it to the caller

@@ -226,7 +226,7 @@ class Scheduler(RuleBasedStateMachine):
         view = self.views.job(job_id)
         if job is None or view is None or name not in self.model.nodes:
             return
-        discarded = self.service.revoke_task(view.task_id, name)
+        discarded = self.service.revoke_tasks([view.task_id], name)
         assert discarded == (job.status == "waiting")
         if discarded:
             job.status = "failed"

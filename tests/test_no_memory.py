@@ -107,7 +107,7 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
     ),
     "park_message": (
         lambda w: w.client.hset("minsched.unacked.n1", "tag", "{}"),
-        lambda w: w.service.park_message("n1", w.running.job_id, "{}", "", "tag", ""),
+        lambda w: w.service.park_messages([(w.running.job_id, "{}", "", "n1", "tag", "")]),
         lambda w: (
             w.client.exists(w.service.keys("job_queue", w.running.job_id), "minsched.unacked.n1")
             == 1
@@ -163,9 +163,9 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
         _return,
         lambda w: w.status() == ("running", "unknown"),
     ),
-    "revoke_task": (
+    "revoke_tasks": (
         _nothing,
-        lambda w: w.service.revoke_task("waiting", "n1"),
+        lambda w: w.service.revoke_tasks(["waiting"], "n1"),
         lambda w: w.status() == ("running", "failed"),
     ),
 }

@@ -182,7 +182,7 @@ def test_a_caller_who_is_yet_to_be_told_that_his_job_is_lost_is_not_forgotten(
 def test_a_task_that_was_revoked_does_not_run(app: Celery, desk: Desk, client: redis.Redis) -> None:
     waits = send(app, "t1")
     drained(desk)
-    assert desk.service.revoke_task("t1", "n1")  # which is away before it has told of it
+    assert desk.service.revoke_tasks(["t1"], "n1")  # which is away before it has told of it
     assert released(app)["revoked"] == 1
     with pytest.raises(TaskRevokedError):
         waits.get(timeout=1)

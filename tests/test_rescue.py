@@ -189,7 +189,7 @@ def test_the_message_of_a_job_that_has_ended_is_settled_as_it_is_parked(
     desk.node("n1", 1)
     keys = desk.service.keys
     ended, revoked = desk.dispatch(), desk.send(task_id="t")
-    desk.service.revoke_task("t", "n1")
+    desk.service.revoke_tasks(["t"], "n1")
     desk.complete(ended)
     client.delete(keys("node_queue", "n1"))
     for job in (ended, revoked):

@@ -522,8 +522,8 @@ class TestWaiting:
         desk.node("n1", 1)
         desk.dispatch()
         job = desk.park("message", task_id="t1")
-        assert desk.service.revoke_task("t1", "n1")
-        assert not desk.service.revoke_task("t1", "n1")
+        assert desk.service.revoke_tasks(["t1"], "n1")
+        assert not desk.service.revoke_tasks(["t1"], "n1")
         assert desk.queue("n1") == ["message"]  # whose worker tells the caller
         assert (desk.taken("n1"), desk.status(job), desk.views.lines()) == (1, "failed", [])
         assert desk.service.claim_job(job, "n1") == ("discard", {})

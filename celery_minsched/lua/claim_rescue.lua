@@ -9,7 +9,7 @@
 --         {"OK", "", ""}   no rescue is due
 
 write_even_without_memory()
-for _, node_id in ipairs(due_of(key.rescues(), RESCUE_CLAIM, 10)) do
+for _, node_id in ipairs(due_of(key.rescues(), RESCUE_CLAIM, MOST_NODES)) do
   if is_gone(node_id) then
     redis.call('ZADD', key.rescues(), NOW + RESCUE_CLAIM, node_id)
     return {'OK', node_id, has_died(node_id) and 'dead' or 'left'}

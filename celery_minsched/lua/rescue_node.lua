@@ -1,12 +1,13 @@
 -- include: rescue
--- The messages of a node that is gone, or of a process of it, were moved to their jobs' own lists: places
--- those jobs, and gives up the others. Safe to call again, and while the node is back: then only jobs
--- that it has not claimed are placed.
+-- Places jobs of a node that is gone, or of a process of it, whose messages were moved to the jobs' own lists; if
+-- no job is named, settles the other jobs of the node that is gone: all its messages were moved before. Safe to
+-- call again, and while the node is back: then only jobs that it has not claimed are placed.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] node_id
--- ARGV[3...] jobs whose messages were moved
+-- ARGV[3...] jobs whose messages were moved, 100 at most, the oldest first. None: some 100 of the others are
+--         settled
 --
 -- Returns {"OK", jobs placed, jobs lost, jobs that the node still has}
 
@@ -14,20 +15,36 @@ local node_id = ARGV[2]
 local placed, lost = 0, 0
 
 write_even_without_memory()
-for i = 3, #ARGV do
-  local job = read_job(ARGV[i])
-  if job.status ~= 'lost' and ENDED[job.status] and is_parked(job) then settle_ended(job) end
-end
-if is_gone(node_id) then
-  placed, lost = rescue_node(node_id)
-else
-  redis.call('ZREM', key.rescues(), node_id)
-  for i = 3, #ARGV do
-    local job = read_job(ARGV[i])
-    if job.node_id == node_id and job.status == 'dispatched' and is_parked(job) then
-      place_parked(job)
-      placed = placed + 1
-    end
+local gone = is_gone(node_id)
+local suspects = gone and ARGV[3] and read_suspects(node_id)
+
+-- Places a job whose message was moved, if it is the node's and may run elsewhere.
+local function place_moved(job)
+  if job.status ~= 'lost' and ENDED[job.status] then
+    settle_ended(job)
+  elseif not gone and job.node_id == node_id and job.status == 'dispatched' then
+    place_parked(job)
+    placed = placed + 1
+  elseif gone and redis.call('ZSCORE', key.node_jobs(node_id), job.id) then
+    if place_anew(job, suspects) then placed = placed + 1 else lost = lost + 1 end
   end
 end
-return {'OK', placed, lost, redis.call('ZCARD', key.node_jobs(node_id))}
+
+for i = 3, #ARGV do
+  local job = read_job(ARGV[i])
+  if is_parked(job) then place_moved(job) end
+end
+if not gone then
+  redis.call('ZREM', key.rescues(), node_id)
+  return {'OK', placed, lost, redis.call('ZCARD', key.node_jobs(node_id))}
+end
+place_node(node_id)
+local left = redis.call('ZCARD', key.node_jobs(node_id))
+if left == 0 or not ARGV[3] then
+  local more_placed, more_lost = rescue_node(node_id)
+  placed, lost = placed + more_placed, lost + more_lost
+  left = redis.call('ZCARD', key.node_jobs(node_id))
+end
+-- This caller goes on, and no other until it has been silent for a moment.
+if left > 0 then redis.call('ZADD', key.rescues(), NOW + RESCUE_PAUSE, node_id) end
+return {'OK', placed, lost, left}

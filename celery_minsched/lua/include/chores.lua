@@ -1,13 +1,15 @@
--- include: rescue
+-- include: discard
 -- include: relink
 -- What no event brings about, done by the heartbeats of whichever node comes by, a bounded number of
 -- each a call.
 
 local MOST_CHORES = 50    -- nodes
 local indexes_left = 1000 -- of nodes that this call buries or forgets
+local claims_left = 1000  -- jobs of nodes that it buries: see note_suspects
 local PUNCTUAL = 100      -- ms by which a node that was asked to come may be late
-local MOST_DUE = 400      -- delayed jobs: some 20 to 50 ms, in which nobody else is served
-local MOST_EXPIRED = 200
+local MOST_DUE = 200      -- delayed jobs
+local MOST_EXPIRED = 100
+local QUEUE_PAUSE = 50    -- ms until a node that has read of its queue is handed expired jobs again
 
 -- The clock was set back: times that lie too far in the future are stored anew. Each node's heartbeat does so
 -- for some nodes and rescues, and for its own jobs.
@@ -30,36 +32,42 @@ end
 
 -- A node that is gone leaves dispatch, those who waited for it alone wait for others too, and its jobs
 -- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again; not
--- yet where more wait for it than one call opens.
+-- yet where more wait for it than one call opens. Returns whether there is less to do than before.
 local function bury_node(node_id, last_heartbeat)
+  local lines_before = redis.call('ZCARD', key.node_waiting(node_id))
   redis.call('HSET', key.node_info(node_id), 'online', 'false', 'state', '')
   end_term(node_id)
   if redis.call('ZSCORE', key.rescues(), node_id) == false then note_suspects(node_id) end
   place_node(node_id)
   open_lines(node_id)
   give_up_node(node_id)
-  if redis.call('EXISTS', key.node_waiting(node_id)) == 1 then return end
+  local lines_left = redis.call('ZCARD', key.node_waiting(node_id))
+  if lines_left > 0 then return lines_left < lines_before end
   redis.call('ZADD', key.nodes(), -last_heartbeat, node_id)
   if has_died(node_id) then
     tell('node_died', 'node', node_id, 'last_heartbeat_ts', last_heartbeat)
     count('', 'node_deaths')
   end
+  return true
 end
 
 -- Has this call time for one more node?
 local function may_sweep(node_id)
   local _, indexes = string.gsub(redis.call('HGET', key.node_info(node_id), 'offers') or '', '\n', '')
-  if indexes_left <= 0 or links_left <= 0 then return false end
+  if indexes_left <= 0 or links_left <= 0 or claims_left <= 0 then return false end
   indexes_left = indexes_left - indexes
+  claims_left = claims_left - math.min(redis.call('ZCARD', key.node_jobs(node_id)), MOST_CLAIMS)
   return true
 end
 
--- Buries the nodes that fell silent, and forgets those that have been away for long.
+-- Buries the nodes that fell silent, and forgets those that have been away for long. Returns whether there are
+-- more, if this call has made progress.
 local function sweep_nodes()
+  local progress = false
   local silent = redis.call('ZRANGEBYSCORE', key.nodes(), 0, NOW - TTL.node - 1,
     'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
   for i = 1, #silent, 2 do
-    if may_sweep(silent[i]) then bury_node(silent[i], tonumber(silent[i + 1])) end
+    if may_sweep(silent[i]) then progress = bury_node(silent[i], tonumber(silent[i + 1])) or progress end
   end
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
       'LIMIT', 0, MOST_CHORES)) do
@@ -67,8 +75,10 @@ local function sweep_nodes()
       withdraw_offers(gone)
       redis.call('DEL', key.node_info(gone), key.node_runtime(gone))
       redis.call('ZREM', key.nodes(), gone)
+      progress = true
     end
   end
+  return progress and redis.call('ZCOUNT', key.nodes(), TTL.history - NOW, NOW - TTL.node - 1) > 0
 end
 
 -- The jobs of a sorted set whose time has come, so many at most.
@@ -82,13 +92,18 @@ local function place_delayed()
   return place_due(jobs) < #jobs or #jobs == MOST_DUE
 end
 
--- A second late, so that a node whose clock is a little behind finds them expired too. In no hurry where
--- there are many: the node's worker takes each message in hand, and has its own jobs to see to.
+-- A second late, so that a node whose clock is a little behind finds them expired too. Returns when the node
+-- should be heard again for more, nil for no more. It is handed no more than it reads: its own jobs come behind
+-- these in its queue.
 local function discard_expired(node_id)
-  for _, job_id in ipairs(due(key.expiring(), NOW - 1000, MOST_EXPIRED)) do
+  local jobs = due(key.expiring(), NOW - 1000, MOST_EXPIRED)
+  for _, job_id in ipairs(jobs) do
+    if not has_room(node_id) then return NOW + QUEUE_PAUSE end
     redis.call('ZREM', key.expiring(), job_id)
-    discard_job(read_job(job_id), node_id, 'expired')
+    local was_revoked = redis.call('HGET', key.job(job_id), 'reason') == 'revoked'
+    discard_job(read_job(job_id), node_id, was_revoked and 'revoked' or 'expired')
   end
+  return #jobs == MOST_EXPIRED and NOW or nil
 end
 
 -- The milliseconds until the node should be heard again for what is due then, -1 where another will be:
@@ -110,11 +125,12 @@ end
 local function do_chores(node_id, suffixes, is_rescuer)
   local silence_counts, was_set_back = note_heartbeat()
   if was_set_back then clamp_stored_times(node_id) end
-  if silence_counts then sweep_nodes() end
-  local more = relink_changed()
-  if not is_rescuer then rescue_due(suffixes) end
+  local more = silence_counts and sweep_nodes()
+  more = relink_changed() or more
+  if not is_rescuer then more = rescue_due(suffixes) or more end
   more = place_delayed() or more
-  if takes_jobs(node_id) then discard_expired(node_id) end
-  local soonest = more and NOW or redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
-  return soonest and ask_to_come(node_id, math.max(NOW, tonumber(soonest))) or -1
+  local expired_at = takes_jobs(node_id) and discard_expired(node_id) or nil
+  local delayed_at = more and NOW or redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
+  local soonest = math.min(tonumber(delayed_at or math.huge), expired_at or math.huge)
+  return soonest < math.huge and ask_to_come(node_id, math.max(NOW, soonest)) or -1
 end

@@ -6,7 +6,10 @@
 local RESCUE_CLAIM = 10000  -- ms for which one who took on a rescue is left alone with it
 local LONGEST_REPORT_PAUSE = 600000  -- ms between two attempts to report a lost job to its caller
 local RESCUE_PAUSE = 1000   -- ms between two looks at what is left
-local MOST_RESCUED = 100    -- jobs of one node in one call
+local MOST_RESCUED = 100    -- jobs in one call
+local MOST_TAGS = 100       -- unacknowledged messages that are looked at in one call
+local MOST_NODES = 10       -- nodes whose rescues are due, in one call
+local rescues_left = MOST_RESCUED
 
 -- The members of a sorted set that are due, so many at most. A member that is due later than a claim lasts is
 -- due now: the server's clock was set back since.
@@ -40,9 +43,11 @@ local function is_queue_empty(node_id, suffixes)
   return true
 end
 
--- Does the node's queue or its book of unacknowledged messages hold one that may run again?
+-- Does the node's queue or its book of unacknowledged messages hold one that may run again? If there are many,
+-- a reader of messages has to look.
 local function has_messages(node_id, suffixes)
   if not is_queue_empty(node_id, suffixes) then return true end
+  if redis.call('HLEN', key.node_unacked(node_id)) > MOST_TAGS then return true end
   for _, tag in ipairs(redis.call('HKEYS', key.node_unacked(node_id))) do
     if redis.call('SISMEMBER', key.node_acked(node_id), tag) == 0 then return true end
   end
@@ -57,12 +62,14 @@ local function read_suspects(node_id)
   return suspects
 end
 
--- Places a job whose message was found, unless nodes died under it too often. Was it placed?
-local function place_anew(job, is_suspect)
+-- Places a job whose message was found, unless nodes died under it too often. Its slot at the node is freed, and
+-- the node is not placed in load order again. Was the job placed?
+local function place_anew(job, suspects)
+  local is_suspect = suspects.all or suspects[job.id]
   local rescues = tonumber(job.rescues) or 0
   if is_suspect and job.status == 'running' then rescues = redis.call('HINCRBY', key.job(job.id), 'rescues', 1) end
+  redis.call('ZREM', key.node_jobs(job.node_id), job.id)
   if rescues < MAX_RESCUES then return place_parked(job) ~= 'lost' end
-  free_slot(job)
   end_job(job, 'failed', 'its node died under it ' .. rescues .. ' times')
   redis.call('ZADD', key.lost(), NOW, job.id)
   return false
@@ -71,7 +78,8 @@ end
 -- Jobs of the node whose leases end first, in the order in which they were sent: many have the same lease.
 local function jobs_by_age(node_id, before)
   local found = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', before,
-    'WITHSCORES', 'LIMIT', 0, MOST_RESCUED)
+    'WITHSCORES', 'LIMIT', 0, rescues_left)
+  rescues_left = rescues_left - #found / 2
   local jobs = {}
   for i = 1, #found, 2 do
     local number = tonumber(string.match(found[i], '%d+$') or 0)
@@ -92,8 +100,7 @@ local function settle_jobs(node_id, before, suspects)
     if job.node_id ~= node_id or ENDED[job.status] then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
     elseif is_parked(job) then
-      local is_placed = place_anew(job, suspects.all or suspects[job.id])
-      if is_placed then placed = placed + 1 else lost = lost + 1 end
+      if place_anew(job, suspects) then placed = placed + 1 else lost = lost + 1 end
     elseif job.status == 'dispatched' and lease > NOW then
       redis.call('ZADD', key.node_jobs(node_id), lease, job.id)
     else
@@ -122,7 +129,8 @@ local function lapse_jobs(node_id, suffixes)
   settle_jobs(node_id, NOW, {})  -- a lease that ended is no death
 end
 
--- Settles the jobs of a node that is gone, once its messages were moved. Returns how many are placed, and lost.
+-- Settles jobs of a node that is gone, once its messages were moved. If this call did as much as one may, the
+-- rest is due at once. Returns how many jobs are placed, and lost.
 local function rescue_node(node_id)
   local placed, lost = settle_jobs(node_id, '+inf', read_suspects(node_id))
   if redis.call('EXISTS', key.node_jobs(node_id)) == 0 then
@@ -132,7 +140,7 @@ local function rescue_node(node_id)
       count('', 'rescues')
     end
   else
-    redis.call('ZADD', key.rescues(), NOW + RESCUE_PAUSE, node_id)
+    redis.call('ZADD', key.rescues(), rescues_left > 0 and NOW + RESCUE_PAUSE or NOW, node_id)
   end
   return placed, lost
 end
@@ -149,15 +157,20 @@ local function is_gone(node_id)
   return (node[1] ~= 'true' and (node[2] or '') == '') or not is_alive(node_id)
 end
 
--- Goes on with the rescues that are due. Those that need a reader of messages stay due.
+-- Goes on with the rescues that are due. Those that need a reader of messages stay due. Returns whether there may
+-- be more, if this call has made progress.
 local function rescue_due(suffixes)
-  for _, node_id in ipairs(due_of(key.rescues(), RESCUE_CLAIM, 10)) do
+  local due_now, progress = due_of(key.rescues(), RESCUE_CLAIM, MOST_NODES), false
+  for _, node_id in ipairs(due_now) do
+    if rescues_left <= 0 then return true end
     if not is_gone(node_id) then
       redis.call('ZREM', key.rescues(), node_id)
     elseif not has_messages(node_id, suffixes) then
       rescue_node(node_id)
+      progress = true
     end
   end
+  return progress and (#due_now == MOST_NODES or rescues_left <= 0)
 end
 
 -- Is there something that a reader of messages should do?
