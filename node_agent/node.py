@@ -15,6 +15,7 @@ from .liveness import Liveness
 from .pulse import Pulse, Report
 from .rescue import give_up_queue
 from .rescuer import Rescuer
+from .revokes import RevokedResults
 from .slots import Slots
 
 
@@ -27,6 +28,7 @@ class Node:
         give_up = partial(give_up_queue, plugin, self.node_id)
         self.pulse = Pulse(plugin, registration, self.rescuer.ring, give_up)
         self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
+        self.revoked_results = RevokedResults(plugin.app)
         self._instance = registration.instance
         self._plugin = plugin
         self._slots_at_start = self._max_jobs = registration.max_jobs

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import re
 import threading
 import time
@@ -298,14 +297,9 @@ class Slots:
         self._put_place(waiting, requeued, tries - 1, pause=_TRY_AGAIN)
 
     def revoke(self, task_ids: Sequence[str]) -> None:
-        """Take revoked tasks out of the lines in which they wait, behind the endings of jobs.
-
-        All nodes are asked to. Each begins somewhere else, and finds later that others were there.
-        """
-        pages = [task_ids[at : at + _PAGE] for at in range(0, len(task_ids), _PAGE)]
-        first = random.randrange(len(pages)) if pages else 0
-        for page in (*pages[first:], *pages[:first]):
-            self._put_revoke(page)
+        """Take revoked tasks out of the lines in which they wait, behind the endings of jobs."""
+        for start in range(0, len(task_ids), _PAGE):
+            self._put_revoke(task_ids[start : start + _PAGE])
 
     def _put_revoke(self, task_ids: Sequence[str]) -> None:
         name = f"revoke task {task_ids[0]}"

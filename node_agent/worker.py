@@ -11,10 +11,8 @@ from weakref import WeakSet
 from celery import Celery, signals
 from celery.apps.worker import Worker
 from celery.exceptions import TaskRevokedError
-from celery.utils.functional import maybe_list
-from celery.worker import control, state
+from celery.worker import state
 from celery.worker.consumer import Consumer
-from celery.worker.control import control_command
 from kombu import Exchange, Queue
 from kombu.utils.imports import symbol_by_name
 from redis.exceptions import ResponseError
@@ -26,6 +24,7 @@ from celery_minsched.messages import job_id_of
 from celery_minsched.plugin import MinSched
 from celery_minsched.router import HEADER
 
+from . import revokes  # noqa: F401 - registers its commands
 from .children import kept_by_children
 from .intake import take_by_move
 from .node import Node
@@ -326,31 +325,6 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
 
 def _on_ready(sender: Any, **_: Any) -> None:
     sender.app.node.on_ready(sender.controller)
-
-
-@control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")  # type: ignore[untyped-decorator]
-def revoke(state: Any, task_id: Any, **options: Any) -> Any:
-    """Celery's ``revoke``, which also finds a task that waits for a slot or for its time."""
-    answer = control.revoke(state, task_id, **options)
-    state.app.node.slots.revoke(maybe_list(task_id) or [])
-    _end_revoked_in_buckets(state.consumer)
-    return answer
-
-
-@control_command(  # type: ignore[untyped-decorator]
-    variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [id2 [... [idN]]]]"
-)
-def terminate(state: Any, signal: Any, task_id: Any, **options: Any) -> Any:
-    """Celery's ``terminate``, which also finds a task that waits for a slot or for its time."""
-    return revoke(state, task_id, terminate=True, signal=signal, **options)
-
-
-def _end_revoked_in_buckets(consumer: Any) -> None:
-    """End the revoked tasks that their rate limits hold back. Celery ends them at their turn."""
-    for bucket in filter(None, consumer.task_buckets.values()):
-        for held in tuple(bucket.contents):  # pairs of request and tokens (celery 5.7)
-            if held[0].revoked():
-                bucket.contents.remove(held)
 
 
 def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:

@@ -91,6 +91,21 @@ def test_endings_keep_their_order_while_redis_refuses_them(courier: Courier) -> 
     wait_for(lambda: r.done == ["claim", "first", "second"])
 
 
+def test_an_ending_that_frees_no_slot_lets_others_pass(courier: Courier) -> None:
+    r, begun, go_on = Redis(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    courier.put("first", first)
+    assert begun.wait(10)
+    courier.put_ending("revoked", r.call("revoked"), frees_slot=False)
+    courier.put_ending("ending", r.call("ending"))
+    go_on.set()
+    wait_for(lambda: r.done == ["ending", "revoked"])
+
+
 def test_a_broken_ending_is_kept_and_others_pass_it(courier: Courier) -> None:
     """An operator may repair the job's record."""
     r = Redis()

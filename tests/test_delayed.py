@@ -171,6 +171,37 @@ class TestNeverToRun:
                     result.get(timeout=20)
         assert not client.exists("test:began:never")
 
+    def test_many_that_are_revoked_at_once(self, fleet: Fleet, client: redis.Redis) -> None:
+        """Their callers are told once. No queue grows, and the worker does its other work."""
+        with held(fleet, client, "a", "b"):
+            results = fleet.plugin.dispatch_many(
+                sig(fleet.app, "note", "never") for _ in range(600)
+            )
+            fleet.app.control.revoke([result.id for result in results])
+            longest = 0
+            while client.exists("scheduler:lines", "scheduler:expiring"):
+                longest = max(longest, *(client.llen(f"minsched.node.{name}") for name in "ab"))
+            assert longest <= 100
+            wait_status(fleet, "failed", *results)
+            for result in results:
+                with pytest.raises(TaskRevokedError):
+                    result.get(timeout=20)
+            told = [client.llen(f"test:revoked:{result.id}") for result in results]
+            assert told == [1] * 600
+        assert not client.exists("test:began:never")
+
+    def test_terminated_while_it_waits(self, fleet: Fleet, client: redis.Redis) -> None:
+        """By ``celery control terminate``, a command of its own."""
+        with held(fleet, client, "a", "b"):
+            result = fleet.send("note", "never")
+            wait_status(fleet, "waiting", result)
+            fleet.app.control.broadcast(
+                "terminate", arguments={"signal": "TERM", "task_id": [result.id]}
+            )
+            with pytest.raises(TaskRevokedError):
+                result.get(timeout=20)
+            wait_status(fleet, "failed", result)
+
     def test_several_revoked_by_one_call(self, fleet: Fleet, client: redis.Redis) -> None:
         with held(fleet, client, "a", "b") as (a, _):
             results = [fleet.send("note", f"several{n}") for n in range(6)]

@@ -147,6 +147,7 @@ end
 
 -- The node has left in good order. Where it has left messages behind, a reader of messages is needed.
 local function leave_to_rescue(node_id, suffixes)
+  place_node(node_id)  -- it takes no jobs: its own must not come to it again
   give_up_node(node_id)
   if not has_messages(node_id, suffixes) then rescue_node(node_id) end
 end
