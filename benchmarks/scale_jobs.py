@@ -125,7 +125,7 @@ def large_rescue(sizes: Sizes) -> Iterator[Row]:
         fleet.add_node("n", 1)
         jobs = [job.job_id for job in fleet.send(sizes.lines + 1) if not job.node_id]
         with fleet.measured() as run:
-            fleet.service.rescue_node("gone", jobs)
+            _rescue(fleet, "gone", jobs)
         yield run.row("rescue_node", f"{len(jobs):,} jobs that are placed already")
 
 
@@ -194,10 +194,10 @@ def last_in_line(sizes: Sizes) -> Iterator[Row]:
         fleet.send_each(keyed(sizes.waiting))
         with fleet.measured() as run:
             for number in reversed(range(sizes.waiting)):
-                fleet.service.revoke_task(f"t{number}", "n")
+                fleet.service.revoke_tasks([f"t{number}"], "n")
         left = fleet.waiting()
         yield run.row(
-            "revoke_task, until the line is empty",
+            "revoke_tasks, until the line is empty",
             f"{sizes.waiting:,} jobs and fairness keys",
             f"{left} left",
             left == 0,

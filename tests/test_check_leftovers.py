@@ -88,7 +88,7 @@ def test_a_task_is_found_again_after_its_key_is_mended(
     checker = Checker(lively.views)
     assert repair(service, checker, checker.check(pause=0), pause=0) == []
     assert client.ttl("scheduler:task:delayed") == -1
-    assert service.revoke_task("delayed", "n1")
+    assert service.revoke_tasks(["delayed"], "n1")
     client.rpop("minsched.node.n1")
 
 

@@ -82,7 +82,7 @@ def test_a_retry_that_is_delayed_for_long_is_found_until_it_has_ended(brief: Des
     job = brief.views.job_of_task("t1")
     assert job is not None
     assert (job.job_id, job.status) == (it.retry, "delayed")
-    assert brief.service.revoke_task("t1", "n2")
+    assert brief.service.revoke_tasks(["t1"], "n2")
     wait_for(lambda: not it.client.exists(it.key), patience=5)
     assert brief.views.job(it.retry) is None
 
@@ -103,7 +103,7 @@ def test_the_key_lapses_with_the_retry_whatever_becomes_of_the_first_job(
     desk: Desk, fate: str
 ) -> None:
     it = Retried(desk)
-    assert desk.service.revoke_task("t1", "n2")
+    assert desk.service.revoke_tasks(["t1"], "n2")
     it.client.pexpire(it.key, 5000)  # it ended long ago
     FATES[fate](it)
     assert 0 < it.client.pttl(it.key) <= 5000
@@ -112,7 +112,7 @@ def test_the_key_lapses_with_the_retry_whatever_becomes_of_the_first_job(
 
 def test_a_first_job_that_is_lost_after_its_retry_has_lapsed_is_not_reported(desk: Desk) -> None:
     it = Retried(desk)
-    assert desk.service.revoke_task("t1", "n2")
+    assert desk.service.revoke_tasks(["t1"], "n2")
     it.client.delete(it.key, desk.service.keys("job", it.retry))
     it.lose()
     assert not it.client.exists(desk.service.keys("lost"))
