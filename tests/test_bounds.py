@@ -112,6 +112,25 @@ def test_nodes_are_forgotten_bit_by_bit(desk: Desk, client: redis.Redis) -> None
     assert filed(client, "mt") == 0
 
 
+def test_a_search_for_two_capabilities_is_bounded_and_charges_hits_nothing(
+    desk: Desk, client: redis.Redis
+) -> None:
+    for number in range(70):
+        desk.node(f"n{number}", 2, caps=["x", "y"])
+    jobs = desk.send_many([{"capabilities": ["x", "y"]} for _ in range(100)])
+    assert all(job.node_id for job in jobs)
+    page = [
+        {"capabilities": sorted(pair)}
+        for pair in islice(combinations([f"z{n}" for n in range(20)], 2), 99)
+    ]
+    for number in range(1200):
+        desk.node(f"one{number}", 1, caps=["z0" if number % 2 else "z1"])
+    assert commands(client, lambda: desk.send_many([{"capabilities": ["z0", "z1"]}, *page])) < MOST
+    assert {line.possible for line in desk.views.lines()} == {False}
+    desk.node("rare", 1, caps=["z0", "z1"])
+    assert desk.taken("rare") == 1
+
+
 def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: redis.Redis) -> None:
     for number in range(300):
         desk.node(f"n{number}", 1)

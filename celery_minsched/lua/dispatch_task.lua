@@ -33,7 +33,9 @@
 --         {"OK", node_id, job_id, pool, chosen_by}
 --         {"OK", "", job_id, "", "delayed"}      until its due_ts
 --         {"OK", "", job_id, "", "busy"}         all nodes that can do it are full
---         {"OK", "", job_id, "", "impossible"}   no registered node can do it
+--         {"OK", "", job_id, "", "impossible"}   no registered node can do it. A demand for several
+--                                                capabilities, each of which more than 1,000 nodes
+--                                                have, is taken for possible
 --         {"NO_POOL_FOR_LANG_PAIR"}              no pool, or not the one named, serves the pair
 --         {"EMPTY_POOL", pool}                   no node of the pool has what is asked for
 --         {"NO_AVAILABLE_NODE"}                  those that have it are full, draining or offline

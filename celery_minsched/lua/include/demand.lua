@@ -56,8 +56,7 @@ end
 -- and the heartbeat of a node that could have it finds it. A silent node counts more, since it is taken out
 -- of all its indexes.
 local walk_left = 5000
-local WALK_PAGE = 100
-local FEW = 1000
+local MOST_INTERSECTED = 1000
 
 local function with_fewest(caps, count_key, command)
   local best, fewest = '', nil
@@ -77,7 +76,7 @@ local function is_possible(pools, caps)
     else
       local function members(capability) return members_key(pool, capability) end
       local _, fewest = with_fewest(caps, members, 'SCARD')
-      if fewest > FEW or fewest > walk_left then return true end
+      if fewest > MOST_INTERSECTED or fewest > walk_left then return true end
       walk_left = walk_left - fewest
       local sets = {}
       for i, capability in ipairs(caps) do sets[i] = members(capability) end
@@ -107,17 +106,18 @@ local function is_free(node_id, pool, caps)
   return true
 end
 
--- The first node of a page of the set of one capability that is in the sets of the others too, or nil.
-local function first_with_all(pool, caps, page)
-  local fits = {}
-  for i = 1, #page do fits[i] = true end
+-- The first of some nodes that has a free slot by each of the capabilities, and its place in load order; nil for
+-- none. The nodes before it were looked at in vain.
+local function first_with_all(pool, caps, nodes)
+  local orders = {}
   for _, capability in ipairs(caps) do
-    for i, order in ipairs(redis.call('ZMSCORE', free_key(pool, capability), unpack(page))) do
-      fits[i] = fits[i] and order
+    for i, order in ipairs(redis.call('ZMSCORE', free_key(pool, capability), unpack(nodes))) do
+      orders[i] = orders[i] ~= false and order
     end
   end
-  for i, node_id in ipairs(page) do
-    if fits[i] then return node_id, tonumber(fits[i]) end
+  for i, node_id in ipairs(nodes) do
+    if orders[i] then return node_id, tonumber(orders[i]) end
+    walk_left = walk_left - 1
   end
 end
 
@@ -128,12 +128,13 @@ local function next_free(pool, caps, smallest)
     local found = redis.call('ZRANGE', free_key(pool, smallest), 0, 0, 'WITHSCORES')
     return found[1], tonumber(found[2])
   end
-  for at = 0, walk_left - 1, WALK_PAGE do
-    local page = redis.call('ZRANGE', free_key(pool, smallest), at, at + WALK_PAGE - 1)
-    if #page == 0 then return nil end
-    walk_left = walk_left - #page
-    local node_id, order = first_with_all(pool, caps, page)
+  local at, count = 0, 2
+  while walk_left > 0 do
+    local nodes = redis.call('ZRANGE', free_key(pool, smallest), at, at + count - 1)
+    if #nodes == 0 then return nil end
+    local node_id, order = first_with_all(pool, caps, nodes)
     if node_id then return node_id, order end
+    at, count = at + count, 100
   end
 end
 
