@@ -31,7 +31,10 @@ from celery_minsched import (
 )
 from celery_minsched.metrics import SchedulerCollector
 from celery_minsched.models import DispatchResponse
+from celery_minsched.snapshot import look as look_at
 from celery_minsched.views import Views
+from celery_minsched.web.answers import ANSWERS
+from celery_minsched.web.paging import FIRST
 from tests.server import Server
 
 NODES, SLOTS, IN_LINE = 1000, 8, 2000
@@ -42,18 +45,13 @@ WATCHER = "watcher"
 
 def top(views: Views) -> None:
     """What ``celery -A app minsched top`` reads."""
-    nodes, lines = views.nodes(), views.lines()
-    views.counts_of([pool.pool for pool in views.pools(nodes, lines)])
-    views.events(limit=20)
-    views.server()
+    look_at(views)
 
 
 def page(views: Views) -> None:
     """What the pages read, if all are open."""
-    nodes, lines = views.nodes(), views.lines()
-    views.pools(nodes, lines)
-    views.jobs(200)
-    views.events()
+    for name in ("nodes", "pools", "waiting", "events"):
+        ANSWERS[name](views, "", FIRST)
 
 
 def prometheus(views: Views) -> None:
@@ -183,7 +181,7 @@ def main(rounds: int, seconds: float) -> None:
         )
         fill(service)
         views = Views(client, service.keys)
-        print(f"{len(views.nodes())} nodes, {sum(line.waiting for line in views.lines())} in line")
+        print(f"{len(views.nodes())} nodes, {views.waiting_count()} in line")
         looks(client, views)
         client.config_set("slowlog-max-len", 10_000)
         client.config_set("slowlog-log-slower-than", LOGGED)

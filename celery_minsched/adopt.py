@@ -20,8 +20,8 @@ from .errors import SchedulerError
 from .messages import read_message, read_task, request_of, split_at
 from .models import DispatchRequest
 from .plugin import MinSched
+from .reading import PAGE
 from .router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
-from .views import PAGE
 
 NO_DEMAND = "no demand: name a pool with --pool, or in minsched_routes"
 UNREADABLE = "no task message of Celery's"

@@ -2,7 +2,8 @@
 
 It asks Redis at each scrape and keeps nothing, so any number of processes may expose the same
 figures, and whatever is no longer in Redis is no longer in a scrape. No label is a task, a job or a
-session; the demands that wait may be many, and are cut to the largest (:data:`MOST_DEMANDS`).
+session. A scrape looks at a bounded number of lines (``MOST_LINES``), and of these the largest
+(:data:`MOST_DEMANDS`) have series of their own. Totals count all lines.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from .errors import WrongLayout
+from .line_views import MOST_LINES
 from .plugin import plugin_of
-from .view_models import NODE_STATES
-from .views import LineView, NodeView, PoolView, ServerView, Views
+from .view_models import NODE_STATES, LineView, NodeView, PoolView, ServerView
+from .views import Views
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +97,11 @@ def register(app: Celery, registry: CollectorRegistry) -> SchedulerCollector:
 
 
 def _metrics(views: Views) -> Iterator[Metric]:
-    nodes, lines = views.nodes(), views.lines()
-    pools = views.pools(nodes, lines)
+    nodes = views.nodes()
+    pools = views.pools(nodes)
     yield from _of_nodes(nodes)
     yield from _of_pools(pools)
-    yield from _of_lines(lines, views.now())
+    yield from _of_lines(views.lines(MOST_LINES), views.waiting_count(), views.now())
     yield from _of_counts(views.counts_of(["", *(pool.pool for pool in pools)]))
     yield from _of_server(views.server())
 
@@ -182,7 +184,8 @@ def _of_pools(pools: Iterable[PoolView]) -> Iterator[Metric]:
     yield gauge("paused", "1 where an operator has paused the pool.", lambda pool: pool.paused)
 
 
-def _of_lines(lines: Iterable[LineView], now: int) -> Iterator[Metric]:
+def _of_lines(lines: Iterable[LineView], total: int, now: int) -> Iterator[Metric]:
+    """``lines`` are those looked at. All other jobs of the ``total`` wait for other demands."""
     waiting: Counter[str] = Counter()
     since: dict[str, int] = {}
     impossible = 0
@@ -192,6 +195,8 @@ def _of_lines(lines: Iterable[LineView], now: int) -> Iterator[Metric]:
         waiting[demand] += line.waiting
         since[demand] = min(since.get(demand, now), line.oldest_ts or now)
         impossible += 0 if line.possible else line.waiting
+    if len(ranked) >= MOST_LINES:
+        waiting[OTHER] += max(total - waiting.total(), 0)
     jobs = GaugeMetricFamily("minsched_waiting_jobs", "Jobs in line.", labels=["demand"])
     oldest = GaugeMetricFamily(
         "minsched_oldest_waiting_seconds",
@@ -204,7 +209,7 @@ def _of_lines(lines: Iterable[LineView], now: int) -> Iterator[Metric]:
     yield from (jobs, oldest)
     yield GaugeMetricFamily(
         "minsched_impossible_jobs",
-        "Jobs in line that no registered node could ever do.",
+        f"Jobs in line that no registered node could ever do, in the {MOST_LINES} lines looked at.",
         value=impossible,
     )
 

@@ -20,7 +20,8 @@ from .layout import check_layout
 from .place import give_requests_a_place
 from .publish import BATCH, SchedulingAMQP, failing
 from .scheduler import MinimalSchedulerService
-from .views import JobView, Views
+from .view_models import JobView
+from .views import Views
 
 _OR_ONE_REDIS = "or let minsched_redis_url and the broker be the same."
 

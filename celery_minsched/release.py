@@ -13,8 +13,8 @@ from .check.leftovers import BINDINGS
 from .messages import job_id_of, priority_of, read_task
 from .place import no_place
 from .plugin import MinSched
+from .reading import pages, scan_keys
 from .router import HEADER
-from .views import pages, scan_keys
 
 
 class Release(BaseModel):
@@ -65,8 +65,8 @@ class Releaser:
 
     def waiting(self) -> int:
         """How many jobs wait, or are delayed."""
-        lines = sum(line.waiting for line in self._plugin.views.lines())
-        return lines + int(self._redis.zcard(self._keys("delayed")))
+        in_line = self._plugin.views.waiting_count()
+        return in_line + int(self._redis.zcard(self._keys("delayed")))
 
     def release(self, step: Callable[[], None] = lambda: None) -> Release:
         """Do it; ``step`` is called for each message. Can be broken off, and called again.
@@ -87,8 +87,8 @@ class Releaser:
     def _waiting_jobs(self) -> Iterator[str]:
         """Those in line, in their order, and the delayed ones."""
         views = self._plugin.views
-        for line in views.lines():
-            yield from views.waiting_in(line.name)
+        for line in sorted(views.line_names()):
+            yield from views.waiting_in(line)
         yield from views.delayed()
 
     def _lists_of(self, job_id: str) -> list[str]:

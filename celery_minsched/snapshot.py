@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from pydantic import BaseModel
 
-from .views import LineView, NodeView, PoolView, ServerView, Views
+from .line_views import MOST_LINES
+from .view_models import LineView, NodeView, PoolView, ServerView
+from .views import Views
 
 #: What lua/include/journal.lua counts, by what it means for the pace.
 PLACED = ("preferred", "sticky", "least_loaded", "first_free")
@@ -17,6 +20,7 @@ ENDED = ("finished", "failed", "lost")
 class Pace(BaseModel):
     """What went on between two looks: jobs, scripts and commands a second, and mean times."""
 
+    seconds: float  # between the looks
     placed: float
     ended: float
     failed: float  # of those that ended; lost ones too
@@ -27,37 +31,53 @@ class Pace(BaseModel):
     commands: float
 
 
-class Snapshot(BaseModel):
-    """The fleet at one moment."""
+class Counters(BaseModel):
+    """What was counted up to a moment. Two of them make a pace."""
 
     ts: int  # ms, the server's clock
-    nodes: list[NodeView]
-    pools: list[PoolView]
-    lines: list[LineView]  # the longest wait first
     counts: dict[str, int]  # of all pools together
     server: ServerView
+
+
+class Snapshot(Counters):
+    """The fleet at one moment."""
+
+    nodes: list[NodeView]
+    pools: list[PoolView]
+    lines: list[LineView]  # MOST_LINES at most; the longest wait first
+    line_count: int  # of all lines
+    waiting: int  # jobs in all lines
     pace: Pace | None = None  # None at the first look
 
 
-def look(views: Views, before: Snapshot | None = None) -> Snapshot:
-    """The fleet now, and its pace since ``before``."""
-    nodes, lines = views.nodes(), views.lines()
-    pools = views.pools(nodes, lines)
+def count(views: Views, pools: Iterable[str] | None = None) -> Counters:
+    """What is counted now of the fleet and its pools."""
     counts: Counter[str] = Counter()
-    for of_pool in views.counts_of(["", *(pool.pool for pool in pools)]).values():
+    names = views.pool_names() if pools is None else pools
+    for of_pool in views.counts_of(["", *names]).values():
         counts.update(of_pool)
+    return Counters(ts=views.now(), counts=counts, server=views.server())
+
+
+def look(views: Views, before: Counters | None = None) -> Snapshot:
+    """The fleet now, and its pace since ``before``."""
+    nodes = views.nodes()
+    pools = views.pools(nodes)
+    counters = count(views, (pool.pool for pool in pools))
     now = Snapshot(
-        ts=views.now(),
+        ts=counters.ts,
+        counts=counters.counts,
+        server=counters.server,
         nodes=nodes,
         pools=pools,
-        lines=sorted(lines, key=lambda line: line.oldest_ts),
-        counts=counts,
-        server=views.server(),
+        lines=sorted(views.lines(MOST_LINES), key=lambda line: line.oldest_ts),
+        line_count=views.line_count(),
+        waiting=views.waiting_count(),
     )
     return now.model_copy(update={"pace": _pace(before, now)}) if before else now
 
 
-def _pace(before: Snapshot, now: Snapshot) -> Pace:
+def _pace(before: Counters, now: Counters) -> Pace:
     seconds = max(now.ts - before.ts, 1) / 1000
 
     def gain(*names: str) -> int:
@@ -70,6 +90,7 @@ def _pace(before: Snapshot, now: Snapshot) -> Pace:
     waits = gain(*(name for name in now.counts if name.startswith("waited:")))
     scripts = server_gain("scripts")
     return Pace(
+        seconds=seconds,
         placed=gain(*PLACED) / seconds,
         ended=gain(*ENDED) / seconds,
         failed=gain("failed", "lost") / seconds,

@@ -6,8 +6,8 @@ from collections import Counter
 
 from pydantic import BaseModel
 
-from .view_models import NODE_STATES
-from .views import JobView, NodeView, Views, can_do
+from .view_models import NODE_STATES, JobView, NodeView
+from .views import Views, can_do
 
 # The load order of lua/include/node.lua, from the top: share of slots, level of the load, turn.
 _TURNS, _LEVELS, _SHARES = 2**39, 4, 4095

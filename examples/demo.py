@@ -185,7 +185,7 @@ def work(plugin: MinSched, console: Console, quick: bool) -> list[JobView]:
     told = 0.0
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while to_come or unfinished:
-            waiting = sum(line.waiting for line in plugin.views.lines())
+            waiting = plugin.views.waiting_count()
             if to_come and waiting < MOST_WAITING:
                 unfinished |= set(task_ids(plugin.dispatch_many(to_come.pop(0))))
             for job in map(plugin.where, list(unfinished)):

@@ -27,7 +27,7 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_minsched import remote
 from celery_minsched.cli import minsched
-from celery_minsched.views import Event, JobView, LineView, NodeView, PoolView
+from celery_minsched.view_models import Event, JobView, LineView, NodeView, PoolView
 
 from .desk import Desk, silence
 from .fleet import ROOT, Fleet, make_app, wait_for

@@ -15,9 +15,10 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from ..keys import Keys
+from ..reading import MANY, scan_keys
 from ..scripts import text
 from ..times import look_up, settings_of_fleet
-from ..views import MANY, Views, scan_keys
+from ..views import Views
 
 T = TypeVar("T")
 Command = tuple[str | bytes | int, ...]

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from ..errors import EmptyPool, NodeIdInUse, UnknownNode
 from ..plugin import MinSched
-from ..views import JobView, NodeView, Views
+from ..view_models import JobView, NodeView
+from ..views import Views
 from .common import Failure, console, duration, json_option, plugin, plural, print_json
 
 _LOOK_AGAIN = 0.1  # seconds between two looks at whether a rescue is done

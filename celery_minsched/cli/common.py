@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from ..plugin import MinSched
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+T = TypeVar("T")
 
 STYLES = {
     "free": "green",
@@ -55,6 +56,35 @@ def plugin() -> MinSched:
 def json_option(command: Command) -> Command:
     """``--json``, as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Write JSON.")(command)
+
+
+#: Rows of a table, where the caller does not say.
+ROWS = 100
+
+
+def page_options(command: Command) -> Command:
+    """``--limit`` and ``--offset``, as ``limit`` (``None`` if it is not given) and ``offset``."""
+    limit = click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        help=f"At most so many.  [default: {ROWS}; with --json, all]",
+    )
+    offset = click.option(
+        "--offset", type=click.IntRange(min=0), default=0, help="Skip so many before the first."
+    )
+    return limit(offset(command))
+
+
+def shown(found: Sequence[T], limit: int | None, offset: int, as_json: bool) -> Sequence[T]:
+    """The rows that a command shows of those found."""
+    most = len(found) if as_json else ROWS
+    return found[offset : offset + (limit or most)]
+
+
+def print_more(total: int, end: int, what: str) -> None:
+    """How many rows come after ``end``, if any do."""
+    if total > end:
+        console().print(f"… and {plural(total - end, what)} more; see --limit and --offset.")
 
 
 def print_json(answer: BaseModel | Iterable[BaseModel], *, on_one_line: bool = False) -> None:
@@ -120,7 +150,7 @@ def printable(text: str) -> str:
 
 def plural(number: int, what: str) -> str:
     """``1 job``, ``2 jobs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @contextmanager

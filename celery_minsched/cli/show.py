@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -10,16 +10,23 @@ import click
 from rich.table import Table
 
 from .. import why as why_module
-from ..views import Event, JobView, LineView, NodeView, PoolView, Views
+from ..line_views import MOST_LINES
+from ..view_models import Event, JobView, LineView, NodeView, PoolView
+from ..views import Views
 from .common import (
+    ROWS,
     console,
     duration,
     json_option,
     names,
+    page_options,
     percent,
     plugin,
+    plural,
     print_json,
+    print_more,
     printable,
+    shown,
     state,
     table,
 )
@@ -42,8 +49,9 @@ VERDICTS = {
 
 
 @click.command()
+@page_options
 @json_option
-def nodes(as_json: bool) -> None:
+def nodes(limit: int | None, offset: int, as_json: bool) -> None:
     """The nodes: their states, slots and load.
 
     \b
@@ -59,12 +67,16 @@ def nodes(as_json: bool) -> None:
     """
     views = plugin().views
     found = views.nodes()
+    rows = shown(found, limit, offset, as_json)
     if as_json:
-        return print_json(found)
-    return console().print(nodes_table(found, views.now()) if found else "No node is registered.")
+        return print_json(rows)
+    if not found:
+        return console().print("No node is registered.")
+    console().print(nodes_table(rows, views.now()))
+    return print_more(len(found), offset + len(rows), "node")
 
 
-def nodes_table(found: list[NodeView], now: int) -> Table:
+def nodes_table(found: Sequence[NodeView], now: int) -> Table:
     """The nodes, one a row."""
     made = table(
         *("NODE", "STATE", "SLOTS", "CPU", "GPU", "MEM", "HEARD", "POOLS", "CAPABILITIES"),
@@ -81,19 +93,24 @@ def nodes_table(found: list[NodeView], now: int) -> Table:
 
 
 @click.command()
+@page_options
 @json_option
-def pools(as_json: bool) -> None:
+def pools(limit: int | None, offset: int, as_json: bool) -> None:
     """The pools: nodes online, slots taken, what waits.
 
     SLOTS counts the nodes that take jobs. LOAD is (taken + waiting) / slots: above 1 jobs wait.
     """
     found = plugin().views.pools()
+    rows = shown(found, limit, offset, as_json)
     if as_json:
-        return print_json(found)
-    return console().print(pools_table(found) if found else "No pool has a node.")
+        return print_json(rows)
+    if not found:
+        return console().print("No pool has a node.")
+    console().print(pools_table(rows))
+    return print_more(len(found), offset + len(rows), "pool")
 
 
-def pools_table(found: list[PoolView]) -> Table:
+def pools_table(found: Sequence[PoolView]) -> Table:
     """The pools, one a row."""
     made = table(
         *("POOL", "STATE", "ONLINE", "SLOTS", "WAITING", "LOAD", "LANGUAGES"),
@@ -119,23 +136,25 @@ def pools_table(found: list[PoolView]) -> Table:
     help="Only those of this status.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(min=1), default=ROWS, show_default=True, help="At most so many."
+)
+@click.option(
+    "--offset", type=click.IntRange(min=0), default=0, help="Skip so many before the first."
 )
 @json_option
-def jobs(node: str, pool: str, status: str | None, limit: int, as_json: bool) -> None:
+def jobs(node: str, pool: str, status: str | None, limit: int, offset: int, as_json: bool) -> None:
     """The jobs that run, wait, or are delayed.
 
     FOR is the time since the job runs, waits, or was sent; for a delayed one, until it is due.
     """
     views = plugin().views
-    found = views.jobs(limit + 1, node_id=node, pool=pool, status=status or "")
-    shown = found[:limit]
+    found = views.jobs(limit + 1, offset=offset, node_id=node, pool=pool, status=status or "")
     if as_json:
-        return print_json(shown)
+        return print_json(found[:limit])
     out = console()
-    if not shown:
+    if not found:
         return out.print("No such job.")
-    out.print(_jobs_table(shown, views.now()))
+    out.print(_jobs_table(found[:limit], views.now()))
     if len(found) > limit:
         out.print(f"… and more; --limit was {limit}.")
     return None
@@ -158,21 +177,37 @@ def _jobs_table(found: list[JobView], now: int) -> Table:
 
 
 @click.command()
+@page_options
 @json_option
-def waiting(as_json: bool) -> None:
+def waiting(limit: int | None, offset: int, as_json: bool) -> None:
     """What waits, by what it waits for; the longest wait first.
+
+    Of more than a thousand lines the command looks at a thousand, the first that Redis finds. It
+    looks at more if --offset and --limit ask for more.
 
     WHY is busy (every node that could do it is full or away), or impossible: no registered node
     could ever do it, and waiting alone will not help.
     """
     views = plugin().views
-    found = sorted(views.lines(), key=lambda line: line.oldest_ts)
+    most = max(MOST_LINES, offset + (limit or 0))
+    found = sorted(views.lines(most), key=lambda line: line.oldest_ts)
+    total = max(views.line_count(), len(found))
+    if total > len(found):
+        click.echo(
+            f"Looked at {plural(len(found), 'line')} of {total:,}, in which "
+            f"{plural(views.waiting_count(), 'job')} wait; --limit {total} looks at all.",
+            err=True,
+        )
+    rows = shown(found, limit, offset, as_json)
     if as_json:
-        return print_json(found)
-    return console().print(lines_table(found, views.now()) if found else "Nothing waits.")
+        return print_json(rows)
+    if not found:
+        return console().print("Nothing waits.")
+    console().print(lines_table(rows, views.now()))
+    return print_more(total, offset + len(rows), "line")
 
 
-def lines_table(found: list[LineView], now: int) -> Table:
+def lines_table(found: Sequence[LineView], now: int) -> Table:
     """The lines, one a row."""
     made = table(
         *("FOR", "CAPABILITIES", "NODE", "WAITING", "OLDEST", "WHY"),

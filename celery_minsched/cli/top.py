@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..snapshot import Snapshot, look
-from ..view_models import NODE_STATES
-from ..views import NodeView, Views
+from ..snapshot import Snapshot, count, look
+from ..view_models import NODE_STATES, NodeView
+from ..views import Views
 from .common import (
     console,
     duration,
@@ -32,20 +32,22 @@ from .show import lines_table, pools_table
 
 _BAR = 12  # cells
 _MOST = 8  # pools, and lines, that are shown
+_MOST_NODES = 100  # that are shown where the output is no terminal
+_INTERVAL, _ONCE = 2.0, 0.5  # seconds between two looks; before the one look of --once
 _ORDER = list(NODE_STATES)
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Two looks, an interval apart; then it ends.")
+@click.option(
+    "--once", is_flag=True, help="One look, after an interval in which the pace is measured."
+)
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1),
-    default=2.0,
-    show_default=True,
-    help="Seconds between two looks.",
+    help=f"Seconds between two looks.  [default: {_INTERVAL:g}; with --once, {_ONCE:g}]",
 )
 @json_option
-def top(once: bool, interval: float, as_json: bool) -> None:
+def top(once: bool, interval: float | None, as_json: bool) -> None:
     """The fleet, live: slots, load, what waits, and how fast things go. Ctrl-C ends it.
 
     The fullest nodes first, as many as the terminal has lines for. Where the output is no terminal,
@@ -55,17 +57,17 @@ def top(once: bool, interval: float, as_json: bool) -> None:
     views = plugin().views
     out = console()
     with suppress(KeyboardInterrupt):
-        first = look(views)
         if once:
-            time.sleep(interval)
-            _write(out, look(views, first), as_json)
-        elif out.is_terminal and not as_json:
-            _watch(out, views, first, interval)
-        else:
-            while True:
-                time.sleep(interval)
-                first = look(views, first)
-                _write(out, first, as_json)
+            before = count(views)
+            time.sleep(interval or _ONCE)
+            return _write(out, look(views, before), as_json)
+        pause, snapshot = interval or _INTERVAL, look(views)
+        if out.is_terminal and not as_json:
+            return _watch(out, views, snapshot, pause)
+        while True:
+            time.sleep(pause)
+            snapshot = look(views, snapshot)
+            _write(out, snapshot, as_json)
 
 
 def _write(out: Console, snapshot: Snapshot, as_json: bool) -> None:
@@ -93,19 +95,24 @@ def _page(snapshot: Snapshot, height: int | None = None, trouble: str = "") -> R
     if trouble:
         parts.append(Text(trouble, style="red", no_wrap=True))
     used = 4
-    if snapshot.pools:
-        parts += ["", pools_table(snapshot.pools[:_MOST])]
-        used += 2 + len(snapshot.pools[:_MOST])
-    if snapshot.lines:
-        parts += ["", lines_table(snapshot.lines[:_MOST], snapshot.ts)]
-        used += 2 + len(snapshot.lines[:_MOST])
+    pools, lines = snapshot.pools[:_MOST], snapshot.lines[:_MOST]
+    for made, rows, total, what in (
+        (pools_table(pools), pools, len(snapshot.pools), "pool"),
+        (lines_table(lines, snapshot.ts), lines, snapshot.line_count, "line"),
+    ):
+        more = _more(total - len(rows), what)
+        if rows:
+            parts += ["", made, *more]
+            used += 2 + len(rows) + len(more)
     nodes = sorted(snapshot.nodes, key=_fullest_first)
-    shown = nodes if height is None else nodes[: max(height - used - 3, 1)]
+    shown = nodes[: _MOST_NODES if height is None else max(height - used - 3, 1)]
     if shown:
         parts += ["", _nodes_table(shown)]
-    if len(shown) < len(nodes):
-        parts.append(f"… and {plural(len(nodes) - len(shown), 'node')} more")
-    return Group(*parts)
+    return Group(*parts, *_more(len(nodes) - len(shown), "node"))
+
+
+def _more(number: int, what: str) -> list[str]:
+    return [f"… and {plural(number, what)} more"] if number > 0 else []
 
 
 def _fullest_first(node: NodeView) -> tuple[int, float, str]:
@@ -119,12 +126,11 @@ def _head(snapshot: Snapshot) -> Table:
     working = [node for node in snapshot.nodes if node.takes_jobs]
     slots = sum(node.max_jobs for node in working)
     taken = sum(node.current_jobs for node in working)
-    waiting = sum(line.waiting for line in snapshot.lines)
     made = Table.grid(padding=(0, 2, 0, 0))
     made.add_row(
         Text("fleet", style="bold"),
         f"{plural(len(snapshot.nodes), 'node')}{f' ({told})' if told else ''}, "
-        f"{taken}/{slots} slots, {waiting} waiting",
+        f"{taken}/{slots} slots, {snapshot.waiting} waiting",
     )
     pace, server = snapshot.pace, snapshot.server
     if pace:
@@ -132,7 +138,7 @@ def _head(snapshot: Snapshot) -> Table:
         made.add_row(
             Text("jobs/s", style="bold"),
             f"{pace.placed:.1f} placed, {pace.ended:.1f} ended, {pace.failed:.1f} failed or lost, "
-            f"{pace.began_to_wait:.1f} began to wait{waits}",
+            f"{pace.began_to_wait:.1f} began to wait{waits}, over {pace.seconds:.1f} s",
         )
     scripts = (
         f", {pace.script_ms:.3f} ms a script, {pace.scripts:.0f} scripts/s, "

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from ..layout import LAYOUT, SPECIFIED
 from ..models import MAX_OFFERS, DispatchRequest, RegisterNodeRequest
+from ..reading import pages
 from ..scheduler import MinimalSchedulerService
-from ..views import Views, pages
+from ..views import Views
 from .history import History
 from .survey import Survey, entries
 

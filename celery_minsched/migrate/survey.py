@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..layout import LAYOUT, layout_of
 from ..models import Lang, Name, is_job_id
+from ..reading import MANY, scan_keys
 from ..scheduler import MinimalSchedulerService
 from ..scripts import text
-from ..views import MANY, scan_keys
 
 #: The specification's keys, and of what type each is. It leaves open what a language pair is.
 _TYPES: Final = {

@@ -1,8 +1,9 @@
 """What each page shows, made of views: plain data, ready for JSON.
 
 An answer has ``texts`` (by the name of the place that shows it), ``lists`` of texts, and
-``tables`` of rows, each with an ``id`` of its own. Ages are seconds. Nothing here is escaped: the
-page writes text as text.
+``tables`` of rows, each with an ``id`` of its own. A table of which only the rows asked for are
+sent has ``numbers``: how many rows match, and how many there are. Ages are seconds. Nothing here is
+escaped: the page writes text as text.
 """
 
 from __future__ import annotations
@@ -10,58 +11,99 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..views import JobView, LineView, NodeView, Views
+from ..line_views import MOST_LINES
+from ..view_models import JobView, LineView, NodeView, PoolView
+from ..views import Views
 from ..why import why
+from .paging import FIRST, MOST_ROWS, Asked, natural, part_of
 
 Answer = dict[str, Any]
 
-#: Jobs in line, and events, that a page shows.
-MOST_ROWS = 200
 #: Of one line, so that a long one does not hide the others.
 MOST_OF_A_LINE = 50
 
+#: The states of nodes in the order in which the page shows them.
+RANK = ("dead", "stuck", "stopping", "draining", "starting", "full", "free", "left")
 
-def nodes(views: Views, _of: str) -> Answer:
+#: By what the columns of each table are sorted.
+NODE_ORDERS: dict[str, Callable[[NodeView], Any]] = {
+    "node": lambda node: natural(node.node_id),
+    "state": lambda node: RANK.index(node.state),
+    "slots": lambda node: node.current_jobs / node.max_jobs,
+    "load": lambda node: sum(_load(node).values()),
+    "pools": lambda node: node.pools,
+    "capabilities": lambda node: node.capabilities,
+    "heard": lambda node: -node.last_heartbeat_ts,
+}
+POOL_ORDERS: dict[str, Callable[[PoolView], Any]] = {
+    "pool": lambda pool: natural(pool.pool),
+    "state": lambda pool: _pool_state(pool),
+    "slots": lambda pool: pool.taken / max(pool.slots, 1),
+    "waiting": lambda pool: pool.waiting,
+    "load": lambda pool: pool.load,
+    "online": lambda pool: pool.online,
+    "languages": lambda pool: pool.langs,
+}
+LINE_ORDERS: dict[str, Callable[[LineView], Any]] = {
+    "line": lambda line: _asks_for(line),
+    "state": lambda line: line.possible,
+    "jobs": lambda line: line.waiting,
+    "oldest": lambda line: -line.oldest_ts,
+}
+
+
+def nodes(views: Views, _of: str = "", asked: Asked = FIRST) -> Answer:
     """All nodes."""
     now, found = views.now(), views.nodes()
     online = [node for node in found if node.online]
+    found.sort(key=lambda node: (RANK.index(node.state), natural(node.node_id)))
+    part = part_of(found, asked, NODE_ORDERS, _text_of_node)
     return {
         "texts": {
             "nodes": f"{len(online):,} / {len(found):,}",
             "slots": f"{sum(node.current_jobs for node in online):,} / "
             f"{sum(node.max_jobs for node in online):,}",
-            "waiting": f"{sum(line.waiting for line in views.lines()):,}",
+            "waiting": f"{views.waiting_count():,}",
             "dead": f"{sum(node.state in ('dead', 'stuck') for node in found):,}",
         },
-        "tables": {"nodes": [_node(node, now) for node in found]},
+        "tables": {"nodes": [_node(node, now) for node in part.rows]},
+        "numbers": {"nodes": part.numbers},
     }
 
 
-def _node(node: NodeView, now: int) -> dict[str, Any]:
-    load = {
+def _text_of_node(node: NodeView) -> str:
+    return " ".join((node.node_id, node.state, *node.pools, *node.capabilities))
+
+
+def _load(node: NodeView) -> dict[str, int]:
+    return {
         name: round(float(value))
         for name in ("cpu", "gpu", "mem")
         if isinstance(value := node.load.get(name), int | float)
     }
+
+
+def _node(node: NodeView, now: int) -> dict[str, Any]:
     return {
         "id": node.node_id,
         "state": node.state,
         "taken": node.current_jobs,
         "slots": node.max_jobs,
-        "load": load,
+        "load": _load(node),
         "pools": node.pools,
         "capabilities": node.capabilities,
         "silent": _age(node.last_heartbeat_ts, now),
     }
 
 
-def node(views: Views, of: str) -> Answer:
-    """One node, and the jobs that hold its slots."""
+def node(views: Views, of: str, _asked: Asked = FIRST) -> Answer:
+    """One node, and the first jobs that hold its slots."""
     now, found = views.now(), views.node(of)
     if found is None:
         return {"texts": {"state": "unknown"}, "tables": {"jobs": []}}
     row = _node(found, now)
     load = ", ".join(f"{name} {value} %" for name, value in row["load"].items())
+    jobs = views.jobs(MOST_ROWS, node_id=of)
     return {
         "texts": {
             "state": found.state,
@@ -71,8 +113,9 @@ def node(views: Views, of: str) -> Answer:
             "load": load,
             "heartbeat": row["silent"],
             "instance": found.instance,
+            "shown": _shown(len(jobs), found.current_jobs),
         },
-        "tables": {"jobs": [_job(job, now) for job in views.jobs_at(of)]},
+        "tables": {"jobs": [_job(job, now) for job in jobs]},
     }
 
 
@@ -89,12 +132,15 @@ def _job(job: JobView, now: int) -> dict[str, Any]:
     }
 
 
-def pools(views: Views, _of: str) -> Answer:
+def pools(views: Views, _of: str = "", asked: Asked = FIRST) -> Answer:
     """All pools."""
+    part = part_of(
+        views.pools(), asked, POOL_ORDERS, lambda pool: " ".join((pool.pool, *pool.langs))
+    )
     rows = [
         {
             "id": pool.pool,
-            "state": "paused" if pool.paused else "open" if pool.slots else "no slots",
+            "state": _pool_state(pool),
             "online": pool.online,
             "nodes": pool.nodes,
             "taken": pool.taken,
@@ -103,42 +149,64 @@ def pools(views: Views, _of: str) -> Answer:
             "load": round(pool.load, 2),
             "langs": pool.langs,
         }
-        for pool in views.pools()
+        for pool in part.rows
     ]
-    return {"tables": {"pools": rows}}
+    return {"tables": {"pools": rows}, "numbers": {"pools": part.numbers}}
 
 
-def waiting(views: Views, _of: str) -> Answer:
-    """All lines, and the first jobs in each."""
-    now, lines = views.now(), views.lines()
-    rows: list[dict[str, Any]] = []
-    jobs: list[dict[str, Any]] = []
-    for line in lines:
-        asks_for = _asks_for(line)
-        rows.append(
-            {
-                "id": line.name,
-                "asks_for": asks_for,
-                "state": "busy" if line.possible else "impossible",
-                "waiting": line.waiting,
-                "age": _age(line.oldest_ts, now),
-            }
-        )
-        most = min(MOST_OF_A_LINE, MOST_ROWS - len(jobs))
-        jobs += [
-            {**_job(job, now), "asks_for": asks_for, "place": place}
-            for place, job in enumerate(views.in_line(line.name, most) if most else (), 1)
-        ]
-    total = sum(line.waiting for line in lines)
+def _pool_state(pool: PoolView) -> str:
+    return "paused" if pool.paused else "open" if pool.slots else "no slots"
+
+
+def waiting(views: Views, _of: str = "", asked: Asked = FIRST) -> Answer:
+    """Lines, and the first jobs in each that is shown.
+
+    The page looks at MOST_LINES lines: the first that Redis finds, or those whose names have the
+    words asked for. How many jobs wait counts all lines.
+    """
+    now, lines = views.now(), views.lines(MOST_LINES, asked.find)
+    total, line_count = views.waiting_count(), views.line_count()
+    lines.sort(key=lambda line: line.oldest_ts)
+    part = part_of(lines, asked._replace(find=""), LINE_ORDERS)
+    jobs = [
+        {**_job(job, now), "asks_for": _asks_for(line), "place": place}
+        for line, found in zip(part.rows, _first_jobs(views, part.rows), strict=True)
+        for place, job in enumerate(found, 1)
+    ]
     return {
         "texts": {
             "waiting": f"{total:,}",
             "impossible": f"{sum(line.waiting for line in lines if not line.possible):,}",
-            "oldest": max((row["age"] for row in rows), default=0),
-            "shown": f"the first {len(jobs)} of {total:,}" if len(jobs) < total else "all",
+            "oldest": max((_age(line.oldest_ts, now) for line in lines), default=0),
+            "lines": _shown(len(lines), line_count),
+            "shown": _shown(len(jobs), total),
         },
-        "tables": {"lines": rows, "jobs": jobs},
+        "tables": {"lines": [_line(line, now) for line in part.rows], "jobs": jobs},
+        "numbers": {"lines": [part.matching, line_count]},
     }
+
+
+def _first_jobs(views: Views, lines: list[LineView]) -> list[list[JobView]]:
+    """The first jobs of each line, MOST_ROWS in all."""
+    left, limits = MOST_ROWS, []
+    for line in lines:
+        limits.append(min(line.waiting, MOST_OF_A_LINE, left))
+        left -= limits[-1]
+    return views.in_lines([line.name for line in lines], limits)
+
+
+def _line(line: LineView, now: int) -> dict[str, Any]:
+    return {
+        "id": line.name,
+        "asks_for": _asks_for(line),
+        "state": "busy" if line.possible else "impossible",
+        "waiting": line.waiting,
+        "age": _age(line.oldest_ts, now),
+    }
+
+
+def _shown(shown: int, total: int) -> str:
+    return f"the first {shown:,} of {total:,}" if shown < total else "all"
 
 
 def _asks_for(line: LineView) -> str:
@@ -146,7 +214,7 @@ def _asks_for(line: LineView) -> str:
     return ", ".join([*line.where.split("="), *line.capabilities, *required])
 
 
-def events(views: Views, _of: str) -> Answer:
+def events(views: Views, _of: str = "", _asked: Asked = FIRST) -> Answer:
     """What happened, the latest first."""
     now = views.now()
     rows = [
@@ -162,7 +230,7 @@ def events(views: Views, _of: str) -> Answer:
     return {"tables": {"events": rows}}
 
 
-def explain(views: Views, of: str) -> Answer:
+def explain(views: Views, of: str, _asked: Asked = FIRST) -> Answer:
     """Why a task is where it is."""
     if not of:
         return {}
@@ -200,7 +268,7 @@ def _age(since: int, now: int) -> int:
 
 
 #: By the name of the page.
-ANSWERS: dict[str, Callable[[Views, str], Answer]] = {
+ANSWERS: dict[str, Callable[[Views, str, Asked], Answer]] = {
     "nodes": nodes,
     "node": node,
     "pools": pools,

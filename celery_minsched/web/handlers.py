@@ -25,6 +25,7 @@ from .. import __version__
 from ..errors import SchedulerError, WrongLayout
 from ..plugin import MinSched, plugin_of
 from .answers import ANSWERS
+from .paging import Asked
 
 STATIC = Path(__file__).parent / "static"
 
@@ -63,14 +64,23 @@ class Page(BaseHandler):
 
 
 class Data(BaseHandler):
-    """What a page shows now, as JSON; 503 and a sentence where that cannot be read."""
+    """What a page shows now, as JSON; 503 and a sentence where that cannot be read.
+
+    ``offset``, ``limit``, ``find``, ``sort`` and ``descending=1`` choose rows of a page's table.
+    """
 
     @authenticated
     async def get(self, page: str) -> None:
         self.set_header("Cache-Control", "no-store")
         of = self.get_argument("of", "", escape=False)
         try:
-            answer = await in_thread(self, lambda: ANSWERS[page](plugin_of(self.capp).views, of))
+            asked = Asked.of(lambda name, usual: self.get_argument(name, usual, escape=False))
+        except ValueError as exc:
+            raise HTTPError(400, "%s", exc) from exc
+        try:
+            answer = await in_thread(
+                self, lambda: ANSWERS[page](plugin_of(self.capp).views, of, asked)
+            )
         except UNAVAILABLE as exc:
             self.set_status(503)
             answer = {"error": f"The scheduler cannot be asked: {exc}"}

@@ -5,11 +5,13 @@
 
     const PAUSE = 2000;  // ms between two looks
     const PATIENCE = 10000;  // ms for an answer
+    const ROWS = 50;  // of a table, on a page
 
     const page = document.getElementById("minsched");
     const {source, pages, actions, refresh} = page.dataset;
     const tables = new Map();
     let timer = 0;
+    let looks = 0;
 
     // ---- cells ----
 
@@ -45,7 +47,6 @@
 
     // ---- columns: what to show, and what to sort and search by where that is another thing ----
 
-    const RANK = ["dead", "stuck", "stopping", "draining", "starting", "full", "free", "left"];
     const natural = (id) => String(id).replace(/\d+/g, (digits) => digits.padStart(12, "0"));
 
     function column(title, show, by, className) {
@@ -60,13 +61,16 @@
         };
     }
 
+    // Of a table of which Flower sends the rows asked for, and sorts them by the column's name.
+    const named = (name, title, show, className) => ({...column(title, show, null, className), name});
+
     const wide = "minsched-wide";
     const share = (row) => (row.slots ? row.taken / row.slots : 0);
-    const mean = (row) => Object.values(row.load).reduce((sum, x) => sum + x, 0);
-    const nodeColumn = column("Node", (row) => node(row.id), (row) => natural(row.id), "minsched-id");
-    const stateColumn = column("State", (row) => badge(row.state), (row) => RANK.indexOf(row.state));
-    const slotsColumn = column("Slots", slots, share, "minsched-slots-cell");
-    const loadColumn = column("Load", load, mean, wide);
+    const sum = (row) => Object.values(row.load).reduce((all, x) => all + x, 0);
+    const nodeColumn = {...column("Node", (row) => node(row.id), (row) => natural(row.id), "minsched-id"), name: "node"};
+    const stateColumn = named("state", "State", (row) => badge(row.state));
+    const slotsColumn = {...column("Slots", slots, share, "minsched-slots-cell"), name: "slots"};
+    const loadColumn = {...column("Load", load, sum, wide), name: "load"};
     const taskColumn = column("Task", (row) => `${row.task ? text(row.task) : missing} <span class="minsched-task-id">` +
         `${row.task_id ? link("why", row.task_id, row.task_id) : ""}</span>`, null, "minsched-id");
     const act = (action, of, title) => `<button type="button" class="btn btn-sm btn-outline-secondary" ` +
@@ -76,28 +80,26 @@
     const COLUMNS = {
         nodes: [
             nodeColumn, stateColumn, slotsColumn, loadColumn,
-            column("Pools", (row) => names(row.pools), null, wide),
-            column("Capabilities", (row) => names(row.capabilities), null, wide),
-            column("Heard", (row) => (row.silent < 3 ? "now" : ago(row.silent)), (row) => row.silent,
-                "text-nowrap " + wide),
+            named("pools", "Pools", (row) => names(row.pools), wide),
+            named("capabilities", "Capabilities", (row) => names(row.capabilities), wide),
+            named("heard", "Heard", (row) => (row.silent < 3 ? "now" : ago(row.silent)), "text-nowrap " + wide),
             ...action((row) => (row.state === "draining" ? act("undrain", row.id, "Undrain")
                 : ["free", "full"].includes(row.state) ? act("drain", row.id, "Drain") : ""))
         ],
         pools: [
-            column("Pool", (row) => text(row.id), (row) => natural(row.id), "minsched-id"),
-            column("State", (row) => badge(row.state)),
-            slotsColumn,
-            column("Waiting", (row) => row.waiting.toLocaleString(), (row) => row.waiting, "text-end"),
-            column("Load", (row) => row.load.toFixed(2), (row) => row.load, "text-end " + wide),
-            column("Nodes online", (row) => `${row.online} / ${row.nodes}`, (row) => row.online, "text-end " + wide),
-            column("Languages", (row) => names(row.langs), null, wide),
+            named("pool", "Pool", (row) => text(row.id), "minsched-id"),
+            stateColumn, slotsColumn,
+            named("waiting", "Waiting", (row) => row.waiting.toLocaleString(), "text-end"),
+            named("load", "Load", (row) => row.load.toFixed(2), "text-end " + wide),
+            named("online", "Nodes online", (row) => `${row.online} / ${row.nodes}`, "text-end " + wide),
+            named("languages", "Languages", (row) => names(row.langs), wide),
             ...action((row) => (row.state === "paused" ? act("resume", row.id, "Resume") : act("pause", row.id, "Pause")))
         ],
         lines: [
-            column("Waits for", (row) => text(row.asks_for), null, "minsched-id"),
-            column("State", (row) => badge(row.state)),
-            column("Jobs", (row) => row.waiting.toLocaleString(), (row) => row.waiting, "text-end"),
-            column("Oldest", (row) => age(row.age), (row) => row.age, "text-end")
+            named("line", "Waits for", (row) => text(row.asks_for), "minsched-id"),
+            stateColumn,
+            named("jobs", "Jobs", (row) => row.waiting.toLocaleString(), "text-end"),
+            named("oldest", "Oldest", (row) => age(row.age), "text-end")
         ],
         jobs: [
             taskColumn,
@@ -135,31 +137,71 @@
     // DataTables takes data attributes for options of its own, so ours have other names than these.
     function makeTable(element) {
         const name = element.dataset.table, searches = "find" in element.dataset;
-        tables.set(name, {
-            shown: "",
-            api: $(element).DataTable({
-                columns: COLUMNS[element.dataset.as || name],
-                order: ORDER[name] || [],
-                autoWidth: false,
-                deferRender: true,
-                lengthChange: false,
-                pageLength: 50,
-                searching: searches,
-                dom: searches ? "ftip" : "tip",
-                language: {
-                    info: "_START_ to _END_ of _TOTAL_",
-                    infoEmpty: "",
-                    infoFiltered: "(of _MAX_ in all)",
-                    search: `<span class="visually-hidden">${text(element.dataset.find || "")}</span>`,
-                    searchPlaceholder: element.dataset.hint || "",
-                    emptyTable: '<span class="minsched-loading">…</span>',
-                    zeroRecords: "Nothing matches."
-                },
-                drawCallback: function () {
-                    const {recordsTotal, length} = this.api().page.info();
-                    $(this).closest(".dataTables_wrapper").toggleClass("minsched-one-page", recordsTotal <= length);
-                }
-            })
+        const table = {shown: "", asked: null, deliver: null, answer: null};
+        tables.set(name, table);
+        table.api = $(element).DataTable({
+            columns: COLUMNS[element.dataset.as || name],
+            order: ORDER[name] || [],
+            autoWidth: false,
+            deferRender: true,
+            lengthChange: false,
+            pageLength: ROWS,
+            searching: searches,
+            searchDelay: 300,
+            dom: searches ? "ftip" : "tip",
+            ...("paged" in element.dataset ? {serverSide: true, ajax: (...request) => ask(table, ...request)} : {}),
+            language: {
+                info: "_START_ to _END_ of _TOTAL_",
+                infoEmpty: "",
+                infoFiltered: "(of _MAX_ in all)",
+                search: `<span class="visually-hidden">${text(element.dataset.find || "")}</span>`,
+                searchPlaceholder: element.dataset.hint || "",
+                emptyTable: '<span class="minsched-loading">…</span>',
+                zeroRecords: "Nothing matches."
+            },
+            drawCallback: function () {
+                const {recordsTotal, length} = this.api().page.info();
+                $(this).closest(".dataTables_wrapper").toggleClass("minsched-one-page", recordsTotal <= length);
+            }
+        });
+    }
+
+    // ---- paging: DataTables asks for rows, and the next look brings them ----
+
+    function ask(table, request, deliver) {
+        table.asked = request;
+        table.deliver = deliver;
+        if (table.answer) { give(table); } else if (looks) { look(); }
+    }
+
+    function give(table) {
+        const {deliver, answer} = table;
+        table.deliver = table.answer = null;
+        deliver({...answer, draw: table.asked.draw});
+    }
+
+    function fillPaged(table, rows, [recordsFiltered, recordsTotal]) {
+        const now = JSON.stringify([rows, recordsFiltered, recordsTotal]);
+        if (now === table.shown && !table.deliver) { return; }
+        table.shown = now;
+        table.answer = {data: rows, recordsFiltered, recordsTotal};
+        if (table.deliver) {
+            give(table);
+        } else {
+            table.api.draw(false);
+        }
+        if (!rows.length && recordsFiltered && table.asked.start) {  // the page is gone
+            table.api.page("first").draw("page");
+        }
+    }
+
+    function query() {
+        const asked = [...tables.values()].map((table) => table.asked).find(Boolean);
+        if (!asked) { return ""; }
+        const {columns, order: [by], search, start, length} = asked;
+        return "&" + new URLSearchParams({
+            offset: start, limit: length, find: search.value,
+            ...(by ? {sort: columns[by.column].name, descending: by.dir === "desc" ? 1 : 0} : {})
         });
     }
 
@@ -186,18 +228,25 @@
             list.replaceChildren(...sentences.map((sentence) =>
                 Object.assign(document.createElement("li"), {textContent: sentence})));
         });
-        tables.forEach((table, name) => fillTable(table, name, (answer.tables || {})[name] || []));
+        tables.forEach((table, name) => {
+            const rows = (answer.tables || {})[name] || [], numbers = (answer.numbers || {})[name];
+            const focused = document.activeElement.dataset;
+            table.api.settings()[0].oLanguage.sEmptyTable = text(table.api.table().node().dataset.none);
+            if (numbers) { fillPaged(table, rows, numbers); } else { fillTable(table, rows); }
+            keepFocus(focused);
+        });
     }
 
-    function fillTable(table, name, rows) {
+    function fillTable(table, rows) {
         const now = JSON.stringify(rows);
         if (now === table.shown) { return; }
-        const focused = document.activeElement.dataset;
         table.shown = now;
         table.api.clear().rows.add(rows);
-        table.api.settings()[0].oLanguage.sEmptyTable = text(table.api.table().node().dataset.none);
         table.api.draw(false);
-        if (focused.action) {  // a button that had the keyboard keeps it
+    }
+
+    function keepFocus(focused) {
+        if (focused.action && !document.activeElement.dataset.action) {  // a button that had the keyboard keeps it
             page.querySelector(`[data-action="${focused.action}"][data-of="${CSS.escape(focused.of)}"]`)?.focus();
         }
     }
@@ -217,22 +266,25 @@
     async function look() {
         window.clearTimeout(timer);
         timer = 0;
+        const number = ++looks;
         try {
-            const answer = await fetch(at(source), {
+            const answer = await fetch(at(source + query()), {
                 headers: {Accept: "application/json"},
                 signal: AbortSignal.timeout(PATIENCE)
             });
+            if (number !== looks) { return; }  // a later one asks for other rows
             if (!(answer.headers.get("Content-Type") || "").startsWith("application/json")) {
                 tell(false, "Update failed", `Flower answered ${answer.status}. Reload the page.`);
             } else if (!answer.ok) {
                 tell(false, "Update failed", (await answer.json()).error);
-            } else if (!document.getSelection().isCollapsed) {
+            } else if (!document.getSelection().isCollapsed && ![...tables.values()].some((table) => table.deliver)) {
                 tell(true, "Held while text is selected");
             } else {
                 fill(await answer.json());
                 tell(true, `Updated ${new Date().toLocaleTimeString()}`);
             }
         } catch (error) {
+            if (number !== looks) { return; }
             tell(false, "Update failed", "Flower does not answer. Does it run, and are you logged in?");
         }
         later();

@@ -1,0 +1,106 @@
+"""Reads Redis in pages, a bounded number of keys at a time, so that no look holds it up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count as counting, islice
+from typing import Any, TypeVar, cast
+
+import redis
+
+from .keys import Keys
+from .scripts import text
+
+T = TypeVar("T")
+Command = tuple[str | int, ...]
+
+PAGE = 100  # keys read in one round trip: Redis does all of it in one go
+MANY = 500  # names in one answer of a SCAN
+
+
+class Reader:
+    """Reads the scheduler's keys. Nothing here changes one."""
+
+    def __init__(self, redis: redis.Redis, keys: Keys) -> None:
+        self.redis = self._redis = redis
+        self.keys = self._keys = keys
+
+    def _ask(self, commands: Iterable[Command]) -> list[Any]:
+        """The answers to commands, each of which is cheap."""
+        answers: list[Any] = []
+        for page in pages(commands):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for command in page:
+                    pipe.execute_command(*command)
+                answers += pipe.execute()
+        return answers
+
+    def _scan(self, key: str) -> Iterator[str]:
+        """The members of a set, each once."""
+        return iter(dict.fromkeys(map(text_of, self._redis.sscan_iter(key, count=MANY))))
+
+    def _scan_all(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """The members of each of these sets; one round trip for a page of small ones."""
+        keys = list(dict.fromkeys(keys))
+        answers = self._ask(("SSCAN", key, 0, "COUNT", MANY) for key in keys)
+        return {
+            key: list(self._scan(key)) if int(cursor) else list(dict.fromkeys(texts(found)))
+            for key, (cursor, found) in zip(keys, answers, strict=True)
+        }
+
+    def _in_order(self, *name: str, start: int = 0) -> Iterator[str]:
+        """Of a sorted set. One that changes meanwhile may show a member twice or not."""
+        for at in counting(start, PAGE):
+            page = texts(self._redis.zrange(self._keys(*name), at, at + PAGE - 1))
+            yield from page
+            if len(page) < PAGE:
+                return
+
+    def _in_order_all(self, name: str, ids: Iterable[str]) -> Iterator[str]:
+        """Of one sorted set after the other; one round trip for a page of short ones."""
+        for page in pages(ids):
+            heads = self._ask(("ZRANGE", self._keys(name, one), 0, PAGE - 1) for one in page)
+            for one, head in zip(page, heads, strict=True):
+                yield from texts(head)
+                if len(head) == PAGE:
+                    yield from self._in_order(name, one, start=PAGE)
+
+
+def scan_keys(
+    client: redis.Redis, keys: Keys, pattern: str, count: int = MANY
+) -> Iterator[list[str]]:
+    """The keys below the broker's prefix that match, in batches; some of them twice."""
+    escaped = "".join(f"[{c}]" if c in "*?[" else c for c in keys.queue_prefix)
+    cursor = 0
+    while True:
+        cursor, names = cast("Any", client.scan(cursor, match=escaped + pattern, count=count))
+        yield text(names)
+        if not cursor:
+            return
+
+
+def pages(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items, so many at a time as are read in one round trip."""
+    items = iter(items)
+    while page := list(islice(items, PAGE)):
+        yield page
+
+
+def text_of(value: object) -> str:
+    """An answer as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def text_or_none(value: object) -> str | None:
+    """An answer as text, or that there is none."""
+    return None if value is None else text_of(value)
+
+
+def texts(values: object) -> list[str]:
+    """Answers as texts."""
+    return [text_of(value) for value in cast("list[object]", values)]
+
+
+def record_of(answer: object) -> dict[str, str]:
+    """A hash as texts."""
+    return {text_of(k): text_of(v) for k, v in cast("dict[object, object]", answer).items()}
