@@ -204,13 +204,14 @@ def rows(
 @click.option("--nodes", default=NODES, show_default=True)
 @click.option("--jobs", default=JOBS, show_default=True, help="In line.")
 @click.option("--lines", default=LINES, multiple=True, show_default=True, help="Several times.")
-def main(nodes: int, jobs: int, lines: tuple[int, ...]) -> None:
+@click.option("--top/--no-top", "with_top", default=True, help="A process, which takes seconds.")
+def main(nodes: int, jobs: int, lines: tuple[int, ...], with_top: bool) -> None:
     with filled(1, 1, 1) as (_, views):
         say(machine(views.redis))
     print_table(
         f"{nodes:,} nodes, {jobs:,} jobs in line; seconds a look, by the number of lines",
         ["", *(f"{number:,} lines" for number in lines), "limit"],
-        rows(lines, nodes, jobs),
+        rows(lines, nodes, jobs, with_top),
     )
 
 

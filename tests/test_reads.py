@@ -74,9 +74,7 @@ def send(desk: Desk, jobs: Any) -> None:
         desk.send_many(jobs[start : start + 100])
 
 
-def calls(
-    client: redis.Redis, views: Views, face: Callable[[Views], object]
-) -> dict[str, int]:
+def calls(client: redis.Redis, views: Views, face: Callable[[Views], object]) -> dict[str, int]:
     """How often the face calls each command."""
     client.config_resetstat()
     face(views)
@@ -205,7 +203,9 @@ class TestPaging:
             assert "more" not in rest
             assert len(json.loads(run_with(app, command, "--json").stdout)) == total
             two = run_with(app, command, "--json", "--limit", "2", "--offset", "1")
-            assert json.loads(two.stdout) == json.loads(run_with(app, command, "--json").stdout)[1:3]
+            assert (
+                json.loads(two.stdout) == json.loads(run_with(app, command, "--json").stdout)[1:3]
+            )
         assert "… and 20 nodes more" in run_with(app, "top", "--once", "--interval", "0.1").stdout
         app.close()
 

@@ -181,6 +181,27 @@ class TestPages:
         browser.script("$('[data-table=nodes]').DataTable().search('node-199').draw()")
         wait_for(lambda: [row[0] for row in browser.rows("nodes")] == ["node-199"])
 
+    def test_lines_are_paged_and_found(self, desk: Desk, browser: Browser, look: Any) -> None:
+        desk.node("n1", 1)
+        for number in range(130):
+            desk.park(capabilities=[f"cap-{number:03}"], task_id=f"t{number}")
+
+        def ids() -> list[str]:
+            return [row[0] for row in browser.rows("lines")]
+
+        look("waiting")
+        assert (len(ids()), ids()[0]) == (50, "asr, cap-000")
+        assert browser.text("#DataTables_Table_0_info") == "1 to 50 of 130"
+        assert browser.rows("jobs")[0][0] == "— t0"
+        browser.script("$('[data-table=lines]').DataTable().page('next').draw('page')")
+        wait_for(lambda: ids()[:1] == ["asr, cap-050"])
+        assert browser.rows("jobs")[0][0] == "— t50"
+        browser.script("$('[data-table=lines]').DataTable().search('CAP-12 asr').draw()")
+        wait_for(lambda: len(ids()) == 10)
+        assert browser.text("#DataTables_Table_0_info") == "1 to 10 of 10 (of 130 in all)"
+        browser.script("$('[data-table=lines]').DataTable().search('nothing').draw()")
+        wait_for(lambda: ids() == ["Nothing matches."])
+
     def test_why_answers_for_a_task_that_waits_is_placed_or_unknown(
         self, desk: Desk, browser: Browser, look: Any
     ) -> None:

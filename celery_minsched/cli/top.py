@@ -138,7 +138,7 @@ def _head(snapshot: Snapshot) -> Table:
         made.add_row(
             Text("jobs/s", style="bold"),
             f"{pace.placed:.1f} placed, {pace.ended:.1f} ended, {pace.failed:.1f} failed or lost, "
-            f"{pace.began_to_wait:.1f} began to wait{waits}, over {pace.seconds:.1f} s",
+            f"{pace.began_to_wait:.1f} began to wait{waits}",
         )
     scripts = (
         f", {pace.script_ms:.3f} ms a script, {pace.scripts:.0f} scripts/s, "
