@@ -53,12 +53,12 @@ class LineViews(PossibleViews):
         return self._lines_of([name])[0]
 
     def line_names(self, find: str = "", limit: int | None = None) -> Iterator[str]:
-        """The names of lines, each once. With a limit, the number of steps has one, too."""
+        """The names of lines, each once. A limited search ends after MOST_STEPS, too."""
         words = [word for word in find.casefold().replace(",", " ").split() if word]
         match = _glob(max(words, key=len)) if words else None
         seen: set[str] = set()
         cursor, step = 0, 0
-        while limit is None or (step < MOST_STEPS and len(seen) < limit):
+        while limit is None or (len(seen) < limit and not (words and step == MOST_STEPS)):
             count = STEP if words else min(limit or MANY, MANY)
             cursor, page = cast(
                 "Any", self._redis.hscan(self._keys("lines"), cursor, match=match, count=count)
@@ -110,10 +110,12 @@ class LineViews(PossibleViews):
         )
         return [[ticket.partition(" ")[2] for ticket in texts(answer)] for answer in answers]
 
-    def waiting_by_pool(self, langs: Mapping[str, Iterable[str]]) -> Counter[str]:
+    def waiting_by_pool(
+        self, counts: Mapping[str, int], langs: Mapping[str, Iterable[str]]
+    ) -> Counter[str]:
         """The number of jobs in line that each pool could serve; a job of several counts in each.
 
-        ``langs`` has the language pairs of the pools with nodes.
+        ``counts`` are the waiting counts. ``langs`` has the language pairs of the pools with nodes.
         """
         serving: dict[str, set[str]] = defaultdict(set)
         for pool, pairs in langs.items():
@@ -121,7 +123,7 @@ class LineViews(PossibleViews):
                 serving[pair].add(pool)
         waiting: Counter[str] = Counter()
         unserved: dict[str, int] = {}
-        for where, number in self.waiting_counts().items():
+        for where, number in counts.items():
             pool, pairs = parse_where(where)
             if pool in langs and pairs:
                 is_served = not langs[pool] or any(pool in serving[pair] for pair in pairs)

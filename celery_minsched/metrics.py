@@ -97,11 +97,11 @@ def register(app: Celery, registry: CollectorRegistry) -> SchedulerCollector:
 
 
 def _metrics(views: Views) -> Iterator[Metric]:
-    nodes = views.nodes()
-    pools = views.pools(nodes)
+    nodes, waiting = views.nodes(), views.waiting_counts()
+    pools = views.pools(nodes, waiting)
     yield from _of_nodes(nodes)
     yield from _of_pools(pools)
-    yield from _of_lines(views.lines(MOST_LINES), views.waiting_count(), views.now())
+    yield from _of_lines(views.lines(MOST_LINES), sum(waiting.values()), views.now())
     yield from _of_counts(views.counts_of(["", *(pool.pool for pool in pools)]))
     yield from _of_server(views.server())
 

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import accumulate
 
-from .reading import PAGE, Reader, texts
+from .reading import Reader
 
 #: What a job asks for: "where" it may run, and the capabilities.
 Demand = tuple[str, tuple[str, ...]]
 
-#: Pages of nodes in which a look searches for a node that has several capabilities.
-MOST_PAGES = 10
-
-
-@dataclass
-class _Walk:
-    """A search in the smallest set for a node that is in all the other sets, too."""
-
-    demand: Demand
-    smallest: str
-    others: list[str]
-    cursor: int = 0
-    is_over: bool = False
+#: Members that one look reads of the sets of nodes with a capability, the smallest sets first.
+MOST_MEMBERS = 40_000
 
 
 class PossibleViews(Reader):
@@ -60,72 +49,61 @@ class PossibleViews(Reader):
 
     def is_possible(self, where: str, capabilities: Iterable[str]) -> bool:
         """Could a registered node do it? As ``is_possible`` in lua/include/demand.lua."""
-        return bool(self.possible([(where, tuple(capabilities))], most_pages=None))
+        return bool(self.possible([(where, tuple(capabilities))], most_members=None))
 
     def possible(
-        self, demands: Iterable[Demand], most_pages: int | None = MOST_PAGES
+        self, demands: Iterable[Demand], most_members: int | None = MOST_MEMBERS
     ) -> set[Demand]:
         """Those of the demands that a registered node could meet.
 
-        Of several capabilities that a pool has, the nodes with the rarest are searched. A demand
-        for which ``most_pages`` pages of them show no node counts as possible.
+        A demand for several capabilities is compared with the nodes that have them. If those are
+        more than ``most_members`` in all, a demand that is not compared counts as possible.
         """
         demands = set(demands)
         pools = self.pools_of_all(where for where, _ in demands)
         sets = {
-            demand: [self._sets(pool, demand[1]) for pool in sorted(pools[demand[0]])]
-            for demand in demands
+            demand: [self._sets(pool, demand[1]) for pool in pools[demand[0]]] for demand in demands
         }
         keys = list({key for found in sets.values() for needed in found for key in needed})
         sizes = dict(zip(keys, self._ask(("SCARD", key) for key in keys), strict=True))
-        found: set[Demand] = set()
-        walks: list[_Walk] = []
-        for demand, alternatives in sets.items():
-            for needed in alternatives:
-                if not all(sizes[key] for key in needed):
-                    continue
-                smallest, *others = sorted(needed, key=lambda key: (sizes[key], key))
-                if not others:
-                    found.add(demand)
-                walks.append(_Walk(demand, smallest, others))
-        return self._walk(walks, found, most_pages)
+        candidates = {
+            demand: [needed for needed in found if all(sizes[key] for key in needed)]
+            for demand, found in sets.items()
+        }
+        compared = {
+            key
+            for found in candidates.values()
+            for needed in found
+            if len(needed) > 1
+            for key in needed
+        }
+        read = self._scan_all(_smallest({key: sizes[key] for key in compared}, most_members))
+        members = {key: set(names) for key, names in read.items()}
+        return {
+            demand
+            for demand, found in candidates.items()
+            if any(_is_met(needed, members) for needed in found)
+        }
 
     def _sets(self, pool: str, capabilities: Iterable[str]) -> list[str]:
         """The sets of which a node that could do it is a member."""
         found = {self._keys("capable_members", pool, capability) for capability in capabilities}
         return list(found) or [self._keys("pool_members", pool)]
 
-    def _walk(self, walks: list[_Walk], found: set[Demand], most_pages: int | None) -> set[Demand]:
-        """``found`` and the demands for which a walk finds a node. All walks go on together."""
-        page = 0
-        while walks := [w for w in walks if not w.is_over and w.demand not in found]:
-            if page == most_pages:
-                return found | {walk.demand for walk in walks}
-            page += 1
-            answers = self._ask(("SSCAN", w.smallest, w.cursor, "COUNT", PAGE) for w in walks)
-            members = []
-            for walk, (cursor, answer) in zip(walks, answers, strict=True):
-                walk.cursor, walk.is_over = int(cursor), not int(cursor)
-                members.append(texts(answer))
-            asked = [
-                (walk, key, names)
-                for walk, names in zip(walks, members, strict=True)
-                for key in walk.others
-                if names
-            ]
-            hits: dict[int, list[list[int]]] = {}
-            for (walk, _, _), are_in in zip(
-                asked,
-                self._ask(("SMISMEMBER", key, *names) for _, key, names in asked),
-                strict=True,
-            ):
-                hits.setdefault(id(walk), []).append(are_in)
-            found |= {
-                walk.demand
-                for walk in walks
-                if any(map(all, zip(*hits.get(id(walk), []), strict=True)))
-            }
-        return found
+
+def _smallest(sizes: dict[str, int], most: int | None) -> list[str]:
+    """The keys of the smallest sets, which have so many members in all."""
+    in_order = sorted(sizes, key=lambda key: (sizes[key], key))
+    total = accumulate(sizes[key] for key in in_order)
+    return [key for key, size in zip(in_order, total, strict=True) if most is None or size <= most]
+
+
+def _is_met(needed: list[str], members: dict[str, set[str]]) -> bool:
+    """Is a node in all the sets, none of which is empty? Yes where one of them was not read."""
+    if len(needed) == 1 or any(key not in members for key in needed):
+        return True
+    first, *others = sorted((members[key] for key in needed), key=len)
+    return bool(first.intersection(*others))
 
 
 def parse_where(where: str) -> tuple[str, list[str]]:

@@ -35,18 +35,24 @@ class Reader:
                 answers += pipe.execute()
         return answers
 
-    def _scan(self, key: str) -> Iterator[str]:
+    def _scan(self, key: str) -> list[str]:
         """The members of a set, each once."""
-        return iter(dict.fromkeys(map(text_of, self._redis.sscan_iter(key, count=MANY))))
+        return self._scan_all([key])[key]
 
     def _scan_all(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """The members of each of these sets; one round trip for a page of small ones."""
-        keys = list(dict.fromkeys(keys))
-        answers = self._ask(("SSCAN", key, 0, "COUNT", MANY) for key in keys)
-        return {
-            key: list(self._scan(key)) if int(cursor) else list(dict.fromkeys(texts(found)))
-            for key, (cursor, found) in zip(keys, answers, strict=True)
-        }
+        found: dict[str, list[str]] = {key: [] for key in keys}
+        cursors = dict.fromkeys(found, 0)
+        while cursors:
+            answers = self._ask(("SSCAN", key, at, "COUNT", MANY) for key, at in cursors.items())
+            for key, (_, members) in zip(cursors, answers, strict=True):
+                found[key] += texts(members)
+            cursors = {
+                key: int(cursor)
+                for key, (cursor, _) in zip(cursors, answers, strict=True)
+                if int(cursor)
+            }
+        return {key: list(dict.fromkeys(members)) for key, members in found.items()}
 
     def _in_order(self, *name: str, start: int = 0) -> Iterator[str]:
         """Of a sorted set. One that changes meanwhile may show a member twice or not."""

@@ -61,8 +61,8 @@ def count(views: Views, pools: Iterable[str] | None = None) -> Counters:
 
 def look(views: Views, before: Counters | None = None) -> Snapshot:
     """The fleet now, and its pace since ``before``."""
-    nodes = views.nodes()
-    pools = views.pools(nodes)
+    nodes, waiting = views.nodes(), views.waiting_counts()
+    pools = views.pools(nodes, waiting)
     counters = count(views, (pool.pool for pool in pools))
     now = Snapshot(
         ts=counters.ts,
@@ -72,7 +72,7 @@ def look(views: Views, before: Counters | None = None) -> Snapshot:
         pools=pools,
         lines=sorted(views.lines(MOST_LINES), key=lambda line: line.oldest_ts),
         line_count=views.line_count(),
-        waiting=views.waiting_count(),
+        waiting=sum(waiting.values()),
     )
     return now.model_copy(update={"pace": _pace(before, now)}) if before else now
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, cast
@@ -75,17 +75,22 @@ class Views(LineViews):
                     is_dead = scores[node_id] < 0
                     yield read_node(node_id, record, int(taken or 0), is_dead, silent_since)
 
-    def pools(self, nodes: Iterable[NodeView] | None = None) -> list[PoolView]:
+    def pools(
+        self,
+        nodes: Iterable[NodeView] | None = None,
+        waiting_counts: Mapping[str, int] | None = None,
+    ) -> list[PoolView]:
         """All pools that have nodes, or jobs that wait for them, by name.
 
-        ``nodes`` where the caller has just read them.
+        ``nodes`` and ``waiting_counts`` where the caller has just read them.
         """
         members: dict[str, list[NodeView]] = defaultdict(list)
         for node in self.nodes() if nodes is None else nodes:
             for pool in node.pools:
                 members[pool].append(node)
         langs = self._pool_langs(self._members("pools"))
-        waiting = self.waiting_by_pool(langs)
+        counts = self.waiting_counts() if waiting_counts is None else waiting_counts
+        waiting = self.waiting_by_pool(counts, langs)
         langs |= self._pool_langs(waiting.keys() - langs.keys())
         paused = self.paused()
         return [
@@ -101,7 +106,7 @@ class Views(LineViews):
     def pool_names(self) -> list[str]:
         """All pools that have nodes, or jobs that wait for them, by name."""
         langs = self._pool_langs(self._members("pools"))
-        return sorted(langs.keys() | self.waiting_by_pool(langs).keys())
+        return sorted(langs.keys() | self.waiting_by_pool(self.waiting_counts(), langs).keys())
 
     def paused(self) -> set[str]:
         """The pools that an operator has paused."""
@@ -280,7 +285,7 @@ class Views(LineViews):
 
         return Checker(self).check()
 
-    def _members(self, name: str) -> Iterator[str]:
+    def _members(self, name: str) -> list[str]:
         """Of a set."""
         return self._scan(self._keys(name))
 

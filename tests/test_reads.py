@@ -122,6 +122,9 @@ def test_a_line_is_possible_if_one_node_of_its_pools_has_all_capabilities(crowd:
     for name in ("asr/cap-0,cap-1/", "asr/cap-0,cap-2/"):
         where, capabilities, _ = name.split("/")
         assert views.is_possible(where, capabilities.split(",")) == (name in possible)
+    two = ("asr", ("cap-0", "cap-2")), ("mt", ("cap-1", "cap-2"))
+    assert views.possible(two) == {two[1]}
+    assert views.possible(two, most_members=1) == {two[1]}
 
 
 def test_the_waiting_page_shows_a_part_of_the_lines(crowd: Any) -> None:
