@@ -31,6 +31,7 @@ from celery_minsched import (
     scripts,
     times,
 )
+from celery_minsched.job_fields import asked
 from celery_minsched.metrics import SchedulerCollector
 from celery_minsched.views import Views
 from celery_minsched.web.answers import ANSWERS
@@ -87,15 +88,18 @@ def demands(lines: int, pools: int) -> Iterator[DispatchRequest]:
     return islice(all_demands, lines)
 
 
-def dispatch(service: MinimalSchedulerService, asked: list[tuple[str, ...]], jobs: int) -> None:
+def dispatch(
+    service: MinimalSchedulerService, requests: list[DispatchRequest], jobs: int
+) -> None:
     """Dispatches so many jobs, one demand after the other, in pipelines."""
     client, keys = service.redis, service.keys
+    calls = [asked(keys, 10**7, request, ('{"job_id": ', "}")) for request in requests]
     client.script_load(scripts.source("dispatch_task"))
     page = 500
     for start in range(0, jobs, page):
         with client.pipeline(transaction=False) as pipe:
             for number in range(start, min(start + page, jobs)):
-                arguments = (service._times, *asked[number % len(asked)])
+                arguments = (service._times, *calls[number % len(calls)])
                 scripts.put(pipe, keys, "dispatch_task", *arguments)
             pipe.execute()
 
@@ -108,14 +112,9 @@ def fill(
     service = MinimalSchedulerService(client, settings)
     times.agree(client, service.keys, settings)
     register(service, nodes, pools)
-    message = ('{"job_id": ', "}")
-    full = [
-        service._asked(DispatchRequest(pool=f"pool-{number}", when_full="wait"), message)
-        for number in range(pools)
-    ]
+    full = [DispatchRequest(pool=f"pool-{number}", when_full="wait") for number in range(pools)]
     dispatch(service, full, nodes * SLOTS)
-    asked = [service._asked(demand, message) for demand in demands(lines, pools)]
-    dispatch(service, asked, jobs)
+    dispatch(service, list(demands(lines, pools)), jobs)
     return Views(client, service.keys, settings)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import count as counting, islice
+from itertools import count as counting
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import redis

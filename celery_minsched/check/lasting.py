@@ -10,8 +10,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from ..reading import pages
 from ..scripts import text
-from ..views import pages
 from .breach import Breach
 from .jobs import PARKED, Record
 from .look import Command, Key, Look
