@@ -88,9 +88,7 @@ def demands(lines: int, pools: int) -> Iterator[DispatchRequest]:
     return islice(all_demands, lines)
 
 
-def dispatch(
-    service: MinimalSchedulerService, requests: list[DispatchRequest], jobs: int
-) -> None:
+def dispatch(service: MinimalSchedulerService, requests: list[DispatchRequest], jobs: int) -> None:
     """Dispatches so many jobs, one demand after the other, in pipelines."""
     client, keys = service.redis, service.keys
     calls = [asked(keys, 10**7, request, ('{"job_id": ', "}")) for request in requests]
