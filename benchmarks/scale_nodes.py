@@ -1,4 +1,4 @@
-"""Scale: what real nodes do while many tasks are revoked."""
+"""Scale: what real nodes do when a node dies, and while many tasks are revoked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-from celery import Celery
+from celery import Celery, Signature
 
 from benchmarks.scale_fleet import DAY, Fleet, Row, Sizes
 from benchmarks.trace_app import make_app
@@ -17,6 +17,31 @@ NODES = [Node("r0", 4, ("p", "q")), Node("r1", 4, ("p", "q"))]
 WORK = 0.2  # seconds of a task
 PATIENCE = 60.0  # seconds until no task waits
 LATE = 1000  # ms that a task may take longer
+
+
+def rescued_jobs(sizes: Sizes) -> Iterator[Row]:
+    """A node with many jobs dies, and real nodes move its messages and place its jobs."""
+    count = sizes.held
+    with (
+        Fleet(node_ttl=2.0, heartbeat_interval=0.5, lease=30.0, history_ttl=DAY) as fleet,
+        closing(make_app(fleet.server.url, "ours")) as app,
+    ):
+        fleet.add_node("big", count)
+        app.minsched.dispatch_many(_tasks(app, count, 10.0))
+        fleet.beat("big", jobs=fleet.held("big"))
+        with workers("ours", NODES, fleet.server.url) as directory, fleet.measured() as run:
+            due = fleet.keys("rescues")
+            wait_for(lambda: fleet.client.zcard(due) > 0, lambda: f"not dead:\n{logs(directory)}")
+            began = time.monotonic()
+            while (left := fleet.taken("big")) and time.monotonic() < began + PATIENCE:
+                time.sleep(0.05)
+            seconds = time.monotonic() - began
+        yield run.row(
+            "a node dies, two real nodes place its jobs",
+            f"{count:,} jobs",
+            f"{seconds:.1f} s, {left:,} left",
+            not left and seconds < 10,
+        )
 
 
 def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
@@ -33,9 +58,8 @@ def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
             lambda: f"the nodes did not start:\n{logs(directory)}",
         )
         fleet.service.pause_pool("p")
-        task = app.signature("replay.work")
-        tasks = [task.clone((number, WORK)).set(minsched={"pool": "p"}) for number in range(count)]
-        ids = [result.id for result in app.minsched.dispatch_many(tasks)]
+        results = app.minsched.dispatch_many(_tasks(app, count, WORK))
+        ids = [result.id for result in results]
         with fleet.measured() as run:
             app.control.revoke(ids)
             task_ids, seconds = _send_until_empty(fleet, app)
@@ -48,6 +72,12 @@ def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
             f"{seconds:.1f} s, {left:,} left, a task takes {late:.0f} ms more at most",
             late < LATE and not left,
         )
+
+
+def _tasks(app: Celery, count: int, seconds: float) -> list[Signature]:
+    """Tasks of pool p that take so long."""
+    task = app.signature("replay.work")
+    return [task.clone((number, seconds)).set(minsched={"pool": "p"}) for number in range(count)]
 
 
 def _send_until_empty(fleet: Fleet, app: Celery) -> tuple[list[str], float]:
@@ -71,4 +101,4 @@ def _ended(app: Celery, task_ids: list[str]) -> list[tuple[int, int]]:
     return [(job.created_ts, job.ended_ts) for job in jobs]
 
 
-CASES = (revoked_tasks,)
+CASES = (rescued_jobs, revoked_tasks)

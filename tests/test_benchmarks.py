@@ -101,18 +101,8 @@ def test_memory_is_told_for_a_node_and_for_a_job_in_each_state() -> None:
     assert min(sizes.values()) > 100
 
 
-#: Cases whose outcome is not yet right.
-WRONG = {"freed_slots", "resumed_pool", "joining_node"}
-
-
 @pytest.mark.benchmarks
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=[pytest.mark.xfail] if case in WRONG else [])
-        for case in bench_scale.CASES
-    ],
-)
+@pytest.mark.parametrize("case", bench_scale.CASES)
 def test_each_step_of_the_benchmark_of_scale_has_the_right_outcome(case: str) -> None:
     rows = run(bench_scale.main, f"--sizes small --tries 1 --only {case}")
     assert rows[0] == list(bench_scale.COLUMNS)
