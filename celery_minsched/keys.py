@@ -146,7 +146,7 @@ HOLDS: Final = {
         ("pool", "priority"),
         "sorted set, TTL",
         "fair turns: the virtual time, `now`, and the next turn of each fairness key, `of <key>`; "
-        "the pool `*` has those of jobs that no pool serves",
+        "the pool `*` has the order of jobs that no pool serves",
     ),
     "pool_waiting": (
         ("pool",),

@@ -138,10 +138,14 @@ end
 -- Gives the slot to the first in line; one whose message is gone is struck off. Was the slot taken?
 local function serve_line(line, node_id, pool)
   local ticket, place = first_in_line(line)
+  if not ticket then  -- Redis has lost its jobs
+    rank_line(line)
+    return false
+  end
   local job = read_job(string.match(ticket, ' (.*)$'))
   job.line, job.ticket = line, ticket
-  local band = math.floor(place / BAND)
-  pass_turn(pool, band, place - band * BAND)
+  local where, band = parse_line(line), math.floor(place / BAND)
+  for _, name in ipairs(pools_of(where)) do pass_turn(name, band, place - band * BAND) end
   leave_line(job)
   if not is_parked(job) then
     lose_job(job, 'its message is gone')

@@ -7,7 +7,7 @@
 
 local BAND = 281474976710656   -- 2^48: the priorities' part of a place stands above the turns'
 local TURN = 1024              -- from one turn of a key to its next
-local NO_POOL = {'*'}          -- the turns of jobs that no pool serves yet: no pool has this name
+local NO_POOL = '*'            -- no pool has this name
 
 local clocks = {}  -- what this call has read and not yet written, by the key of the sorted set
 
@@ -27,11 +27,17 @@ local function read_clock(pool, band, fairness)
   return clock
 end
 
--- Takes the next turn of a key, the same in all these pools. A key without a turn ahead has the turn that is now;
--- it moves "now" on a little, so that such jobs keep their order, and so that many new keys do not stand before
--- a key's second job for ever.
+-- The turn that is now. It is a little later from now on, so that such jobs keep their order, and so that many
+-- new keys do not stand before a key's second job for ever.
+local function pass_now(clock)
+  clock.now = clock.now + 1
+  return clock.now - 1
+end
+
+-- Takes the next turn of a key, the same in all these pools. A key without a turn ahead has the turn that is now.
+-- Jobs that no pool serves yet keep their order, and have the first turns of a pool that comes to serve them.
 local function take_turn(pools, band, fairness)
-  if #pools == 0 then pools = NO_POOL end
+  if #pools == 0 then return pass_now(read_clock(NO_POOL, band, '')) end
   local turn = 0
   for _, pool in ipairs(pools) do
     local clock = read_clock(pool, band, fairness)
@@ -40,7 +46,7 @@ local function take_turn(pools, band, fairness)
   turn = math.min(turn, BAND - TURN - 1)
   for _, pool in ipairs(pools) do
     local clock = read_clock(pool, band, fairness)
-    if clock.now == turn then clock.now = turn + 1 end
+    if clock.now == turn then pass_now(clock) end
     clock.turns[fairness], clock.changed[fairness] = turn + TURN, true
   end
   return turn
@@ -65,7 +71,7 @@ end
 
 -- A job that left its line without having been served gives its turn back.
 local function give_turn_back(pools, band, fairness)
-  for _, pool in ipairs(#pools > 0 and pools or NO_POOL) do
+  for _, pool in ipairs(pools) do
     local name = key.pool_turns(pool, band)
     if redis.call('ZSCORE', name, 'of ' .. fairness) then
       redis.call('ZINCRBY', name, -TURN, 'of ' .. fairness)
