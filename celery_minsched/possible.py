@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import accumulate
 
 from .reading import Reader
@@ -27,25 +27,13 @@ class PossibleViews(Reader):
         pairs = {pair for where in wheres for pair in parse_where(where)[1]}
         langs = {self._keys("lang", pair): pair for pair in pairs}
         serving = {langs[key]: pools for key, pools in self._scan_all(langs).items()}
-        named = [where for where in wheres if "=" in where]
-        lists_any = dict(
-            zip(
-                named,
-                self._ask(("EXISTS", self._keys("pool_langs", parse_where(w)[0])) for w in named),
-                strict=True,
-            )
-        )
-        found: dict[str, set[str]] = {}
-        for where in wheres:
-            pool, pairs_of_where = parse_where(where)
-            by_pair = [set(serving[pair]) for pair in pairs_of_where]
-            if not pool:
-                found[where] = next((pools for pools in by_pair if pools), set())
-            elif where not in lists_any or not lists_any[where]:
-                found[where] = {pool}
-            else:
-                found[where] = {pool} if any(pool in pools for pools in by_pair) else set()
-        return found
+        named = {parse_where(where)[0] for where in wheres if "=" in where}
+        listed = self._ask(("EXISTS", self._keys("pool_langs", pool)) for pool in named)
+        listing = {pool for pool, lists_pairs in zip(named, listed, strict=True) if lists_pairs}
+        return {
+            where: serving_pools(where, serving.__getitem__, lambda pool: pool in listing)
+            for where in wheres
+        }
 
     def is_possible(self, where: str, capabilities: Iterable[str]) -> bool:
         """Could a registered node do it? As ``is_possible`` in lua/include/demand.lua."""
@@ -104,6 +92,21 @@ def _is_met(needed: list[str], members: dict[str, set[str]]) -> bool:
         return True
     first, *others = sorted((members[key] for key in needed), key=len)
     return bool(first.intersection(*others))
+
+
+def serving_pools(
+    where: str,
+    pools_of_pair: Callable[[str], Collection[str]],
+    lists_pairs: Callable[[str], bool],
+) -> set[str]:
+    """The pools that serve, by the pools of each language pair and by which pools list pairs."""
+    pool, pairs = parse_where(where)
+    by_pair = [set(pools_of_pair(pair)) for pair in pairs]
+    if not pool:
+        return next((pools for pools in by_pair if pools), set())
+    if "=" not in where or not lists_pairs(pool):
+        return {pool}
+    return {pool} if any(pool in pools for pools in by_pair) else set()
 
 
 def parse_where(where: str) -> tuple[str, list[str]]:

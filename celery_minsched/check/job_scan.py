@@ -126,9 +126,10 @@ class JobScan:
             for name in ("node_jobs", "waiting", *AGENDAS)
             for key in look.met.get(name, {}).values()
         ]
-        for number, (key, member, _) in enumerate(look.items_of(places)):
+        for number, (key, member, score) in enumerate(look.items_of(places)):
             owner = "".join(key.ids)
             look.sizes[key.key] += 1
+            look.firsts[key.key] = min(look.firsts.get(key.key, score), score)
             expected = self._members[key.name, owner]
             if member in expected:
                 expected.discard(member)

@@ -5,12 +5,15 @@ slot that could serve it stays free (invariant 7).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from .breach import Breach
-from .look import Command, Look, Node
+from .look import Command, Key, Look, Node
 
 #: Lines of one demand that are counted: more are not read in one step.
 _COUNTED = 200
+
+INDEXES = ("pool_waiting", "capable_waiting", "node_waiting")
 
 
 def check_lines(look: Look) -> Iterator[Breach]:
@@ -28,37 +31,52 @@ def check_lines(look: Look) -> Iterator[Breach]:
                 keys=(look.keys("lines"), look.keys("waiting", name)),
                 remedy="Somebody put it there by hand. HDEL it from the first key, DEL the second.",
             )
-    for line, (record, first, *links) in look.read(
-        (line, line.questions()) for line in lines.values()
-    ):
+    look.load(*INDEXES, "waiting_counts")
+    suspects = [line for line in lines.values() if line.is_suspect()]
+    for line, (record, first, *links) in look.read((line, line.questions()) for line in suspects):
         yield from line.judge(record, bool(first), links)
-        if first:
-            yield from line.free_slots()
+    for line in lines.values():
+        yield from line.free_slots()
     yield from _misfiled(look, lines)
     yield from _miscounted(look, lines)
 
 
 def _misfiled(look: Look, lines: dict[str, _Line]) -> Iterator[Breach]:
     """Lines in an index that they do not name, or not at the place of their first job."""
-    filed = (
+    filed: Iterator[tuple[tuple[Key, str], list[Command]]] = (
         (
             (key, line),
             [("HGET", look.keys("lines"), line), ("ZSCORE", key.key, line), _first(look, line)],
         )
-        for key, line in look.members("pool_waiting", "capable_waiting", "node_waiting")
+        for key, line in look.members(*INDEXES)
     )
-    for (key, line), (record, score, first) in look.read(filed):
-        index = "\t".join((key.ids[0], "".join(key.ids[1:])))
-        is_named = line.endswith(f"/{key.ids[0]}")
-        if key.name != "node_waiting":
-            is_named = index in (record or "").splitlines()
-        if score is not None and not (is_named and first and float(first[0][1]) == float(score)):
+    suspects = (
+        (place, questions)
+        for place, questions in filed
+        if not _is_filed(*place, *map(look.recall, questions))
+    )
+    for (key, line), answers in look.read(suspects):
+        if not _is_filed(key, line, *answers):
+            index = "" if key.name == "node_waiting" else f"{_index_of(key)}\n"
             yield Breach(
                 code="line_stray",
                 sentence=f"line {line} is not filed in this index, or not at this place",
                 keys=(key.key,),
-                subject=("line", line, "" if key.name == "node_waiting" else f"{index}\n"),
+                subject=("line", line, index),
             )
+
+
+def _is_filed(key: Key, line: str, record: str | None, score: float | None, first: Any) -> bool:
+    """Does the line name the index, and stand there at its first job's place? Or is it gone?"""
+    if key.name == "node_waiting":
+        is_named = line.endswith(f"/{key.ids[0]}")
+    else:
+        is_named = _index_of(key) in (record or "").splitlines()
+    return score is None or bool(is_named and first and float(first[0][1]) == float(score))
+
+
+def _index_of(key: Key) -> str:
+    return "\t".join((key.ids[0], "".join(key.ids[1:])))
 
 
 def _first(look: Look, line: str) -> Command:
@@ -79,14 +97,23 @@ def _miscounted(look: Look, lines: dict[str, _Line]) -> Iterator[Breach]:
         for demand, names in by_demand.items()
         if len(names) <= _COUNTED
     )
-    for demand, (noted, *numbers) in look.read(wanted):
-        if int(noted or 0) != sum(numbers) or noted == "0":
+    suspects = (
+        (demand, questions)
+        for demand, questions in wanted
+        if not _is_counted(*map(look.recall, questions))
+    )
+    for demand, (noted, *numbers) in look.read(suspects):
+        if not _is_counted(noted, *numbers):
             yield Breach(
                 code="waiting_miscounted",
                 sentence=f"{sum(numbers)} jobs wait for {demand}, and {noted or 0} are noted",
                 keys=(counts, demand),
                 subject=("count", demand, *by_demand[demand]),
             )
+
+
+def _is_counted(noted: str | None, *numbers: int) -> bool:
+    return int(noted or 0) == sum(numbers) and noted != "0"
 
 
 class _Line:
@@ -105,6 +132,11 @@ class _Line:
         self.is_relinked_soon = not walks.isdisjoint(look.relinking)
         if equals:
             self.at_pairs.append(keys("pool_langs_waiting", pool))
+
+    def is_suspect(self) -> bool:
+        """Does it not fit, by what was read once and not in one step?"""
+        record, first, *links = map(self.look.recall, self.questions())
+        return any(self.judge(record, bool(first), links))
 
     def questions(self) -> list[Command]:
         """What :meth:`judge` takes the answers of."""
@@ -160,13 +192,9 @@ class _Line:
     def free_slots(self) -> Iterator[Breach]:
         """Nodes that could serve it and do not."""
         look = self.look
-        if self.is_relinked_soon:
+        if self.is_relinked_soon or not look.sizes[look.keys("waiting", self.name)]:
             return
-        suspects = [
-            node
-            for node in look.nodes.values()
-            if node and node.node_id in look.free and self._is_for(node)
-        ]
+        suspects = [node for node in self._free_nodes() if self._is_for(node)]
         keys = look.keys
         for node, (waiting, taken, now, required) in look.read(
             (
@@ -192,6 +220,15 @@ class _Line:
                     keys=(keys("node_jobs", node.node_id), keys("waiting", self.name)),
                     subject=("node", node.node_id),
                 )
+
+    def _free_nodes(self) -> list[Node]:
+        """Free nodes, the only one that it is for or those with the first of its capabilities."""
+        if self.required and not self._is_open():
+            required = self.look.nodes.get(self.required)
+            return [required] if required and self.required in self.look.free else []
+        indexes = [(pool, (self.caps or [""])[0]) for pool in self.pools]
+        found = {node.node_id: node for at in indexes for node in self.look.free_nodes[at]}
+        return list(found.values())
 
     def _is_for(self, node: Node) -> bool:
         """Can the node serve the line? One for a single node is anyone's while that is away."""

@@ -7,14 +7,15 @@ MULTI, which has some hundred cheap commands, so that Redis is busy with it for 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from ..keys import Keys
+from ..possible import serving_pools
 from ..reading import MANY, scan_keys
 from ..scripts import text
 from ..times import look_up, settings_of_fleet
@@ -107,7 +108,7 @@ class Look:
         seconds, microseconds = self.redis.time()
         #: Milliseconds of the server's clock.
         self.now: int = seconds * 1000 + microseconds // 1000
-        self.pools_of = cache(views.pools_of)
+        self.pools_of = cache(self._pools_of)
         self.paused = views.paused()
         #: The lines that are yet to be linked anew, see lua/include/relink.lua.
         self.relinking: set[str] = set(text(self.redis.hgetall(self.keys("relinking"))))
@@ -125,6 +126,18 @@ class Look:
         self._contents: dict[str, dict[str, Any]] = {}
         #: Numbers of members of the keys that hold jobs.
         self.sizes: Counter[str] = Counter()
+        #: The lowest scores in them.
+        self.firsts: dict[str, float] = {}
+
+    @cached_property
+    def free_nodes(self) -> defaultdict[Index, list[Node]]:
+        """Nodes with a free slot that take jobs, by what they offer."""
+        found: defaultdict[Index, list[Node]] = defaultdict(list)
+        for node in self.nodes.values():
+            if node and node.node_id in self.free and self.takes_jobs(node):
+                for index in node.offers:
+                    found[index].append(node)
+        return found
 
     def meet(self, key: Key) -> None:
         """Note a key that was met."""
@@ -143,15 +156,29 @@ class Look:
         return scan_keys(self.redis, self.keys, "*", _KEYS)
 
     def members(self, *names: str) -> Iterator[tuple[Key, str]]:
-        """Each key of these names that was met with each of its members. They are read once."""
+        """Each key of these names that was met with each of its members."""
+        self.load(*names)
+        for name in names:
+            for key in self.met.get(name, {}).values():
+                for member in self._contents[key.key]:
+                    yield key, member
+
+    def load(self, *names: str) -> None:
+        """Read the keys of these names that were met, once, and remember their members."""
         keys = [key for name in names for key in self.met.get(name, {}).values()]
         missing = [key for key in keys if key.key not in self._contents]
         self._contents.update({key.key: {} for key in missing})
         for key, member, value in self.items_of(missing):
             self._contents[key.key][member] = value
-        for key in keys:
-            for member in self._contents[key.key]:
-                yield key, member
+
+    def _pools_of(self, where: str) -> set[str]:
+        """The pools that serve, by what was read."""
+        self.load("lang")
+        return serving_pools(
+            where,
+            lambda pair: self._contents.get(self.keys("lang", pair), {}),
+            lambda pool: self.is_met(self.keys("pool_langs", pool)),
+        )
 
     def items_of(self, keys: Iterable[Key]) -> Iterator[tuple[Key, str, Any]]:
         """Each of these keys with each of its members, and its score or value; some of them twice.
@@ -185,6 +212,9 @@ class Look:
                 return contents.get(str(args[0]))
             case "ZCARD":
                 return self.sizes[str(key)]
+            case "ZRANGE":  # the first, of a line
+                first = self.firsts.get(str(key))
+                return [] if first is None else [("", first)]
             case "EXISTS":
                 return sum(self.is_met(str(each)) for each in (key, *args))
         raise ValueError(f"{name!r} is not recalled")

@@ -37,8 +37,7 @@ def check_nodes(look: Look) -> Iterator[Breach]:
 
 def _suspects(look: Look, names: Iterable[str]) -> Iterator[str]:
     """Nodes that do not fit, by what was read once and not in one step."""
-    for _ in look.members("nodes", "rescues", "pools", "lang_speakers", *INDEXES):
-        pass  # remembers them
+    look.load("nodes", "rescues", "pools", "lang_speakers", *INDEXES)
     wanted = ((name, _record(look, name)) for name in names)
     for node_id, (values, count) in look.glance(wanted):
         node = look.nodes[node_id] = Node.of(node_id, values)
