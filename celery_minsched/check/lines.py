@@ -4,14 +4,14 @@ slot that could serve it stays free (invariant 7).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .breach import Breach
 from .look import Command, Key, Look, Node
 
 #: Lines of one demand that are counted: more are not read in one step.
-_COUNTED = 200
+_COUNTED = 2000
 
 INDEXES = ("pool_waiting", "capable_waiting", "node_waiting")
 
@@ -20,28 +20,32 @@ def check_lines(look: Look) -> Iterator[Breach]:
     """Each line; after :func:`~celery_minsched.check.nodes.check_nodes`."""
     names = {key.ids[0] for key in look.met.get("waiting", {}).values()}
     names.update(line for _, line in look.members("lines", "lang_waiting", "pool_langs_waiting"))
-    lines: dict[str, _Line] = {}
+    look.load(*INDEXES, "waiting_counts")
+    readable, suspects, passed_over = [], [], []
     for name in sorted(names):
-        if name.count("/") == 2:
-            lines[name] = _Line(look, name)
-        else:
+        if name.count("/") != 2:
             yield Breach(
                 code="line_unreadable",
                 sentence=f"{name!r} is no line such as asr/gpu/n1",
                 keys=(look.keys("lines"), look.keys("waiting", name)),
                 remedy="Somebody put it there by hand. HDEL it from the first key, DEL the second.",
             )
-    look.load(*INDEXES, "waiting_counts")
-    suspects = [line for line in lines.values() if line.is_suspect()]
+            continue
+        readable.append(name)
+        line = _Line(look, name)
+        if line.is_suspect():
+            suspects.append(line)
+        if line.has_free_nodes():
+            passed_over.append(line)
     for line, (record, first, *links) in look.read((line, line.questions()) for line in suspects):
         yield from line.judge(record, bool(first), links)
-    for line in lines.values():
+    for line in passed_over:
         yield from line.free_slots()
-    yield from _misfiled(look, lines)
-    yield from _miscounted(look, lines)
+    yield from _misfiled(look)
+    yield from _miscounted(look, readable)
 
 
-def _misfiled(look: Look, lines: dict[str, _Line]) -> Iterator[Breach]:
+def _misfiled(look: Look) -> Iterator[Breach]:
     """Lines in an index that they do not name, or not at the place of their first job."""
     filed: Iterator[tuple[tuple[Key, str], list[Command]]] = (
         (
@@ -83,12 +87,12 @@ def _first(look: Look, line: str) -> Command:
     return ("ZRANGE", look.keys("waiting", line), 0, 0, "WITHSCORES")
 
 
-def _miscounted(look: Look, lines: dict[str, _Line]) -> Iterator[Breach]:
+def _miscounted(look: Look, lines: Iterable[str]) -> Iterator[Breach]:
     """Demands for which another number of jobs is noted than wait in their lines."""
     counts = look.keys("waiting_counts")
     by_demand: dict[str, list[str]] = {demand: [] for _, demand in look.members("waiting_counts")}
-    for name, line in lines.items():
-        by_demand.setdefault(line.where, []).append(name)
+    for name in lines:
+        by_demand.setdefault(name.partition("/")[0], []).append(name)
     wanted: Iterator[tuple[str, list[Command]]] = (
         (
             demand,
@@ -189,11 +193,14 @@ class _Line:
     def _index(pool: str, capability: str) -> tuple[str, ...]:
         return ("capable_waiting", pool, capability) if capability else ("pool_waiting", pool)
 
+    def has_free_nodes(self) -> bool:
+        """Do jobs wait in it while a node that may serve it has a free slot?"""
+        has_jobs = self.look.sizes[self.look.keys("waiting", self.name)] > 0
+        return has_jobs and not self.is_relinked_soon and any(map(self._is_for, self._free_nodes()))
+
     def free_slots(self) -> Iterator[Breach]:
         """Nodes that could serve it and do not."""
         look = self.look
-        if self.is_relinked_soon or not look.sizes[look.keys("waiting", self.name)]:
-            return
         suspects = [node for node in self._free_nodes() if self._is_for(node)]
         keys = look.keys
         for node, (waiting, taken, now, required) in look.read(
