@@ -9,6 +9,7 @@ import redis
 from celery_minsched.models import DispatchResponse
 
 from .desk import Desk, silence
+from .fleet import wait_for
 
 LONG = 60_000  # ms
 
@@ -77,7 +78,7 @@ class Generation:
         for draining in (True, False):
             self.desk.service.drain_node(self.nodes[1], draining)
         for task_id in self.tasks[::3]:
-            self.desk.service.revoke_task(task_id, "keeper")
+            self.desk.service.revoke_tasks([task_id], "keeper")
 
     def die(self) -> None:
         """A job is lost with its node. The others are rescued. The nodes are forgotten."""
@@ -96,13 +97,17 @@ class Generation:
         self.client.delete(self.keys("lost"))  # they are reported
         self.client.zadd(self.keys("nodes"), dict.fromkeys(self.nodes, -1))
         self.client.hset(self.keys("heard"), "since", 1)
+        wait_for(self.is_forgotten, "the nodes to be forgotten")
+
+    def is_forgotten(self) -> bool:
+        """Has Redis no node but the keeper, after one more heartbeat?"""
         self.beat()
-        assert self.client.zrange(self.keys("nodes"), 0, -1) == ["keeper"]
+        return bool(self.client.zrange(self.keys("nodes"), 0, -1) == ["keeper"])
 
     def end(self) -> None:
         """All tasks are revoked; the jobs of them that still wait expire."""
         for task_id in self.tasks:
-            self.desk.service.revoke_task(task_id, "keeper")
+            self.desk.service.revoke_tasks([task_id], "keeper")
         waiting = [job.job_id for job in self.desk.views.jobs() if not job.has_slot]
         for job_id in waiting:
             self.client.hset(self.keys("job", job_id), "expires_ts", 1)

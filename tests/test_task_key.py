@@ -121,7 +121,7 @@ def test_a_first_job_that_is_lost_after_its_retry_has_lapsed_is_not_reported(des
 
 def test_a_first_job_that_waits_after_its_retry_has_lapsed_is_sound(desk: Desk) -> None:
     it = Retried(desk)
-    assert desk.service.revoke_task("t1", "n2")
+    assert desk.service.revoke_tasks(["t1"], "n2")
     it.client.delete(it.key, desk.service.keys("job", it.retry))
     for node_id in ("n1", "n2"):
         desk.service.drain_node(node_id)
