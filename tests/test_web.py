@@ -275,6 +275,16 @@ def test_every_page_of_flower_has_the_tab(desk: Desk, flowers: Flowers) -> None:
         assert (status, text.count('href="/minsched/nodes"')) >= (200, 1), page
 
 
+def test_data_are_sent_a_page_at_a_time(desk: Desk, flowers: Flowers) -> None:
+    for number in range(3):
+        desk.node(f"n{number}", 1)
+    answer = data(flowers.open, "nodes?offset=1&limit=1&sort=node&descending=1&find=ASR")
+    assert [row["id"] for row in answer["tables"]["nodes"]] == ["n1"]
+    assert answer["numbers"] == {"nodes": [3, 3]}
+    assert len(data(flowers.open, "nodes?limit=0&sort=nothing")["tables"]["nodes"]) == 1
+    assert flowers.open.get("/minsched/data/nodes?limit=many")[0] == 400
+
+
 def test_metrics_are_served_as_flower_does(desk: Desk, flowers: Flowers) -> None:
     status, text = flowers.open.get("/metrics")
     assert status == 200
