@@ -73,7 +73,7 @@ class Adopter:
     """
 
     def __init__(self, plugin: MinSched, queue: str, pool: str | None = None) -> None:
-        if obstacle := connection.why_not_wait(plugin.app, plugin.settings.redis_url):
+        if obstacle := connection.why_not_wait(plugin.app, plugin.settings.database_url):
             raise ValueError(obstacle)
         if queue.startswith("minsched."):
             raise ValueError(f"{queue} is a queue of the scheduler's own")

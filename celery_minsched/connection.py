@@ -84,7 +84,7 @@ def client_of(app: Celery, url: str | None, timeout: float | None = None) -> red
     if connection.transport.driver_type != "redis":
         raise ImproperlyConfigured(
             f"The scheduler keeps its state in Redis, and the broker {connection.as_uri()} is not "
-            "Redis. Set minsched_redis_url."
+            "Redis. Set minsched_database_url."
         )
     with connection._reraise_as_library_errors():
         connection.connect()  # once; default_channel would try for its connect_timeout, three times
@@ -126,7 +126,7 @@ def why_not_wait(app: Celery, url: str | None) -> str:
     return (
         "A task can wait for a slot only where the scheduler's keys and the broker's messages are "
         "in one Redis database, since both change in one step. Here the broker is "
-        f"{broker.as_uri()} and minsched_redis_url is {Connection(url).as_uri() if url else None}."
+        f"{broker.as_uri()} and minsched_database_url is {Connection(url).as_uri() if url else None}."
     )
 
 

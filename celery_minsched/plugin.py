@@ -14,6 +14,7 @@ from celery.result import AsyncResult
 from kombu.utils.imports import symbol_by_name
 
 from . import bulk, connection, settings
+from .database_url import follow_configuration
 from .demand import Demand
 from .errors import InvalidDemand
 from .layout import check_layout
@@ -23,7 +24,7 @@ from .scheduler import MinimalSchedulerService
 from .view_models import JobView
 from .views import Views
 
-_OR_ONE_REDIS = "or let minsched_redis_url and the broker be the same."
+_OR_ONE_REDIS = "or let minsched_database_url and the broker be the same."
 
 
 class MinSched:
@@ -42,6 +43,7 @@ class MinSched:
             )
         self.app = app
         app.minsched = self
+        follow_configuration(app)
         give_requests_a_place()
         app.amqp_cls = SchedulingAMQP
         app.__dict__.pop("amqp", None)  # one that was made already does not dispatch
@@ -66,7 +68,7 @@ class MinSched:
             return
         self._check_settings()
         if demand.when_full == "wait":
-            obstacle = connection.why_not_wait(self.app, self.settings.redis_url)
+            obstacle = connection.why_not_wait(self.app, self.settings.database_url)
             raise InvalidDemand(message=f"when_full: {obstacle} Ask for 'error', {_OR_ONE_REDIS}")
 
     def _check_settings(self) -> None:
@@ -79,7 +81,7 @@ class MinSched:
             f"minsched_routes[{pattern!r}]['when_full']": demand.get("when_full")
             for pattern, demand in found.routes.items()
         }
-        obstacle = connection.why_not_wait(self.app, found.redis_url)
+        obstacle = connection.why_not_wait(self.app, found.database_url)
         for name, when_full in waits.items():
             if obstacle and when_full == "wait":
                 raise ImproperlyConfigured(f"{obstacle} Set {name} = 'error', {_OR_ONE_REDIS}")
@@ -87,7 +89,7 @@ class MinSched:
     @cached_property
     def can_park(self) -> bool:
         """May a task's message lie at no node, until there is a slot or it is due?"""
-        return not connection.why_not_wait(self.app, self.settings.redis_url)
+        return not connection.why_not_wait(self.app, self.settings.database_url)
 
     @cached_property
     def is_on_broker(self) -> bool:
@@ -95,7 +97,7 @@ class MinSched:
         by the same user?
         """
         conf = self.app.conf
-        return self.settings.redis_url is None and conf.broker_read_url == conf.broker_write_url
+        return self.settings.database_url is None and conf.broker_read_url == conf.broker_write_url
 
     @cached_property
     def scheduler(self) -> MinimalSchedulerService:
@@ -110,7 +112,7 @@ class MinSched:
     def unchecked_scheduler(self) -> MinimalSchedulerService:
         """The same, whatever the layout: for who changes that."""
         self._check_settings()
-        client = connection.client_of(self.app, self.settings.redis_url)
+        client = connection.client_of(self.app, self.settings.database_url)
         keys = connection.keys_of(self.app, self.settings.key_prefix)
         return MinimalSchedulerService(client, self.settings, keys)
 

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
+from . import database_url
 from .models import Name
 
 PREFIX = "minsched_"
@@ -20,10 +22,12 @@ SOCKET_TIMEOUT = 5.0
 class Settings(BaseModel):
     """The settings without their ``minsched_`` prefix; times are seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
-    redis_url: str | None = Field(
-        default=None, description="Redis of the scheduler; None: the broker's"
+    database_url: str | None = Field(
+        default=None, repr=False, description="Redis of the scheduler; None: the broker's"
     )
     key_prefix: Name = Field(default="scheduler", description="prefix of the scheduler's keys")
     routes: dict[str, dict[str, Any]] = Field(
@@ -94,11 +98,8 @@ class Settings(BaseModel):
 def given_settings(app: Celery) -> set[str]:
     """The names of the settings that the application does not leave to Celery."""
     _ = app.conf.broker_url  # makes a configuration of what was set before; without, maps is empty
-    # As config_from_object(namespace="CELERY") leaves them, keys may be CELERY_MINSCHED_NODE_TTL.
-    namespace = (app.conf.prefix or "").lower()
-    return {
-        str(key).lower().removeprefix(namespace) for layer in app.conf.maps[:-1] for key in layer
-    }
+    conf = app.conf
+    return {database_url.plain_name(conf, key) for layer in conf.maps[:-1] for key in layer}
 
 
 def from_app(app: Celery) -> Settings:
@@ -106,6 +107,8 @@ def from_app(app: Celery) -> Settings:
 
     Raises ``ImproperlyConfigured`` for a name that is no setting, and for a wrong value.
     """
+    _ = app.conf.broker_url  # reads the configuration
+    database_url.rename_earlier(app.conf)
     names = given_settings(app)
     given = {name.removeprefix(PREFIX): app.conf[name] for name in names if name.startswith(PREFIX)}
     for name in given:
@@ -114,13 +117,18 @@ def from_app(app: Celery) -> Settings:
             hint = f" Did you mean {PREFIX}{close[0]}?" if close else ""
             raise ImproperlyConfigured(f"There is no setting {PREFIX}{name}.{hint}")
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as exc:
-        raise ImproperlyConfigured(
-            "; ".join(
-                f"{PREFIX}{'.'.join(map(str, error['loc']))} = {error['input']!r}: {error['msg']}"
-                if error["loc"]
-                else error["msg"]
-                for error in exc.errors()
-            )
-        ) from exc
+        raise ImproperlyConfigured("; ".join(map(_sentence, exc.errors()))) from exc
+    if settings.database_url is not None:
+        database_url.check(settings.database_url)
+    return settings
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What is wrong with a setting. The value is shown unless it may hold a password."""
+    if not error["loc"]:
+        return error["msg"]
+    name = PREFIX + ".".join(map(str, error["loc"]))
+    value = "" if name == database_url.NAME else f" = {error['input']!r}"
+    return f"{name}{value}: {error['msg']}"

@@ -85,7 +85,7 @@ class Pulse:
     ) -> None:
         settings, keys = plugin.scheduler.settings, plugin.scheduler.keys
         # A connection that is lost in silence must not cost so much time as a death takes.
-        client = client_of(plugin.app, settings.redis_url, settings.pulse_timeout)
+        client = client_of(plugin.app, settings.database_url, settings.pulse_timeout)
         scheduler = MinimalSchedulerService(client, settings, keys)
         self._interval = settings.heartbeat_interval
         self._changed = threading.Event()

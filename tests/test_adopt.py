@@ -225,7 +225,7 @@ def test_a_queue_of_the_schedulers_own_is_refused(app: Celery) -> None:
 
 
 def test_it_needs_the_messages_and_the_scheduler_in_one_database(server: Server) -> None:
-    conf = {"minsched_redis_url": f"{server.url[:-1]}1", "minsched_when_full": "error"}
+    conf = {"minsched_database_url": f"{server.url[:-1]}1", "minsched_when_full": "error"}
     answer = run_with(make_app(server.url, **conf), "adopt", QUEUE, *POOL)
     assert answer.exit_code == 2
     assert "one Redis database" in answer.stderr

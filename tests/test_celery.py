@@ -293,7 +293,7 @@ class TestFailure:
         app = make_app(
             f"redis://127.0.0.1:{free_port()}/0",
             result_backend="disabled://",
-            minsched_redis_url=server_url,
+            minsched_database_url=server_url,
             minsched_when_full="error",
         )
         with pytest.raises(OperationalError):

@@ -114,7 +114,7 @@ def test_a_key_prefix_of_one_s_own(server: Server) -> None:
 
 def test_another_redis_for_the_scheduler(server: Server) -> None:
     app = Celery("c", broker="memory://")
-    app.conf.update(minsched_redis_url=server.url, minsched_when_full="error")
+    app.conf.update(minsched_database_url=server.url, minsched_when_full="error")
     plugin = MinSched(app)
     plugin.scheduler.register_node(
         RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]')

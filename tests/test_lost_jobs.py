@@ -221,7 +221,7 @@ def test_a_broker_that_is_away_holds_up_no_rescue(
     server: Server, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The scheduler has a Redis of its own."""
-    conf = {"minsched_redis_url": server.url, "minsched_when_full": "error"}
+    conf = {"minsched_database_url": server.url, "minsched_when_full": "error"}
     app = make_app("redis://127.0.0.1:1/0", **conf)
     desk = Desk(app.minsched.scheduler)
     desk.node("n1")

@@ -109,7 +109,7 @@ def test_a_connection_to_another_broker_is_refused(app: Celery, server: Server, 
 @pytest.mark.parametrize("how", ["call", "handler"])
 def test_a_priority_at_another_broker_is_in_the_header(server: Server, how: str) -> None:
     """A node takes from one list of its queue, and kombu has one for each priority step."""
-    own = {"minsched_redis_url": server.url, "minsched_when_full": "error"}
+    own = {"minsched_database_url": server.url, "minsched_when_full": "error"}
     app = make(server.url, broker=server.url.replace("/0", "/5"), **own)
     Desk(app.minsched.scheduler).node("n1", 1)
 

@@ -91,18 +91,18 @@ def test_a_setting_counts_however_celery_is_configured() -> None:
     ],
 )
 def test_waiting_is_refused_where_messages_and_keys_are_apart(broker: str, url: str | None) -> None:
-    app = plugin(broker, minsched_redis_url=url).app
+    app = plugin(broker, minsched_database_url=url).app
     assert app.amqp  # nothing is checked before the scheduler is needed
     with pytest.raises(ImproperlyConfigured, match="minsched_when_full = 'error'"):
         app.send_task("t", minsched={"pool": "asr"})  # before anything is sent
     with pytest.raises(ImproperlyConfigured, match="minsched_when_full = 'error'"):
         _ = app.minsched.scheduler  # as a node starts
-    assert plugin(broker, minsched_redis_url=url, minsched_when_full="error").app.amqp
+    assert plugin(broker, minsched_database_url=url, minsched_when_full="error").app.amqp
 
 
 def test_a_demand_that_would_wait_there_is_refused() -> None:
     """By route, by task and by call, before anything is sent."""
-    apart = {"minsched_redis_url": REDIS, "minsched_when_full": "error"}
+    apart = {"minsched_database_url": REDIS, "minsched_when_full": "error"}
     waits = {"pool": "asr", "when_full": "wait"}
     by_route = plugin("memory://", **apart, minsched_routes={"speech.*": waits}).app
     with pytest.raises(ImproperlyConfigured, match=r"Set minsched_routes\['speech"):
@@ -118,11 +118,11 @@ def test_a_demand_that_would_wait_there_is_refused() -> None:
 
 
 def test_the_same_place_may_be_named_twice() -> None:
-    assert plugin(REDIS, minsched_redis_url=REDIS).settings.when_full == "wait"
+    assert plugin(REDIS, minsched_database_url=REDIS).settings.when_full == "wait"
 
 
 def test_a_broker_that_is_not_redis_needs_a_url_for_the_scheduler() -> None:
-    with pytest.raises(ImproperlyConfigured, match="Set minsched_redis_url"):
+    with pytest.raises(ImproperlyConfigured, match="Set minsched_database_url"):
         _ = plugin("memory://", minsched_when_full="error").scheduler
 
 
@@ -142,7 +142,7 @@ def test_a_delayed_task_takes_a_slot_where_it_cannot_be_parked(client: redis.Red
     url = client.connection_pool.connection_kwargs["port"]
     app = plugin(
         f"redis://127.0.0.1:{url}/1",
-        minsched_redis_url=f"redis://127.0.0.1:{url}/0",
+        minsched_database_url=f"redis://127.0.0.1:{url}/0",
         minsched_when_full="error",
     ).app
     Desk(app.minsched.scheduler).node("n1")

@@ -49,7 +49,11 @@ class Flowers:
         self.closed = FlowerProcess(server.nodes_url, prefix="tools/flower", auth="ops:secret")
         #: Without our pages.
         self.plain = FlowerProcess(server.nodes_url, plain=True)
-        self.fleet = Fleet(SimpleNamespace(url=server.nodes_url))  # type: ignore[arg-type]
+        place = SimpleNamespace(url=server.nodes_url)
+        # By the setting's earlier name. A user without a password accepts any.
+        database = server.nodes_url.replace("//", "//default:s3cret@")
+        conf = json.dumps({"minsched_redis_url": database})
+        self.fleet = Fleet(place, MINSCHED_TEST_CELERY=conf)  # type: ignore[arg-type]
         self.fleet.start("real-1", "-P", "threads")
 
     def close(self) -> None:
@@ -330,6 +334,19 @@ class TestBehindAPassword:
         assert (post("drain?of=nobody"), post("pause?of=nowhere")) == (404, 404)
         for site in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://elsewhere"}):
             assert (post("drain?of=real-1", **site), states()) == (403, (False, False))
+
+    def test_no_page_shows_the_password_of_the_database(
+        self, node: Fleet, flowers: Flowers
+    ) -> None:
+        """Flower shows each worker's configuration."""
+
+        def ask(path: str) -> str:
+            return flowers.closed.get(path, **flowers.closed.credentials)[1]
+
+        wait_for(lambda: "minsched_database_url" in ask("/api/workers?refresh=1"), "the worker")
+        for path in ("/api/workers", "/worker/celery@real-1", "/workers", "/minsched/data/nodes"):
+            assert "s3cret" not in ask(path), path
+        assert "s3cret" not in node.log("real-1")
 
     @needs_browser
     def test_a_button_does_it(self, node: Fleet, flowers: Flowers, browser: Browser) -> None:
