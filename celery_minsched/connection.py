@@ -123,10 +123,11 @@ def why_not_wait(app: Celery, url: str | None) -> str:
         url is None or place_of(broker) == place_of(Connection(url))
     ):
         return ""
+    own = Connection(url).as_uri() if url else None
     return (
         "A task can wait for a slot only where the scheduler's keys and the broker's messages are "
         "in one Redis database, since both change in one step. Here the broker is "
-        f"{broker.as_uri()} and minsched_database_url is {Connection(url).as_uri() if url else None}."
+        f"{broker.as_uri()} and minsched_database_url is {own}."
     )
 
 

@@ -107,7 +107,7 @@ def test_a_setting_that_comes_late_is_renamed_when_it_is_read() -> None:
 
 def test_the_new_name_counts_if_both_are_given() -> None:
     app = make_app(minsched_redis_url=URL, minsched_database_url="redis://elsewhere/0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match=EARLIER_NAME):
         assert MinSched(app).settings.database_url == "redis://elsewhere/0"
     assert PASSWORD not in shown(app)
 
@@ -117,7 +117,7 @@ def test_two_applications_may_share_one_dictionary() -> None:
     for _ in range(2):
         app = make_app()
         app.config_from_object(shared)
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match=EARLIER_NAME):
             assert MinSched(app).settings.database_url == URL
 
 
