@@ -21,7 +21,6 @@ from redis.retry import Retry
 
 from celery_minsched import (
     DispatchRequest,
-    HeartbeatRequest,
     MinimalSchedulerService,
     NodeLostError,
     RegisterNodeRequest,
@@ -222,12 +221,11 @@ BY_NO_ONE: dict[str, Call] = {
     "send to a queue of Celery's": lambda r: r.lpush("celery", "{}"),
     "send on another channel": lambda r: r.publish("other", "{}"),
 }
-NODE = RegisterNodeRequest(node_id="mine", max_jobs=9, pools_json='["asr"]')
 NOT_BY_A_PRODUCER: dict[str, Call] = {
-    "register a node": lambda r: MinimalSchedulerService(r).register_node(NODE),
-    "be a node": lambda r: MinimalSchedulerService(r).heartbeat(HeartbeatRequest(node_id="n1")),
-    "claim a job": lambda r: MinimalSchedulerService(r).claim_job("u1:1", "n1"),
-    "delete a node": lambda r: r.zrem("scheduler:nodes", "n1"),
+    "rescue a node": lambda r: MinimalSchedulerService(r).claim_rescue(),
+    "take jobs from a queue as a node does": lambda r: r.blmove(
+        "minsched.node.n1", "minsched.taken.n1", 1
+    ),
     "read what a node has unacknowledged": lambda r: r.hgetall("minsched.unacked.n1"),
     "read a queue": lambda r: r.lrange("minsched.node.n1", 0, -1),
     "hear what workers are told": lambda r: r.execute_command("PSUBSCRIBE", "/0.*"),

@@ -148,6 +148,7 @@ local function serve_line(line, node_id, pool)
   for _, name in ipairs(pools_of(where)) do pass_turn(name, band, place - band * BAND) end
   leave_line(job)
   if not is_parked(job) then
+    job.node_id = ''  -- no node has its message either
     lose_job(job, 'its message is gone')
     return false
   end

@@ -84,7 +84,7 @@ local function lose_job(job, reason, counted_as)
   tell('job_lost', 'job', job.id, 'task', job.task_id, 'node', job.node_id, 'reason', reason)
   if is_told and job.task_id ~= '' then
     redis.call('ZADD', key.lost(), NOW, job.id)
-  else
+  elseif job.node_id ~= '' then
     forget_message(job.node_id, redis.call('HGET', key.job(job.id), 'tag') or '')
   end
 end
