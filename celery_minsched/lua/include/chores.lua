@@ -98,6 +98,7 @@ end
 local function discard_expired(node_id)
   local jobs = due(key.expiring(), NOW - 1000, MOST_EXPIRED)
   for _, job_id in ipairs(jobs) do
+    if bytes_left <= 0 then return NOW end
     if not has_room(node_id) then return NOW + QUEUE_PAUSE end
     redis.call('ZREM', key.expiring(), job_id)
     local was_revoked = redis.call('HGET', key.job(job_id), 'reason') == 'revoked'

@@ -18,6 +18,7 @@ local function find_slot(job, full)
     required = required_node(job, session, pools, caps)
     line = line_of(job, required)
     local is_new = job.node_id == '' or job.is_requeued
+    if bytes_left <= 0 then full[line] = true end  -- the next heartbeat of a free node moves it
     while not full[line] do
       local node_id, pool, chosen_by = choose_node(job, session, pools, caps, required)
       if node_id and not (is_new and redis.call('EXISTS', key.waiting(line)) == 1) then
