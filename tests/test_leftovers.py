@@ -94,6 +94,7 @@ class Generation:
                 moved.append(json.loads(raw)["job_id"])
                 self.client.lmove(queue, self.keys("job_queue", moved[-1]), "LEFT", "LEFT")
             self.desk.service.rescue_node(node_id, moved)
+            assert self.desk.service.rescue_node(node_id)[2] == 0
         self.client.delete(self.keys("lost"))  # they are reported
         self.client.zadd(self.keys("nodes"), dict.fromkeys(self.nodes, -1))
         self.client.hset(self.keys("heard"), "since", 1)
