@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -23,23 +24,23 @@ logger = logging.getLogger(__name__)
 
 def rescue(plugin: MinSched) -> None:
     """Rescue nodes until no rescue is due. A rescue that fails is due again in seconds."""
-    while True:
-        node_id, how = plugin.scheduler.claim_rescue()
-        if not node_id:
-            return
-        try:
-            _rescue_node(plugin, node_id, how)
-        except (RedisError, OperationalError) as exc:
-            logger.warning("the rescue of node %s is tried again in seconds: %s", node_id, exc)
-        except Exception:
-            logger.exception("the rescue of node %s failed, and is tried again in seconds", node_id)
+    with contextlib.closing(_Mailboxes(plugin.app)) as mailboxes:
+        while True:
+            node_id, how = plugin.scheduler.claim_rescue()
+            if not node_id:
+                return
+            try:
+                mailboxes.remove(node_id)
+                _rescue_node(plugin, node_id, how)
+            except (RedisError, OperationalError) as exc:
+                logger.warning("the rescue of node %s is tried again in seconds: %s", node_id, exc)
+            except Exception:
+                logger.exception(
+                    "the rescue of node %s failed, and is tried again in seconds", node_id
+                )
 
 
 def _rescue_node(plugin: MinSched, node_id: str, how: str) -> None:
-    try:
-        _remove_mailbox(plugin.app, node_id)
-    except Exception as exc:  # the broker may be away: the jobs do not wait for it
-        logger.warning("the mailbox of node %s is not removed: %s", node_id, exc)
     placed, lost, left = settle(plugin, node_id, park_messages(plugin, node_id))
     is_over = how == "dead" and not left
     if placed or lost or is_over:
@@ -51,15 +52,33 @@ def _rescue_node(plugin: MinSched, node_id: str, how: str) -> None:
         )
 
 
-def _remove_mailbox(app: Celery, node_id: str) -> None:
-    """Remove the dead worker's queue for remote control. A worker that comes back hears broadcasts
-    without it: on Redis they are published to subscribers (kombu 5.7).
-    """
-    with app.connection_for_write() as connection:
-        connection.connect()  # once; the channel would try for long
-        queue = app.control.mailbox.get_queue(f"celery@{node_id}")(connection.default_channel)
-        queue.declare()  # kombu deletes the bindings that the connection knows of
-        queue.delete()
+class _Mailboxes:
+    """The queues of dead workers for remote control, over one connection for all."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection: Connection | None = None
+
+    def remove(self, node_id: str) -> None:
+        """Remove the queue of the node's worker. A worker that comes back hears broadcasts without
+        it: on Redis they are published to subscribers (kombu 5.7).
+        """
+        try:
+            if self._connection is None:
+                self._connection = self._app.connection_for_write()
+                self._connection.connect()  # once; the channel would try for long
+            mailbox = self._app.control.mailbox.get_queue(f"celery@{node_id}")
+            queue = mailbox(self._connection.default_channel)
+            queue.declare()  # kombu deletes the bindings that the connection knows of
+            queue.delete()
+        except Exception as exc:  # the broker may be away: the jobs do not wait for it
+            logger.warning("the mailbox of node %s is not removed: %s", node_id, exc)
+            self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.release()
 
 
 class Rescuer:

@@ -9,7 +9,7 @@ local function has_room(node_id) return redis.call('LLEN', key.node_queue(node_i
 -- A job that waits was revoked: its message goes to this node; if this node has no room, to the next one that is
 -- heard and has. Was its message there?
 local function revoke_job(job, node_id)
-  if has_room(node_id) then return discard_job(job, node_id, 'revoked') end
+  if has_room(node_id) and bytes_left > 0 then return discard_job(job, node_id, 'revoked') end
   if not is_parked(job) then return false end
   if job.status == 'waiting' then give_up_place(job) end
   redis.call('ZREM', key.delayed(), job.id)
