@@ -90,7 +90,7 @@ HOLDS: Final = {
         "what a node is: `online`, `draining` (`true` or `false`), `state`, `instance`, "
         "`max_jobs`, `concurrency`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, "
         "`load`, `turn`, `turn_base`, `term`, `suspects`, `last_heartbeat_ts`, `registered_ts`, "
-        "`unread`, `unread_ms`, `stuck_until`, `served <pool>`",
+        "`unread`, `unread_ms`, `stuck_until`, `interval_ms`, `served <pool>`",
     ),
     "node_runtime": (("node",), "hash", "`current_jobs`, the size of the next"),
     "node_jobs": (

@@ -232,6 +232,9 @@ class HeartbeatRequest(_Model):
     #: Does the node take each message from its queue as soon as it comes? Then a message that lies
     #: there for ``node_ttl`` is evidence that it is stuck.
     takes_at_once: bool = False
+    #: Seconds between two heartbeats, by which the node goes until it has the answer; ``None`` for
+    #: the setting.
+    interval: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @field_validator("load_json")
     @classmethod
@@ -263,6 +266,8 @@ class HeartbeatResponse(_Model):
     not_yours: list[str]
     #: Milliseconds after which another heartbeat has something to do; -1 for nothing known.
     next_due_ms: int = -1
+    #: Seconds to the node's next heartbeat: the setting, or more in a large fleet.
+    interval: float = 0.0
     #: Was the node found stuck by a message that lies unread in its queue?
     is_stuck: bool = False
     #: Is there something to rescue for whoever can read messages? Then call ``claim_rescue``.

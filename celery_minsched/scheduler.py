@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from . import errors, scripts, times
+from .heartbeats import heartbeat_calls, read_heartbeat
 from .job_fields import asked, job_fields
 from .keys import Keys
 from .layout import note_layout
@@ -93,34 +94,16 @@ class MinimalSchedulerService:
     def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
         """Tell that a node lives, how loaded it is, and which jobs it holds.
 
-        Raises :class:`UnknownNode` where Redis does not know the node: register it.
+        Many jobs are told in several calls of the script, so that none takes long. Raises
+        :class:`UnknownNode` where Redis does not know the node: register it.
         """
-        code, *values = self._call(
-            "heartbeat",
-            request.node_id,
-            request.instance or "",
-            _lua_bool(request.online and not request.state),
-            request.load_json,
-            request.load,
-            "\n".join(self.keys.suffixes),
-            "" if request.jobs is None else "jobs",
-            _lua_bool(request.rescues),
-            request.state,
-            _lua_bool(request.takes_at_once),
-            *(request.jobs or ()),
-        )
-        if code == errors.UnknownNode.code:
-            raise errors.UnknownNode(node_id=request.node_id)
-        taken, draining, next_due_ms, rescue_due, term, is_stuck, *not_yours = values
-        return HeartbeatResponse(
-            current_jobs=taken,
-            draining=draining == "true",
-            next_due_ms=next_due_ms,
-            rescue_due=rescue_due == "true",
-            term=term,
-            is_stuck=is_stuck == "true",
-            not_yours=not_yours,
-        )
+        interval, suffixes = self.settings.heartbeat_interval, "\n".join(self.keys.suffixes)
+        answers = [
+            read_heartbeat(self._call("heartbeat", *args), request.node_id, interval)
+            for args in heartbeat_calls(request, interval, suffixes)
+        ]
+        not_yours = [job_id for answer in answers for job_id in answer.not_yours]
+        return answers[-1].model_copy(update={"not_yours": not_yours})
 
     def drain_node(self, node_id: str, draining: bool = True) -> int:
         """Give the node no more jobs, or jobs again; the number of slots still taken.

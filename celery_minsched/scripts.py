@@ -1,9 +1,11 @@
 """Loads the Lua scripts and calls them by EVALSHA.
 
-A script may name includes, one a line: ``-- include: node``. Each is joined in once, in the order
-in which it is first named; what the script does not use of them is left out, since Redis makes all
-functions of a script anew at each call. Keys are written ``key.node_jobs(node_id)``, and spelled
-out by :func:`celery_minsched.keys.spell_keys`.
+A script may name includes, one a line: ``-- include: node``. Each is joined in once, where it is
+first named; what the script does not use of them is left out, since Redis makes all functions of a
+script anew at each call. A script that often ends early names the includes that it needs only later
+below that place. A number with a name in capitals is written in where the name is used: Lua allows a
+script 200 local names. Keys are written ``key.node_jobs(node_id)``, and spelled out by
+:func:`celery_minsched.keys.spell_keys`.
 """
 
 from __future__ import annotations
@@ -21,33 +23,41 @@ from redis.exceptions import NoScriptError, ReadOnlyError
 
 from .keys import Keys, spell_keys
 
-_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 #: A function of an include, on one line or up to the next "end" that is not indented.
 _FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)
+#: A number with a name, and the comment behind it.
+_NUMBER = re.compile(r"^local ([A-Z_]+) = (\d+) *(?:--.*)?\n", re.MULTILINE)
 
 
-def _includes(source: str, seen: list[str]) -> list[str]:
-    """Names of all includes that ``source`` needs, dependencies first."""
-    for name in _INCLUDE.findall(source):
-        if name not in seen:
-            _includes(_read(f"include/{name}"), seen)
-            seen.append(name)
-    return seen
+def _joined(path: str, seen: set[str]) -> str:
+    """The text of a file with its includes; of one that is ``seen`` already, nothing."""
+    if path in seen:
+        return ""
+    seen.add(path)
+    return _INCLUDE.sub(lambda found: _joined(f"include/{found[1]}", seen), _read(path))
 
 
 def _read(name: str) -> str:
     return (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _without_unused(library: str, text: str) -> str:
-    """``library`` without the functions that neither it nor ``text`` calls; a call is below what it
-    calls.
-    """
-    for function in reversed(list(_FUNCTION.finditer(library))):
-        below = re.sub(r"--.*", "", library[function.end() :] + text)
+def _without_unused(text: str) -> str:
+    """``text`` without the functions that it does not call; a call is below what it calls."""
+    for function in reversed(list(_FUNCTION.finditer(text))):
+        below = re.sub(r"--.*", "", text[function.end() :])
         if not re.search(rf"\b{function[1]}\b", below):
-            library = library[: function.start()] + library[function.end() :]
-    return library
+            text = text[: function.start()] + text[function.end() :]
+    return text
+
+
+def _with_numbers(text: str) -> str:
+    """``text`` with its numbers in place of their names."""
+    numbers = dict(_NUMBER.findall(text))
+    names = "|".join(numbers)
+    if not names:
+        return text
+    return re.sub(rf"\b({names})\b", lambda name: numbers[name[1]], _NUMBER.sub("", text))
 
 
 def names() -> list[str]:
@@ -59,9 +69,7 @@ def names() -> list[str]:
 @cache
 def source(name: str) -> str:
     """The whole Lua text of script ``name``."""
-    text = _read(name)
-    library = "\n".join(_read(f"include/{include}") for include in _includes(text, []))
-    return spell_keys(_without_unused(library, text) + "\n" + text)
+    return spell_keys(_with_numbers(_without_unused(_joined(name, set()))))
 
 
 @cache

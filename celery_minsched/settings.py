@@ -37,7 +37,9 @@ class Settings(BaseModel):
         default=8.0, gt=0, description="a node that was silent for longer is taken for dead"
     )
     heartbeat_interval: float = Field(
-        default=1.0, gt=0, description="pause between two heartbeats of a node"
+        default=1.0,
+        gt=0,
+        description="pause between two heartbeats of a node; longer in a large fleet",
     )
     lease: float = Field(
         default=30.0, gt=0, description="how long a slot is held for a job that no node confirms"

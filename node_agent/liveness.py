@@ -42,9 +42,8 @@ class Liveness:
         is_replaced: Callable[[], bool],
     ) -> None:
         settings = plugin.scheduler.settings
-        self.watch = Watch(settings.node_ttl, settings.heartbeat_interval)
+        self.watch = Watch(settings.node_ttl)
         self._grace = LONGEST_WAIT + min(SOCKET_TIMEOUT, settings.node_ttl / 2)
-        self._fresh = 2 * settings.heartbeat_interval
         self._plugin = plugin
         self._slots = slots
         self._pulse = pulse
@@ -73,9 +72,10 @@ class Liveness:
         if self._slots.closing:
             self.hand_back_soon()
             return "stopping"
-        is_heard = self._pulse.silence < self._fresh  # while Redis is away, no worker can work
+        interval = self._pulse.interval
+        is_heard = self._pulse.silence < 2 * interval  # while Redis is away, no worker can work
         counts = is_heard and not self._is_paused and not self._is_in_task()
-        is_stuck = self.watch.is_stuck(counts)
+        is_stuck = self.watch.is_stuck(counts, interval)
         if is_stuck != self._is_stuck:
             self._is_stuck = is_stuck
             self._log()

@@ -70,7 +70,7 @@ class Report:
 
 
 class Pulse:
-    """The worker's end: starts the process, and reports to it every heartbeat interval.
+    """The worker's end: starts the process, and reports to it at every heartbeat.
 
     ``ring`` is called in the process when a heartbeat says that there is something to rescue, and
     ``give_up_queue`` when the worker is stuck and does not say so.
@@ -87,11 +87,11 @@ class Pulse:
         # A connection that is lost in silence must not cost so much time as a death takes.
         client = client_of(plugin.app, settings.database_url, settings.pulse_timeout)
         scheduler = MinimalSchedulerService(client, settings, keys)
-        self._interval = settings.heartbeat_interval
         self._changed = threading.Event()
         self._stopping = False
         self._context = multiprocessing.get_context("fork")
-        self._heard = self._context.RawArray("d", [now(), 0, 0])  # when, in which term, draining
+        # When, in which term, draining, and how long until the next heartbeat.
+        self._heard = self._context.RawArray("d", [now(), 0, 0, settings.heartbeat_interval])
         self._heart = _Heart(scheduler, registration, ring, give_up_queue, self._heard)
         self._start()
 
@@ -110,12 +110,18 @@ class Pulse:
 
         Redis hears a beat after the beat has started here. It declares no node dead in the first
         two intervals of silence, the shortest that ``declare_dead`` allows; ``node_ttl`` is longer.
+        Each heartbeat tells Redis the interval by which the node goes then.
         So the term is good for two intervals from the start of the last answered beat. That start
         is read before the term, and the heart writes it after the term. The clock counts the time
         in which the process or the machine is stopped, and cannot be set.
         """
-        is_certain = self.silence < 2 * self._interval
+        is_certain = self.silence < 2 * self.interval
         return int(self._heard[1]) or None if is_certain else None
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two heartbeats: the setting, or more in a large fleet."""
+        return float(self._heard[3])
 
     @property
     def silence(self) -> float:
@@ -149,7 +155,7 @@ class Pulse:
     def _start(self) -> None:
         theirs, pipe = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=_beat, args=(theirs, self._heart, self._interval, os.getpid()), name="node-pulse"
+            target=_beat, args=(theirs, self._heart, os.getpid()), name="node-pulse"
         )
         process.start()
         theirs.close()
@@ -165,7 +171,7 @@ class Pulse:
                     continue
             except Exception:  # no error may end this thread
                 logger.exception("an unexpected error in the worker's report")
-            self._changed.wait(self._interval)
+            self._changed.wait(self.interval)
             self._changed.clear()
 
     def _start_again(self) -> bool:
@@ -181,7 +187,6 @@ class Pulse:
 def _beat(
     pipe: Connection,
     heart: _Heart,
-    interval: float,
     worker_pid: int,
 ) -> None:
     """The process: heartbeats until the worker says it is the last, or is gone."""
@@ -191,7 +196,7 @@ def _beat(
     heart.meter = LoadMeter()
     processor = Processor(worker_pid)
     report: Report | None = None
-    pause = interval
+    pause = heart.interval
     while os.getppid() == worker_pid:
         try:
             if pipe.poll(pause):
@@ -212,7 +217,7 @@ def _beat(
             )
             kill(worker_pid)
             return
-        pause = interval if next_due < 0 else min(interval, next_due + _NOT_SOONER)
+        pause = heart.interval if next_due < 0 else min(heart.interval, next_due + _NOT_SOONER)
         if report and report.last:
             return
         report = None  # what it says is true once
@@ -238,11 +243,15 @@ class _Heart:
         self._state: State = ""
         #: What the worker said last, until it is stuck without saying so.
         self._takes_at_once = False
-        settings = scheduler.settings
-        self._watch = Watch(settings.node_ttl, settings.heartbeat_interval)
+        self._watch = Watch(scheduler.settings.node_ttl)
         self._is_silent = self._is_found_stuck = False
         self._trouble = ""
         self._next_due = -1.0
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two heartbeats."""
+        return float(self._heard[3])
 
     def beat(self, report: Report | None, is_computing: bool = False) -> float:
         """One heartbeat, with the worker's report if there is a new one.
@@ -310,7 +319,9 @@ class _Heart:
         elif is_computing:
             self._takes_at_once = False  # what lies in its queue says nothing
         was_silent = self._is_silent
-        self._is_silent = self._registration.online and self._watch.is_stuck(not is_computing)
+        self._is_silent = self._registration.online and self._watch.is_stuck(
+            not is_computing, self.interval
+        )
         if self._is_silent and self._state != "stopping":
             self._state = "stuck"
         if self._is_silent and not was_silent:
@@ -338,6 +349,7 @@ class _Heart:
             rescues=True,
             state="" if is_last else self._state,
             takes_at_once=self._takes_at_once and not self._is_silent,
+            interval=self.interval,
         )
 
     def _send(self, report: Report | None) -> None:
@@ -357,7 +369,7 @@ class _Heart:
                 extra={"node_id": request.node_id},
             )
             answer = self._ask(request)
-        self._heard[1] = answer.term
+        self._heard[3], self._heard[1] = answer.interval, answer.term
         self._heard[0] = began  # after the term, which the node may not read older than this
         self._next_due = answer.next_due_ms / 1000
         if answer.draining != bool(self._heard[2]):

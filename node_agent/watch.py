@@ -16,9 +16,8 @@ class Watch:
     turns and the node's queue is consumed.
     """
 
-    def __init__(self, node_ttl: float, interval: float) -> None:
+    def __init__(self, node_ttl: float) -> None:
         self._limit = node_ttl + RECONNECT
-        self._longest = 2 * interval
         self._signs = self._seen = 0
         self._silence = 0.0
         self._looked_at = time.monotonic()
@@ -30,15 +29,15 @@ class Watch:
         self.takes_at_once = takes_at_once
         self._signs += 1
 
-    def is_stuck(self, counts: bool) -> bool:
+    def is_stuck(self, counts: bool, interval: float) -> bool:
         """Was there no sign for too long? The time since the last look ``counts`` if a worker that
         works would have given a sign.
 
-        A look that comes late counts no more than two intervals: the looking process itself may
-        have had no processor.
+        ``interval`` is the time between two looks. A look that comes late counts no more than two
+        intervals: the looking process itself may have had no processor.
         """
         now = time.monotonic()
-        passed, self._looked_at = min(now - self._looked_at, self._longest), now
+        passed, self._looked_at = min(now - self._looked_at, 2 * interval), now
         if self._signs != self._seen:
             self._seen, self._silence = self._signs, 0.0
         elif counts:

@@ -167,7 +167,8 @@ class _Play:
         for job_id, node_id in self._at.values():
             held[node_id].append(job_id)
         for node_id, job_ids in held.items():
-            self._scheduler.heartbeat(HeartbeatRequest(node_id=node_id, jobs=job_ids))
+            answer = self._scheduler.heartbeat(HeartbeatRequest(node_id=node_id, jobs=job_ids))
+            self._interval = answer.interval
         self._beats_us = self._script_us() - before
 
     def result(self) -> Result:
@@ -176,7 +177,7 @@ class _Play:
         shares = [self._busy[node.name] / node.slots / self._end for node in self._nodes]
         per_job = (self._script_us() - self._used_us - self._beats_us) / len(self._jobs)
         per_beat = self._beats_us / len(self._nodes)
-        beats = len(self._nodes) / self._scheduler.settings.heartbeat_interval
+        beats = len(self._nodes) / self._interval
         rate = len(self._jobs) / (self._jobs[-1].at or self._end)
         waits: defaultdict[str, list[float]] = defaultdict(list)
         for job, wait in zip(self._jobs, self._waits, strict=True):

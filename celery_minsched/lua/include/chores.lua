@@ -1,3 +1,4 @@
+-- include: due
 -- include: discard
 -- include: relink
 -- What no event brings about, done by the heartbeats of whichever node comes by, a bounded number of
@@ -6,7 +7,6 @@
 local MOST_CHORES = 50    -- nodes
 local indexes_left = 1000 -- of nodes that this call buries or forgets
 local claims_left = 1000  -- jobs of nodes that it buries: see note_suspects
-local PUNCTUAL = 100      -- ms by which a node that was asked to come may be late
 local MOST_DUE = 200      -- delayed jobs
 local MOST_EXPIRED = 100
 local QUEUE_PAUSE = 50    -- ms until a node that has read of its queue is handed expired jobs again
@@ -92,11 +92,10 @@ local function place_delayed()
   return place_due(jobs) < #jobs or #jobs == MOST_DUE
 end
 
--- A second late, so that a node whose clock is a little behind finds them expired too. Returns when the node
--- should be heard again for more, nil for no more. It is handed no more than it reads: its own jobs come behind
--- these in its queue.
+-- Returns when the node should be heard again for more, nil for no more. It is handed no more than it reads: its
+-- own jobs come behind these in its queue.
 local function discard_expired(node_id)
-  local jobs = due(key.expiring(), NOW - 1000, MOST_EXPIRED)
+  local jobs = due(key.expiring(), expired_before(), MOST_EXPIRED)
   for _, job_id in ipairs(jobs) do
     if bytes_left <= 0 then return NOW end
     if not has_room(node_id) then return NOW + QUEUE_PAUSE end
@@ -109,12 +108,9 @@ local function discard_expired(node_id)
 end
 
 -- The milliseconds until the node should be heard again for what is due then, -1 where another will be:
--- one node is asked to come in time, or all of a fleet would for each delayed job. One that was asked
--- and did not come is not waited for.
+-- one node is asked to come in time, or all of a fleet would for each delayed job.
 local function ask_to_come(node_id, soonest)
-  local asked = redis.call('HMGET', key.alarm(), 'node_id', 'at')
-  local at = tonumber(asked[2] or 0)
-  if asked[1] ~= node_id and at <= soonest and NOW < at + PUNCTUAL then return -1 end
+  if is_another_asked(node_id, soonest) then return -1 end
   redis.call('HSET', key.alarm(), 'node_id', node_id, 'at', soonest)
   redis.call('PEXPIRE', key.alarm(), TTL.history)
   return soonest - NOW

@@ -11,15 +11,17 @@ local function heard_at(node_id, last_heartbeat)
   return at
 end
 
--- Notes a heartbeat, of whichever node. Returns whether heartbeats have come in for longer than a node may be
+-- Notes a heartbeat, of whichever node, unless another came just before. Returns whether heartbeats have come in for longer than a node may be
 -- silent (after Redis itself was away, all nodes look silent), and whether the clock was set back since.
 local function note_heartbeat()
   local heard = redis.call('HMGET', key.heard(), 'last', 'since', 'set_back')
   local last, since, set_back = tonumber(heard[1] or 0), clamp(heard[2] or NOW), clamp(heard[3])
   if last > NOW then set_back = NOW end
   if NOW - last > 0.75 * TTL.node then since = NOW end
-  redis.call('HSET', key.heard(), 'last', NOW, 'since', since, 'set_back', set_back)
-  redis.call('PEXPIRE', key.heard(), TTL.history)
+  if last > NOW or NOW - last > TTL.node / 16 then
+    redis.call('HSET', key.heard(), 'last', NOW, 'since', since, 'set_back', set_back)
+    redis.call('PEXPIRE', key.heard(), TTL.history)
+  end
   return NOW - since > TTL.node, NOW - set_back <= TTL.node
 end
 

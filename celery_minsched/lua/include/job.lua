@@ -145,16 +145,12 @@ local function give_slot(job, node_id, pool, chosen_by)
   redis.call('PEXPIRE', key.session(job.session_id), TTL.session)
 end
 
--- A node says that it holds the job: renews the lease, half-way through it so as not to write at
--- every heartbeat. A job of which Redis has lost the record, or only the slot, is taken up again:
--- what the node runs is the truth. False: the job is not this node's.
+-- A node says that it holds the job: renews the lease. A job of which Redis has lost the record, or
+-- only the slot, is taken up again: what the node runs is the truth. False: the job is not this
+-- node's.
 local function confirm_job(node_id, job_id)
-  local until_ms = tonumber(redis.call('ZSCORE', key.node_jobs(node_id), job_id) or -1)
-  if until_ms > NOW + TTL.lease / 2 and redis.call('HGET', key.job(job_id), 'status') == 'running' then
-    return true
-  end
   local job = read_job(job_id)
-  if until_ms < 0 and job.status ~= '' then
+  if not redis.call('ZSCORE', key.node_jobs(node_id), job_id) and job.status ~= '' then
     if job.node_id ~= node_id or PARKED[job.status] then return false end
     if ENDED[job.status] and job.status ~= 'lost' then return true end  -- since the node looked
   end

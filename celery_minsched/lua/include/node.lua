@@ -31,10 +31,11 @@ end
 local TURNS = 549755813888
 local LOAD_LEVELS = 3
 
+local function load_level(load) return math.min(math.floor(load * LOAD_LEVELS / 100), LOAD_LEVELS - 1) end
+
 local function load_order(taken, max_jobs, load, turn)
   local share = math.floor(taken * 4095 / max_jobs)
-  local level = math.min(math.floor(load * LOAD_LEVELS / 100), LOAD_LEVELS - 1)
-  return string.format('%.0f', (share * 4 + level) * TURNS + math.max(0, math.min(turn, TURNS - 1)))
+  return string.format('%.0f', (share * 4 + load_level(load)) * TURNS + math.max(0, math.min(turn, TURNS - 1)))
 end
 
 -- Turns are counted for ever. A base is subtracted in the load order, the same for all nodes. It is half

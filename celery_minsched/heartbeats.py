@@ -1,0 +1,57 @@
+"""A heartbeat as calls of its script, and the script's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from . import errors
+from .models import HeartbeatRequest, HeartbeatResponse
+
+#: Job ids in one call: each takes some microseconds of Redis if its lease is renewed.
+MOST_JOBS = 250
+
+
+def heartbeat_calls(
+    request: HeartbeatRequest, interval: float, suffixes: str
+) -> Iterator[tuple[str | int | float, ...]]:
+    """The arguments of the calls that make a heartbeat, after the times. The last one counts.
+
+    ``interval`` is the process's setting, and ``suffixes`` are those of the message lists.
+    """
+    jobs = request.jobs or []
+    last = max(0, len(jobs) - 1) // MOST_JOBS * MOST_JOBS
+    for start in range(0, last + 1, MOST_JOBS):
+        all_told = "" if request.jobs is None else "jobs"
+        yield (
+            request.node_id,
+            request.instance or "",
+            "true" if request.online and not request.state else "false",
+            request.load_json,
+            request.load,
+            suffixes,
+            all_told if start == last else "some",
+            "true" if request.rescues else "false",
+            request.state,
+            "true" if request.takes_at_once else "false",
+            round(1000 * (request.interval or interval)),
+            *jobs[start : start + MOST_JOBS],
+        )
+
+
+def read_heartbeat(answer: list[Any], node_id: str, interval: float) -> HeartbeatResponse:
+    """The answer to one call. Raises :class:`UnknownNode`."""
+    code, *values = answer
+    if code == errors.UnknownNode.code:
+        raise errors.UnknownNode(node_id=node_id)
+    taken, draining, next_due_ms, rescue_due, term, is_stuck, enough_ms, *not_yours = values
+    return HeartbeatResponse(
+        current_jobs=taken,
+        draining=draining == "true",
+        next_due_ms=next_due_ms,
+        rescue_due=rescue_due == "true",
+        term=term,
+        is_stuck=is_stuck == "true",
+        interval=max(interval, enough_ms / 1000),
+        not_yours=not_yours,
+    )
