@@ -46,6 +46,8 @@ from .watch import Watch
 logger = logging.getLogger("node_agent.pulse")
 
 _NOT_SOONER = 0.005  # seconds between two heartbeats, however much is due
+#: Intervals that the process waits for the next report, so that it sends no heartbeat just before.
+_REPORT_GRACE = 1.1
 
 
 #: Why the worker takes no jobs; "" if it takes them.
@@ -217,7 +219,9 @@ def _beat(
             )
             kill(worker_pid)
             return
-        pause = heart.interval if next_due < 0 else min(heart.interval, next_due + _NOT_SOONER)
+        pause = heart.interval * (_REPORT_GRACE if report else 1)
+        if next_due >= 0:
+            pause = min(pause, next_due + _NOT_SOONER)
         if report and report.last:
             return
         report = None  # what it says is true once
