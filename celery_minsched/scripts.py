@@ -3,8 +3,8 @@
 A script may name includes, one a line: ``-- include: node``. Each is joined in once, where it is
 first named; what the script does not use of them is left out, since Redis makes all functions of a
 script anew at each call. A script that often ends early names the includes that it needs only later
-below that place. A number with a name in capitals is written in where the name is used: Lua allows a
-script 200 local names. Keys are written ``key.node_jobs(node_id)``, and spelled out by
+below that place. A number with a name in capitals is written in where the name is used: Lua allows
+a script 200 local names. Keys are written ``key.node_jobs(node_id)``, and spelled out by
 :func:`celery_minsched.keys.spell_keys`.
 """
 
