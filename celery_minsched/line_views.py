@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, cast
 
 from .possible import PossibleViews, parse_where
-from .reading import MANY, text_of, texts
+from .reading import MANY, numbers_of, text_of, texts
 from .view_models import LineView
 
 #: Lines that one look of a command, of the exporter or of a page reads, however many there are.
@@ -31,7 +31,7 @@ class LineViews(PossibleViews):
     def waiting_counts(self) -> dict[str, int]:
         """The number of jobs in line, by what a line's name begins with: ``asr``, ``zh:en``."""
         found = self._redis.hscan_iter(self._keys("waiting_counts"), count=MANY)
-        return {text_of(where): int(number) for where, number in found}
+        return numbers_of(dict(found))
 
     def waiting_count(self) -> int:
         """The number of jobs in line."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import count as counting
 from itertools import islice
 from typing import Any, TypeVar, cast
 
 import redis
+from redis.exceptions import ResponseError
 
 from .keys import Keys
 from .scripts import text
@@ -111,3 +113,16 @@ def texts(values: object) -> list[str]:
 def record_of(answer: object) -> dict[str, str]:
     """A hash as texts."""
     return {text_of(k): text_of(v) for k, v in cast("dict[object, object]", answer).items()}
+
+
+def numbers_of(answer: object) -> dict[str, int]:
+    """The whole numbers in a hash. What a program has put there instead is left out."""
+    if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+        raise answer
+    record = {} if isinstance(answer, ResponseError) else record_of(answer)
+    return {name: int(value) for name, value in record.items() if is_number(value)}
+
+
+def is_number(text: str) -> bool:
+    """Is it a whole number, as Redis writes it?"""
+    return re.fullmatch(r"-?[0-9]{1,19}", text) is not None

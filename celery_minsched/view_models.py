@@ -149,6 +149,10 @@ class LineView(BaseModel):
         return " ".join([self.where, *(f"+{name}" for name in self.capabilities), *node])
 
 
+#: In the year 9999, in every time zone: Python knows no later date.
+LAST_TS = 253_402_128_000_000
+
+
 class Event(BaseModel):
     """Something that happened; see lua/include/journal.lua for the kinds."""
 
@@ -159,8 +163,8 @@ class Event(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def ts(self) -> int:
-        """When; ms of the server's clock."""
-        return int(self.event_id.partition("-")[0])
+        """When; ms of the server's clock. A program may write an id beyond the last date."""
+        return min(int(self.event_id.partition("-")[0]), LAST_TS)
 
 
 class ServerView(BaseModel):

@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError
 from .keys import Keys
 from .line_views import LineViews
 from .node_record import NODE_FIELDS, read_node
-from .reading import MANY, pages, record_of, text_of, text_or_none
+from .reading import MANY, numbers_of, pages, record_of, text_of, text_or_none
 from .settings import Settings
 from .times import settings_of_fleet
 from .view_models import Event, JobView, NodeView, PoolView, ServerView
@@ -258,8 +258,8 @@ class Views(LineViews):
                 for pool in page:
                     key = self._keys("pool_counts", pool) if pool else self._keys("counts")
                     pipe.hgetall(key)
-                for pool, counts in zip(page, pipe.execute(), strict=True):
-                    found[pool] = {name: int(n) for name, n in record_of(counts).items()}
+                answers = pipe.execute(raise_on_error=False)
+            found |= dict(zip(page, map(numbers_of, answers), strict=True))
         return found
 
     def server(self) -> ServerView:
@@ -297,4 +297,4 @@ def can_do(node: NodeView, pools: Iterable[str], capabilities: Iterable[str]) ->
 
 def _event(event_id: object, fields: object) -> Event:
     given = record_of(fields)
-    return Event(event_id=text_of(event_id), kind=given.pop("kind"), fields=given)
+    return Event(event_id=text_of(event_id), kind=given.pop("kind", "unknown"), fields=given)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 #: What a repair can put right, in that order: slots come first, since one that a job has lost looks
 #: free to everybody else.
-KINDS: Final = ("slot", "node", "line", "count", "job", "key", "ttl", "member")
+KINDS: Final = ("slot", "node", "line", "count", "job", "key", "ttl", "member", "field")
 
 
 class Breach(BaseModel):

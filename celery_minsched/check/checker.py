@@ -8,6 +8,7 @@ from typing import Final
 from ..views import Views
 from .breach import Breach
 from .job_scan import JobScan
+from .journal import check_journal
 from .lasting import check_pools
 from .leftovers import check_leftovers
 from .lines import check_lines
@@ -44,6 +45,13 @@ class Checker:
         jobs.read_keys()
         jobs.read_places()
         found: list[Breach] = []
-        for check in (check_nodes, jobs.check, check_lines, check_pools, check_leftovers):
+        for check in (
+            check_nodes,
+            jobs.check,
+            check_lines,
+            check_pools,
+            check_leftovers,
+            check_journal,
+        ):
             found += check(look)
         return {(breach.code, breach.keys): breach for breach in found}

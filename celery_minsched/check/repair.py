@@ -69,6 +69,8 @@ def _mend(service: MinimalSchedulerService, breaches: Iterable[Breach]) -> None:
                 service.redis.pexpire(args[0], int(args[1]))
             case "member":
                 service.redis.srem(*args)
+            case "field":
+                service.redis.hdel(*args)
 
 
 def _told(service: MinimalSchedulerService, job_id: str) -> DispatchRequest | None:

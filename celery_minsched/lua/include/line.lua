@@ -6,7 +6,7 @@ local function line_of(job, required) return job.where .. '/' .. job.caps .. '/'
 
 local function count_waiting(line, by)
   local where = parse_line(line)
-  if redis.call('HINCRBY', key.waiting_counts(), where, by) <= 0 then
+  if add(key.waiting_counts(), where, by) <= 0 then
     redis.call('HDEL', key.waiting_counts(), where)
   end
 end

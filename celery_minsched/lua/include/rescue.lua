@@ -67,7 +67,7 @@ end
 local function place_anew(job, suspects)
   local is_suspect = suspects.all or suspects[job.id]
   local rescues = tonumber(job.rescues) or 0
-  if is_suspect and job.status == 'running' then rescues = redis.call('HINCRBY', key.job(job.id), 'rescues', 1) end
+  if is_suspect and job.status == 'running' then rescues = add(key.job(job.id), 'rescues', 1) end
   redis.call('ZREM', key.node_jobs(job.node_id), job.id)
   if rescues < MAX_RESCUES then return place_parked(job) ~= 'lost' end
   end_job(job, 'failed', 'its node died under it ' .. rescues .. ' times')
