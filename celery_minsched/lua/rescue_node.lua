@@ -31,7 +31,6 @@ local function place_moved(job)
 end
 
 for i = 3, #ARGV do
-  if bytes_left <= 0 then break end  -- the other jobs are settled later: their messages were moved
   local job = read_job(ARGV[i])
   if is_parked(job) then place_moved(job) end
 end

@@ -99,7 +99,6 @@ local function discard_expired(node_id)
   for _, job_id in ipairs(jobs) do
     if bytes_left <= 0 then return NOW end
     if not has_room(node_id) then return NOW + QUEUE_PAUSE end
-    if bytes_left <= 0 then return NOW end
     redis.call('ZREM', key.expiring(), job_id)
     local was_revoked = redis.call('HGET', key.job(job_id), 'reason') == 'revoked'
     discard_job(read_job(job_id), node_id, was_revoked and 'revoked' or 'expired')

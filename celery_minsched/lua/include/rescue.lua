@@ -96,7 +96,6 @@ local function settle_jobs(node_id, before, suspects)
   local placed, lost = 0, 0
   local jobs = jobs_by_age(node_id, before)
   for _, each in ipairs(jobs) do
-    if bytes_left <= 0 then break end
     local job, lease = read_job(each.id), clamp(each.lease, TTL.lease)
     if job.node_id ~= node_id or ENDED[job.status] then
       redis.call('ZREM', key.node_jobs(node_id), job.id)
@@ -141,8 +140,7 @@ local function rescue_node(node_id)
       count('', 'rescues')
     end
   else
-    local is_cut = rescues_left <= 0 or bytes_left <= 0
-    redis.call('ZADD', key.rescues(), is_cut and NOW or NOW + RESCUE_PAUSE, node_id)
+    redis.call('ZADD', key.rescues(), rescues_left > 0 and NOW + RESCUE_PAUSE or NOW, node_id)
   end
   return placed, lost
 end
@@ -165,7 +163,7 @@ end
 local function rescue_due(suffixes)
   local due_now, progress = due_of(key.rescues(), RESCUE_CLAIM, MOST_NODES), false
   for _, node_id in ipairs(due_now) do
-    if rescues_left <= 0 or bytes_left <= 0 then return true end
+    if rescues_left <= 0 then return true end
     if not is_gone(node_id) then
       redis.call('ZREM', key.rescues(), node_id)
     elseif not has_messages(node_id, suffixes) then
@@ -173,7 +171,7 @@ local function rescue_due(suffixes)
       progress = true
     end
   end
-  return progress and (#due_now == MOST_NODES or rescues_left <= 0 or bytes_left <= 0)
+  return progress and (#due_now == MOST_NODES or rescues_left <= 0)
 end
 
 -- Is there something that a reader of messages should do?
