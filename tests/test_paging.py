@@ -176,6 +176,9 @@ def test_an_application_s_large_tasks_are_sent_in_their_order(
     assert numbers(client) == list(range(-1, 7))
 
 
+LARGE = ["x" * 1_000_000] * 10
+
+
 def send_large(desk: Desk, number: int, **demand: Any) -> list[str]:
     request = DispatchRequest(pool="asr", when_full="wait", **demand)
     message = ('{"job_id": ', f', "text": "{"x" * 1_000_000}"}}')
@@ -241,3 +244,17 @@ def test_a_rescue_moves_a_few_large_messages_and_heartbeats_the_others(
     assert {desk.status(job_id) for job_id in job_ids} == {"dispatched", "waiting"}
     move_all(client, lambda: desk.beat("n2"), 6)
     assert desk.taken("n2") == 10
+
+
+def test_large_messages_sent_to_a_node_with_a_priority_are_moved_a_few_in_a_call(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("n1")
+    queue = desk.service.keys("node_queue", "n1")
+    client.lpush(queue + desk.service.keys.suffix(9), *LARGE)
+    lengths = []
+    for _ in range(3):
+        desk.beat("n1")
+        lengths.append(client.llen(queue))
+    assert lengths == [4, 8, 10]
+    client.delete(queue)

@@ -53,11 +53,15 @@ local function is_parked(job) return redis.call('EXISTS', parked_list(job)) == 1
 -- Bytes of messages that one call may still move: Lua copies each message, and 1 MB takes it 1 to 3 ms.
 local bytes_left = 4000000
 
--- A node's queue is one list: all that is in it has its slot, and priority says nothing there.
-local function move_message(job, node_id)
-  local message = redis.call('LMOVE', parked_list(job), key.node_queue(node_id), 'RIGHT', 'LEFT')
+-- Moves the next message of a list to a node's queue. Was there one?
+local function move_next(list, node_id)
+  local message = redis.call('LMOVE', list, key.node_queue(node_id), 'RIGHT', 'LEFT')
   if message then bytes_left = bytes_left - #message end
+  return message ~= false
 end
+
+-- A node's queue is one list: all that is in it has its slot, and priority says nothing there.
+local function move_message(job, node_id) move_next(parked_list(job), node_id) end
 
 -- It is counted by its status, or as what is given.
 local function end_job(job, status, reason, counted_as)

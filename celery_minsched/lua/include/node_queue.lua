@@ -14,10 +14,8 @@ local function gather_queue(node_id, suffixes)
   if #others == 0 or redis.call('EXISTS', unpack(others)) == 0 then return end
   local left = MOST_GATHERED
   for _, list in ipairs(others) do
-    while left > 0 and bytes_left > 0 do
-      local message = redis.call('LMOVE', list, key.node_queue(node_id), 'RIGHT', 'LEFT')
-      if not message then break end
-      left, bytes_left = left - 1, bytes_left - #message
+    while left > 0 and bytes_left > 0 and move_next(list, node_id) do
+      left = left - 1
     end
   end
 end
