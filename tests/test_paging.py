@@ -14,7 +14,7 @@ from celery_minsched.models import DispatchResponse
 from celery_minsched.paging import MOST_BYTES, MOST_ITEMS, pages
 from celery_minsched.scripts import sha, source
 
-from .desk import Desk
+from .desk import Desk, silence
 from .fleet import make_app
 from .server import Server
 from .test_bulk import numbers
@@ -229,18 +229,24 @@ def test_large_messages_that_expire_are_handed_out_a_few_in_a_call(
     assert desk.views.lines() == []
 
 
-def test_large_messages_that_a_living_node_gets_back_are_moved_a_few_in_a_call(
-    desk: Desk, client: redis.Redis
+@pytest.mark.parametrize("is_dead", [True, False], ids=["dead", "back"])
+def test_a_rescue_moves_a_few_large_messages_and_heartbeats_the_others(
+    desk: Desk, client: redis.Redis, is_dead: bool
 ) -> None:
     keys = desk.service.keys
     desk.node("n1", 10)
     job_ids = send_large(desk, 10)
     for job_id in job_ids:
         client.lmove(keys("node_queue", "n1"), keys("job_queue", job_id), "RIGHT", "LEFT")
+    if is_dead:
+        silence(desk, "n1", 60_000)
+        desk.node("n2", 10)
+        desk.beat("n2", rescues=True)
     assert calls(client, lambda: desk.service.rescue_node("n1", job_ids), "lmove") <= 4
     assert {desk.status(job_id) for job_id in job_ids} == {"dispatched", "waiting"}
-    move_all(client, lambda: desk.beat("n1"), 6)
-    assert desk.taken("n1") == 10
+    taker = "n2" if is_dead else "n1"
+    move_all(client, lambda: desk.beat(taker), 6)
+    assert desk.taken(taker) == 10
 
 
 def test_large_messages_sent_to_a_node_with_a_priority_are_moved_a_few_in_a_call(
