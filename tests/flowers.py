@@ -81,6 +81,17 @@ class FlowerProcess:
         """Status and text."""
         return self._ask(urllib.request.Request(self.root + path, b"", headers, method="POST"))
 
+    def headers(self, method: str, path: str) -> dict[str, str]:
+        """The headers of an answer to a page of another site, in lower case."""
+        request = urllib.request.Request(self.root + path, method=method)
+        request.add_header("Origin", "http://elsewhere")
+        try:
+            answer = urllib.request.urlopen(request, timeout=20)
+        except urllib.error.HTTPError as refused:
+            answer = refused
+        with answer:
+            return {name.lower(): value for name, value in answer.headers.items()}
+
     def _ask(self, request: urllib.request.Request) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:

@@ -303,6 +303,43 @@ def test_read_only_means_that_nothing_is_changed(desk: Desk, flowers: Flowers) -
     assert 'data-actions=""' in flowers.open.get("/minsched/nodes")[1]
 
 
+class TestAPageOfAnotherSite:
+    """Also where FLOWER_UNAUTHENTICATED_API lets every visitor act."""
+
+    @pytest.mark.parametrize(
+        "site",
+        [
+            {"Sec-Fetch-Site": "cross-site", "Origin": "http://elsewhere"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Origin": "http://elsewhere"},
+            {"Origin": "null"},
+        ],
+        ids=str,
+    )
+    def test_it_changes_nothing(self, desk: Desk, flowers: Flowers, site: dict[str, str]) -> None:
+        desk.node("n1", 1)
+        refused = (403, "A page of another site may not do this")
+        assert flowers.open.post("/minsched/do/drain?of=n1", **site) == refused
+        assert desk.info("n1").state == "free"
+
+    def test_our_own_page_and_a_program_are_not_refused_for_that(
+        self, desk: Desk, flowers: Flowers
+    ) -> None:
+        here = {"Origin": flowers.open.root}
+        for site in ({}, here, {**here, "Sec-Fetch-Site": "same-origin"}):
+            answer = flowers.open.post("/minsched/do/drain?of=n1", **site)
+            assert answer == (403, "Read only mode is enabled")
+
+    def test_it_reads_nothing(self, desk: Desk, flowers: Flowers) -> None:
+        for path in ("nodes", "data/nodes", "data/events"):
+            for method in ("GET", "OPTIONS"):
+                headers = flowers.open.headers(method, f"/minsched/{path}")
+                assert not [name for name in headers if name.startswith("access-control")], path
+        for path in ("/metrics", "/minsched/do/drain?of=n1"):
+            headers = flowers.open.headers("OPTIONS", path)
+            assert not [name for name in headers if name.startswith("access-control")], path
+
+
 class TestBehindAPassword:
     def test_nothing_is_told_without_it(self, node: Fleet, flowers: Flowers) -> None:
         for path in ("/minsched/nodes", "/minsched/data/nodes", "/minsched/why?of=t"):

@@ -3,6 +3,9 @@
 They derive from Flower's handlers and so have its authentication, its headers and its check of
 requests from other sites; what changes something keeps the rules of Flower's API: never with
 ``--read-only``, and without authentication only where ``FLOWER_UNAUTHENTICATED_API`` is set.
+
+With that variable Flower's own API answers the pages of every site (seen in Flower 2.2). These
+handlers do not.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlparse
 
 import prometheus_client
 from celery.exceptions import ImproperlyConfigured
@@ -19,6 +23,7 @@ from flower.views import BaseHandler
 from flower.views.monitor import Metrics as FlowersMetrics
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
+from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, StaticFileHandler, authenticated, url
 
 from .. import __version__
@@ -48,7 +53,24 @@ def may_act(handler: BaseHandler) -> bool:
     return is_open and not options.read_only
 
 
-class Page(BaseHandler):
+class OwnSite(BaseHandler):
+    """A handler whose answers a browser gives to no page of another site."""
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        for what in ("Origin", "Headers", "Methods"):
+            self.clear_header(f"Access-Control-Allow-{what}")
+
+
+def is_of_another_site(request: HTTPServerRequest) -> bool:
+    """Does a page of another site make the request? A program that is no browser does not say."""
+    if site := request.headers.get("Sec-Fetch-Site"):
+        return site != "same-origin"
+    origin = request.headers.get("Origin")
+    return origin is not None and urlparse(origin).netloc != request.host
+
+
+class Page(OwnSite):
     """A page; its script fetches what it shows."""
 
     @authenticated
@@ -63,7 +85,7 @@ class Page(BaseHandler):
         )
 
 
-class Data(BaseHandler):
+class Data(OwnSite):
     """What a page shows now, as JSON; 503 and a sentence where that cannot be read.
 
     ``offset``, ``limit``, ``find``, ``sort`` and ``descending=1`` choose rows of a page's table.
@@ -96,8 +118,13 @@ ACTIONS: dict[str, tuple[Callable[[MinSched, str], object], str]] = {
 }
 
 
-class Action(BaseApiHandler):
+class Action(OwnSite, BaseApiHandler):
     """Drain a node or pause a pool, or take that back; 404 for one that is not there."""
+
+    def prepare(self) -> None:
+        if is_of_another_site(self.request):
+            raise HTTPError(403, "A page of another site may not do this")
+        super().prepare()
 
     @authenticated
     async def post(self, action: str) -> None:
@@ -114,7 +141,7 @@ class Action(BaseApiHandler):
         self.write({"message": told.format(of)})
 
 
-class Metrics(FlowersMetrics):
+class Metrics(OwnSite, FlowersMetrics):
     """Flower's metrics and ours. Ours are read from Redis when they are asked for."""
 
     async def get(self) -> None:
