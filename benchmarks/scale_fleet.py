@@ -124,7 +124,8 @@ class Fleet:
         self.server = Server(
             *("--slowlog-log-slower-than", str(LOGGED), "--slowlog-max-len", "100000")
         )
-        prefer(self.server)
+        assert self.server.process
+        _run_first(self.server.process.pid)
         given = {"node_ttl": DAY, "lease": DAY, "history_ttl": 2 * DAY, "max_waiting": 10**6}
         self.settings = Settings(**(given | settings))
         socket = self.server.socket_path
@@ -133,7 +134,8 @@ class Fleet:
         self.service = MinimalSchedulerService(self.client, self.settings)
         self._recording = MinimalSchedulerService(self._recorder, self.settings)
         self.keys = self.service.keys
-        self.views = Views(self.client, self.keys, self.settings)
+        self._raw = redis.Redis(unix_socket_path=socket)  # as the commands have it
+        self.views = Views(self._raw, self.keys, self.settings)
         self._names = {scripts.sha(name): name for name in scripts.names()}
         for name in scripts.names():  # so that no call has to send its source
             self.client.script_load(scripts.source(name))
@@ -144,6 +146,7 @@ class Fleet:
     def __exit__(self, *_error: object) -> None:
         self.client.close()
         self._recorder.close()
+        self._raw.close()
         self.server.close()
 
     # Nodes
@@ -285,14 +288,24 @@ class Fleet:
                 run.script = self._names.get(rest.partition(" ")[0], name)
 
 
-def prefer(server: Server) -> None:
-    """Let the server run before all other processes, if this process may ask for that: a pause of
-    the server counts as time of its script.
+def _run_first(pid: int) -> None:
+    """Let a process run before all others, if this one may ask for that. A pause of a server counts
+    as time of its script.
     """
-    assert server.process
     if hasattr(os, "sched_setscheduler"):  # Linux
         with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(server.process.pid, os.SCHED_FIFO, os.sched_param(1))
+            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
+
+
+@contextlib.contextmanager
+def running_first() -> Iterator[None]:
+    """This process, and those that it starts, run before all others too."""
+    _run_first(os.getpid())
+    try:
+        yield
+    finally:
+        if hasattr(os, "sched_setscheduler"):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def pages(items: Iterable[T], size: int = PAGE) -> Iterator[list[T]]:

@@ -19,8 +19,6 @@ from benchmarks import (
     bench_node,
     bench_placement,
     bench_scale,
-    bench_scale_reads,
-    bench_scale_rest,
     bench_simulate,
     bench_trace,
     contenders,
@@ -47,20 +45,6 @@ def test_the_cost_of_a_dispatch_is_told_by_nodes_sessions_and_jobs() -> None:
         *("beside them", "nothing", "3 ended jobs, a session each", "3 waiting jobs"),
     ]
     assert [rows[1][2], rows[4][2]] == ["1.00", "1.00"]
-
-
-@pytest.mark.benchmarks
-def test_a_look_is_told_by_the_number_of_lines() -> None:
-    rows = run(bench_scale_reads.main, "--nodes 40 --jobs 50 --lines 10 --lines 30 --no-top")
-    assert rows[0] == ["", "10 lines", "30 lines", "limit"]
-    assert [row[0] for row in rows[1:]] == list(bench_scale_reads.FACES)
-
-
-@pytest.mark.benchmarks
-def test_the_cost_of_heartbeats_is_told_by_nodes() -> None:
-    rows = run(bench_scale_rest.main, "--nodes 3 --nodes 600 --seconds 1")
-    assert [row[:2] for row in rows[1:]] == [["3", "1"], ["600", "1.2"]]
-    assert all(0 < float(row[-1]) < 100 for row in rows[1:])
 
 
 @pytest.mark.benchmarks
