@@ -79,7 +79,8 @@ class Row:
         limit = LOGGED / 1000
         longest = f"{self.longest_ms:.1f}" if self.longest_ms > limit else f"< {limit}"
         return [
-            *(self.path, self.size, f"{self.mean_ms:.2f}", longest, self.script),
+            *(self.path, self.size, f"{self.mean_ms:.2f}" if self.mean_ms else ""),
+            *(longest, self.script),
             self.outcome if self.is_right else f"WRONG: {self.outcome}",
         ]
 
@@ -125,7 +126,7 @@ class Fleet:
             *("--slowlog-log-slower-than", str(LOGGED), "--slowlog-max-len", "100000")
         )
         assert self.server.process
-        _run_first(self.server.process.pid)
+        _run_first(self.server.process.pid, 2)
         given = {"node_ttl": DAY, "lease": DAY, "history_ttl": 2 * DAY, "max_waiting": 10**6}
         self.settings = Settings(**(given | settings))
         socket = self.server.socket_path
@@ -288,19 +289,19 @@ class Fleet:
                 run.script = self._names.get(rest.partition(" ")[0], name)
 
 
-def _run_first(pid: int) -> None:
+def _run_first(pid: int, priority: int) -> None:
     """Let a process run before all others, if this one may ask for that. A pause of a server counts
     as time of its script.
     """
     if hasattr(os, "sched_setscheduler"):  # Linux
         with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(priority))
 
 
 @contextlib.contextmanager
 def running_first() -> Iterator[None]:
-    """This process, and those that it starts, run before all others too."""
-    _run_first(os.getpid())
+    """This process, and those that it starts, run before all others except servers."""
+    _run_first(os.getpid(), 1)
     try:
         yield
     finally:

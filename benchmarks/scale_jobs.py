@@ -192,8 +192,8 @@ def last_in_line(sizes: Sizes) -> Iterator[Row]:
         fleet.send(1)
         fleet.send_each(keyed(sizes.waiting))
         with fleet.measured() as run:
-            for number in reversed(range(sizes.waiting)):
-                fleet.service.revoke_tasks([f"t{number}"], "n")
+            for page in pages(names("t", sizes.waiting)):
+                fleet.service.revoke_tasks(page, "n")
         left = fleet.waiting()
         yield run.row(
             "revoke_tasks, until the line is empty",

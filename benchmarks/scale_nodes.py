@@ -8,12 +8,13 @@ from contextlib import closing
 
 from celery import Celery, Signature
 
-from benchmarks.scale_fleet import DAY, Fleet, Row, Sizes
+from benchmarks.scale_fleet import DAY, Fleet, Row, Sizes, running_first
 from benchmarks.trace_app import make_app
 from benchmarks.workers import logs, wait_for, workers
 from celery_minsched.simulation.trace import Node
 
 NODES = [Node("r0", 4, ("p", "q")), Node("r1", 4, ("p", "q"))]
+TIMES = {"node_ttl": 8.0, "lease": 30.0, "history_ttl": DAY}
 WORK = 0.2  # seconds of a task
 PATIENCE = 60.0  # seconds until no task waits
 LATE = 1000  # ms that a task may take longer
@@ -23,7 +24,8 @@ def rescued_jobs(sizes: Sizes) -> Iterator[Row]:
     """A node with many jobs dies, and real nodes move its messages and place its jobs."""
     count = sizes.held
     with (
-        Fleet(node_ttl=2.0, heartbeat_interval=0.5, lease=30.0, history_ttl=DAY) as fleet,
+        running_first(),
+        Fleet(**TIMES) as fleet,
         closing(make_app(fleet.server.url, "ours")) as app,
     ):
         fleet.add_node("big", count)
@@ -48,7 +50,8 @@ def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
     """Tasks that wait are revoked while the nodes run tasks of another pool."""
     count = 2 * sizes.batch
     with (
-        Fleet(node_ttl=8.0, lease=30.0, history_ttl=DAY) as fleet,
+        running_first(),
+        Fleet(**TIMES) as fleet,
         workers("ours", NODES, fleet.server.url) as directory,
         closing(make_app(fleet.server.url, "ours")) as app,
     ):
