@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import click
 
-from benchmarks import scale_jobs, scale_nodes, scale_order, scale_reads, scale_runs
+from benchmarks import scale_jobs, scale_nodes, scale_order, scale_reads, scale_rest, scale_runs
 from benchmarks.common import machine, print_table, say
 from benchmarks.scale_fleet import FULL, LIMIT_MS, SMALL, Fleet, Row, Sizes
 
@@ -25,6 +25,7 @@ GROUPS: dict[str, Sequence[Case]] = {
     "Scripts": scale_runs.CASES,
     "Jobs that end together": (*scale_jobs.CASES, *scale_nodes.CASES),
     "Looks": scale_reads.CASES,
+    "A fleet at rest": scale_rest.CASES,
 }
 CASES = {case.__name__: case for cases in GROUPS.values() for case in cases}
 SIZES = {"full": FULL, "small": SMALL}

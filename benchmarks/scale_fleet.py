@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -41,7 +41,9 @@ PAGE = 100  # calls or jobs in one round trip
 NOT_SOONER = 0.01  # seconds between two heartbeats of a node, however soon the next is due
 #: What a measurement itself asks.
 _OWN = ("CONFIG", "INFO", "SLOWLOG", "SCRIPT")
-_TEMPLATE = "node-of-the-template"
+#: A node's id in a command that is sent for many nodes.
+INSTANCE = "one"  # the process of each node
+TEMPLATE = "node-of-the-template"
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,9 @@ class _Recorder(redis.Redis):
 class Fleet:
     """A server with nodes, no processes behind them, and a service that talks to it."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.server = Server(
-            *("--slowlog-log-slower-than", str(LOGGED), "--slowlog-max-len", "100000")
-        )
+    def __init__(self, *options: str, **settings: Any) -> None:
+        logged = ("--slowlog-log-slower-than", str(LOGGED), "--slowlog-max-len", "100000")
+        self.server = Server(*logged, *options)
         assert self.server.process
         _run_first(self.server.process.pid, 2)
         given = {"node_ttl": DAY, "lease": DAY, "history_ttl": 2 * DAY, "max_waiting": 10**6}
@@ -170,27 +171,33 @@ class Fleet:
         capabilities: Sequence[str] = (),
     ) -> None:
         """Register nodes that differ in their ids only."""
-        request = registration(_TEMPLATE, slots, pools, capabilities)
-        self._recorder.kept = "register_node"
-        try:
-            self._recording.register_node(request)
-        except _Recorded as recorded:
-            self._send_for_each(node_ids, recorded.command)
+        request = registration(TEMPLATE, slots, pools, capabilities)
+        command = self.recorded("register_node", lambda service: service.register_node(request))
+        self._send_for_each(node_ids, command)
 
     def beat_all(self, node_ids: Iterable[str]) -> None:
         """One heartbeat of each of these nodes, which do not say what jobs they hold."""
-        self._recorder.kept = "heartbeat"
+        request = HeartbeatRequest(node_id=TEMPLATE)
+        command = self.recorded("heartbeat", lambda service: service.heartbeat(request))
+        self._send_for_each(node_ids, command)
+
+    def recorded(
+        self, script: str, call: Callable[[MinimalSchedulerService], object]
+    ) -> Sequence[Any]:
+        """The command by which the service runs the script, which is not sent."""
+        self._recorder.kept = script
         try:
-            self._recording.heartbeat(HeartbeatRequest(node_id=_TEMPLATE))
+            call(self._recording)
         except _Recorded as recorded:
-            self._send_for_each(node_ids, recorded.command)
+            return recorded.command
+        raise AssertionError(f"{script} was not called")
 
     def _send_for_each(self, node_ids: Iterable[str], command: Sequence[Any]) -> None:
         for page in pages(node_ids):
             with self.client.pipeline(transaction=False) as pipe:
                 for node_id in page:
                     pipe.execute_command(
-                        *(node_id if part == _TEMPLATE else part for part in command)
+                        *(node_id if part == TEMPLATE else part for part in command)
                     )
                 pipe.execute()
 
@@ -329,6 +336,7 @@ def registration(
         max_jobs=slots,
         pools_json=json.dumps(list(pools)),
         cap_json=json.dumps(list(capabilities)),
+        instance=INSTANCE,
     )
 
 

@@ -1,0 +1,102 @@
+"""Scale: what a fleet at rest costs Redis, by the heartbeats of nodes that hold no jobs.
+
+Each node has a connection of its own, and sends its heartbeats as far apart as the answers say. The
+share of a core is the processor time of the whole server, so it includes reading the calls.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterator, Sequence
+
+import redis
+
+from benchmarks.scale_fleet import FULL, INSTANCE, TEMPLATE, Fleet, Row, Sizes, names, running_first
+from celery_minsched import HeartbeatRequest
+
+#: Nodes, and the percent of a core that they may take.
+FLEETS = {1000: 4.2, 3000: 9.5, 10_000: 30.0}
+SECONDS = 8.0  # at least, for which each is measured
+LOADS = (3, 40)  # percent of the processor, which take turns
+DEFAULTS = {"node_ttl": 8.0, "lease": 30.0}
+Beats = Sequence[tuple[redis.Connection, list[list[bytes]]]]
+
+
+def at_rest(sizes: Sizes) -> Iterator[Row]:
+    """Nodes without jobs send heartbeats."""
+    fleets = FLEETS if sizes is FULL else {sizes.nodes: 100.0}
+    for nodes, limit in fleets.items():
+        _allow_connections(nodes)
+        with Fleet("--maxclients", str(nodes + 100), **DEFAULTS) as fleet, running_first():
+            fleet.add_nodes(names("n", nodes))
+            interval = fleet.beat("n0").interval
+            beats = _prepare(fleet, nodes)
+            _beat(beats, 0, 0.0)  # connects them
+            used = _used(fleet)
+            with fleet.measured() as run:
+                for turn in range(max(2, round(SECONDS / interval)) if sizes is FULL else 1):
+                    _beat(beats, turn % 2, interval)
+            share = 100 * (_used(fleet) - used) / run.seconds
+            for connection, _ in beats:
+                connection.disconnect()
+        yield run.row(
+            "a fleet at rest",
+            f"{nodes:,} nodes",
+            f"{share:.1f} % of a core (at most {limit:g}), a heartbeat each {interval:g} s",
+            share <= limit,
+        )
+
+
+def _prepare(fleet: Fleet, nodes: int) -> Beats:
+    """A connection for each node, and the bytes of its heartbeats."""
+    packer = redis.Connection()
+    commands = [_command(fleet, load) for load in LOADS]
+    return [
+        (
+            redis.Connection(port=fleet.server.port),
+            [
+                packer.pack_command(*(node_id if part == TEMPLATE else part for part in command))
+                for command in commands
+            ],
+        )
+        for node_id in names("n", nodes)
+    ]
+
+
+def _command(fleet: Fleet, load: int) -> Sequence[object]:
+    """A heartbeat as a node without jobs sends it."""
+    request = HeartbeatRequest(
+        node_id=TEMPLATE,
+        instance=INSTANCE,
+        load_json=json.dumps({"cpu": load, "mem": 40.5}),
+        jobs=[],
+        rescues=True,
+        takes_at_once=True,
+    )
+    return fleet.recorded("heartbeat", lambda service: service.heartbeat(request))
+
+
+def _beat(beats: Beats, turn: int, seconds: float) -> None:
+    """One heartbeat of each node, evenly spread over that time."""
+    began = time.perf_counter()
+    for number, (connection, calls) in enumerate(beats):
+        time.sleep(max(0.0, began + seconds * number / len(beats) - time.perf_counter()))
+        connection.send_packed_command(calls[turn])
+        connection.read_response()
+    time.sleep(max(0.0, began + seconds - time.perf_counter()))
+
+
+def _used(fleet: Fleet) -> float:
+    """Seconds of a processor that the server has used."""
+    cpu = fleet.client.info("cpu")
+    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+
+def _allow_connections(number: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(number + 1000, most), most))
+
+
+CASES = (at_rest,)
