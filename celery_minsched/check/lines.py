@@ -89,24 +89,23 @@ def _first(look: Look, line: str) -> Command:
 
 def _miscounted(look: Look, lines: Iterable[str]) -> Iterator[Breach]:
     """Demands for which another number of jobs is noted than wait in their lines."""
-    counts = look.keys("waiting_counts")
+    lines, counts = set(lines), look.keys("waiting_counts")
     by_demand: dict[str, list[str]] = {demand: [] for _, demand in look.members("waiting_counts")}
-    for name in lines:
-        by_demand.setdefault(name.partition("/")[0], []).append(name)
-    wanted: Iterator[tuple[str, list[Command]]] = (
-        (
-            demand,
-            [("HGET", counts, demand), *(("ZCARD", look.keys("waiting", name)) for name in names)],
-        )
-        for demand, names in by_demand.items()
-        if len(names) <= _COUNTED
-    )
-    suspects = (
-        (demand, questions)
-        for demand, questions in wanted
-        if not _is_counted(*map(look.recall, questions))
-    )
-    for demand, (noted, *numbers) in look.read(suspects):
+    _sort_lines(by_demand, lines)
+
+    def questions(demand: str) -> list[Command]:
+        sizes = (("ZCARD", look.keys("waiting", name)) for name in by_demand[demand])
+        return [("HGET", counts, demand), *sizes]
+
+    suspects = [
+        demand for demand in by_demand if not _is_counted(*map(look.recall, questions(demand)))
+    ]
+    if suspects:  # jobs may wait in new lines
+        known = Key("lines", (), look.keys("lines"))
+        _sort_lines(by_demand, {line for _, line, _ in look.items_of([known])} - lines)
+    for demand, (noted, *numbers) in look.read(
+        (demand, questions(demand)) for demand in suspects if len(by_demand[demand]) <= _COUNTED
+    ):
         if not _is_counted(noted, *numbers):
             yield Breach(
                 code="waiting_miscounted",
@@ -114,6 +113,11 @@ def _miscounted(look: Look, lines: Iterable[str]) -> Iterator[Breach]:
                 keys=(counts, demand),
                 subject=("count", demand, *by_demand[demand]),
             )
+
+
+def _sort_lines(by_demand: dict[str, list[str]], lines: Iterable[str]) -> None:
+    for line in sorted(lines):
+        by_demand.setdefault(line.partition("/")[0], []).append(line)
 
 
 def _is_counted(noted: str | None, *numbers: int) -> bool:
@@ -229,13 +233,15 @@ class _Line:
                 )
 
     def _free_nodes(self) -> list[Node]:
-        """Free nodes, the only one that it is for or those with the first of its capabilities."""
+        """Free nodes: the only one that it is for, or those with the rarest of its capabilities."""
         if self.required and not self._is_open():
             required = self.look.nodes.get(self.required)
             return [required] if required and self.required in self.look.free else []
-        indexes = [(pool, (self.caps or [""])[0]) for pool in self.pools]
-        found = {node.node_id: node for at in indexes for node in self.look.free_nodes[at]}
-        return list(found.values())
+        free = self.look.free_nodes
+        by_pool = (
+            min((free[pool, cap] for cap in self.caps or [""]), key=len) for pool in self.pools
+        )
+        return list({node.node_id: node for nodes in by_pool for node in nodes}.values())
 
     def _is_for(self, node: Node) -> bool:
         """Can the node serve the line? One for a single node is anyone's while that is away."""

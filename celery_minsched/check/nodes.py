@@ -9,12 +9,13 @@ from redis.exceptions import NoPermissionError
 
 from ..messages import job_id_of, read_message
 from .breach import Breach
-from .look import Command, Index, Look, Node
+from .look import Command, Index, Key, Look, Node
 
 #: Keys of a node that say that there is or was one.
 NODE_KEYS = ("node_info", "node_runtime", "node_jobs", "node_queue", "node_taken")
 _SOME = 20  # messages of a queue that are looked at
-INDEXES = ("pool_members", "capable_members", "pool_free", "capable_free")
+FREE = ("pool_free", "capable_free")
+INDEXES = ("pool_members", "capable_members", *FREE)
 BOOKS = ("node_unacked", "node_unacked_index", "node_acked")
 
 
@@ -200,23 +201,42 @@ def _has_jobs(look: Look, queues: list[str]) -> bool:
 
 def _stale_members(look: Look) -> Iterator[Breach]:
     """Members of indexes whose records do not say so."""
-    for key, node_id in look.members(*INDEXES):
-        index, node = (key.ids[0], "".join(key.ids[1:])), look.nodes.get(node_id)
-        if node is None or index not in node.offers:
-            yield _stale(look, key.key, node_id, "\t".join(index) + "\n")
-    for key, node_id in look.members("lang_speakers"):
-        (pair, pool), node = key.ids, look.nodes.get(node_id)
-        if node_id != "*" and (node is None or (pool, pair) not in node.speaks):
-            yield _stale(look, key.key, node_id, "", f"{pool}\t{pair}\n")
-
-
-def _stale(look: Look, key: str, node_id: str, *seen: str) -> Breach:
-    return Breach(
-        code="stale_member",
-        sentence=f"node {node_id} is in {key}, and its record does not say so",
-        keys=(key, look.keys("node_info", node_id)),
-        subject=("node", node_id, *seen),
+    suspects = (
+        (key, node_id)
+        for key, node_id in look.members(*INDEXES, "lang_speakers")
+        if not _says(look.nodes.get(node_id), key, node_id)
     )
+    for (key, node_id), (values, answer) in look.read(
+        (
+            (key, node_id),
+            [
+                Node.command(look.keys, node_id),
+                ("ZSCORE" if key.name in FREE else "SISMEMBER", key.key, node_id),
+            ],
+        )
+        for key, node_id in suspects
+    ):
+        is_there = answer is not None if key.name in FREE else answer
+        if is_there and not _says(Node.of(node_id, values), key, node_id):
+            one, other = key.ids[0], "".join(key.ids[1:])
+            is_pair = key.name == "lang_speakers"
+            yield Breach(
+                code="stale_member",
+                sentence=f"node {node_id} is in {key.key}, and its record does not say so",
+                keys=(key.key, look.keys("node_info", node_id)),
+                subject=(
+                    *("node", node_id),
+                    *(("", f"{other}\t{one}\n") if is_pair else (f"{one}\t{other}\n",)),
+                ),
+            )
+
+
+def _says(node: Node | None, key: Key, node_id: str) -> bool:
+    """Does the node's record say that it is in this index, or serves this pair?"""
+    if key.name == "lang_speakers":
+        pair, pool = key.ids
+        return node_id == "*" or (node is not None and (pool, pair) in node.speaks)
+    return node is not None and (key.ids[0], "".join(key.ids[1:])) in node.offers
 
 
 def _stale_pools(look: Look) -> Iterator[Breach]:
