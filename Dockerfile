@@ -1,6 +1,7 @@
 # A node, Flower or the producer of docker-compose.yml, by the command; examples/demo_app.py is
 # the application.
-FROM python:3.11-slim
+ARG PYTHON_IMAGE=python:3.11.15-slim
+FROM ${PYTHON_IMAGE}
 ENV PYTHONUNBUFFERED=1
 
 WORKDIR /src

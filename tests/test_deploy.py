@@ -169,3 +169,44 @@ def test_promtool_finds_nothing(said: Scrape) -> None:
         ["promtool", "check", "metrics"], input=said.text, capture_output=True, text=True
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+class TestCompose:
+    """docker-compose.yml as it is read; tests/containers runs it."""
+
+    @pytest.fixture
+    def services(self) -> dict[str, Any]:
+        loaded = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+        return dict(loaded["services"])
+
+    def test_a_container_can_write_nothing_and_gain_nothing(self, services: dict[str, Any]) -> None:
+        for name, service in services.items():
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+
+    def test_redis_and_flower_ask_for_a_password_that_the_file_does_not_have(
+        self, services: dict[str, Any]
+    ) -> None:
+        assert "--requirepass ${REDIS_PASSWORD}" in services["redis"]["command"]
+        assert "ports" not in services["redis"]
+        environment = services["flower"]["environment"]
+        assert environment["FLOWER_BASIC_AUTH"].startswith("flower:${FLOWER_PASSWORD:?")
+        assert "FLOWER_UNAUTHENTICATED_API" not in environment
+        assert all(port.startswith("127.0.0.1:") for port in services["flower"]["ports"])
+        for name in services.keys() - {"redis"}:
+            url = services[name]["environment"]["DEMO_BROKER"]
+            assert url.startswith("redis://:${REDIS_PASSWORD:?"), name
+
+    def test_images_are_of_exact_versions_and_may_be_pinned_by_digest(
+        self, services: dict[str, Any]
+    ) -> None:
+        argument = services["large"]["build"]["args"]["PYTHON_IMAGE"]
+        of_python = re.fullmatch(r"\$\{PYTHON_IMAGE:-(python:\d+\.\d+\.\d+-slim)\}", argument)
+        assert of_python
+        assert (
+            f"ARG PYTHON_IMAGE={of_python[1]}\nFROM ${{PYTHON_IMAGE}}\n"
+            in (ROOT / "Dockerfile").read_text()
+        )
+        image = services["redis"]["image"]
+        assert re.fullmatch(r"\$\{REDIS_IMAGE:-redis:\d+\.\d+\.\d+\}", image)

@@ -10,9 +10,11 @@ import os
 import re
 import shlex
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import docker
 import pytest
@@ -22,6 +24,7 @@ from ..server import free_port
 
 PROJECT = "minsched-check"
 SERVICES = {"redis", "large", "medium", "small", "flower", "producer"}
+PASSWORDS = {"REDIS_PASSWORD": "of-redis", "FLOWER_PASSWORD": "of-flower"}
 NODE = re.compile(r"(\w+) +pool (\w+) +(\d) slots +(\d+) jobs +slots busy for ([\d.]+) s")
 
 
@@ -38,7 +41,7 @@ class Stack:
         done = subprocess.run(
             [*self._compose, "--project-name", PROJECT, *command],
             cwd=ROOT,
-            env={**os.environ, "FLOWER_PORT": str(self.flower_port)},
+            env={**os.environ, "FLOWER_PORT": str(self.flower_port), **PASSWORDS},
             capture_output=True,
             text=True,
             check=False,
@@ -116,9 +119,13 @@ def test_the_producers_work_is_done_by_each_node_in_proportion_to_its_slots(stac
 
 
 def test_flower_shows_the_nodes_as_workers_named_by_their_id(stack: Stack) -> None:
+    url = f"http://127.0.0.1:{stack.flower_port}/api/workers?refresh=1"
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(url, timeout=30)
+    known = {"Authorization": f"Basic {b64encode(b'flower:of-flower').decode()}"}
+
     def workers() -> dict[str, Any]:
-        url = f"http://127.0.0.1:{stack.flower_port}/api/workers?refresh=1"
-        with urlopen(url, timeout=30) as answer:
+        with urlopen(Request(url, headers=known), timeout=30) as answer:
             return dict(json.load(answer))
 
     names = {"celery@large", "celery@medium", "celery@small"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 from typing import Any
 
@@ -62,10 +63,15 @@ RedisContainer.host_url = property(_host_url)
 class Redis7(RedisContainer):
     @classmethod
     def image(cls) -> str:
-        return "redis:7"
+        return os.environ.get("REDIS_IMAGE", "redis:7.4.11")
 
 
-node_image = build(path=str(ROOT), tag="celery-minsched-test", rm=True)
+node_image = build(
+    path=str(ROOT),
+    tag="celery-minsched-test",
+    rm=True,
+    buildargs={"PYTHON_IMAGE": os.environ.get("PYTHON_IMAGE", "python:3.11.15-slim")},
+)
 
 
 def node(node_id: str) -> Any:
