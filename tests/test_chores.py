@@ -15,7 +15,7 @@ import redis
 from node_agent.rescue import park_messages, settle
 
 from .desk import Desk, silence
-from .fleet import make_app
+from .fleet import make_app, wait_for
 from .test_bounds import beat_until_done, commands
 
 MOST = 6000  # commands of a call
@@ -144,6 +144,24 @@ def test_all_messages_of_a_node_are_moved_page_by_page(desk: Desk, client: redis
     assert not client.keys("minsched.*.big")
     client.delete(*client.keys("minsched.job.*"))
     desk.beat("big", jobs=jobs)
+
+
+def test_nodes_at_which_something_is_left_stand_before_no_others(
+    desk: Desk, client: redis.Redis
+) -> None:
+    """A message of no job that cannot be read stays at its node."""
+    desk.node("idle", pools=["other"])
+    names = [f"n{number}" for number in range(70)]
+    for number, name in enumerate(names):
+        desk.node(name)
+        desk.beat(name, online=False, jobs=[])
+        client.zadd("scheduler:nodes", {name: number - 100})
+        if number < 60:
+            client.hset(f"minsched.unacked.{name}", "tag", "no message")
+    client.hset("scheduler:heard", "since", 1)
+    wait_for(lambda: desk.beat("idle") and client.zcard("scheduler:nodes") == 61)
+    client.delete(*(f"minsched.unacked.{name}" for name in names))
+    wait_for(lambda: desk.beat("idle") and client.zcard("scheduler:nodes") == 1)
 
 
 def test_a_node_that_leaves_many_acknowledged_messages_looks_at_few(

@@ -57,7 +57,7 @@ def test_a_backend_that_is_away_holds_up_no_other_job_and_no_rescue(
     fleet.destroy("n3")
     wait_for(lambda: is_lost(fleet, late))
     jobs = {fleet.job(result.id).job_id for result in bad}  # type: ignore[union-attr]
-    assert set(client.zrange("scheduler:lost", 0, -1)) == jobs
+    wait_for(lambda: set(client.zrange("scheduler:lost", 0, -1)) == jobs)
     assert fleet.stop("n2") == 0
 
 

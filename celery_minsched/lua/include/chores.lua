@@ -60,6 +60,25 @@ local function may_sweep(node_id)
   return true
 end
 
+-- Forgets nodes that have been away for long. One at which something is left stays, and must not stand before
+-- the others for ever: if there are many, each call looks at some of them. Returns whether this call has made
+-- progress.
+local function forget_nodes()
+  local progress = false
+  local before = redis.call('ZCOUNT', key.nodes(), TTL.history - NOW, -1)
+  local first = NOW % math.max(1, before - MOST_CHORES + 1)
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
+      'LIMIT', first, MOST_CHORES)) do
+    if redis.call('EXISTS', key.node_jobs(gone), key.node_unacked(gone)) == 0 and may_sweep(gone) then
+      withdraw_offers(gone)
+      redis.call('DEL', key.node_info(gone), key.node_runtime(gone))
+      redis.call('ZREM', key.nodes(), gone)
+      progress = true
+    end
+  end
+  return progress
+end
+
 -- Buries the nodes that fell silent, and forgets those that have been away for long. Returns whether there are
 -- more, if this call has made progress.
 local function sweep_nodes()
@@ -69,15 +88,7 @@ local function sweep_nodes()
   for i = 1, #silent, 2 do
     if may_sweep(silent[i]) then progress = bury_node(silent[i], tonumber(silent[i + 1])) or progress end
   end
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
-      'LIMIT', 0, MOST_CHORES)) do
-    if redis.call('EXISTS', key.node_jobs(gone), key.node_unacked(gone)) == 0 and may_sweep(gone) then
-      withdraw_offers(gone)
-      redis.call('DEL', key.node_info(gone), key.node_runtime(gone))
-      redis.call('ZREM', key.nodes(), gone)
-      progress = true
-    end
-  end
+  progress = forget_nodes() or progress
   return progress and redis.call('ZCOUNT', key.nodes(), TTL.history - NOW, NOW - TTL.node - 1) > 0
 end
 
