@@ -23,7 +23,8 @@ Case = Callable[[Sizes], Iterator[Row]]
 GROUPS: dict[str, Sequence[Case]] = {
     "Order and fairness": scale_order.CASES,
     "Scripts": scale_runs.CASES,
-    "Jobs that end together": (*scale_jobs.CASES, *scale_nodes.CASES),
+    "Jobs that end together": scale_jobs.CASES,
+    "Real nodes": scale_nodes.CASES,
     "Looks": scale_reads.CASES,
     "A fleet at rest": scale_rest.CASES,
 }

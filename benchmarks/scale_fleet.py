@@ -316,6 +316,12 @@ def running_first() -> Iterator[None]:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+def used_cpu(client: redis.Redis) -> float:
+    """Seconds of a processor that the server has used."""
+    cpu = client.info("cpu")
+    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+
 def pages(items: Iterable[T], size: int = PAGE) -> Iterator[list[T]]:
     """The items, so many at a time."""
     rest = iter(items)

@@ -13,7 +13,17 @@ from collections.abc import Iterator, Sequence
 
 import redis
 
-from benchmarks.scale_fleet import FULL, INSTANCE, TEMPLATE, Fleet, Row, Sizes, names, running_first
+from benchmarks.scale_fleet import (
+    FULL,
+    INSTANCE,
+    TEMPLATE,
+    Fleet,
+    Row,
+    Sizes,
+    names,
+    running_first,
+    used_cpu,
+)
 from celery_minsched import HeartbeatRequest
 
 #: Nodes, and the percent of a core that they may take.
@@ -34,11 +44,11 @@ def at_rest(sizes: Sizes) -> Iterator[Row]:
             interval = fleet.beat("n0").interval
             beats = _prepare(fleet, nodes)
             _beat(beats, 0, 0.0)  # connects them
-            used = _used(fleet)
+            used = used_cpu(fleet.client)
             with fleet.measured() as run:
                 for turn in range(max(2, round(SECONDS / interval)) if sizes is FULL else 1):
                     _beat(beats, turn % 2, interval)
-            share = 100 * (_used(fleet) - used) / run.seconds
+            share = 100 * (used_cpu(fleet.client) - used) / run.seconds
             for connection, _ in beats:
                 connection.disconnect()
         yield run.row(
@@ -86,12 +96,6 @@ def _beat(beats: Beats, turn: int, seconds: float) -> None:
         connection.send_packed_command(calls[turn])
         connection.read_response()
     time.sleep(max(0.0, began + seconds - time.perf_counter()))
-
-
-def _used(fleet: Fleet) -> float:
-    """Seconds of a processor that the server has used."""
-    cpu = fleet.client.info("cpu")
-    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
 
 def _allow_connections(number: int) -> None:
