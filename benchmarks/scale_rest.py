@@ -29,7 +29,7 @@ from celery_minsched import HeartbeatRequest
 #: Nodes, and the percent of a core that they may take.
 FLEETS = {1000: 4.2, 3000: 9.5, 10_000: 30.0}
 SECONDS = 8.0  # at least, for which each is measured
-LOADS = (3, 40)  # percent of the processor, which take turns
+LOADS = (3, 12)  # percent of the processor, which take turns: noise within one level of the load
 DEFAULTS = {"node_ttl": 8.0, "lease": 30.0}
 Beats = Sequence[tuple[redis.Connection, list[list[bytes]]]]
 

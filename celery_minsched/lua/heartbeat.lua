@@ -1,5 +1,6 @@
 -- include: due
 -- include: leases
+-- include: load
 -- include: unread
 -- A node's sign of life: its load, and which jobs it holds. Where it and Redis differ on the jobs,
 -- the difference is mended: the node's list renews their leases and rebuilds what Redis lost; a
@@ -56,12 +57,13 @@ redis.call('ZADD', key.nodes(), NOW, node_id)
 local answer = {'OK', 0, node[2] or 'false', -1, 'false', tonumber(node[6] or 0), is_stuck,
   math.floor(enough)}
 
--- Has nothing changed but the load, and is the node needed for nothing? Then the heartbeat ends here, before
--- the functions of further includes are made, which takes longer than all commands of such a heartbeat.
+-- Has nothing changed but the load within its level, and is the node needed for nothing? Then the heartbeat ends
+-- here, before the functions of further includes are made, which takes longer than all its commands.
 local taken = redis.call('ZCARD', key.node_jobs(node_id))
 local new = unconfirmed(node_id, job_ids)
 local function is_at_rest()
   if online ~= 'true' or node[4] ~= 'true' or node[2] == 'true' then return false end
+  if load_level(tonumber(node[11] or 0)) ~= load_level(tonumber(load)) then return false end
   if node[5] ~= '' or (instance ~= '' and node[1] ~= instance) or #new > 0 then return false end
   if tells == 'jobs' and taken > 0
     and redis.call('ZCOUNT', key.node_jobs(node_id), '-inf', NOW) > 0 then return false end
@@ -75,7 +77,6 @@ local function is_at_rest()
   return not was_set_back
 end
 if is_at_rest() then
-  if load_level(tonumber(node[11] or 0)) ~= load_level(tonumber(load)) then place_node(node_id) end
   answer[2] = taken
   return answer
 end

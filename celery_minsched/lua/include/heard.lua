@@ -1,4 +1,4 @@
--- include: journal
+-- include: context
 -- When the nodes sent their last heartbeats, and whether their silence counts.
 
 -- The time of a node's last heartbeat. A time in the future is stored anew, so that it gets older from now on.

@@ -1,4 +1,6 @@
 -- include: heard
+-- include: journal
+-- include: load
 -- include: pool
 -- A node's slots, its place in load order, and whether it takes jobs.
 --
@@ -25,13 +27,9 @@ end
 
 -- Load order in one number of 53 bits, the most that a double holds exactly. From the top:
 --   12 bits  share of slots taken
---    2 bits  level of the load last reported: 0 below a third of 100 %, 1 below two thirds, 2. With finer levels,
---            noise in the reports chooses the node: the idle nodes that report least get most jobs
+--    2 bits  level of the load last reported
 --   39 bits  the turn in which the node was last chosen, after the base: longest ago first
 local TURNS = 549755813888
-local LOAD_LEVELS = 3
-
-local function load_level(load) return math.min(math.floor(load * LOAD_LEVELS / 100), LOAD_LEVELS - 1) end
 
 local function load_order(taken, max_jobs, load, turn)
   local share = math.floor(taken * 4095 / max_jobs)

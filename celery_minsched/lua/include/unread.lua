@@ -1,4 +1,4 @@
--- include: node
+-- include: context
 -- A node that takes each message as soon as it comes leaves none in its queue. A message that lies there beat
 -- after beat is evidence that the node's worker is stuck, whatever the worker reports.
 

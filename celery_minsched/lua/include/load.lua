@@ -1,0 +1,8 @@
+-- include: context
+-- The level of a node's load.
+
+local LOAD_LEVELS = 3
+
+-- 0 below a third of 100 %, 1 below two thirds, 2. With finer levels, noise in the reports chooses the node: the
+-- idle nodes that report least get most jobs.
+local function load_level(load) return math.min(math.floor(load * LOAD_LEVELS / 100), LOAD_LEVELS - 1) end
