@@ -21,10 +21,17 @@ from kombu import Connection
 from kombu.transport.redis import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import DataError, NoScriptError, ResponseError
 
 from celery_minsched.keys import QUEUES, job_queue_name
-from celery_minsched.messages import job_id_of, priority_of, read_message, read_unacked, request_of
+from celery_minsched.messages import (
+    NO_JSON,
+    job_id_of,
+    priority_of,
+    read_message,
+    read_unacked,
+    request_of,
+)
 from celery_minsched.plugin import MinSched
 
 from .slots import Slots, by_age
@@ -207,24 +214,35 @@ def park_messages(plugin: MinSched, node_id: str, slots: Slots | None = None) ->
 def _read_unacked(
     plugin: MinSched, node_id: str, keep: Callable[[str], bool], connection: Connection
 ) -> Iterator[_Found]:
-    """The unacknowledged messages of jobs. One of no job is put back into its queue."""
+    """The unacknowledged messages of jobs. One of no job is put back into its queue.
+
+    An entry that is no message is set aside: it is noted as one that does not run again.
+    """
     client, keys = plugin.scheduler.redis, plugin.scheduler.keys
     for field, entry in client.hscan_iter(keys("node_unacked", node_id), count=_PAGE):
         tag, message = bytes_to_str(field), read_unacked(entry)
         job_id = job_id_of(message.get("headers"))
         if not job_id:
-            if not client.sismember(keys("node_acked", node_id), tag):
-                _restore(connection.default_channel.qos, tag)
+            acked = keys("node_acked", node_id)
+            if client.sismember(acked, tag):
+                continue
+            if not (message and _restore(connection.default_channel.qos, tag)):
+                client.sadd(acked, tag)  # so the rescue ends, and this is logged once
+                book = keys("node_unacked", node_id)
+                logger.error(
+                    "field %r of %s is no message: it stays there and does not run", tag, book
+                )
         elif not keep(job_id):
             yield _unacked(node_id, tag, job_id, message)
 
 
-def _restore(book: QoS, tag: str) -> None:
-    """Put a message that is no job's back into its queue. An entry without a message stays."""
+def _restore(book: QoS, tag: str) -> bool:
+    """Put a message that is no job's back into its queue. Returns whether it is a message."""
     try:
         book.restore_by_tag(tag)
-    except (ValueError, TypeError, LookupError, AttributeError) as exc:
-        logger.error("the unacknowledged message %s is none and is left alone: %r", tag, exc)
+    except (*NO_JSON, LookupError, RecursionError, DataError):
+        return False
+    return True
 
 
 def give_up_queue(plugin: MinSched, node_id: str) -> None:
