@@ -39,7 +39,8 @@ def program() -> str:
 class Server:
     """One server process on its own port and unix socket; can be killed and started again."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, executable: str = "") -> None:
+        self.executable = executable or program()
         self.port = free_port()
         self.options = options
         self.directory = tempfile.TemporaryDirectory(prefix="minsched-server-")
@@ -57,7 +58,7 @@ class Server:
     def start(self) -> None:
         self.process = subprocess.Popen(
             [
-                *(program(), "--port", str(self.port), "--bind", "127.0.0.1"),
+                *(self.executable, "--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--dir", self.directory.name, "--save", "", "--loglevel", "warning"),
                 *("--unixsocket", self.socket_path, *self.options),
             ],
@@ -71,7 +72,7 @@ class Server:
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.close()
-                raise RuntimeError(f"{program()} did not start on port {self.port}")
+                raise RuntimeError(f"{self.executable} did not start on port {self.port}")
             time.sleep(0.01)
 
     def stop(self, signum: int = signal.SIGTERM) -> None:

@@ -9,6 +9,8 @@ from .look import Key, Look
 
 #: What kombu's keys of bindings begin with; then comes the exchange, or the queue's name.
 BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
+#: The exchange of commands to workers, by Celery's usual ``control_exchange``.
+CONTROL = "celery.pidbox"
 
 
 def check_leftovers(look: Look) -> Iterator[Breach]:
@@ -17,7 +19,7 @@ def check_leftovers(look: Look) -> Iterator[Breach]:
     for key in sorted(look.bindings):
         name = key.removeprefix(look.keys.queue_prefix)
         exchange = next((name.removeprefix(b) for b in BINDINGS if name.startswith(b)), "")
-        if exchange.endswith("pidbox"):
+        if exchange == CONTROL:
             mailboxes.append(Key("mailboxes", (), key))
         yield from _binding(look, key, exchange)
     for mailbox, member, _ in look.items_of(mailboxes):

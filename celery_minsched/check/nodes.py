@@ -79,7 +79,6 @@ def _questions(look: Look, node_id: str, node: Node | None) -> list[Command]:
         ("ZSCORE", keys("nodes"), node_id),
         ("ZSCORE", keys("rescues"), node_id),
         ("EXISTS", keys("node_taken", node_id), *queues),
-        ("EXISTS", *(keys(book, node_id) for book in BOOKS)),
         ("EXISTS", keys("lost")),
     ]
     if node is None:
@@ -97,7 +96,9 @@ def _questions(look: Look, node_id: str, node: Node | None) -> list[Command]:
 def _judge(look: Look, node_id: str, node: Node | None, answers: list[Any]) -> Iterator[Breach]:
     keys, subject = look.keys, ("node", node_id)
     info, jobs = keys("node_info", node_id), keys("node_jobs", node_id)
-    count, taken, seen, rescue, queues, books, lost, *rest = answers
+    count, taken, seen, rescue, queues, lost, *rest = answers
+    # By their names: a client that may only look may not read messages that nodes have taken.
+    books = any(look.is_met(keys(book, node_id)) for book in BOOKS)
 
     is_absent = node is None or (seen is not None and seen < 0)
     if is_absent and rescue is None and (taken or queues or (books and not lost)):

@@ -28,6 +28,7 @@ local function fate()
 end
 
 if is_kept() then return {'OK', 'kept'} end
+redis.call('LLEN', ARGV[4])  -- refused here, and not later, if the user has no right to it or it is no list
 if redis.call('LREM', ARGV[2], -1, ARGV[3]) == 0 then return {'OK', 'gone'} end
 local became = fate()
 if became == 'returned' then redis.call('LPUSH', ARGV[4], ARGV[5]) end
