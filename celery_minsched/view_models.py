@@ -153,6 +153,12 @@ class LineView(BaseModel):
 LAST_TS = 253_402_128_000_000
 
 
+def place_of(event_id: str) -> tuple[int, int]:
+    """Ids of events in the order of the stream."""
+    milliseconds, _, number = event_id.partition("-")
+    return int(milliseconds), int(number)
+
+
 class Event(BaseModel):
     """Something that happened; see lua/include/journal.lua for the kinds."""
 
@@ -164,7 +170,7 @@ class Event(BaseModel):
     @property
     def ts(self) -> int:
         """When; ms of the server's clock. A program may write an id beyond the last date."""
-        return min(int(self.event_id.partition("-")[0]), LAST_TS)
+        return min(place_of(self.event_id)[0], LAST_TS)
 
 
 class ServerView(BaseModel):

@@ -354,6 +354,12 @@ class TestProgram:
             assert json.loads(events.stdout.readline())["kind"] == "node_joined"
             desk.service.drain_node("n1")
             assert json.loads(events.stdout.readline())["kind"] == "node_drained"
+            event = {"kind": "of the far future"}  # the next event begins the stream anew
+            desk.service.redis.xadd("scheduler:events", event, "1000000000000000-0")
+            assert json.loads(events.stdout.readline())["kind"] == "of the far future"
+            desk.service.pause_pool("asr")
+            assert json.loads(events.stdout.readline())["kind"] == "pool_paused"
+            desk.service.pause_pool("asr", False)
             looks = map(json.loads, top.stdout)
             assert any(look["nodes"][0]["state"] == "draining" for look in looks)
             for process in (events, top):

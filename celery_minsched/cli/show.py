@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .. import why as why_module
 from ..line_views import MOST_LINES
-from ..view_models import Event, JobView, LineView, NodeView, PoolView
+from ..view_models import Event, JobView, LineView, NodeView, PoolView, place_of
 from ..views import Views
 from .common import (
     ROWS,
@@ -292,13 +292,19 @@ def events(follow: bool, limit: int, as_json: bool) -> None:
 
 
 def _go_on(views: Views, limit: int) -> Iterator[Event]:
-    """The last events, then each as it happens."""
+    """The last events, then each as it happens, also in a stream that begins anew."""
     last, found = "0-0", views.events(limit=limit)
     while True:
         for event in found:
             yield event
             last = event.event_id
         found = views.events(after=last, block_ms=LOOK)
+        if (
+            not found
+            and (latest := views.events(limit=1))
+            and place_of(latest[0].event_id) < place_of(last)
+        ):
+            found = views.events(after="0-0")
 
 
 def _event_line(event: Event) -> str:

@@ -12,10 +12,9 @@ local WAITED = {10, 100, 500, 1000, 5000, 10000, 30000, 60000, 300000, 1800000}
 local MOST_AHEAD = 86400000
 
 -- Has Redis refused the command for what its key holds?
-local FAULTS = {'WRONGTYPE', 'last possible ID', 'not an integer', 'would overflow'}
 local function is_unusable(answer)
   if type(answer) ~= 'table' then return false end
-  for _, fault in ipairs(FAULTS) do
+  for _, fault in ipairs({'WRONGTYPE', 'last possible ID', 'not an integer', 'would overflow'}) do
     if string.find(answer.err, fault, 1, true) then return true end
   end
   return false
