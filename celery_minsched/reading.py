@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any, TypeVar, cast
 
 import redis
-from redis.exceptions import ResponseError
 
 from .keys import Keys
 from .scripts import text
@@ -117,10 +116,15 @@ def record_of(answer: object) -> dict[str, str]:
 
 def numbers_of(answer: object) -> dict[str, int]:
     """The whole numbers in a hash. What a program has put there instead is left out."""
-    if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
-        raise answer
-    record = {} if isinstance(answer, ResponseError) else record_of(answer)
+    record = {} if is_of_another_type(answer) else record_of(answer)
     return {name: int(value) for name, value in record.items() if is_number(value)}
+
+
+def is_of_another_type(answer: object) -> bool:
+    """Does the key hold another type than its command reads? Raises any other error."""
+    if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
+        raise answer
+    return isinstance(answer, Exception)
 
 
 def is_number(text: str) -> bool:

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from redis.exceptions import ResponseError
-
-from ..reading import is_number, pages, record_of, text_of
+from ..reading import is_number, is_of_another_type, pages, record_of, text_of
 from .breach import Breach
 from .look import Look
 
@@ -48,22 +46,18 @@ def check_journal(look: Look) -> Iterator[Breach]:
 
 def _fault_of(latest: Any, now: int) -> str:
     """What is wrong with the stream, by the answer with its latest event; "" for nothing."""
-    if isinstance(latest, ResponseError):
+    if is_of_another_type(latest):
         return "the key of the events is not a stream"
-    if isinstance(latest, Exception):
-        raise latest
     if latest and int(text_of(latest[0][0]).partition("-")[0]) > now + MOST_AHEAD:
         return "the latest event lies in the future, so the times of all later events are wrong"
     return ""
 
 
 def _check_counters(key: str, counters: Any) -> Iterator[Breach]:
-    if isinstance(counters, ResponseError):
+    if is_of_another_type(counters):
         sentence = "the key of the counters is not a hash"
         yield Breach(code="unusable_counter", sentence=sentence, keys=(key,), subject=("key", key))
         return
-    if isinstance(counters, Exception):
-        raise counters
     unusable = [field for field, value in record_of(counters).items() if not _can_count_on(value)]
     if unusable:
         yield Breach(
