@@ -2,7 +2,7 @@
 -- include: discard
 -- include: relink
 -- What no event brings about, done by the heartbeats of whichever node comes by, a bounded number of
--- each a call.
+-- each a call. A heartbeat comes here if include/due.lua finds something to do: a new kind of work is added there too.
 
 local MOST_CHORES = 50    -- nodes
 local indexes_left = 1000 -- of nodes that this call buries or forgets
