@@ -131,6 +131,33 @@ def test_a_search_for_two_capabilities_is_bounded_and_charges_hits_nothing(
     assert desk.taken("rare") == 1
 
 
+def test_a_node_that_is_full_keeps_no_lines_after_it_changed(desk: Desk) -> None:
+    """Lines that waited for it alone are served by other nodes, more than one call files anew."""
+    caps = [f"c{n}" for n in range(25)]
+    desk.node("a", 1, caps=caps)
+    desk.dispatch()
+    bound = {"affinity": "require", "preferred_node": "a"}
+    demands = [{"capabilities": sorted(pair), **bound} for pair in combinations(caps, 2)]
+    for start in range(0, 300, 100):
+        desk.send_many(demands[start : start + 100])
+    desk.node("b", 400, caps=caps)
+    assert desk.taken("b") == 0
+    desk.node("a", 1)
+    assert desk.views.check() == []  # it goes on
+    for _ in range(14):
+        desk.beat("b")
+    assert desk.taken("b") == 300
+
+
+def test_nodes_of_many_indexes_are_filled_a_few_in_a_call(desk: Desk, client: redis.Redis) -> None:
+    pools, caps = [f"p{n}" for n in range(16)], [f"c{n}" for n in range(15)]
+    for number in range(60):
+        desk.node(f"n{number}", 1, pools, caps)
+    desk.send(pool="p0", capabilities=["none"])
+    desk.service.pause_pool("p0")
+    assert commands(client, lambda: desk.service.pause_pool("p0", paused=False)) < MOST
+
+
 def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: redis.Redis) -> None:
     for number in range(300):
         desk.node(f"n{number}", 1)

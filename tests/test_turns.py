@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_minsched import NoAvailableNode
+from celery_minsched.models import DispatchResponse
 
 from .desk import Desk
 from .test_bounds import commands
@@ -253,3 +254,49 @@ class TestSearch:
         desk.node("n1", 1, caps=["rare", "z", "new"])
         beat_until(desk, "n1", lambda: desk.status(late) == "dispatched")
         assert desk.status(late) == "dispatched"
+
+
+def test_a_job_that_is_handed_back_stands_before_all_lines_of_its_pool(desk: Desk) -> None:
+    client, keys = desk.service.redis, desk.service.keys
+    desk.node("n1", 1, caps=["gpu"])
+    desk.dispatch()
+    first = desk.park(capabilities=["gpu"])
+    park_many(desk, [{"fairness_key": f"u{n}"} for n in range(5)])
+    assert finish(desk, "n1") == first
+    client.delete(keys("node_queue", "n1"))
+    client.lpush(keys("job_queue", first), first)
+    desk.service.drain_node("n1")
+    assert desk.service.place_jobs([first], handed_back_by="n1") == ["waiting"]
+    desk.service.drain_node("n1", draining=False)
+    assert running_at(desk, "n1") == [first]
+
+
+def test_the_virtual_time_passes_in_a_batch_that_fills_a_node_from_its_line(desk: Desk) -> None:
+    """One job of the batch joins a line before, one after the node is filled."""
+    client, keys = desk.service.redis, desk.service.keys
+    desk.node("n1", 1)
+    desk.dispatch()
+    park_many(desk, [{"fairness_key": "x"}] * 10)
+    for _ in range(5):
+        finish(desk, "n1")
+    desk.service.pause_pool("asr")
+    [job] = running_at(desk, "n1")
+    desk.complete(DispatchResponse(node_id="n1", job_id=job))
+    client.srem(keys("paused"), "asr")  # and no node is filled
+    other, late = ({"capabilities": ["none"], "fairness_key": "z"}, {"fairness_key": "y"})
+    before = client.zscore(keys("pool_turns", "asr", 0), "now")
+    desk.send_many([other, late])
+    assert client.zscore(keys("pool_turns", "asr", 0), "now") == before + 1024 + 1
+
+
+def test_a_search_passes_over_no_line_when_it_files_another_one_anew(desk: Desk) -> None:
+    """The first line of the pool's index is filed at its node again, which is back and full."""
+    for node_id in "ab":
+        desk.node(node_id, 1)
+    held = [desk.dispatch(preferred_node=node_id) for node_id in "ab"]
+    desk.park(preferred_node="a", affinity="require")
+    desk.service.drain_node("a")
+    plain = desk.park()
+    desk.service.drain_node("a", draining=False)
+    desk.complete(held[1])
+    assert running_at(desk, "b") == [plain]

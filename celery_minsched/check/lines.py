@@ -136,7 +136,7 @@ class _Line:
         pool, equals, listed = self.where.partition("=")
         pairs = (listed if equals else self.where).split("|") if ":" in self.where else []
         self.at_pairs = [keys("lang_waiting", pair) for pair in pairs]
-        walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}"}
+        walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}", f"node {self.required}"}
         self.is_relinked_soon = not walks.isdisjoint(look.relinking)
         if equals:
             self.at_pairs.append(keys("pool_langs_waiting", pool))

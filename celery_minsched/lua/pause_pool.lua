@@ -1,4 +1,4 @@
--- include: fill
+-- include: relink
 -- Pauses a pool, or takes that back. The nodes of a paused pool finish what they have and take no more
 -- jobs for it; those who ask for it wait. They serve their other pools. When it goes on, who waited takes
 -- the free slots. A pool is paused until this takes it back, or the record of its last node lapses.

@@ -31,24 +31,19 @@ local function clamp_stored_times(node_id)
 end
 
 -- A node that is gone leaves dispatch, those who waited for it alone wait for others too, and its jobs
--- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again; not
--- yet where more wait for it than one call opens. Returns whether there is less to do than before.
+-- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again.
 local function bury_node(node_id, last_heartbeat)
-  local lines_before = redis.call('ZCARD', key.node_waiting(node_id))
   redis.call('HSET', key.node_info(node_id), 'online', 'false', 'state', '')
   end_term(node_id)
   if redis.call('ZSCORE', key.rescues(), node_id) == false then note_suspects(node_id) end
   place_node(node_id)
   open_lines(node_id)
   give_up_node(node_id)
-  local lines_left = redis.call('ZCARD', key.node_waiting(node_id))
-  if lines_left > 0 then return lines_left < lines_before end
   redis.call('ZADD', key.nodes(), -last_heartbeat, node_id)
   if has_died(node_id) then
     tell('node_died', 'node', node_id, 'last_heartbeat_ts', last_heartbeat)
     count('', 'node_deaths')
   end
-  return true
 end
 
 -- Has this call time for one more node?
@@ -86,7 +81,10 @@ local function sweep_nodes()
   local silent = redis.call('ZRANGEBYSCORE', key.nodes(), 0, NOW - TTL.node - 1,
     'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
   for i = 1, #silent, 2 do
-    if may_sweep(silent[i]) then progress = bury_node(silent[i], tonumber(silent[i + 1])) or progress end
+    if may_sweep(silent[i]) then
+      bury_node(silent[i], tonumber(silent[i + 1]))
+      progress = true
+    end
   end
   progress = forget_nodes() or progress
   return progress and redis.call('ZCOUNT', key.nodes(), TTL.history - NOW, NOW - TTL.node - 1) > 0

@@ -4,7 +4,7 @@
 -- served longest ago.
 
 -- What one call does at the most, however many wait; a heartbeat goes on from there.
-local looks_left = 2000  -- lines looked at in vain
+local looks_left = 2000  -- indexes read, and lines looked at in vain
 local nodes_left = 256   -- nodes
 local moves_left = 100   -- jobs moved from lines to nodes, or from the delayed
 local HEAD = 64          -- lines of an index that each search looks at
@@ -36,9 +36,16 @@ local function has_all(indexes, pool, caps)
   return true
 end
 
+-- Files a line anew that does not belong in this index.
+local function refile_line(line, index)
+  redis.call('ZREM', index, line)
+  file_line(line)
+  return true
+end
+
 -- Can the node serve a line of this index of a pool? A line that is filed wrongly, since its pools or its node
--- have changed, is filed anew. Returns the pool, or nil.
-local function pool_at_index(indexes, pool, line)
+-- have changed, is filed anew. Returns the pool, or nil and whether the line has left the index.
+local function pool_at_index(indexes, pool, index, line)
   local where, caps, required = parse_line(line)
   if not has_all(indexes, pool, caps) then return nil end
   if where == pool and required == '' then return pool end
@@ -47,7 +54,7 @@ local function pool_at_index(indexes, pool, line)
   for _, name in ipairs(pools) do
     if name == pool and not is_for(required, pools, caps) then return pool end
   end
-  file_line(line)
+  return nil, refile_line(line, index)
 end
 
 -- The same of a line that waits for this node alone.
@@ -58,31 +65,35 @@ local function pool_at_node(indexes, node_id, line)
     if has_all(indexes, pool, caps) then return pool end
   end
   looks_left = looks_left - 4
-  if not pool_in(node_id, pools, caps) then file_line(line) end  -- else the pool is paused
+  if pool_in(node_id, pools, caps) then return nil end  -- the pool is paused
+  return nil, refile_line(line, key.node_waiting(node_id))
 end
 
 -- The first line of an index that fits, with its place and the pool to serve it in, or nil. A search that is cut
 -- short goes on from where it was with the node's next call. A search that found nothing is not made again for a
 -- while, but for the head of the index.
 local function first_in_index(node_id, index, name, fit)
-  local at, count, reached = 0, 1, nil
+  local at, count, reached, is_resumed = 0, 1, nil, false
   while looks_left > 0 do
-    local found = redis.call('ZRANGE', index, at, at + count - 1, 'WITHSCORES')
+    local found, left = redis.call('ZRANGE', index, at, at + count - 1, 'WITHSCORES'), 0
     for i = 1, #found, 2 do
-      local pool = fit(found[i])
+      local pool, has_left = fit(found[i])
+      if has_left then left = left + 1 end
       if pool then
         if at > HEAD then redis.call('HDEL', key.node_searches(node_id), name) end
         return {line = found[i], place = tonumber(found[i + 1]), pool = pool}
       end
     end
-    looks_left = looks_left - #found / 2
+    looks_left = looks_left - 1 - #found / 2
     if #found < 2 * count then
       reached = 'end'
       break
     end
-    at = at + count
-    count = HEAD
-    if at == HEAD + 1 then
+    at = at + count - left
+    if count == 1 then
+      count = HEAD
+    elseif not is_resumed then
+      is_resumed = true
       local before = redis.call('HGET', key.node_searches(node_id), name)
       if before == 'end' then return nil end
       at = math.max(at, tonumber(before or 0))
@@ -124,8 +135,9 @@ local function next_line(node_id, indexes)
   end
   for _, index in ipairs(indexes) do
     local pool, capability = index[1], index[2]
-    compare(first_in_index(node_id, waiting_key(pool, capability), pool .. '\t' .. capability, function(line)
-      return pool_at_index(indexes, pool, line)
+    local waiting = waiting_key(pool, capability)
+    compare(first_in_index(node_id, waiting, pool .. '\t' .. capability, function(line)
+      return pool_at_index(indexes, pool, waiting, line)
     end))
   end
   -- Last: a line that was filed in a pool may be filed at the node now.
@@ -178,16 +190,4 @@ local function fill_node(node_id)
     end
   end
   return filled, false
-end
-
--- Fills the free nodes of pools.
-local function fill_pools(pools)
-  for _, pool in ipairs(pools) do
-    if nodes_left <= 0 then return end
-    for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, nodes_left - 1)) do
-      if looks_left <= 0 or not may_move() then return end
-      nodes_left = nodes_left - 1
-      fill_node(node_id)
-    end
-  end
 end

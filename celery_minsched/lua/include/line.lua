@@ -11,21 +11,12 @@ local function count_waiting(line, by)
   end
 end
 
--- The place of a job that its node gives back: before all others of its priority that wait in its pools.
-local function place_at_head(job, pools)
-  local first = redis.call('ZRANGEBYSCORE', key.waiting(job.line), job.band * BAND,
-    string.format('(%.0f', (job.band + 1) * BAND), 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  local turn = first and tonumber(first) - job.band * BAND or math.huge
-  for _, pool in ipairs(pools) do turn = math.min(turn, virtual_time(pool, job.band)) end
-  return turn < math.huge and turn or 0
-end
-
 -- Of many jobs that one call places most stand in few lines: a job takes its turn at once, and those of a line
 -- join it together, with `join_lines`.
 local function join_later(job, joining)
-  local pools = pools_of(job.where)
+  -- A job that its node gives back stands before all others of its priority: it has had its turn.
   local is_given_back = job.node_id ~= '' and not job.is_requeued
-  local turn = is_given_back and place_at_head(job, pools) or take_turn(pools, job.band, job.fairness)
+  local turn = is_given_back and 0 or take_turn(pools_of(job.where), job.band, job.fairness)
   -- Among equals the older job is first: ids end with a number that counts up.
   job.ticket = string.format('%015.0f', tonumber(string.match(job.id, '(%d+)$'))) .. ' ' .. job.id
   job.place = string.format('%.0f', job.band * BAND + turn)

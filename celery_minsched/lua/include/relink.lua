@@ -1,10 +1,22 @@
 -- include: fill
 -- Files lines anew after the pools of a language pair have changed, or a node has left: so many lines a call.
--- A hash has the rest, from which heartbeats go on: "pair zh:en", the lines that wait for the pair, and "pool
--- asr", the lines that wait for a pair of the pool. Each has a cursor, and " again" if there was another change
--- since it began.
+-- A hash has the rest, from which heartbeats go on: "pair zh:en", the lines that wait for the pair, "pool asr",
+-- the lines that wait for a pair of the pool, and "node n1", the lines that wait for this node alone. Each has a
+-- cursor, and " again" if there was another change since it began.
 
 local links_left = 128
+
+-- Fills the free nodes of pools.
+local function fill_pools(pools)
+  for _, pool in ipairs(pools) do
+    if nodes_left <= 0 then return end
+    for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, nodes_left - 1)) do
+      if looks_left <= 0 or not may_move() then return end
+      nodes_left = nodes_left - 1
+      fill_node(node_id)
+    end
+  end
+end
 
 -- Files lines anew, and fills the free nodes of the pools that serve them now.
 local function spread_lines(found)
@@ -19,13 +31,6 @@ local function spread_lines(found)
   fill_pools(pools)
 end
 
--- The node takes no jobs, or its offers have changed. Lines that wait for this node alone, and need not any
--- more, wait for any node of their pools.
-local function open_lines(node_id)
-  if links_left <= 0 then return end
-  spread_lines(redis.call('ZRANGE', key.node_waiting(node_id), 0, links_left - 1))
-end
-
 local function relink_later(index, lines_key)
   if redis.call('EXISTS', lines_key) == 0 then return end
   local cursor = redis.call('HGET', key.relinking(), index)
@@ -37,6 +42,18 @@ local function relink_pair(pool, pair)
   relink_later('pool ' .. pool, key.pool_langs_waiting(pool))
 end
 
+-- Some of these lines, and the cursor to the next.
+local function scan_lines(kind, name, cursor)
+  if kind ~= 'node' then
+    local set = kind == 'pair' and key.lang_waiting(name) or key.pool_langs_waiting(name)
+    return unpack(redis.call('SSCAN', set, cursor, 'COUNT', links_left))
+  end
+  local rest, scored = unpack(redis.call('ZSCAN', key.node_waiting(name), cursor, 'COUNT', links_left))
+  local found = {}
+  for i = 1, #scored, 2 do found[#found + 1] = scored[i] end
+  return rest, found
+end
+
 -- Files some more of these lines anew. Returns whether more are left.
 local function relink_lines()
   while links_left > 0 do
@@ -44,8 +61,7 @@ local function relink_lines()
     if not index then return false end
     local kind, name = string.match(index, '^(%a+) (.*)$')
     local cursor, again = string.match(redis.call('HGET', key.relinking(), index), '^(%d+)(.*)$')
-    local set = kind == 'pair' and key.lang_waiting(name) or key.pool_langs_waiting(name)
-    local rest, found = unpack(redis.call('SSCAN', set, cursor, 'COUNT', links_left))
+    local rest, found = scan_lines(kind, name, cursor)
     if rest ~= '0' then
       redis.call('HSET', key.relinking(), index, rest .. again)
     elseif again ~= '' then
@@ -63,4 +79,11 @@ end
 local function relink_changed()
   for _, change in pairs(changed_pairs) do relink_pair(change[1], change[2]) end
   return relink_lines()
+end
+
+-- The node takes no jobs, or its offers have changed. Lines that wait for this node alone, and need not any
+-- more, wait for any node of their pools.
+local function open_lines(node_id)
+  relink_later('node ' .. node_id, key.node_waiting(node_id))
+  relink_lines()
 end

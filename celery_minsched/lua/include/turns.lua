@@ -86,6 +86,7 @@ end
 -- A job of this turn is served: the virtual time is that turn, or later. Forgets some keys whose turns are past.
 local function pass_turn(pool, band, turn)
   local name, now = key.pool_turns(pool, band), virtual_time(pool, band)
+  if clocks[name] then clocks[name].now = math.max(clocks[name].now, turn) end
   if turn > now then
     redis.call('ZADD', name, turn, 'now')
     if now == 0 then redis.call('PEXPIRE', name, TTL.history) end
