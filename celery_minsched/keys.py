@@ -175,8 +175,8 @@ HOLDS: Final = {
     "relinking": (
         (),
         "hash",
-        "which lines are yet to be filed anew after a change of the pools of a language pair, or of "
-        "the node for which they wait, and how far that has come",
+        "which lines are yet to be filed anew after a change of the pools of a language pair, or "
+        "of the node for which they wait, and how far that has come",
     ),
     "delayed": ((), "sorted set", "delayed jobs by due time"),
     "expiring": ((), "sorted set", "jobs at no node by when they expire"),
