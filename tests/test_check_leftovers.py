@@ -31,8 +31,18 @@ LEFTOVERS: dict[str, tuple[Break, str, str]] = {
     ),
     "a session without a TTL": (
         lambda r: r.persist("scheduler:session:u1"),
-        "session_stays",
+        "key_stays",
         "scheduler:session:u1",
+    ),
+    "the fair turns of a pool without a TTL": (
+        lambda r: r.zadd("scheduler:pool:gone:turns:0", {"now": 7}),
+        "key_stays",
+        "scheduler:pool:gone:turns:0",
+    ),
+    "a node's searches without a TTL": (
+        lambda r: r.hset("scheduler:node:searches:gone", "asr\t", "end"),
+        "key_stays",
+        "scheduler:node:searches:gone",
     ),
     "a task whose job is gone": (
         lambda r: r.set("scheduler:task:lost", "u:999"),

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 
 from .breach import Breach
 from .jobs import AGENDAS, HAS_SLOT, PARKED, Seen, check_places, check_records
-from .lasting import IN_LINE, LastingKeys
+from .lasting import IN_LINE, WITH_TTL, LastingKeys
 from .look import Command, Key, Look
 
 #: Of a job's record. As bytes, which the client need not encode for each job.
@@ -73,7 +73,7 @@ class JobScan:
                 jobs.append(ids[0])
             elif name == "job_queue":
                 _toggle(key, self._unmet, self._unasked)
-            elif name in ("session", "task"):
+            elif name in WITH_TTL:
                 lasting.append(Key(name, ids, key))
             else:
                 look.meet(Key(name, ids, key))

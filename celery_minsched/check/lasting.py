@@ -6,7 +6,7 @@ The opposite too: the key of a task that is deleted while the task's job waits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -16,28 +16,33 @@ from .breach import Breach
 from .jobs import PARKED, Record
 from .look import Command, Key, Look
 
+#: Keys that always have a TTL, each with a command for its type in Redis.
+_COMMANDS: Final = {"session": "HEXISTS", "pool_turns": "ZSCORE", "node_searches": "HEXISTS"}
+WITH_TTL: Final = (*_COMMANDS, "task")
+
 #: A job with one of these keeps its task's key without a TTL.
 IN_LINE = ("waiting", "delayed")
 
 
 class LastingKeys:
-    """Sessions and tasks, read once. The keys that do not fit are read again in one step."""
+    """Keys with a TTL, read once. The keys that do not fit are read again in one step."""
 
     def __init__(self, look: Look) -> None:
         self._look = look
-        self._sessions: set[str] = set()
+        #: Keys that should have a TTL.
+        self._lasting: list[Key] = []
         #: Tasks' keys without a TTL for which no job in line was met.
         self._unexplained: set[str] = set()
         #: Tasks' keys of jobs in line that were not met without a TTL, with the jobs' ids.
         self._unmet: dict[str, str] = {}
 
     def read(self, keys: Iterable[Key]) -> None:
-        """Read which of these sessions and tasks have a TTL."""
+        """Read which of these keys have a TTL."""
         for key, [ttl] in self._look.glance((key, [(b"PTTL", key.key)]) for key in keys):
             if ttl != -1:
                 continue
-            if key.name == "session":
-                self._sessions.add(key.key)
+            if key.name != "task":
+                self._lasting.append(key)
             elif self._unmet.pop(key.key, None) is None:
                 self._unexplained.add(key.key)
 
@@ -51,14 +56,15 @@ class LastingKeys:
 
     def check(self, look: Look) -> Iterator[Breach]:
         """Read again what does not fit."""
-        sessions = ((key, ("HEXISTS", key, "node_id")) for key in sorted(self._sessions))
-        for key, ttl, is_session in _read_own(look, sessions):
-            if ttl == -1 and is_session:
+        lasting = {key.key: key.name for key in self._lasting}
+        questions = ((key, (_COMMANDS[name], key, "")) for key, name in sorted(lasting.items()))
+        for key, ttl, _ in _read_own(look, questions):
+            if ttl == -1:
                 yield Breach(
-                    code="session_stays",
-                    sentence=f"session {_id_of(look, key)} is kept for ever: its key has no TTL",
+                    code="key_stays",
+                    sentence=f"{key} has no TTL, so it stays for ever",
                     keys=(key,),
-                    subject=("ttl", key, str(round(look.session_ttl * 1000))),
+                    subject=("ttl", key, str(round(look.ttl_of[lasting[key]] * 1000))),
                 )
         tasks = _read_own(look, ((key, ("GET", key)) for key in sorted(self._unexplained)))
         jobs = [(key, job_id) for key, _, job_id in tasks if job_id]

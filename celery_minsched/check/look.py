@@ -104,7 +104,13 @@ class Look:
     def __init__(self, views: Views, tell: Tell = lambda step, done, total: None) -> None:
         self.redis, self.keys, self.tell = views.redis, views.keys, tell
         times = settings_of_fleet(views.settings, look_up(self.redis, self.keys))
-        self.node_ttl, self.session_ttl = times.node_ttl, times.session_ttl
+        self.node_ttl = times.node_ttl
+        #: Seconds for which a key stays after its last use, by the key's name.
+        self.ttl_of = {
+            "session": times.session_ttl,
+            "pool_turns": times.history_ttl,
+            "node_searches": times.node_ttl,
+        }
         seconds, microseconds = self.redis.time()
         #: Milliseconds of the server's clock.
         self.now: int = seconds * 1000 + microseconds // 1000
