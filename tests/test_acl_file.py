@@ -24,7 +24,20 @@ SCRIPTS = {
 }
 #: The keys that a script names and does not touch for this role: a job that waits has no message
 #: at a node.
-UNTOUCHED = {"producer": {"node_unacked", "node_unacked_index", "node_acked"}, "node": set()}
+UNTOUCHED: dict[str, set[str]] = {
+    "producer": {"node_unacked", "node_unacked_index", "node_acked"},
+    "node": set(),
+}
+
+#: The commands that redis-py, kombu, Celery's result backend and Python code here send.
+_CLIENT = (
+    "auth hello ping multi exec eval evalsha script|load script|exists mget setex hgetall brpop "
+    "publish subscribe unsubscribe "
+)
+BESIDE = {
+    "producer": _CLIENT + "llen",
+    "node": _CLIENT + "watch unwatch info expire hscan blmove lrange psubscribe punsubscribe",
+}
 
 
 def rules_of(role: str) -> list[str]:
@@ -39,22 +52,34 @@ def is_named(source: str, name: str) -> bool:
     return re.search(spelled.replace("ID", ".+?"), source) is not None
 
 
+def keys_of(role: str) -> dict[str, str]:
+    """A key of each family that the role's scripts name."""
+    sources = [scripts.source(name) for name in SCRIPTS[role]]
+    return {
+        name: KEYS(name, *["a:b" if id == "src:tgt" else "x" for id in HOLDS[name][0]])
+        for name in HOLDS
+        if any(is_named(source, name) for source in sources)
+    }
+
+
 @pytest.mark.parametrize("role", SCRIPTS)
 def test_a_role_has_the_keys_of_its_scripts(role: str) -> None:
-    sources = [scripts.source(name) for name in SCRIPTS[role]]
-    named = {name for name in HOLDS if any(is_named(source, name) for source in sources)}
+    named = keys_of(role)
     patterns = [rule[1:] for rule in rules_of(role) if rule.startswith("~")]
-    for name in named - UNTOUCHED[role]:
-        key = KEYS(name, *["a:b" if id == "src:tgt" else "x" for id in HOLDS[name][0]])
-        assert any(fnmatchcase(key, pattern) for pattern in patterns), key
-    assert named >= UNTOUCHED[role]
+    for name in named.keys() - UNTOUCHED[role]:
+        assert any(fnmatchcase(named[name], pattern) for pattern in patterns), named[name]
+    assert named.keys() >= UNTOUCHED[role]
+    own = [pattern for pattern in patterns if pattern.startswith(("scheduler:", "minsched."))]
+    keys = [*named.values(), "scheduler:layout", "scheduler:"]  # read at the start; the prefix
+    assert [p for p in own if not any(fnmatchcase(key, p) for key in keys)] == []
 
 
 @pytest.mark.parametrize("role", SCRIPTS)
-def test_a_role_has_the_commands_of_its_scripts(role: str, server: Server) -> None:
+def test_a_role_has_the_commands_of_its_scripts_and_of_celery(role: str, server: Server) -> None:
     with server.client() as client:
         known = client.command()
     text = "".join(map(scripts.source, SCRIPTS[role]))
     called = {word.lower() for word in re.findall(r"'([A-Z]+)'", text)} & known.keys()
     assert "zadd" in called
-    assert [word for word in sorted(called) if f"+{word}" not in rules_of(role)] == []
+    granted = {rule[1:] for rule in rules_of(role) if rule.startswith("+")}
+    assert granted == called | set(BESIDE[role].split())
