@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 
 from celery import Celery, Signature
 
@@ -85,6 +86,23 @@ def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
         )
 
 
+def expired_tasks(sizes: Sizes) -> Iterator[Row]:
+    """Tasks that wait expire at one moment."""
+    count = 2 * sizes.batch
+    with _real_nodes() as (fleet, app):
+        fleet.service.pause_pool("p")
+        expires = datetime.now(UTC) + timedelta(seconds=5)
+        app.minsched.dispatch_many([task.set(expires=expires) for task in _tasks(app, count, WORK)])
+        time.sleep(max(0.0, (expires - datetime.now(UTC)).total_seconds() + 1))
+        with fleet.measured() as run:
+            wait_for(lambda: not fleet.waiting(), lambda: f"{fleet.waiting()} tasks wait")
+        yield run.row(
+            "waiting tasks expire at one moment, two real nodes",
+            f"{count:,} tasks",
+            f"{run.seconds:.0f} s, {count / run.seconds:,.0f} a second",
+        )
+
+
 @contextmanager
 def _real_nodes() -> Iterator[tuple[Fleet, Celery]]:
     """A server with the nodes at work, and an application."""
@@ -138,4 +156,4 @@ def _ended(app: Celery, task_ids: list[str]) -> list[tuple[int, int]]:
     return [(job.created_ts, job.ended_ts) for job in jobs]
 
 
-CASES = (jobs_of_real_nodes, rescued_jobs, revoked_tasks)
+CASES = (jobs_of_real_nodes, rescued_jobs, revoked_tasks, expired_tasks)

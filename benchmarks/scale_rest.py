@@ -26,8 +26,7 @@ from benchmarks.scale_fleet import (
 )
 from celery_minsched import HeartbeatRequest
 
-#: Nodes, and the percent of a core that they may take.
-FLEETS = {1000: 4.2, 3000: 9.5, 10_000: 30.0}
+FLEETS = (1000, 3000, 10_000)  # nodes
 SECONDS = 8.0  # at least, for which each is measured
 LOADS = (3, 12)  # percent of the processor, which take turns: noise within one level of the load
 DEFAULTS = {"node_ttl": 8.0, "lease": 30.0}
@@ -36,8 +35,7 @@ Beats = Sequence[tuple[redis.Connection, list[list[bytes]]]]
 
 def at_rest(sizes: Sizes) -> Iterator[Row]:
     """Nodes without jobs send heartbeats."""
-    fleets = FLEETS if sizes is FULL else {sizes.nodes: 100.0}
-    for nodes, limit in fleets.items():
+    for nodes in FLEETS if sizes is FULL else (sizes.nodes,):
         _allow_connections(nodes)
         with Fleet("--maxclients", str(nodes + 100), **DEFAULTS) as fleet, running_first():
             fleet.add_nodes(names("n", nodes))
@@ -54,8 +52,7 @@ def at_rest(sizes: Sizes) -> Iterator[Row]:
         yield run.row(
             "a fleet at rest",
             f"{nodes:,} nodes",
-            f"{share:.1f} % of a core (at most {limit:g}), a heartbeat each {interval:g} s",
-            share <= limit,
+            f"{share:.1f} % of a core, a heartbeat each {interval:g} s",
         )
 
 
