@@ -13,6 +13,8 @@ import redis
 
 from .errors import WrongLayout
 from .keys import Keys
+from .scripts import text
+from .stored import ask_each, integer, is_wrong_type
 
 LAYOUT: Final = 2
 SPECIFIED: Final = 1  # the original specification's
@@ -20,9 +22,14 @@ SPECIFIED: Final = 1  # the original specification's
 
 def layout_of(client: redis.Redis, keys: Keys) -> int | None:
     """The number of the layout in Redis; ``None`` where nothing says which it is."""
-    noted = client.get(keys("layout"))
+    [noted] = ask_each(client, [("GET", keys("layout"))])
     if noted is not None:
-        return int(noted)
+        found = integer(None if is_wrong_type(noted) else text(noted))
+        if found is None:
+            raise WrongLayout(
+                key=keys("layout"), found="no number", layout=LAYOUT, remedy=_UNREADABLE
+            )
+        return found
     if client.exists(keys("turn"), keys("counts")):
         return LAYOUT
     return SPECIFIED if client.exists(keys("job_id_seq")) else None
@@ -45,6 +52,10 @@ def note_layout(client: redis.Redis, keys: Keys) -> None:
         client.set(keys("layout"), LAYOUT, nx=True)
 
 
+_UNREADABLE = (
+    "Nothing was changed. No version of celery-minsched writes such a value. If all nodes have "
+    "this version, DEL the key: a node writes it anew when it registers."
+)
 _OLDER = (
     "Nothing was changed. Stop the nodes and the applications of the earlier version, and run "
     "celery -A APP minsched migrate; both versions cannot run side by side."

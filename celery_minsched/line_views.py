@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, cast
 
 from .possible import PossibleViews, parse_where
-from .reading import MANY, numbers_of, text_of, texts
+from .reading import MANY, numbers_of, text_of, text_or_none, texts
+from .stored import count_of
 from .view_models import LineView
 
 #: Lines that one look of a command, of the exporter or of a page reads, however many there are.
@@ -30,8 +30,7 @@ class LineViews(PossibleViews):
 
     def waiting_counts(self) -> dict[str, int]:
         """The number of jobs in line, by what a line's name begins with: ``asr``, ``zh:en``."""
-        found = self._redis.hscan_iter(self._keys("waiting_counts"), count=MANY)
-        return numbers_of(dict(found))
+        return numbers_of(dict(self._items("HSCAN", "waiting_counts")))
 
     def waiting_count(self) -> int:
         """The number of jobs in line."""
@@ -39,7 +38,7 @@ class LineViews(PossibleViews):
 
     def line_count(self) -> int:
         """The number of lines."""
-        return self._redis.hlen(self._keys("lines"))
+        return int(self._ask_one("HLEN", self._keys("lines")))
 
     def lines(self, limit: int | None = None, find: str = "") -> list[LineView]:
         """All lines, by name; or ``limit`` of them, the first that Redis finds.
@@ -60,8 +59,9 @@ class LineViews(PossibleViews):
         cursor, step = 0, 0
         while limit is None or (len(seen) < limit and not (words and step == MOST_STEPS)):
             count = STEP if words else min(limit or MANY, MANY)
-            cursor, page = cast(
-                "Any", self._redis.hscan(self._keys("lines"), cursor, match=match, count=count)
+            search = ("MATCH", match) if match else ()
+            cursor, page = self._ask_one(
+                "HSCAN", self._keys("lines"), cursor, *search, "COUNT", count
             )
             step += 1
             names = [
@@ -90,7 +90,7 @@ class LineViews(PossibleViews):
                 required_node=required,
                 waiting=waiting,
                 possible=(where, caps) in possible,
-                oldest_ts=int(oldest_ts or 0),
+                oldest_ts=count_of(text_or_none(oldest_ts)),
             )
             for name, (where, caps, required), waiting, oldest_ts in zip(
                 names, parsed, sizes, since, strict=True
@@ -142,7 +142,8 @@ class LineViews(PossibleViews):
 
 def parse_line(name: str) -> tuple[str, tuple[str, ...], str]:
     """What a line waits for: where, the capabilities, and the node that it requires."""
-    where, capabilities, required = name.split("/")
+    where, _, others = name.partition("/")
+    capabilities, _, required = others.partition("/")
     return where, tuple(cap for cap in capabilities.split(",") if cap), required
 
 

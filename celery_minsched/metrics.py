@@ -25,11 +25,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from redis.exceptions import RedisError
 
 from .errors import WrongLayout
 from .line_views import MOST_LINES
 from .plugin import plugin_of
+from .printing import printable
 from .view_models import NODE_STATES, LineView, NodeView, PoolView, ServerView
 from .views import Views
 
@@ -38,7 +40,10 @@ logger = logging.getLogger(__name__)
 #: Demands that have series of their own, those for which most jobs wait. What others wait for is
 #: of the demand ``(other)``: pools, capabilities and required nodes combine without bound.
 MOST_DEMANDS = 50
-OTHER = "(other)"  # no demand: a pool's name has no brackets
+OTHER = "(other)"  # no demand and no pool: a pool's name has no brackets
+
+#: Pools without nodes that have series of their own. Any job may name another, by mistake too.
+MOST_EMPTY_POOLS = 50
 
 #: Bounds of the wait histogram, ms: those of lua/include/journal.lua.
 WAITED = (10, 100, 500, 1000, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000)
@@ -59,8 +64,8 @@ STATUSES = ("finished", "failed", "lost", "unsent")
 class SchedulerCollector(Collector):
     """The scheduler's figures, of the ``views`` of one Redis.
 
-    Where Redis does not answer, or has another layout, ``minsched_up`` is 0 and there is nothing
-    else: a page that has other figures too, as Flower's has, is still scraped.
+    If Redis does not answer, has another layout, or cannot be read, ``minsched_up`` is 0 and there
+    is nothing else: a page that has other figures too, as Flower's has, is still scraped.
     """
 
     def __init__(self, views: Callable[[], Views]) -> None:
@@ -75,9 +80,13 @@ class SchedulerCollector(Collector):
         up = "Did Redis answer this scrape? 1 or 0."
         began = time.perf_counter()
         try:
-            metrics = list(_metrics(self._views()))
+            metrics = [_in_print(metric) for metric in _metrics(self._views())]
         except (RedisError, OperationalError, WrongLayout) as exc:
             logger.warning("there is nothing to scrape: %s", exc)
+            yield GaugeMetricFamily("minsched_up", up, value=0)
+            return
+        except Exception:  # a page that has other figures too is still scraped
+            logger.exception("the scrape failed")
             yield GaugeMetricFamily("minsched_up", up, value=0)
             return
         yield GaugeMetricFamily("minsched_up", up, value=1)
@@ -89,6 +98,20 @@ class SchedulerCollector(Collector):
         )
 
 
+def _in_print(metric: Metric) -> Metric:
+    """The same, with printable labels. Prometheus refuses two series of the same labels, so the
+    first of those that look alike stays.
+    """
+    if all(text.isprintable() for sample in metric.samples for text in sample.labels.values()):
+        return metric
+    found: dict[object, Sample] = {}
+    for sample in metric.samples:
+        labels = {name: printable(text) for name, text in sample.labels.items()}
+        found.setdefault((sample.name, *labels.items()), sample._replace(labels=labels))
+    metric.samples = list(found.values())
+    return metric
+
+
 def register(app: Celery, registry: CollectorRegistry) -> SchedulerCollector:
     """Have the registry scrape the application's scheduler. Connects at the first scrape."""
     collector = SchedulerCollector(lambda: plugin_of(app).views)
@@ -98,11 +121,13 @@ def register(app: Celery, registry: CollectorRegistry) -> SchedulerCollector:
 
 def _metrics(views: Views) -> Iterator[Metric]:
     nodes, waiting = views.nodes(), views.waiting_counts()
-    pools = views.pools(nodes, waiting)
+    pools = _with_series(views.pools(nodes, waiting))
     yield from _of_nodes(nodes)
     yield from _of_pools(pools)
     yield from _of_lines(views.lines(MOST_LINES), sum(waiting.values()), views.now())
-    yield from _of_counts(views.counts_of(["", *(pool.pool for pool in pools)]))
+    yield from _of_counts(
+        views.counts_of(["", *(pool.pool for pool in pools if pool.pool != OTHER)])
+    )
     yield from _of_server(views.server())
 
 
@@ -151,6 +176,23 @@ def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
             if node.load.get(resource) is not None:
                 load.add_metric([node.node_id, resource], node.load[resource] / 100)
     yield from (count, up, state, info, draining, slots, taken, load)
+
+
+def _with_series(pools: list[PoolView]) -> list[PoolView]:
+    """The pools with nodes, and the MOST_EMPTY_POOLS others for which most jobs wait.
+
+    All that are left are one.
+    """
+    empty = sorted((pool for pool in pools if not pool.nodes), key=lambda pool: -pool.waiting)
+    kept, others = empty[:MOST_EMPTY_POOLS], empty[MOST_EMPTY_POOLS:]
+    names = {pool.pool for pool in kept}
+    found = [pool for pool in pools if pool.nodes or pool.pool in names]
+    if others:
+        waiting = sum(pool.waiting for pool in others)
+        found.append(
+            kept[0].model_copy(update={"pool": OTHER, "paused": False, "waiting": waiting})
+        )
+    return found
 
 
 def _of_pools(pools: Iterable[PoolView]) -> Iterator[Metric]:

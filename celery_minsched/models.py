@@ -66,7 +66,7 @@ def _job_id(value: str) -> str:
     return value
 
 
-def _task_id(value: str) -> str:
+def _printable(value: str) -> str:
     if not value.isprintable():
         raise ValueError(f"{value[:40]!r} has an unprintable character")
     return value
@@ -104,6 +104,7 @@ Name = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_name)]
 Lang = Annotated[str, AfterValidator(_lang)]
 SessionId = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_session)]
 JobId = Annotated[str, AfterValidator(_job_id)]
+Printable = Annotated[str, AfterValidator(_printable)]
 Milliseconds = Annotated[int, AfterValidator(_time)]
 JsonText = Annotated[str, AfterValidator(lambda text: (parse_json(text), text)[1])]
 JsonObject = Annotated[str, AfterValidator(_json_object)]
@@ -145,7 +146,7 @@ class RegisterNodeRequest(_Model):
     #: The most jobs that it runs at once; ``None``: all of them. A death counts against no others.
     concurrency: int | None = Field(default=None, ge=1)
     #: The process that is the node. A live node of the same id in another process is in the way.
-    instance: str = Field(default_factory=this_process, max_length=MAX_ID)
+    instance: Printable = Field(default_factory=this_process, max_length=MAX_ID)
     #: False takes the id, and no job yet.
     online: bool = True
 
@@ -223,7 +224,7 @@ class HeartbeatRequest(_Model):
     load_json: JsonObject = "{}"
     jobs: list[JobId] | None = Field(default=None, max_length=2 * MAX_SLOTS)
     #: The process that speaks; ``None`` where only one can. Another's node answers UNKNOWN_NODE.
-    instance: str | None = Field(default=None, max_length=MAX_ID)
+    instance: Printable | None = Field(default=None, max_length=MAX_ID)
     #: Will the caller claim the rescues that the answer says are due? It can read messages then.
     rescues: bool = False
     #: The reason for which the node takes no jobs. ``stopping``: it finishes its jobs. ``stuck``:
@@ -303,9 +304,9 @@ class DispatchRequest(_Model):
     #: Hold no slot before, and drop after, this time: ms since the epoch, 0 for none.
     due_ts: Milliseconds = 0
     expires_ts: Milliseconds = 0
-    task_id: Annotated[str, AfterValidator(_task_id)] = Field(default="", max_length=MAX_TASK_ID)
+    task_id: Printable = Field(default="", max_length=MAX_TASK_ID)
     #: Makes the call safe to repeat: the same token and task id get the same job.
-    token: str = Field(default="", max_length=64)
+    token: Printable = Field(default="", max_length=64)
 
     @field_validator("capabilities")
     @classmethod
@@ -357,11 +358,11 @@ class CompleteTaskRequest(_Model):
     job_id: JobId
     node_id: Name
     status: Literal["finished", "failed"]
-    reason: str = Field(default="", max_length=200)
+    reason: Printable = Field(default="", max_length=200)
     #: Of the job's message, which the node had kept until now; "" where there is none.
-    delivery_tag: str = Field(default="", max_length=255)
+    delivery_tag: Printable = Field(default="", max_length=255)
     #: The claim by which the node ran the job; "" for none. A later claim makes this one void.
-    claim: str = Field(default="", max_length=64)
+    claim: Printable = Field(default="", max_length=64)
 
 
 class CompleteTaskResponse(_Model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count as counting
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -12,9 +12,9 @@ import redis
 
 from .keys import Keys
 from .scripts import text
+from .stored import Command, ask
 
 T = TypeVar("T")
-Command = tuple[str | int, ...]
 
 PAGE = 100  # keys read in one round trip: Redis does all of it in one go
 MANY = 500  # names in one answer of a SCAN
@@ -31,11 +31,25 @@ class Reader:
         """The answers to commands, each of which is cheap."""
         answers: list[Any] = []
         for page in pages(commands):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for command in page:
-                    pipe.execute_command(*command)
-                answers += pipe.execute()
+            answers += ask(self._redis, page)
         return answers
+
+    def _ask_one(self, *command: str | int) -> Any:
+        """The answer to a command."""
+        return ask(self._redis, [command])[0]
+
+    def _items(self, command: str, name: str) -> Iterator[tuple[str, Any]]:
+        """The members of a sorted set (``ZSCAN``) or the fields of a hash (``HSCAN``).
+
+        Each comes with its score or value; some of them twice.
+        """
+        cursor = 0
+        while True:
+            cursor, found = self._ask_one(command, self._keys(name), cursor, "COUNT", MANY)
+            for member, value in found.items() if isinstance(found, Mapping) else found:
+                yield text_of(member), value
+            if not int(cursor):
+                return
 
     def _scan(self, key: str) -> list[str]:
         """The members of a set, each once."""
@@ -59,7 +73,7 @@ class Reader:
     def _in_order(self, *name: str, start: int = 0) -> Iterator[str]:
         """Of a sorted set. One that changes meanwhile may show a member twice or not."""
         for at in counting(start, PAGE):
-            page = texts(self._redis.zrange(self._keys(*name), at, at + PAGE - 1))
+            page = texts(self._ask_one("ZRANGE", self._keys(*name), at, at + PAGE - 1))
             yield from page
             if len(page) < PAGE:
                 return
@@ -96,7 +110,7 @@ def pages(items: Iterable[T]) -> Iterator[list[T]]:
 
 def text_of(value: object) -> str:
     """An answer as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def text_or_none(value: object) -> str | None:
@@ -116,15 +130,7 @@ def record_of(answer: object) -> dict[str, str]:
 
 def numbers_of(answer: object) -> dict[str, int]:
     """The whole numbers in a hash. What a program has put there instead is left out."""
-    record = {} if is_of_another_type(answer) else record_of(answer)
-    return {name: int(value) for name, value in record.items() if is_number(value)}
-
-
-def is_of_another_type(answer: object) -> bool:
-    """Does the key hold another type than its command reads? Raises any other error."""
-    if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
-        raise answer
-    return isinstance(answer, Exception)
+    return {name: int(value) for name, value in record_of(answer).items() if is_number(value)}
 
 
 def is_number(text: str) -> bool:

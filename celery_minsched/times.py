@@ -8,6 +8,7 @@ and no node lives.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Final
 
 import redis
@@ -15,11 +16,14 @@ import redis
 from . import scripts
 from .keys import Keys
 from .settings import PREFIX, Settings
+from .stored import ask
 
 logger = logging.getLogger(__name__)
 
 #: In this order, and in milliseconds, as lua/include/context.lua reads them.
 _SECONDS: Final = ("node_ttl", "lease", "history_ttl", "session_ttl")
+#: As the scripts read them, in lua/include/context.lua.
+_TIMES: Final = re.compile("[0-9]{1,15}(?: [0-9]{1,15}){4}")
 
 
 def to_text(settings: Settings) -> str:
@@ -30,7 +34,8 @@ def to_text(settings: Settings) -> str:
 
 def look_up(client: redis.Redis, keys: Keys) -> str | None:
     """The fleet's times; ``None`` if no node has registered yet."""
-    found: str | None = scripts.text(client.get(keys("times")))
+    [answer] = ask(client, [("GET", keys("times"))])
+    found: str | None = scripts.text(answer)
     return found
 
 
@@ -39,11 +44,16 @@ def agree(client: redis.Redis, keys: Keys, settings: Settings) -> str:
     return str(scripts.call(client, keys, "agree_times", to_text(settings))[1])
 
 
+def is_readable(fleet: str) -> bool:
+    """Are these the fleet's times? If not, each process uses its own, and so do the scripts."""
+    return bool(_TIMES.fullmatch(fleet))
+
+
 def settings_of_fleet(own: Settings, fleet: str | None) -> Settings:
     """A process's settings with the fleet's times. Heartbeats are as frequent as these need."""
-    if fleet is None or fleet == to_text(own):
+    if fleet is None or fleet == to_text(own) or not is_readable(fleet):
         return own
-    *milliseconds, rescues = map(int, fleet.split())
+    *milliseconds, rescues = map(int, fleet.split(" "))
     seconds = (value / 1000 for value in milliseconds)
     times: dict[str, float] = dict(zip(_SECONDS, seconds, strict=True)) | {"max_rescues": rescues}
     interval = min(own.heartbeat_interval, times["node_ttl"] / 4)

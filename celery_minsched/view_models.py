@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, computed_field
+
+from .stored import Fields
 
 #: What a node may be, in the order in which tables show it. ``left`` and ``dead`` nodes are gone.
 NODE_STATES = {
@@ -17,8 +18,16 @@ NODE_STATES = {
     "stuck": "sends heartbeats, but its worker does not work",
     "dead": "fell silent",
     "left": "has stopped, and said so",
+    "broken": "has a record that cannot be read",
 }
 GONE = ("dead", "left")
+
+
+#: What a job may be.
+JOB_STATES = (
+    *("parked", "waiting", "delayed", "dispatched", "running", "finished", "failed", "lost"),
+    "broken",
+)
 
 
 class NodeView(BaseModel):
@@ -36,6 +45,8 @@ class NodeView(BaseModel):
     last_heartbeat_ts: int  # ms, the server's clock
     #: "host/pid/random" of its process, "" where it left and said so.
     instance: str = ""
+    #: What cannot be read of its record; "" for nothing. Its state is ``broken`` then.
+    broken: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -92,9 +103,10 @@ class JobView(BaseModel):
     session_id: str = ""
     src_lang: str = ""
     tgt_lang: str = ""
-    #: ``parked``, ``waiting``, ``delayed``, ``dispatched``, ``running``, ``finished``, ``failed``
-    #: or ``lost``.
+    #: One of :data:`JOB_STATES`.
     status: str
+    #: What cannot be read of its record; "" for nothing. Its status is ``broken`` then.
+    broken: str = ""
     reason: str = ""
     chosen_by: str = ""
     where: str = ""
@@ -125,7 +137,7 @@ class JobView(BaseModel):
     @property
     def task(self) -> str:
         """Name of the task, "" where there is none."""
-        payload = json.loads(self.payload_json)
+        payload = Fields({"payload": self.payload_json}).json("payload")
         return str(payload.get("task", "")) if isinstance(payload, dict) else ""
 
 

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 import redis
 from redis.exceptions import NoPermissionError
 
+from .job_record import read_job, unreadable_job
 from .keys import Keys
 from .line_views import LineViews
-from .node_record import NODE_FIELDS, read_node
-from .reading import MANY, numbers_of, pages, record_of, text_of, text_or_none
+from .node_record import NODE_FIELDS, read_node, unreadable_node
+from .reading import numbers_of, pages, record_of, text_of, text_or_none
 from .settings import Settings
+from .stored import Command, ask_each, is_wrong_type
 from .times import settings_of_fleet
 from .view_models import Event, JobView, NodeView, PoolView, ServerView
 
@@ -46,34 +48,39 @@ class Views(LineViews):
 
     def node(self, node_id: str) -> NodeView | None:
         """A node by its id."""
-        score = self._redis.zscore(self._keys("nodes"), node_id)
+        score = self._ask_one("ZSCORE", self._keys("nodes"), node_id)
         return next(self._nodes({node_id: score or 0}), None)
 
     def is_rescue_pending(self, node_id: str) -> bool:
         """Is the node gone, with jobs or messages that nobody has seen to yet?"""
-        return self._redis.zscore(self._keys("rescues"), node_id) is not None
+        return self._ask_one("ZSCORE", self._keys("rescues"), node_id) is not None
 
     def _node_scores(self) -> dict[str, float]:
         """The registered nodes; a node that was found dead has a negative score."""
-        found = self._redis.zscan_iter(self._keys("nodes"), count=MANY)
-        return {text_of(node_id): float(score) for node_id, score in found}
+        return {node_id: float(score) for node_id, score in self._items("ZSCAN", "nodes")}
 
     def _nodes(self, scores: dict[str, float]) -> Iterator[NodeView]:
         for page in pages(scores):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for node_id in page:
-                    pipe.hmget(self._keys("node_info", node_id), NODE_FIELDS)
-                    pipe.hget(self._keys("node_runtime", node_id), "current_jobs")
-                pipe.get(self._keys("times"))
-                pipe.time()
-                *answers, fleet, (seconds, microseconds) = pipe.execute()
-            node_ttl = settings_of_fleet(self.settings, text_or_none(fleet)).node_ttl
+            commands: list[Command] = []
+            for node_id in page:
+                commands += (
+                    ("HMGET", self._keys("node_info", node_id), *NODE_FIELDS),
+                    ("HGET", self._keys("node_runtime", node_id), "current_jobs"),
+                )
+            fleet, (seconds, microseconds), *answers = ask_each(
+                self._redis, [("GET", self._keys("times")), ("TIME",), *commands]
+            )
+            found = None if is_wrong_type(fleet) else text_or_none(fleet)
+            node_ttl = settings_of_fleet(self.settings, found).node_ttl
             silent_since = 1000 * (seconds + microseconds / 1e6 - node_ttl)
             for node_id, info, taken in zip(page, answers[::2], answers[1::2], strict=True):
+                if is_wrong_type(info) or is_wrong_type(taken):
+                    yield unreadable_node(node_id, "its record is no hash")
+                    continue
                 record = dict(zip(NODE_FIELDS, map(text_or_none, info), strict=True))
-                if record["max_jobs"] is not None:
-                    is_dead = scores[node_id] < 0
-                    yield read_node(node_id, record, int(taken or 0), is_dead, silent_since)
+                if any(value is not None for value in record.values()):
+                    is_dead, jobs = scores[node_id] < 0, text_or_none(taken)
+                    yield read_node(node_id, record, jobs, is_dead, silent_since)
 
     def pools(
         self,
@@ -140,7 +147,7 @@ class Views(LineViews):
 
     def job_of_task(self, task_id: str) -> JobView | None:
         """The latest job of a task."""
-        job_id = self._redis.get(self._keys("task", task_id))
+        job_id = self._ask_one("GET", self._keys("task", task_id))
         return self.job(text_of(job_id)) if job_id else None
 
     def is_owner(self, task_id: str, node_id: str, job_id: str, claim: str) -> bool:
@@ -209,15 +216,13 @@ class Views(LineViews):
 
     def _jobs(self, job_ids: Iterable[str]) -> Iterator[JobView]:
         for page in pages(job_ids):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for job_id in page:
-                    # All of it: each field that is named is a search through a small hash.
-                    pipe.hgetall(self._keys("job", job_id))
-                answers = pipe.execute()
-            for job_id, answer in zip(page, answers, strict=True):
-                record = record_of(answer)
-                if "status" in record:
-                    yield JobView.model_validate({**record, "job_id": job_id})
+            # All of each: each field that is named is a search through a small hash.
+            commands: list[Command] = [("HGETALL", self._keys("job", job_id)) for job_id in page]
+            for job_id, answer in zip(page, ask_each(self._redis, commands), strict=True):
+                if is_wrong_type(answer):
+                    yield unreadable_job(job_id, "its record is no hash")
+                elif answer:
+                    yield read_job(job_id, record_of(answer))
 
     def in_line(self, name: str, limit: int = 100) -> list[JobView]:
         """The first jobs of a line, in their order."""
@@ -231,16 +236,16 @@ class Views(LineViews):
 
     def place_in_line(self, job: JobView) -> int | None:
         """How many jobs stand before a waiting job in its line; ``None`` where it is in none."""
-        rank = self._redis.zrank(self._keys("waiting", job.line), job.ticket)
+        rank = self._ask_one("ZRANK", self._keys("waiting", job.line), job.ticket)
         return cast("int | None", rank)
 
     def events(self, after: str = "", limit: int = 100, block_ms: int | None = None) -> list[Event]:
         """Events after the one of that id, or the latest; waits ``block_ms`` for one, if given."""
         stream = self._keys("events")
         if not after:
-            found = cast("list[Any]", self._redis.xrevrange(stream, count=limit))[::-1]
+            found = self._ask_one("XREVRANGE", stream, "+", "-", "COUNT", limit)[::-1]
         elif block_ms is None:
-            found = cast("list[Any]", self._redis.xrange(stream, f"({after}", count=limit))
+            found = self._ask_one("XRANGE", stream, f"({after}", "+", "COUNT", limit)
         else:
             answer = cast("Any", self._redis.xread({stream: after}, count=limit, block=block_ms))
             found = answer[0][1] if answer else []
@@ -252,15 +257,10 @@ class Views(LineViews):
 
     def counts_of(self, pools: Iterable[str]) -> dict[str, dict[str, int]]:
         """What was counted of each of these pools; of the fleet for ""."""
-        found: dict[str, dict[str, int]] = {}
-        for page in pages(pools):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for pool in page:
-                    key = self._keys("pool_counts", pool) if pool else self._keys("counts")
-                    pipe.hgetall(key)
-                answers = pipe.execute(raise_on_error=False)
-            found |= dict(zip(page, map(numbers_of, answers), strict=True))
-        return found
+        pools = list(pools)
+        keys = [self._keys("pool_counts", pool) if pool else self._keys("counts") for pool in pools]
+        answers = self._ask(("HGETALL", key) for key in keys)
+        return dict(zip(pools, map(numbers_of, answers), strict=True))
 
     def server(self) -> ServerView:
         """The server's round trip, and its own account of its work, where we may read that."""

@@ -34,7 +34,8 @@ class Explanation(BaseModel):
     demand: str
     #: What happened and why, a sentence each, first to last.
     story: list[str]
-    #: ``placed``, ``waiting``, ``impossible``, ``delayed``, ``ended``, ``lost`` or ``unknown``.
+    #: ``placed``, ``waiting``, ``impossible``, ``delayed``, ``ended``, ``lost``, ``unknown``, or
+    #: ``broken`` where the job's record cannot be read.
     verdict: str
     #: Jobs that stand before it in its line; ``None`` where it is in none.
     place_in_line: int | None = None
@@ -152,6 +153,8 @@ def _present(
     node: NodeView | None,
 ) -> list[str]:
     """The job's present state. ``node`` is the node that has it."""
+    if job.broken:
+        return [f"Its record cannot be read: {job.broken}. minsched check says what to do."]
     if job.status == "waiting":
         return _waiting(job, now, place, possible, candidates)
     if job.status == "parked":
@@ -223,7 +226,7 @@ def _candidates(views: Views, job: JobView, pools: set[str], caps: list[str]) ->
         )
         for node in views.nodes()
     ]
-    return sorted(found, key=lambda node: (_rank(node.obstacle), node.taken / node.slots))
+    return sorted(found, key=lambda node: (_rank(node.obstacle), node.taken / max(node.slots, 1)))
 
 
 def _rank(obstacle: str) -> int:

@@ -35,6 +35,7 @@ from celery_minsched import (
     SchedulerError,
 )
 from celery_minsched.keys import queue_name
+from celery_minsched.printing import printable
 
 from .options import check_options, check_pool, prepare_command, run_worker, runs_in_event_loop
 from .rescue import take_over
@@ -123,7 +124,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (SchedulerError, ImproperlyConfigured, OperationalError, RedisError) as exc:
-        raise click.ClickException(str(exc)) from exc
+        raise click.ClickException(printable(str(exc), keep="\n")) from exc
 
 
 def _default_slots(concurrency: str | None, autoscale: str | None) -> int:

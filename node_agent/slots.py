@@ -28,6 +28,7 @@ from celery_minsched import (
     NodeMismatch,
     UnknownJob,
 )
+from celery_minsched.printing import printable
 
 from .courier import Courier, is_passing
 
@@ -238,7 +239,7 @@ class Slots:
                 "job_id": job_id,
                 "node_id": self.node_id,
                 "status": status,
-                "reason": reason[:200],
+                "reason": printable(reason[:200]),
                 "delivery_tag": hold.tag if hold else "",
                 "claim": hold.claim if hold else "",
             }

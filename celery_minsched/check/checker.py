@@ -14,6 +14,7 @@ from .leftovers import check_leftovers
 from .lines import check_lines
 from .look import Look, Tell
 from .nodes import check_nodes
+from .unreadable import check_keys
 
 #: Seconds between two looks: longer than a message is in nobody's hands.
 PAUSE: Final = 0.25
@@ -52,6 +53,7 @@ class Checker:
             check_pools,
             check_leftovers,
             check_journal,
+            check_keys,
         ):
             found += check(look)
         return {(breach.code, breach.keys): breach for breach in found}

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator
 
 from redis.exceptions import NoPermissionError
 
+from ..job_record import NUMBERS, is_readable
 from .breach import Breach
 from .jobs import AGENDAS, HAS_SLOT, PARKED, Seen, check_places, check_records
 from .lasting import IN_LINE, WITH_TTL, LastingKeys
-from .look import Command, Key, Look
+from .look import UNREADABLE, Command, Key, Look
+from .unreadable import check_unreadable
 
 #: Of a job's record. As bytes, which the client need not encode for each job.
 _FIELDS = (
@@ -28,6 +30,9 @@ _FIELDS = (
     b"expires_ts",
     b"task_id",
     b"successor",
+    *(name.encode() for name in NUMBERS),
+    b"decision",
+    b"payload_json",
 )
 
 #: A key that holds jobs: its name, and its node or its line.
@@ -40,7 +45,8 @@ class JobScan:
     def __init__(self, look: Look) -> None:
         self._look = look
         self._lasting = LastingKeys(look)
-        #: Ids of the jobs to read again.
+        #: Ids of the jobs whose records cannot be read; and of those to read again.
+        self._unreadable: set[str] = set()
         self._suspects: set[str] = set()
         #: What the jobs' records say is in a place, without what was found there.
         self._members: defaultdict[Place, set[str]] = defaultdict(set)
@@ -61,9 +67,12 @@ class JobScan:
 
     def _sort(self, batch: Iterable[str]) -> list[str]:
         """Note the keys. The ids of jobs that have a record are returned."""
-        look, jobs, lasting = self._look, [], []
+        look, jobs, lasting, typed = self._look, [], [], []
         for key in batch:
             parsed = look.keys.parse(key)
+            if parsed and UNREADABLE in key:
+                look.unreadable_names.add(key)
+                continue
             if parsed is None:
                 if key.startswith(look.bindings_prefix):
                     look.bindings.add(key)
@@ -77,7 +86,9 @@ class JobScan:
                 lasting.append(Key(name, ids, key))
             else:
                 look.meet(Key(name, ids, key))
+            typed.append((name, key))
         self._lasting.read(lasting)
+        look.note_types(typed)
         return jobs
 
     def _read_records(self, job_ids: Iterable[str]) -> None:
@@ -85,7 +96,9 @@ class JobScan:
             (job_id, self._questions(job_id)) for job_id in job_ids
         ):
             record = (value or "" for value in values)
-            status, node_id, line, ticket, suffix, where, expires_ts, task_id, later = record
+            status, node_id, line, ticket, suffix, where, expires_ts, task_id, later, *rest = record
+            if not is_readable(status, *rest):
+                self._unreadable.add(job_id)
             lasts = ttl == -1
             if status in HAS_SLOT:
                 self._members["node_jobs", node_id].add(job_id)
@@ -146,6 +159,7 @@ class JobScan:
         """Read again what does not fit."""
         self._suspects.update(self._job_of_list(key) for key in self._unmet)
         messages = [Seen("job_queue", key, self._job_of_list(key)) for key in sorted(self._unasked)]
+        yield from check_unreadable(look, sorted(self._unreadable))
         yield from check_records(look, sorted(self._suspects))
         yield from check_places(look, [*self._strangers, *messages])
         yield from self._lasting.check(look)

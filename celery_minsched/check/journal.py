@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..reading import is_number, is_of_another_type, pages, record_of, text_of
+from ..reading import is_number, pages, record_of, text_of
+from ..stored import ask_each, is_wrong_type
 from .breach import Breach
 from .look import Look
 
@@ -23,9 +24,7 @@ MOST_COUNTED = 2**62
 def check_journal(look: Look) -> Iterator[Breach]:
     """Events and counters."""
     events = look.keys("events")
-    with look.redis.pipeline(transaction=False) as pipe:
-        pipe.xrevrange(events, count=1)
-        [latest] = pipe.execute(raise_on_error=False)
+    [latest] = ask_each(look.redis, [("XREVRANGE", events, "+", "-", "COUNT", 1)])
     if fault := _fault_of(latest, look.now):
         yield Breach(
             code="unusable_events",
@@ -36,17 +35,14 @@ def check_journal(look: Look) -> Iterator[Breach]:
     for page in pages(
         [key for name in ("counts", "pool_counts") for key in look.met.get(name, ())]
     ):
-        with look.redis.pipeline(transaction=False) as pipe:
-            for key in page:
-                pipe.hgetall(key)
-            answers = pipe.execute(raise_on_error=False)
+        answers = ask_each(look.redis, [("HGETALL", key) for key in page])
         for key, counters in zip(page, answers, strict=True):
             yield from _check_counters(key, counters)
 
 
 def _fault_of(latest: Any, now: int) -> str:
     """What is wrong with the stream, by the answer with its latest event; "" for nothing."""
-    if is_of_another_type(latest):
+    if is_wrong_type(latest):
         return "the key of the events is not a stream"
     if latest and int(text_of(latest[0][0]).partition("-")[0]) > now + MOST_AHEAD:
         return "the latest event lies in the future, so the times of all later events are wrong"
@@ -54,7 +50,7 @@ def _fault_of(latest: Any, now: int) -> str:
 
 
 def _check_counters(key: str, counters: Any) -> Iterator[Breach]:
-    if is_of_another_type(counters):
+    if is_wrong_type(counters):
         sentence = "the key of the counters is not a hash"
         yield Breach(code="unusable_counter", sentence=sentence, keys=(key,), subject=("key", key))
         return

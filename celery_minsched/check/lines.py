@@ -121,7 +121,7 @@ def _sort_lines(by_demand: dict[str, list[str]], lines: Iterable[str]) -> None:
 
 
 def _is_counted(noted: str | None, *numbers: int) -> bool:
-    return int(noted or 0) == sum(numbers) and noted != "0"
+    return (noted or "0") == str(sum(numbers)) and noted != "0"
 
 
 class _Line:

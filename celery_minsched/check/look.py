@@ -8,26 +8,40 @@ MULTI, which has some hundred cheap commands, so that Redis is busy with it for 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from ..keys import Keys
+from redis.exceptions import NoPermissionError
+
+from ..keys import HOLDS, Keys
+from ..node_record import CHECKED_FIELDS, check_fields
 from ..possible import serving_pools
-from ..reading import MANY, scan_keys
+from ..reading import MANY, record_of, scan_keys, text_of
 from ..scripts import text
+from ..stored import Command, Fields, ask, ask_each, empty_answer, is_wrong_type
 from ..times import look_up, settings_of_fleet
 from ..views import Views
 
 T = TypeVar("T")
-Command = tuple[str | bytes | int, ...]
 Index = tuple[str, str]  # of a node's offers: pool, capability; of what it speaks: pool, pair
 
 _COMMANDS = 250  # in one MULTI
 _GLANCES = 1000  # commands in one round trip
 _KEYS = 2000  # in one answer of a SCAN
+
+#: The types of keys by their names, as Redis names types. Reading a job's record tells its type;
+#: a program may have sessions and tasks of its own; the journal has a check of its own.
+TYPES = {
+    name: {"sorted set": "zset"}.get(kind := holds[1].partition(",")[0], kind)
+    for name, holds in HOLDS.items()
+    if name not in ("job", "session", "task", "events", "counts", "pool_counts")
+}
+
+#: What stands for a byte that is not UTF-8.
+UNREADABLE = "\ufffd"
 
 #: Is told of progress: the step, how much of it is done, and of how much; ``None`` for unknown.
 Tell = Callable[[str, int, int | None], object]
@@ -63,22 +77,32 @@ class Node:
     last_heartbeat_ts: int
     offers: frozenset[Index]
     speaks: frozenset[Index]
+    #: What cannot be read of it; "" for nothing.
+    broken: str = ""
 
     @classmethod
     def command(cls, keys: Keys, node_id: str) -> Command:
         """Reads what :meth:`of` is made of."""
-        fields = ("max_jobs", "online", "draining", "last_heartbeat_ts", "offers", "speaks")
-        return ("HMGET", keys("node_info", node_id), *fields)
+        return ("HMGET", keys("node_info", node_id), *CHECKED_FIELDS)
 
     @classmethod
     def of(cls, node_id: str, values: list[str | None]) -> Node | None:
         """The node, ``None`` where it has no record."""
-        max_jobs, online, draining, seen, offers, speaks = values
-        if max_jobs is None:
+        record = dict(zip(CHECKED_FIELDS, values, strict=True))
+        if record["max_jobs"] is None:
             return None
-        is_draining, seen_ts = draining == "true", int(seen or 0)
-        indexes = (_indexes(offers), _indexes(speaks))
-        return cls(node_id, int(max_jobs), online == "true", is_draining, seen_ts, *indexes)
+        fields = Fields(record)
+        check_fields(fields)
+        return cls(
+            node_id=node_id,
+            max_jobs=fields.integer("max_jobs"),
+            online=record["online"] == "true",
+            draining=record["draining"] == "true",
+            last_heartbeat_ts=fields.integer("last_heartbeat_ts"),
+            offers=fields.indexes("offers"),
+            speaks=fields.indexes("speaks"),
+            broken=fields.broken,
+        )
 
     @property
     def pools(self) -> set[str]:
@@ -91,11 +115,6 @@ class Node:
             {(pool, ""), *((pool, capability) for capability in capabilities)} <= self.offers
             for pool in pools
         )
-
-
-def _indexes(lines: str | None) -> frozenset[Index]:
-    pairs = (line.partition("\t") for line in (lines or "").splitlines())
-    return frozenset((pool, other) for pool, _, other in pairs)
 
 
 class Look:
@@ -117,7 +136,13 @@ class Look:
         self.pools_of = cache(self._pools_of)
         self.paused = views.paused()
         #: The lines that are yet to be linked anew, see lua/include/relink.lua.
-        self.relinking: set[str] = set(text(self.redis.hgetall(self.keys("relinking"))))
+        [relinking] = ask(self.redis, [("HGETALL", self.keys("relinking"))])
+        self.relinking: set[str] = set(record_of(relinking))
+        #: Keys of another type than the scheduler's, and those with names that are not UTF-8.
+        self.wrong_types: set[str] = set()
+        self.unreadable_names: set[str] = set()
+        #: Keys with members that are not UTF-8.
+        self.unreadable_members: set[str] = set()
         #: Nodes by id, ``None`` for one without a record; and those that have a free slot.
         self.nodes: dict[str, Node | None] = {}
         self.free: set[str] = set()
@@ -148,6 +173,22 @@ class Look:
     def meet(self, key: Key) -> None:
         """Note a key that was met."""
         self.met.setdefault(key.name, {})[key.key] = key
+
+    def note_types(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Note those of these keys, each with its name, that are of the wrong type.
+
+        A client that may only look may not see the types of all.
+        """
+        for page in _batches(((each, [()]) for each in keys if each[0] in TYPES), _GLANCES):
+            with self.redis.pipeline(transaction=False) as pipe:
+                for (_, key), _ in page:
+                    pipe.type(key)
+                answers = text(pipe.execute(raise_on_error=False))
+            for ((name, key), _), found in zip(page, answers, strict=True):
+                if isinstance(found, str) and found not in (TYPES[name], "none"):
+                    self.wrong_types.add(key)
+                elif isinstance(found, Exception) and not isinstance(found, NoPermissionError):
+                    raise found
 
     def is_heard(self, node: Node) -> bool:
         """Has the node not been silent for so long that it is taken for dead?"""
@@ -193,19 +234,24 @@ class Look:
         cursors = dict.fromkeys(keys, 0)
         while cursors:
             some = list(islice(cursors.items(), _COMMANDS // 10))
-            with self.redis.pipeline(transaction=False) as pipe:
-                for key, cursor in some:
-                    scan = _SCANS.get(key.name, "SSCAN")
-                    pipe.execute_command(scan, key.key, cursor, "COUNT", MANY)
-                answers = pipe.execute()
+            answers = self._ask(
+                [
+                    (_SCANS.get(key.name, "SSCAN"), key.key, cursor, "COUNT", MANY)
+                    for key, cursor in some
+                ]
+            )
             for (key, _), (cursor, found) in zip(some, answers, strict=True):
                 cursors[key] = int(cursor)
                 if not cursors[key]:
                     del cursors[key]
-                items = found.items() if isinstance(found, dict) else found
+                items = found.items() if isinstance(found, Mapping) else found
                 for item in items:
                     member, value = item if isinstance(item, tuple) else (item, None)
-                    yield key, text(member), text(value)
+                    name = text(member)
+                    if UNREADABLE in name:
+                        self.unreadable_members.add(key.key)
+                    else:
+                        yield key, name, text(value)
 
     def recall(self, command: Command) -> Any:
         """What the command would answer by what was read so far. It may be out of date."""
@@ -243,13 +289,19 @@ class Look:
     def _read(
         self, batch: list[tuple[T, list[Command]]], *, is_atomic: bool
     ) -> Iterator[tuple[T, list[Any]]]:
-        with self.redis.pipeline(transaction=is_atomic) as pipe:
-            for _, commands in batch:
-                for command in commands:
-                    pipe.execute_command(*command)
-            answers = iter(text(pipe.execute()))
+        every = [command for _, commands in batch for command in commands]
+        answers = iter(text(self._ask(every, is_atomic=is_atomic)))
         for thing, commands in batch:
             yield thing, list(islice(answers, len(commands)))
+
+    def _ask(self, commands: list[Command], *, is_atomic: bool = False) -> list[Any]:
+        """The answers. A key of the wrong type reads as one that does not exist, and is noted."""
+        answers = ask_each(self.redis, commands, is_atomic=is_atomic)
+        for number, answer in enumerate(answers):
+            if is_wrong_type(answer):
+                self.wrong_types.add(text_of(commands[number][1]))
+                answers[number] = empty_answer(commands[number])
+        return answers
 
 
 def _batches(

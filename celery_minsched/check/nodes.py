@@ -30,7 +30,9 @@ def check_nodes(look: Look) -> Iterator[Breach]:
         for node_id in suspects
     ):
         now = Node.of(node_id, answers[0])
-        if _stated(now) == _stated(node):  # else it registered anew, and other things were to ask
+        if now and now.broken:
+            yield _unreadable(look, now)
+        elif _stated(now) == _stated(node):  # else it registered anew, and other things were to ask
             yield from _judge(look, node_id, now, answers[1:])
     yield from _stale_members(look)
     yield from _stale_pools(look)
@@ -43,10 +45,22 @@ def _suspects(look: Look, names: Iterable[str]) -> Iterator[str]:
     for node_id, (values, count) in look.glance(wanted):
         node = look.nodes[node_id] = Node.of(node_id, values)
         others = _questions(look, node_id, node)[2:]
-        if any(_judge(look, node_id, node, [count, *map(look.recall, others)])):
+        if (node and node.broken) or any(
+            _judge(look, node_id, node, [count, *map(look.recall, others)])
+        ):
             for found in (look.free, look.dead, look.gone):
                 found.discard(node_id)
             yield node_id
+
+
+def _unreadable(look: Look, node: Node) -> Breach:
+    return Breach(
+        code="node_unreadable",
+        sentence=f"the record of node {node.node_id} cannot be read: {node.broken}",
+        keys=(look.keys("node_info", node.node_id),),
+        remedy="A node writes its record anew when it registers: start it again. If there is no "
+        "such node, DEL the key, and run check --repair.",
+    )
 
 
 def _record(look: Look, node_id: str) -> list[Command]:
@@ -123,7 +137,7 @@ def _judge(look: Look, node_id: str, node: Node | None, answers: list[Any]) -> I
             keys=(keys("nodes"), info),
             subject=subject,
         )
-    if int(count or 0) != taken:
+    if (count or "0") != str(taken):
         yield Breach(
             code="slot_count",
             sentence=f"node {node_id}: current_jobs is {count}, its job set has {taken}",

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from ..check import Breach, Checker, Tell, repair
-from .common import console, json_option, plugin, print_json, printable
+from .common import console, json_option, plugin, print_json
 
 
 class Answer(BaseModel):
@@ -82,8 +82,7 @@ def _print(out: Console, found: list[Breach], left: list[Breach], mend: bool) ->
 
 def _print_breach(out: Console, breach: Breach, state: str) -> None:
     colour = {"mended": "green", "left": "red"}.get(state, "yellow")
-    sentence, keys = printable(breach.sentence), printable(", ".join(breach.keys))
-    out.print(Text.assemble((state or "breach", colour), f": {sentence}"))
-    out.print(Text(f"    {breach.code}: {keys}", style="dim"))
+    out.print(Text.assemble((state or "breach", colour), f": {breach.sentence}"))
+    out.print(Text(f"    {breach.code}: {', '.join(breach.keys)}", style="dim"))
     if breach.remedy:
         out.print(Text(f"    {breach.remedy}"))

@@ -6,15 +6,18 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import click
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from ..plugin import MinSched
+from ..printing import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -28,6 +31,7 @@ STYLES = {
     "stuck": "red",
     "dead": "red",
     "left": "dim",
+    "broken": "red",
     "open": "green",
     "paused": "cyan",
     "busy": "yellow",
@@ -39,6 +43,28 @@ class Failure(click.ClickException):
     """It could not be done or answered."""
 
     exit_code = 2
+
+    def format_message(self) -> str:
+        """The sentence. What it cites from Redis is printable."""
+        return printable(self.message, keep="\n")
+
+
+class Terminal(Console):
+    """A console that writes only what is printable, and its own codes: colours, the cursor."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as rich measures it."""
+        return super().render_str(printable(text, keep="\n"), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """All that is written comes by here in the end."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text, keep="\n"), segment.style)
 
 
 def plugin() -> MinSched:
@@ -97,10 +123,15 @@ def print_json(answer: BaseModel | Iterable[BaseModel], *, on_one_line: bool = F
     click.echo(json.dumps(plain, indent=None if on_one_line else 2))
 
 
-def console() -> Console:
+def say(sentence: str, *, is_error: bool = False) -> None:
+    """Write a line, printable, and as long as it is."""
+    click.echo(printable(sentence), err=is_error)
+
+
+def console() -> Terminal:
     """Writes to standard output: colours on a terminal only, 80 columns where there is none."""
     system: Literal["auto"] | None = None if click.get_current_context().obj.no_color else "auto"
-    return Console(color_system=system, highlight=False, markup=False, emoji=False)
+    return Terminal(color_system=system, highlight=False, markup=False, emoji=False)
 
 
 def table(*columns: str, right: Iterable[str] = (), fold: Iterable[str] = ()) -> Table:
@@ -133,6 +164,14 @@ def duration(milliseconds: float) -> str:
     return f"{whole // 60} m {whole % 60} s" if whole >= 60 else f"{whole} s"
 
 
+def clock(milliseconds: int) -> str:
+    """A local time, in seconds; "-" for one beyond the calendar."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return "-"
+
+
 def percent(value: object) -> str:
     """A reported load; "-" where there is none."""
     return f"{value:.0f}%" if isinstance(value, int | float) else "-"
@@ -141,11 +180,6 @@ def percent(value: object) -> str:
 def names(values: Iterable[str]) -> str:
     """Names in one cell."""
     return " ".join(values) or "-"
-
-
-def printable(text: str) -> str:
-    """A text of a caller's, such as a task id, without what a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def plural(number: int, what: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 
 import click
 from rich.table import Table
@@ -15,6 +14,7 @@ from ..view_models import Event, JobView, LineView, NodeView, PoolView, place_of
 from ..views import Views
 from .common import (
     ROWS,
+    clock,
     console,
     duration,
     json_option,
@@ -25,7 +25,7 @@ from .common import (
     plural,
     print_json,
     print_more,
-    printable,
+    say,
     shown,
     state,
     table,
@@ -45,6 +45,7 @@ VERDICTS = {
     "delayed": 3,
     "impossible": 4,
     "lost": 4,
+    "broken": 4,
 }
 
 
@@ -63,6 +64,7 @@ def nodes(limit: int | None, offset: int, as_json: bool) -> None:
            stuck     sends heartbeats, but its worker does not work
            dead      fell silent
            left      has stopped, and said so
+           broken    has a record that cannot be read; see minsched check
     HEARD  the time since the last heartbeat
     """
     views = plugin().views
@@ -171,7 +173,7 @@ def _jobs_table(found: list[JobView], now: int) -> Table:
         since = job.started_ts if job.status == "running" else job.waiting_ts or job.created_ts
         span = job.due_ts - now if job.status == "delayed" else now - since
         node = job.node_id if job.has_slot else ""
-        ids = (printable(text) or "-" for text in (job.task_id, job.task))
+        ids = (text or "-" for text in (job.task_id, job.task))
         made.add_row(job.status, node or "-", duration(span), *ids)
     return made
 
@@ -193,10 +195,10 @@ def waiting(limit: int | None, offset: int, as_json: bool) -> None:
     found = sorted(views.lines(most), key=lambda line: line.oldest_ts)
     total = max(views.line_count(), len(found))
     if total > len(found):
-        click.echo(
+        say(
             f"Looked at {plural(len(found), 'line')} of {total:,}, in which "
             f"{plural(views.waiting_count(), 'job')} wait; --limit {total} looks at all.",
-            err=True,
+            is_error=True,
         )
     rows = shown(found, limit, offset, as_json)
     if as_json:
@@ -233,7 +235,7 @@ def why(task_id: str, as_json: bool) -> None:
     Exit code  0  it has a slot, or has ended
                1  the scheduler does not know it
                3  it waits, or is delayed
-               4  it is lost, or no registered node could ever do it
+               4  it is lost, no registered node could ever do it, or its record cannot be read
     """
     said = why_module.why(plugin().views, task_id)
     if as_json:
@@ -246,7 +248,7 @@ def why(task_id: str, as_json: bool) -> None:
 def _explain(said: why_module.Explanation) -> None:
     out = console()
     if said.job:
-        name = f" ({printable(said.job.task)})" if said.job.task else ""
+        name = f" ({said.job.task})" if said.job.task else ""
         out.print(f"Task {said.task_id}{name}, job {said.job.job_id}: {said.verdict}.")
         out.print(f"It asks for {said.demand}.\n")
     for sentence in said.story:
@@ -287,7 +289,7 @@ def events(follow: bool, limit: int, as_json: bool) -> None:
             if as_json:
                 print_json(event, on_one_line=True)
             else:
-                click.echo(_event_line(event))
+                say(_event_line(event))
     return None
 
 
@@ -308,6 +310,6 @@ def _go_on(views: Views, limit: int) -> Iterator[Event]:
 
 
 def _event_line(event: Event) -> str:
-    when = datetime.fromtimestamp(event.ts / 1000).strftime("%Y-%m-%d %H:%M:%S")
-    about = " ".join(f"{name}={printable(value)}" for name, value in event.fields.items())
+    when = clock(event.ts)
+    about = " ".join(f"{name}={value}" for name, value in event.fields.items())
     return f"{when}  {event.kind:<14} {about}"

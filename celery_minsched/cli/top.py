@@ -116,7 +116,7 @@ def _more(number: int, what: str) -> list[str]:
 
 
 def _fullest_first(node: NodeView) -> tuple[int, float, str]:
-    return _ORDER.index(node.state), -node.current_jobs / node.max_jobs, node.node_id
+    return _ORDER.index(node.state), -node.current_jobs / max(node.max_jobs, 1), node.node_id
 
 
 def _head(snapshot: Snapshot) -> Table:
@@ -168,5 +168,5 @@ def _nodes_table(nodes: list[NodeView]) -> Table:
 def _bar(node: NodeView) -> Text:
     """A cell for each slot, or for a share of them; one that is taken at all shows."""
     cells = min(node.max_jobs, _BAR)
-    filled = min(-(-node.current_jobs * cells // node.max_jobs), cells)
+    filled = min(-(-node.current_jobs * cells // max(node.max_jobs, 1)), cells)
     return Text("■" * filled + "□" * (cells - filled), style=state(node.state).style)

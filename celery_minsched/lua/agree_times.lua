@@ -19,7 +19,7 @@ local function is_alive_fleet()
 end
 
 write_even_without_memory()
-if redis.call('EXISTS', key.times()) == 0 or not is_alive_fleet() then
+if not times_of_fleet or not is_alive_fleet() then
   redis.call('SET', key.times(), ARGV[1])
 end
 return {'OK', redis.call('GET', key.times())}

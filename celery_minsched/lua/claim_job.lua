@@ -23,7 +23,7 @@ if ENDED[job.status] and not was_given_up then
 end
 local has_slot = redis.call('ZSCORE', key.node_jobs(node_id), job.id)
 if not has_slot then
-  local max_jobs = tonumber(redis.call('HGET', key.node_info(node_id), 'max_jobs') or 0)
+  local max_jobs = number(redis.call('HGET', key.node_info(node_id), 'max_jobs'))
   if redis.call('ZCARD', key.node_jobs(node_id)) >= max_jobs then
     return {'OK', job.status == '' and 'full' or 'hand_back'}
   end
@@ -40,5 +40,5 @@ if not has_slot then
   place_node(node_id)
 end
 local place = redis.call('HMGET', key.job(job.id), 'pool', 'chosen_by', 'waited_ms')
-return {'OK', 'run', place[1] or '', place[2] or '', tonumber(place[3] or 0),
-  tonumber(redis.call('HGET', key.node_info(node_id), 'term') or 0)}
+return {'OK', 'run', place[1] or '', place[2] or '', number(place[3]),
+  number(redis.call('HGET', key.node_info(node_id), 'term'))}

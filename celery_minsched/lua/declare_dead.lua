@@ -17,7 +17,7 @@ local node = redis.call('HMGET', key.node_info(node_id), 'instance', 'last_heart
 if not node[2] then return {'UNKNOWN_NODE'} end
 local heard = heard_at(node_id, node[2])
 local silent = NOW - heard
-if silent < math.max(tonumber(ARGV[3]), 2 * tonumber(node[3] or 0)) then return {'NODE_ID_IN_USE', node[1] or '', silent} end
+if silent < math.max(tonumber(ARGV[3]), 2 * number(node[3])) then return {'NODE_ID_IN_USE', node[1] or '', silent} end
 write_even_without_memory()
 bury_node(node_id, heard)
 return {'OK', redis.call('ZCARD', key.node_jobs(node_id))}

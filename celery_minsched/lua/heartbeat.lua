@@ -54,7 +54,7 @@ redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_j
   'last_heartbeat_ts', NOW, 'state', state, 'interval_ms', interval)
 redis.call('ZADD', key.nodes(), NOW, node_id)
 
-local answer = {'OK', 0, node[2] or 'false', -1, 'false', tonumber(node[6] or 0), is_stuck,
+local answer = {'OK', 0, node[2] or 'false', -1, 'false', number(node[6]), is_stuck,
   math.floor(enough)}
 
 -- Has nothing changed but the load within its level, and is the node needed for nothing? Then the heartbeat ends
@@ -63,11 +63,11 @@ local taken = redis.call('ZCARD', key.node_jobs(node_id))
 local new = unconfirmed(node_id, job_ids)
 local function is_at_rest()
   if online ~= 'true' or node[4] ~= 'true' or node[2] == 'true' then return false end
-  if load_level(tonumber(node[11] or 0)) ~= load_level(tonumber(load)) then return false end
+  if load_level(number(node[11])) ~= load_level(tonumber(load)) then return false end
   if node[5] ~= '' or (instance ~= '' and node[1] ~= instance) or #new > 0 then return false end
   if tells == 'jobs' and taken > 0
     and redis.call('ZCOUNT', key.node_jobs(node_id), '-inf', NOW) > 0 then return false end
-  if taken < tonumber(node[3]) and redis.call('EXISTS', key.lines()) == 1 then return false end
+  if taken < number(node[3]) and redis.call('EXISTS', key.lines()) == 1 then return false end
   local queue = {}
   for suffix in string.gmatch(ARGV[7] .. '\n', '([^\n]*)\n') do
     queue[#queue + 1] = key.node_queue(node_id) .. suffix

@@ -20,7 +20,7 @@ local cap_json, pools_json, offers, speaks = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local concurrency = ARGV[10] or max_jobs
 
 local held = redis.call('HMGET', key.node_info(node_id),
-  'instance', 'last_heartbeat_ts', 'online', 'term')
+  'instance', 'last_heartbeat_ts', 'online', 'term', 'turn')
 local age = NOW - heard_at(node_id, held[2])
 if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
   return {'NODE_ID_IN_USE', held[1], age}
@@ -38,8 +38,8 @@ redis.call('HSET', key.node_info(node_id),
   'online', online, 'state', '', 'instance', instance, 'max_jobs', max_jobs,
   'concurrency', concurrency,
   'cap_json', cap_json, 'pools_json', pools_json, 'offers', offers, 'speaks', speaks,
-  'last_heartbeat_ts', NOW, 'registered_ts', NOW,
-  'turn_base', string.format('%.0f', turn_base(tonumber(redis.call('GET', key.turn()) or 0))))
+  'last_heartbeat_ts', NOW, 'registered_ts', NOW, 'turn', string.format('%.0f', number(held[5])),
+  'turn_base', string.format('%.0f', turn_base(number(redis.call('GET', key.turn())))))
 redis.call('HDEL', key.node_info(node_id), 'unread', 'unread_ms', 'stuck_until')
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')

@@ -22,14 +22,24 @@ Answer = dict[str, Any]
 #: Of one line, so that a long one does not hide the others.
 MOST_OF_A_LINE = 50
 
+#: Names in one cell: pools, capabilities, language pairs; and fields of an event.
+MOST_NAMES = 20
+MOST_FIELDS = 20
+
+#: Characters of one text.
+MOST_TEXT = 2000
+
 #: The states of nodes in the order in which the page shows them.
-RANK = ("dead", "stuck", "stopping", "draining", "starting", "full", "free", "left")
+RANK = ("broken", "dead", "stuck", "stopping", "draining", "starting", "full", "free", "left")
+
+#: The states that the page counts as faults.
+ALARMING = ("broken", "dead", "stuck")
 
 #: By what the columns of each table are sorted.
 NODE_ORDERS: dict[str, Callable[[NodeView], Any]] = {
     "node": lambda node: natural(node.node_id),
     "state": lambda node: RANK.index(node.state),
-    "slots": lambda node: node.current_jobs / node.max_jobs,
+    "slots": lambda node: node.current_jobs / max(node.max_jobs, 1),
     "load": lambda node: sum(_load(node).values()),
     "pools": lambda node: node.pools,
     "capabilities": lambda node: node.capabilities,
@@ -64,7 +74,7 @@ def nodes(views: Views, _of: str = "", asked: Asked = FIRST) -> Answer:
             "slots": f"{sum(node.current_jobs for node in online):,} / "
             f"{sum(node.max_jobs for node in online):,}",
             "waiting": f"{views.waiting_count():,}",
-            "dead": f"{sum(node.state in ('dead', 'stuck') for node in found):,}",
+            "dead": f"{sum(node.state in ALARMING for node in found):,}",
         },
         "tables": {"nodes": [_node(node, now) for node in part.rows]},
         "numbers": {"nodes": part.numbers},
@@ -73,6 +83,12 @@ def nodes(views: Views, _of: str = "", asked: Asked = FIRST) -> Answer:
 
 def _text_of_node(node: NodeView) -> str:
     return " ".join((node.node_id, node.state, *node.pools, *node.capabilities))
+
+
+def _some(names: list[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    left = len(names) - MOST_NAMES
+    return names if left <= 0 else [*names[:MOST_NAMES], f"… and {left:,} more"]
 
 
 def _load(node: NodeView) -> dict[str, int]:
@@ -90,8 +106,8 @@ def _node(node: NodeView, now: int) -> dict[str, Any]:
         "taken": node.current_jobs,
         "slots": node.max_jobs,
         "load": _load(node),
-        "pools": node.pools,
-        "capabilities": node.capabilities,
+        "pools": _some(node.pools),
+        "capabilities": _some(node.capabilities),
         "silent": _age(node.last_heartbeat_ts, now),
     }
 
@@ -107,9 +123,10 @@ def node(views: Views, of: str, _asked: Asked = FIRST) -> Answer:
     return {
         "texts": {
             "state": found.state,
+            "broken": found.broken,
             "slots": f"{found.current_jobs} / {found.max_jobs}",
-            "pools": ", ".join(found.pools),
-            "capabilities": ", ".join(found.capabilities),
+            "pools": ", ".join(_some(found.pools)),
+            "capabilities": ", ".join(_some(found.capabilities)),
             "load": load,
             "heartbeat": row["silent"],
             "instance": found.instance,
@@ -147,7 +164,7 @@ def pools(views: Views, _of: str = "", asked: Asked = FIRST) -> Answer:
             "slots": pool.slots,
             "waiting": pool.waiting,
             "load": round(pool.load, 2),
-            "langs": pool.langs,
+            "langs": _some(pool.langs),
         }
         for pool in part.rows
     ]
@@ -223,7 +240,7 @@ def events(views: Views, _of: str = "", _asked: Asked = FIRST) -> Answer:
             "ts": event.ts,
             "age": _age(event.ts, now),
             "state": event.kind,
-            "fields": event.fields,
+            "fields": dict(list(event.fields.items())[:MOST_FIELDS]),
         }
         for event in reversed(views.events(limit=MOST_ROWS))
     ]
@@ -260,6 +277,20 @@ def explain(views: Views, of: str, _asked: Asked = FIRST) -> Answer:
             ]
         },
     }
+
+
+def answer_of(page: str, views: Views, of: str, asked: Asked) -> Answer:
+    """What the page shows. No text in it is longer than MOST_TEXT, whatever Redis holds."""
+    answer: Answer = _cut(ANSWERS[page](views, of, asked))
+    return answer
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= MOST_TEXT else f"{value[:MOST_TEXT]}…"
+    if isinstance(value, dict):
+        return {_cut(name): _cut(each) for name, each in value.items()}
+    return [_cut(each) for each in value] if isinstance(value, list) else value
 
 
 def _age(since: int, now: int) -> int:

@@ -11,6 +11,7 @@ handlers do not.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +30,11 @@ from tornado.web import HTTPError, StaticFileHandler, authenticated, url
 from .. import __version__
 from ..errors import SchedulerError, WrongLayout
 from ..plugin import MinSched, plugin_of
-from .answers import ANSWERS
+from ..views import Views
+from .answers import ANSWERS, Answer, answer_of
 from .paging import Asked
+
+logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 
@@ -99,14 +103,23 @@ class Data(OwnSite):
             asked = Asked.of(lambda name, usual: self.get_argument(name, usual, escape=False))
         except ValueError as exc:
             raise HTTPError(400, "%s", exc) from exc
-        try:
-            answer = await in_thread(
-                self, lambda: ANSWERS[page](plugin_of(self.capp).views, of, asked)
-            )
-        except UNAVAILABLE as exc:
+        answer = await in_thread(
+            self, lambda: _answer(page, lambda: plugin_of(self.capp).views, of, asked)
+        )
+        if "error" in answer:
             self.set_status(503)
-            answer = {"error": f"The scheduler cannot be asked: {exc}"}
         self.write(answer)
+
+
+def _answer(page: str, views: Callable[[], Views], of: str, asked: Asked) -> Answer:
+    """What the page shows, or ``error``: a sentence that says why it shows nothing."""
+    try:
+        return answer_of(page, views(), of, asked)
+    except UNAVAILABLE as exc:
+        return {"error": f"The scheduler cannot be asked: {exc}"}
+    except Exception:
+        logger.exception("the page %s has no answer", page)
+        return {"error": "The scheduler's records cannot be read. Run minsched check."}
 
 
 #: What an action does to the scheduler, and how that is told.

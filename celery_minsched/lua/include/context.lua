@@ -5,15 +5,26 @@ local time = redis.call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- The fleet's times: "node_ttl lease history_ttl session_ttl", milliseconds, and max_rescues. ARGV[1] of
--- every script has those of its caller, which count until a node has registered.
+-- every script has those of its caller, which count until a node has registered, and while the fleet's are
+-- unreadable.
+local function read_times(text)
+  local times = type(text) == 'string' and {string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')} or {}
+  for i = 1, 5 do
+    if not times[i] or #times[i] > 15 then return nil end
+    times[i] = tonumber(times[i])
+  end
+  return times
+end
+local times_of_fleet = read_times(redis.pcall('GET', key.times()))
 local TTL = {}
 local MAX_RESCUES
-do
-  local node, lease, history, session, rescues =
-    string.match(redis.call('GET', key.times()) or ARGV[1], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
-  TTL.node, TTL.lease = tonumber(node), tonumber(lease)
-  TTL.history, TTL.session = tonumber(history), tonumber(session)
-  MAX_RESCUES = tonumber(rescues)
+TTL.node, TTL.lease, TTL.history, TTL.session, MAX_RESCUES = unpack(times_of_fleet or read_times(ARGV[1]))
+
+-- The number that a field of a record holds; 0 if there is none, or no number: any program with access to the
+-- key may have written it, and what is of one node or job must not stop others.
+local function number(stored)
+  local value = tonumber(stored)
+  return value and math.abs(value) <= 9007199254740992 and value or 0
 end
 
 -- Redis without memory refuses a script at its first write, if that write may grow the data
@@ -23,4 +34,4 @@ local function write_even_without_memory() redis.call('PERSIST', key.nodes()) en
 
 -- A stored time lies so many milliseconds in the future at most. If it lies further, the clock was set back
 -- since, or another server with a slower clock has taken over.
-local function clamp(stored, ahead) return math.min(tonumber(stored or 0), NOW + (ahead or 0)) end
+local function clamp(stored, ahead) return math.min(number(stored), NOW + (ahead or 0)) end

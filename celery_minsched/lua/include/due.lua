@@ -7,7 +7,7 @@ local PUNCTUAL = 100  -- ms by which a node that was asked to come may be late
 -- is not waited for.
 local function is_another_asked(node_id, soonest)
   local asked = redis.call('HMGET', key.alarm(), 'node_id', 'at')
-  local at = tonumber(asked[2] or 0)
+  local at = number(asked[2])
   return asked[1] ~= node_id and at <= soonest and NOW < at + PUNCTUAL
 end
 

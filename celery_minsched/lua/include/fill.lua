@@ -96,7 +96,7 @@ local function first_in_index(node_id, index, name, fit)
       is_resumed = true
       local before = redis.call('HGET', key.node_searches(node_id), name)
       if before == 'end' then return nil end
-      at = math.max(at, tonumber(before or 0))
+      at = math.max(at, number(before))
     end
   end
   if at <= HEAD then return nil end
@@ -113,7 +113,7 @@ local function first_of_pools(node_id, found)
   local served = redis.call('HMGET', key.node_info(node_id), unpack(fields))
   local best, best_band, best_served
   for i, each in ipairs(found) do
-    local band, last = math.floor(each.place / BAND), tonumber(served[i] or 0)
+    local band, last = math.floor(each.place / BAND), number(served[i])
     if not best or band < best_band or (band == best_band and last < best_served) then
       best, best_band, best_served = each, band, last
     end

@@ -4,7 +4,7 @@
 -- The time of a node's last heartbeat. A time in the future is stored anew, so that it gets older from now on.
 local function heard_at(node_id, last_heartbeat)
   local at = clamp(last_heartbeat)
-  if tonumber(last_heartbeat or 0) > NOW then
+  if number(last_heartbeat) > NOW then
     redis.call('HSET', key.node_info(node_id), 'last_heartbeat_ts', at)
     redis.call('ZADD', key.nodes(), 'XX', at, node_id)
   end
@@ -15,7 +15,7 @@ end
 -- silent (after Redis itself was away, all nodes look silent), and whether the clock was set back since.
 local function note_heartbeat()
   local heard = redis.call('HMGET', key.heard(), 'last', 'since', 'set_back')
-  local last, since, set_back = tonumber(heard[1] or 0), clamp(heard[2] or NOW), clamp(heard[3])
+  local last, since, set_back = number(heard[1]), clamp(heard[2] or NOW), clamp(heard[3])
   if last > NOW then set_back = NOW end
   if NOW - last > 0.75 * TTL.node then since = NOW end
   if last > NOW or NOW - last > TTL.node / 16 then

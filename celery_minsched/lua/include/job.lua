@@ -16,7 +16,9 @@ local function read_job(job_id)
   local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
   local job = {id = job_id}
   for i, field in ipairs(FIELDS) do job[field] = values[i] or '' end
-  if job.band == '' then job.band, job.due_ts, job.expires_ts = '0', '0', '0' end  -- Redis had lost it
+  for _, field in ipairs({'band', 'due_ts', 'expires_ts'}) do  -- Redis had lost it, or it is unreadable
+    if not string.match(job[field], '^%d+$') or #job[field] > 16 then job[field] = '0' end
+  end
   return job
 end
 

@@ -18,7 +18,7 @@ local function join_later(job, joining)
   local is_given_back = job.node_id ~= '' and not job.is_requeued
   local turn = is_given_back and 0 or take_turn(pools_of(job.where), job.band, job.fairness)
   -- Among equals the older job is first: ids end with a number that counts up.
-  job.ticket = string.format('%015.0f', tonumber(string.match(job.id, '(%d+)$'))) .. ' ' .. job.id
+  job.ticket = string.format('%015.0f', number(string.match(job.id, '%d+$'))) .. ' ' .. job.id
   job.place = string.format('%.0f', job.band * BAND + turn)
   if not joining[job.line] then
     joining[job.line] = {}

@@ -52,9 +52,9 @@ local function place_node(node_id)
     'online', 'draining', 'max_jobs', 'load', 'turn', 'offers', 'turn_base')
   if not node[3] then return taken, 0 end
   redis.call('HSET', key.node_runtime(node_id), 'current_jobs', taken)
-  local max_jobs, turn = tonumber(node[3]), tonumber(node[5] or 0) - tonumber(node[7] or 0)
+  local max_jobs, turn = number(node[3]), number(node[5]) - number(node[7])
   local order = node[1] == 'true' and node[2] ~= 'true' and taken < max_jobs
-    and load_order(taken, max_jobs, tonumber(node[4] or 0), turn)
+    and load_order(taken, max_jobs, number(node[4]), turn)
   for pool, capability in lines(node[6]) do
     index_writes = index_writes + 1
     if order then
@@ -111,7 +111,7 @@ end
 -- at once, the first that it claimed; "*" for all. The others waited for a process or a thread.
 local function note_suspects(node_id)
   local node = redis.call('HMGET', key.node_info(node_id), 'max_jobs', 'concurrency')
-  local most = tonumber(node[2] or node[1] or 0)
+  local most = number(node[2] or node[1])
   local jobs = redis.call('ZRANGE', key.node_jobs(node_id), 0, MOST_CLAIMS - 1)
   local claimed, suspects = {}, {}
   if #jobs <= most then
@@ -120,8 +120,8 @@ local function note_suspects(node_id)
   for _, job_id in ipairs(jobs) do
     local job = redis.call('HMGET', key.job(job_id), 'status', 'started_ts')
     if job[1] == 'running' then
-      local number = tonumber(string.match(job_id, '%d+$') or 0)
-      table.insert(claimed, {id = job_id, at = tonumber(job[2] or 0), number = number})
+      local sequence = number(string.match(job_id, '%d+$'))
+      table.insert(claimed, {id = job_id, at = number(job[2]), number = sequence})
     end
   end
   table.sort(claimed, function(one, other)
@@ -136,7 +136,7 @@ end
 local function takes_jobs(node_id)
   local node = redis.call('HMGET', key.node_info(node_id),
     'online', 'draining', 'last_heartbeat_ts', 'max_jobs')
-  return node[1] == 'true' and node[2] ~= 'true' and is_heard(node_id, node[3]) and tonumber(node[4])
+  return node[1] == 'true' and node[2] ~= 'true' and is_heard(node_id, node[3]) and number(node[4])
 end
 
 -- Which pools serve which pairs otherwise than before this call, by both names. See include/relink.lua.

@@ -66,7 +66,7 @@ end
 -- the node is not placed in load order again. Was the job placed?
 local function place_anew(job, suspects)
   local is_suspect = suspects.all or suspects[job.id]
-  local rescues = tonumber(job.rescues) or 0
+  local rescues = number(job.rescues)
   if is_suspect and job.status == 'running' then rescues = add(key.job(job.id), 'rescues', 1) end
   redis.call('ZREM', key.node_jobs(job.node_id), job.id)
   if rescues < MAX_RESCUES then return place_parked(job) ~= 'lost' end
@@ -82,8 +82,8 @@ local function jobs_by_age(node_id, before)
   rescues_left = rescues_left - #found / 2
   local jobs = {}
   for i = 1, #found, 2 do
-    local number = tonumber(string.match(found[i], '%d+$') or 0)
-    jobs[#jobs + 1] = {id = found[i], lease = found[i + 1], number = number}
+    local sequence = number(string.match(found[i], '%d+$'))
+    jobs[#jobs + 1] = {id = found[i], lease = found[i + 1], number = sequence}
   end
   table.sort(jobs, function(one, other) return one.number < other.number end)
   return jobs

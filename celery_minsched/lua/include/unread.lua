@@ -16,7 +16,7 @@ local function is_left_unread(node_id, seen, seen_ms, last_heartbeat)
   local next_message = redis.call('LINDEX', key.node_queue(node_id), -1)
   local unread, unread_ms = redis.sha1hex(string.sub(next_message, -1024)), 0
   if unread == seen then
-    unread_ms = tonumber(seen_ms) + math.min(NOW - tonumber(last_heartbeat or NOW), TTL.node / 4)
+    unread_ms = number(seen_ms) + math.min(NOW - number(last_heartbeat or NOW), TTL.node / 4)
   end
   redis.call('HSET', key.node_info(node_id), 'unread', unread, 'unread_ms', math.floor(unread_ms))
   return unread_ms > TTL.node + UNREAD_GRACE
@@ -31,7 +31,7 @@ local function state_by_evidence(node_id, takes_at_once, seen, seen_ms, last_hea
     return 'stuck'
   end
   if not stuck_until then return '' end
-  if NOW < tonumber(stuck_until) then return 'stuck' end
+  if NOW < number(stuck_until) then return 'stuck' end
   redis.call('HDEL', key.node_info(node_id), 'stuck_until')
   return ''
 end

@@ -1,0 +1,64 @@
+"""Keys and records that cannot be read: no version of the scheduler writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..job_record import read_job
+from ..reading import text_of
+from ..stored import ask
+from ..times import is_readable
+from .breach import Breach
+from .look import Look
+
+_BY_HAND = "Another program put it there, or an operator."
+
+
+def check_keys(look: Look) -> Iterator[Breach]:
+    """Keys of the wrong type, with unreadable names, and the fleet's times. It comes last."""
+    for key in sorted(look.wrong_types):
+        yield Breach(
+            code="key_of_wrong_type",
+            sentence=f"the key {key} is of another type than the scheduler's key of this name",
+            keys=(key,),
+            remedy=f"{_BY_HAND} DEL the key, and run check --repair.",
+        )
+    for key in sorted(look.unreadable_names):
+        yield Breach(
+            code="key_unreadable",
+            sentence=f"the name of the key {key} is not UTF-8",
+            keys=(key,),
+            remedy=f"{_BY_HAND} Find it with SCAN 0 MATCH, and DEL it.",
+        )
+    for key in sorted(look.unreadable_members):
+        yield Breach(
+            code="member_unreadable",
+            sentence=f"the key {key} has a member that is not UTF-8",
+            keys=(key,),
+            remedy=f"{_BY_HAND} Remove the member.",
+        )
+    times = look.keys("times")
+    [fleet] = ask(look.redis, [("GET", times)])
+    if fleet is not None and not is_readable(text_of(fleet)):
+        yield Breach(
+            code="times_unreadable",
+            sentence="the fleet's times cannot be read, and each process uses its own settings",
+            keys=(times,),
+            remedy=f"{_BY_HAND} The next node that registers writes them anew.",
+        )
+
+
+def check_unreadable(look: Look, job_ids: Iterable[str]) -> Iterator[Breach]:
+    """Jobs whose records cannot be read."""
+    for job_id, [record] in look.read(
+        (job_id, [("HGETALL", look.keys("job", job_id))]) for job_id in job_ids
+    ):
+        job = read_job(job_id, record)
+        if record and job.broken:
+            yield Breach(
+                code="job_unreadable",
+                sentence=f"the record of job {job_id} cannot be read: {job.broken}",
+                keys=(look.keys("job", job_id),),
+                remedy=f"{_BY_HAND} Revoke the task if it waits, and send it anew. The record "
+                "lapses when the job ends.",
+            )
