@@ -14,8 +14,6 @@ from functools import cache, cached_property
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from redis.exceptions import NoPermissionError
-
 from ..keys import HOLDS, Keys
 from ..node_record import CHECKED_FIELDS, check_fields
 from ..possible import serving_pools
@@ -32,12 +30,15 @@ _COMMANDS = 250  # in one MULTI
 _GLANCES = 1000  # commands in one round trip
 _KEYS = 2000  # in one answer of a SCAN
 
-#: The types of keys by their names, as Redis names types. Reading a job's record tells its type;
-#: a program may have sessions and tasks of its own; the journal has a check of its own.
-TYPES = {
-    name: {"sorted set": "zset"}.get(kind := holds[1].partition(",")[0], kind)
+#: Commands that any role has and that fail on a key of another type. Reading a job's record tells
+#: its type; a program may have sessions and tasks of its own; the journal has a check of its own.
+_SIZES = {
+    name: {"hash": "HLEN", "list": "LLEN", "set": "SCARD", "string": "GET", "sorted set": "ZCARD"}[
+        holds[1].partition(",")[0]
+    ]
     for name, holds in HOLDS.items()
     if name not in ("job", "session", "task", "events", "counts", "pool_counts")
+    and not name.startswith(("node_unacked", "node_acked"))  # not for all roles
 }
 
 #: What stands for a byte that is not UTF-8.
@@ -175,20 +176,12 @@ class Look:
         self.met.setdefault(key.name, {})[key.key] = key
 
     def note_types(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Note those of these keys, each with its name, that are of the wrong type.
-
-        A client that may only look may not see the types of all.
-        """
-        for page in _batches(((each, [()]) for each in keys if each[0] in TYPES), _GLANCES):
-            with self.redis.pipeline(transaction=False) as pipe:
-                for (_, key), _ in page:
-                    pipe.type(key)
-                answers = text(pipe.execute(raise_on_error=False))
-            for ((name, key), _), found in zip(page, answers, strict=True):
-                if isinstance(found, str) and found not in (TYPES[name], "none"):
-                    self.wrong_types.add(key)
-                elif isinstance(found, Exception) and not isinstance(found, NoPermissionError):
-                    raise found
+        """Note those of these keys, each with its name, that are of the wrong type."""
+        sizes: Iterator[tuple[str, list[Command]]] = (
+            (key, [(_SIZES[name], key)]) for name, key in keys if name in _SIZES
+        )
+        for _ in self.glance(sizes):
+            pass
 
     def is_heard(self, node: Node) -> bool:
         """Has the node not been silent for so long that it is taken for dead?"""
