@@ -48,6 +48,7 @@ STATE: Final = {
     "node_waiting": "node:waiting:{}",
     "node_searches": "node:searches:{}",  # see lua/include/fill.lua
     "lang_waiting": "lang:{}:waiting",
+    "lang_turns": "lang:{}:turns:{}",
     "pool_langs_waiting": "pool:{}:langs:waiting",
     "relinking": "relinking",  # see lua/include/relink.lua
     "delayed": "delayed",
@@ -120,8 +121,8 @@ HOLDS: Final = {
         "hash, TTL",
         "a job: `status` (`parked`, `waiting`, `delayed`, `dispatched`, `running`, `finished`, "
         "`failed`, `lost`), `node_id`, `pool`, `chosen_by`, `reason`, `created_ts`, "
-        "`dispatched_ts`, `started_ts`, `ended_ts`, `payload_json`, what it asked for, and "
-        "`successor`, a later job of its task",
+        "`dispatched_ts`, `started_ts`, `ended_ts`, `payload_json`, `places`, what it asked for, "
+        "and `successor`, a later job of its task",
     ),
     "job_id_seq": ((), "string", "the number of the latest job"),
     "task": (("task",), "string, TTL", "the latest job of a task id; lapses with it"),
@@ -145,8 +146,12 @@ HOLDS: Final = {
     "pool_turns": (
         ("pool", "priority"),
         "sorted set, TTL",
-        "fair turns: the virtual time, `now`, and the next turn of each fairness key, `of <key>`; "
-        "the pool `*` has the order of jobs that no pool serves",
+        "fair turns: the virtual time, `now`, and the next turn of each fairness key, `of <key>`",
+    ),
+    "lang_turns": (
+        ("src:tgt", "priority"),
+        "sorted set, TTL",
+        "the same of the jobs that wait for a language pair, in any pool",
     ),
     "pool_waiting": (
         ("pool",),

@@ -15,7 +15,7 @@ from celery_minsched import NoAvailableNode
 from celery_minsched.models import DispatchResponse
 
 from .desk import Desk
-from .test_bounds import commands
+from .test_bounds import PAIR, commands
 from .test_lines import beat_until, finish, park_many, running_at
 
 CAPS = ("gpu", "big")
@@ -300,3 +300,50 @@ def test_a_search_passes_over_no_line_when_it_files_another_one_anew(desk: Desk)
     desk.service.drain_node("a", draining=False)
     desk.complete(held[1])
     assert running_at(desk, "b") == [plain]
+
+
+class TestPairs:
+    """A job for a language pair that a busy pool and a quiet pool serve."""
+
+    @pytest.fixture(autouse=True)
+    def pools(self, desk: Desk) -> None:
+        """100 turns have passed in pool "a", none in "b", where a key floods."""
+        for pool in "ab":
+            desk.node(pool, 1, [pool])
+            desk.dispatch(pool=pool)
+        desk.service.set_language_pools("zh", "en", ["a", "b"])
+        park_many(desk, [{"fairness_key": "busy"}] * 100, pool="a")
+        order_of_ends(desk, "a", 100)
+        park_many(desk, [{"fairness_key": "flood"}] * 60, pool="b")
+
+    def test_a_key_that_asks_for_the_pair_loses_no_turns_in_the_quiet_pool(
+        self, desk: Desk
+    ) -> None:
+        pair = desk.park(**PAIR, fairness_key="f")
+        other = desk.park(pool="b", fairness_key="f")
+        assert {pair, other} < set(order_of_ends(desk, "b", 4))
+
+    @pytest.mark.parametrize("node_id", ["a", "b"])
+    def test_a_job_that_is_served_moves_no_pool_past_its_flood(
+        self, desk: Desk, node_id: str
+    ) -> None:
+        pair = desk.park(**PAIR, fairness_key="f")
+        assert pair in order_of_ends(desk, node_id, 2)
+        new = desk.park(pool="b", fairness_key="new")
+        assert new in order_of_ends(desk, "b", 3)
+
+    def test_a_flood_for_the_pair_costs_its_key_no_turns_in_a_pool_that_serves_none(
+        self, desk: Desk
+    ) -> None:
+        park_many(desk, [{**PAIR, "fairness_key": "f"}] * 20, pool=None)
+        order_of_ends(desk, "a", 20)
+        mine = desk.park(pool="b", fairness_key="f")
+        assert mine in order_of_ends(desk, "b", 2)
+
+    def test_a_flood_that_waited_before_a_pool_came_takes_turns_there(self, desk: Desk) -> None:
+        flood = park_many(desk, [{"src_lang": "fr", "tgt_lang": "en"}] * 60, pool=None)
+        desk.service.set_language_pools("fr", "en", ["b"])
+        new = desk.park(pool="b", fairness_key="new")
+        order = order_of_ends(desk, "b", 6)
+        assert new in order
+        assert sum(job in flood for job in order) in (2, 3)

@@ -71,12 +71,19 @@ def _misfiled(look: Look) -> Iterator[Breach]:
 
 
 def _is_filed(key: Key, line: str, record: str | None, score: float | None, first: Any) -> bool:
-    """Does the line name the index, and stand there at its first job's place? Or is it gone?"""
+    """Does the line name the index, and stand there at its first job's place? Or is it gone?
+
+    The first job for a language pair has another place in each pool.
+    """
     if key.name == "node_waiting":
         is_named = line.endswith(f"/{key.ids[0]}")
     else:
         is_named = _index_of(key) in (record or "").splitlines()
-    return score is None or bool(is_named and first and float(first[0][1]) == float(score))
+    if score is None or not is_named or not first:
+        return score is None
+    where = line.partition("/")[0]
+    is_for_pair = ":" in where and "=" not in where
+    return is_for_pair or float(first[0][1]) == float(score)
 
 
 def _index_of(key: Key) -> str:

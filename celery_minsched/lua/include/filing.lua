@@ -1,4 +1,5 @@
 -- include: demand
+-- include: turns
 -- Where freed slots find a line. A line is named by what must be true of the node: "where/caps/required node".
 -- It is filed in each of its pools, in the index of one of its capabilities: that which the fewest nodes of
 -- the pool have. A line without capabilities is filed in the index of the pool. So a node looks at the indexes
@@ -6,7 +7,7 @@
 -- that takes jobs.
 --
 -- `key.lines` has for each line the indexes in which it is filed, as a node's `offers`. The score of a line in
--- an index is the place of its first job.
+-- an index is the place of its first job: for a language pair, that job's place in the index's pool.
 
 local function parse_line(line)
   local where, caps, required = string.match(line, '^([^/]*)/([^/]*)/(.*)$')
@@ -35,6 +36,31 @@ local function first_in_line(line)
   return first[1], first[2]
 end
 
+-- The places of a line's first job in pools. A job for a language pair takes its turn in a pool that has come to
+-- serve the pair when it is filed there.
+local function places_in(pools, line, ticket, place)
+  local places, where = {}, parse_line(line)
+  if parse_where(where) then
+    for _, pool in ipairs(pools) do places[pool] = place end
+    return places
+  end
+  local job = key.job(string.match(ticket, ' (.*)$'))
+  local status, known, fairness = unpack(redis.call('HMGET', job, 'status', 'places', 'fairness'))
+  for pool, at in lines(known or '') do places[pool] = at end
+  local band, added = math.floor(place / BAND), ''
+  for _, pool in ipairs(pools) do
+    if not places[pool] then
+      places[pool] = place_of(band, take_turn(pool, band, fairness or ''))
+      added = added .. pool .. '\t' .. places[pool] .. '\n'
+    end
+  end
+  if added ~= '' then
+    write_clocks()
+    if status then redis.call('HSET', job, 'places', (known or '') .. added) end
+  end
+  return places
+end
+
 -- Takes the line out of all indexes.
 local function withdraw_line(line)
   for pool, capability in lines(redis.call('HGET', key.lines(), line) or '') do
@@ -48,13 +74,14 @@ local function file_line(line)
   local where, caps, required = parse_line(line)
   local pool, langs = parse_where(where)
   local pools = pools_of(where)
-  local _, place = first_in_line(line)
+  local ticket, place = first_in_line(line)
   if not place then return {} end
   for _, pair in ipairs(langs) do redis.call('SADD', key.lang_waiting(pair), line) end
   if pool and #langs > 0 then redis.call('SADD', key.pool_langs_waiting(pool), line) end
   local indexes = {}
   if is_for(required, pools, caps) then
-    redis.call('ZADD', key.node_waiting(required), place, line)
+    local home = pool_in(required, pools, caps)
+    redis.call('ZADD', key.node_waiting(required), places_in({home}, line, ticket, place)[home], line)
     pools = {}
   elseif required ~= '' then
     redis.call('ZREM', key.node_waiting(required), line)
@@ -65,7 +92,10 @@ local function file_line(line)
     withdraw_line(line)
     redis.call('HSET', key.lines(), line, indexes)
   end
-  for name, capability in lines(indexes) do redis.call('ZADD', waiting_key(name, capability), place, line) end
+  local places = places_in(pools, line, ticket, place)
+  for name, capability in lines(indexes) do
+    redis.call('ZADD', waiting_key(name, capability), places[name], line)
+  end
   return pools
 end
 
@@ -73,7 +103,10 @@ end
 local function rank_line(line)
   local _, place = first_in_line(line)
   local where, _, required = parse_line(line)
-  if place then
+  if place and not parse_where(where) then
+    file_line(line)
+    return
+  elseif place then
     for pool, capability in lines(redis.call('HGET', key.lines(), line) or '') do
       redis.call('ZADD', waiting_key(pool, capability), 'XX', place, line)
     end

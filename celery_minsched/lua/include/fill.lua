@@ -157,7 +157,10 @@ local function serve_line(line, node_id, pool)
   local job = read_job(string.match(ticket, ' (.*)$'))
   job.line, job.ticket = line, ticket
   local where, band = parse_line(line), math.floor(place / BAND)
-  for _, name in ipairs(pools_of(where)) do pass_turn(name, band, place - band * BAND) end
+  pass_turn(clock_of(where), band, place)
+  for name, at in lines(job.places) do
+    if name == pool then pass_turn(name, band, at) else give_turn_back(name, band, job.fairness) end
+  end
   leave_line(job)
   if not is_parked(job) then
     job.node_id = ''  -- no node has its message either

@@ -10,7 +10,7 @@ local DISCARDED = {revoked = true, expired = true}  -- reasons for which a job d
 -- The fields that a script needs to place a job; a missing one is "", a missing job has no status.
 local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_lang', 'where', 'caps',
   'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket',
-  'rescues', 'pool', 'waiting_ts', 'claim', 'successor'}
+  'rescues', 'pool', 'waiting_ts', 'claim', 'successor', 'places'}
 
 local function read_job(job_id)
   local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
@@ -132,7 +132,7 @@ local function give_slot(job, node_id, pool, chosen_by)
   place_chosen(node_id)
   redis.call('HSET', key.job(job.id), unpack(fields))
   if job.status then  -- it was somewhere before
-    redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'waiting_ts', 'tag', 'claim', 'lapsed_ts',
+    redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'places', 'waiting_ts', 'tag', 'claim', 'lapsed_ts',
       'ended_ts', 'reason')
   end
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end

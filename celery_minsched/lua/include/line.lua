@@ -1,6 +1,6 @@
 -- include: filing
--- include: turns
--- Jobs in line. A job's place is computed once, when it joins: its priority, then its turn.
+-- Jobs in line. A job's place is computed once, when it joins: its priority, then its turn. The job's `places` are
+-- its places in the pools of a language pair, as lines "pool<TAB>place".
 
 local function line_of(job, required) return job.where .. '/' .. job.caps .. '/' .. required end
 
@@ -16,10 +16,15 @@ end
 local function join_later(job, joining)
   -- A job that its node gives back stands before all others of its priority: it has had its turn.
   local is_given_back = job.node_id ~= '' and not job.is_requeued
-  local turn = is_given_back and 0 or take_turn(pools_of(job.where), job.band, job.fairness)
+  local function take_place(clock)
+    return place_of(job.band, is_given_back and 0 or take_turn(clock, job.band, job.fairness))
+  end
   -- Among equals the older job is first: ids end with a number that counts up.
   job.ticket = string.format('%015.0f', number(string.match(job.id, '%d+$'))) .. ' ' .. job.id
-  job.place = string.format('%.0f', job.band * BAND + turn)
+  job.place, job.places = take_place(clock_of(job.where)), ''
+  for _, pool in ipairs(parse_where(job.where) and {} or pools_of(job.where)) do
+    job.places = job.places .. pool .. '\t' .. take_place(pool) .. '\n'
+  end
   if not joining[job.line] then
     joining[job.line] = {}
     table.insert(joining, joining[job.line])
@@ -35,8 +40,10 @@ local function join_line(jobs)
     places[#places + 1] = job.ticket
     tickets[job.ticket] = true
     local fields = {'status', 'waiting', 'line', line, 'ticket', job.ticket}
+    local function also(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
+    if job.places ~= '' then also('places', job.places) end
     if (job.waiting_ts or '') == '' then
-      fields[7], fields[8] = 'waiting_ts', NOW
+      also('waiting_ts', NOW)
       tell('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
     end
     redis.call('HSET', key.job(job.id), unpack(fields))
@@ -62,6 +69,7 @@ end
 
 -- Leaves the line unserved.
 local function give_up_place(job)
-  give_turn_back(pools_of(job.where), job.band, job.fairness)
+  give_turn_back(clock_of(job.where), job.band, job.fairness)
+  for pool in lines(job.places) do give_turn_back(pool, job.band, job.fairness) end
   leave_line(job)
 end
