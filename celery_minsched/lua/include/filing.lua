@@ -46,7 +46,7 @@ local function places_in(pools, line, ticket, place)
   end
   local job = key.job(string.match(ticket, ' (.*)$'))
   local status, known, fairness = unpack(redis.call('HMGET', job, 'status', 'places', 'fairness'))
-  for pool, at in lines(known or '') do places[pool] = at end
+  for pool, at in lines(known or '') do places[pool] = place_of(0, number(at)) end
   local band, added = math.floor(place / BAND), ''
   for _, pool in ipairs(pools) do
     if not places[pool] then

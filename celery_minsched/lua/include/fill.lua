@@ -159,7 +159,7 @@ local function serve_line(line, node_id, pool)
   local where, band = parse_line(line), math.floor(place / BAND)
   pass_turn(clock_of(where), band, place)
   for name, at in lines(job.places) do
-    if name == pool then pass_turn(name, band, at) else give_turn_back(name, band, job.fairness) end
+    if name == pool then pass_turn(name, band, number(at)) else give_turn_back(name, band, job.fairness) end
   end
   leave_line(job)
   if not is_parked(job) then
