@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import click
 
-from benchmarks import scale_jobs, scale_nodes, scale_order, scale_reads, scale_rest, scale_runs
+from benchmarks import (
+    scale_changes,
+    scale_jobs,
+    scale_nodes,
+    scale_order,
+    scale_reads,
+    scale_rest,
+    scale_runs,
+)
 from benchmarks.common import machine, print_table, say
 from benchmarks.scale_fleet import FULL, LIMIT_MS, SMALL, Fleet, Row, Sizes
 
@@ -23,6 +31,7 @@ Case = Callable[[Sizes], Iterator[Row]]
 GROUPS: dict[str, Sequence[Case]] = {
     "Order and fairness": scale_order.CASES,
     "Scripts": scale_runs.CASES,
+    "Changes": scale_changes.CASES,
     "Jobs that end together": scale_jobs.CASES,
     "Real nodes": scale_nodes.CASES,
     "Looks": scale_reads.CASES,
