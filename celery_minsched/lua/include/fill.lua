@@ -184,7 +184,7 @@ local function fill_node(node_id)
     if not may_move() then return filled, true end
     local best = next_line(node_id, indexes)
     if not best then return filled, looks_left <= 0 end
-    moves_left = moves_left - 1 - math.floor(#indexes / 16)  -- a node is placed in each of its indexes
+    moves_left = moves_left - 1 - math.floor(#indexes / 8)  -- a node is placed in each of its indexes
     if serve_line(best.line, node_id, best.pool) then
       filled = filled + 1
       if indexes.pools > 1 then
