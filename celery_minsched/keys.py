@@ -146,7 +146,8 @@ HOLDS: Final = {
     "pool_turns": (
         ("pool", "priority"),
         "sorted set, TTL",
-        "fair turns: the virtual time, `now`, and the next turn of each fairness key, `of <key>`",
+        "fair turns: the virtual time, `now`, the next turn of each fairness key, `of <key>`, and "
+        "the number of its jobs in line, `in <key>`, above all turns",
     ),
     "lang_turns": (
         ("src:tgt", "priority"),

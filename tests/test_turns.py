@@ -302,6 +302,47 @@ def test_a_search_passes_over_no_line_when_it_files_another_one_anew(desk: Desk)
     assert running_at(desk, "b") == [plain]
 
 
+class TestRevokedJobs:
+    """Turns of jobs that were not served are given back once no other job of their key waits."""
+
+    def revoke(self, desk: Desk, *numbers: int) -> None:
+        desk.service.revoke_tasks([f"t{number}" for number in numbers], "n1")
+
+    @pytest.fixture
+    def jobs(self, desk: Desk) -> list[str]:
+        desk.node("n1", 1)
+        desk.dispatch()
+        return park_many(desk, [{"fairness_key": "x", "task_id": f"t{n}"} for n in range(30)])
+
+    def test_a_later_job_of_the_key_overtakes_no_earlier_one(
+        self, desk: Desk, jobs: list[str]
+    ) -> None:
+        self.revoke(desk, *range(20), 29)
+        [new] = park_many(desk, [{"fairness_key": "x"}])
+        assert order_of_ends(desk, "n1", 10) == [*jobs[20:29], new]
+
+    def test_no_turn_is_lost_when_all_are_gone(self, desk: Desk, jobs: list[str]) -> None:
+        self.revoke(desk, *range(1, 30))
+        assert order_of_ends(desk, "n1", 1) == [jobs[0]]
+        flood = park_many(desk, [{"fairness_key": "y"}] * 5)
+        [new] = park_many(desk, [{"fairness_key": "x"}])
+        assert new in order_of_ends(desk, "n1", 3)
+        assert flood[0] not in running_at(desk, "n1")
+
+
+def test_turns_are_known_while_jobs_wait_and_go_with_them(desk: Desk) -> None:
+    """Also of jobs that wait for longer than records of ended jobs are kept."""
+    client, turns = desk.service.redis, desk.service.keys("pool_turns", "asr", 0)
+    desk.node("n1", 1)
+    desk.dispatch()
+    park_many(desk, [{"fairness_key": f"u{n % 3}"} for n in range(9)])
+    month = 30 * 86400 * 1000
+    assert month - 60_000 < client.pttl(turns) <= month
+    order_of_ends(desk, "n1", 9)
+    assert client.pttl(turns) <= 86400 * 1000
+    assert not [member for member in client.zrange(turns, 0, -1) if member.startswith("in ")]
+
+
 class TestPairs:
     """A job for a language pair that a busy pool and a quiet pool serve."""
 

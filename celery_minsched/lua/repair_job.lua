@@ -93,7 +93,7 @@ local function put_in_line()
   if is_parked(job) then
     if not is_right and can_be_placed then place_parked(job) end
   else
-    if job.status == 'waiting' then leave_line(job) end
+    if job.status == 'waiting' then give_up_place(job) end
     redis.call('ZREM', key.delayed(), job.id)
     redis.call('ZREM', key.expiring(), job.id)
     lose_job(job, 'its message is gone')

@@ -49,14 +49,16 @@ local function places_in(pools, line, ticket, place)
   for pool, at in lines(known or '') do places[pool] = place_of(0, number(at)) end
   local band, added = math.floor(place / BAND), ''
   for _, pool in ipairs(pools) do
-    if not places[pool] then
+    if not places[pool] and not status then
+      places[pool] = place
+    elseif not places[pool] then
       places[pool] = place_of(band, take_turn(pool, band, fairness or ''))
       added = added .. pool .. '\t' .. places[pool] .. '\n'
     end
   end
   if added ~= '' then
     write_clocks()
-    if status then redis.call('HSET', job, 'places', (known or '') .. added) end
+    redis.call('HSET', job, 'places', (known or '') .. added)
   end
   return places
 end

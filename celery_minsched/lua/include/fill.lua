@@ -155,12 +155,8 @@ local function serve_line(line, node_id, pool)
     return false
   end
   local job = read_job(string.match(ticket, ' (.*)$'))
-  job.line, job.ticket = line, ticket
-  local where, band = parse_line(line), math.floor(place / BAND)
-  pass_turn(clock_of(where), band, place)
-  for name, at in lines(job.places) do
-    if name == pool then pass_turn(name, band, number(at)) else give_turn_back(name, band, job.fairness) end
-  end
+  job.line, job.ticket, job.band = line, ticket, math.floor(place / BAND)
+  leave_clocks(job, place, pool)
   leave_line(job)
   if not is_parked(job) then
     job.node_id = ''  -- no node has its message either

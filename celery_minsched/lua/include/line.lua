@@ -16,9 +16,8 @@ end
 local function join_later(job, joining)
   -- A job that its node gives back stands before all others of its priority: it has had its turn.
   local is_given_back = job.node_id ~= '' and not job.is_requeued
-  local function take_place(clock)
-    return place_of(job.band, is_given_back and 0 or take_turn(clock, job.band, job.fairness))
-  end
+  local take = is_given_back and take_turn_again or take_turn
+  local function take_place(clock) return place_of(job.band, take(clock, job.band, job.fairness)) end
   -- Among equals the older job is first: ids end with a number that counts up.
   job.ticket = string.format('%015.0f', number(string.match(job.id, '%d+$'))) .. ' ' .. job.id
   job.place, job.places = take_place(clock_of(job.where)), ''
@@ -67,9 +66,19 @@ local function leave_line(job)
   rank_line(job.line)
 end
 
+-- A job leaves the clocks by which it stands: served in a pool, or in none. The clocks of other pools go on
+-- as if it had not come.
+local function leave_clocks(job, place, pool)
+  local function leave(clock, at)
+    leave_clock(clock, job.band, job.fairness, at and at - job.band * BAND)
+  end
+  leave(clock_of(job.where), pool and place)
+  for name, at in lines(job.places) do leave(name, name == pool and number(at) or nil) end
+  write_clocks()
+end
+
 -- Leaves the line unserved.
 local function give_up_place(job)
-  give_turn_back(clock_of(job.where), job.band, job.fairness)
-  for pool in lines(job.places) do give_turn_back(pool, job.band, job.fairness) end
+  leave_clocks(job)
   leave_line(job)
 end

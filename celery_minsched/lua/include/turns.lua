@@ -8,11 +8,12 @@
 -- and such a job takes a turn of its own in each pool that serves the pair, by which its line stands in the
 -- indexes of that pool.
 --
--- A clock is a pool or a language pair. Its sorted set, one for each priority, has the virtual time, "now", and
--- each key's next turn, "of <key>".
+-- A clock is a pool or a language pair. Its sorted set, one for each priority, has the virtual time, "now", each
+-- key's next turn, "of <key>", and the number of the key's jobs in line, "in <key>", after all turns.
 
 local BAND = 281474976710656   -- 2^48: the priorities' part of a place stands above the turns'
 local TURN = 1024              -- from one turn of a key to its next
+local LONGEST_WAIT = 2592000000  -- ms for which a clock is kept, if jobs wait and none joins or leaves
 
 local clocks = {}  -- what this call has read and not yet written, by the key of the sorted set
 
@@ -29,70 +30,76 @@ end
 -- A place in a line or an index. Redis compares it as a number.
 local function place_of(band, turn) return string.format('%.0f', band * BAND + turn) end
 
--- The virtual time of a clock and a priority, and the next turn of a fairness key there.
+-- The clock of a priority, and what it has of a fairness key.
 local function read_clock(name, band, fairness)
   local set = turns_key(name, band)
   local clock = clocks[set]
   if not clock then
-    clock = {turns = {}, changed = {}}
+    clock = {keys = {}, changed = {}}
     clocks[set] = clock
   end
-  if not clock.turns[fairness] then
-    local found = redis.call('ZMSCORE', set, 'now', 'of ' .. fairness)
+  if not clock.keys[fairness] then
+    local found = redis.call('ZMSCORE', set, 'now', 'of ' .. fairness, 'in ' .. fairness)
     clock.now = clock.now or tonumber(found[1] or 0)
-    clock.turns[fairness] = tonumber(found[2] or 0)
+    clock.keys[fairness] = {turn = tonumber(found[2] or 0), waiting = tonumber(found[3] or BAND) - BAND}
   end
-  return clock
+  clock.changed[fairness] = clock.keys[fairness]
+  return clock, clock.keys[fairness]
 end
 
--- Takes the next turn of a key. A key without a turn ahead has the turn that is now. That is a little later from
--- now on, so that such jobs keep their order, and so that many new keys do not stand before a key's second job for
--- ever.
+-- A job joins. It takes the next turn of its key, or the turn that is now. That is a little later from now on, so
+-- that such jobs keep their order, and so that many new keys do not stand before a key's second job for ever.
 local function take_turn(name, band, fairness)
-  local clock = read_clock(name, band, fairness)
-  local turn = math.min(math.max(clock.now, clock.turns[fairness]), BAND - TURN - 1)
+  local clock, mine = read_clock(name, band, fairness)
+  local turn = math.min(math.max(clock.now, mine.turn), BAND - TURN - 1)
   if clock.now == turn then clock.now = clock.now + 1 end
-  clock.turns[fairness], clock.changed[fairness] = turn + TURN, true
+  mine.turn, mine.waiting = turn + TURN, mine.waiting + 1
   return turn
 end
 
-local function write_clocks()
-  for set, clock in pairs(clocks) do
-    local written = {clock.now, 'now'}
-    for fairness in pairs(clock.changed) do
-      written[#written + 1] = clock.turns[fairness]
-      written[#written + 1] = 'of ' .. fairness
-      if #written > 1000 then
-        redis.call('ZADD', set, unpack(written))
-        written = {}
-      end
+-- A job that has had its turn joins, before all others.
+local function take_turn_again(name, band, fairness)
+  local _, mine = read_clock(name, band, fairness)
+  mine.waiting = mine.waiting + 1
+  return 0
+end
+
+-- A job leaves: served in this turn, or for another reason, without one. Turns that its key has taken in vain are
+-- given back once no other job of the key waits: a later job must not stand before it.
+local function leave_clock(name, band, fairness, turn)
+  local clock, mine = read_clock(name, band, fairness)
+  clock.now, clock.has_left = math.max(clock.now, turn or 0), true
+  mine.waiting = math.max(0, mine.waiting - 1)
+  if mine.waiting == 0 then mine.turn = turn and turn + TURN or 0 end
+end
+
+-- Writes one clock. A turn that is past says nothing. Some other keys are forgotten, too, when a job leaves.
+local function write_clock(set, clock)
+  local written, gone = {clock.now, 'now'}, {}
+  local function put(member, score, is_kept)
+    if not is_kept then
+      gone[#gone + 1] = member
+    else
+      written[#written + 1] = score
+      written[#written + 1] = member
     end
-    if #written > 0 then redis.call('ZADD', set, unpack(written)) end
-    redis.call('PEXPIRE', set, TTL.history)
   end
+  for fairness, mine in pairs(clock.changed) do
+    put('of ' .. fairness, mine.turn, mine.turn > clock.now)
+    put('in ' .. fairness, BAND + mine.waiting, mine.waiting > 0)
+  end
+  redis.call('ZADD', set, unpack(written))
+  if clock.has_left then
+    for _, past in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', '(' .. clock.now, 'LIMIT', 0, 4)) do
+      gone[#gone + 1] = past
+    end
+  end
+  if #gone > 0 then redis.call('ZREM', set, unpack(gone)) end
+  local last = redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIRE', set, tonumber(last) > BAND and math.max(TTL.history, LONGEST_WAIT) or TTL.history)
+end
+
+local function write_clocks()
+  for set, clock in pairs(clocks) do write_clock(set, clock) end
   clocks = {}
-end
-
--- A job that was not served by this clock gives its turn back.
-local function give_turn_back(name, band, fairness)
-  local set = turns_key(name, band)
-  local clock = clocks[set]
-  if clock and clock.turns[fairness] then
-    clock.turns[fairness], clock.changed[fairness] = clock.turns[fairness] - TURN, true
-  elseif redis.call('ZSCORE', set, 'of ' .. fairness) then
-    redis.call('ZINCRBY', set, -TURN, 'of ' .. fairness)
-  end
-end
-
--- A job of this place is served: the virtual time is its turn, or later. Forgets some keys whose turns are past.
-local function pass_turn(name, band, place)
-  local set, turn = turns_key(name, band), place - band * BAND
-  local now = tonumber(redis.call('ZSCORE', set, 'now') or 0)
-  if clocks[set] then clocks[set].now = math.max(clocks[set].now, turn) end
-  if turn > now then
-    redis.call('ZADD', set, turn, 'now')
-    if now == 0 then redis.call('PEXPIRE', set, TTL.history) end
-  end
-  local past = redis.call('ZRANGEBYSCORE', set, '-inf', '(' .. math.max(now, turn), 'LIMIT', 0, 4)
-  if #past > 0 then redis.call('ZREM', set, unpack(past)) end
 end
