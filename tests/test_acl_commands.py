@@ -135,7 +135,7 @@ def test_a_viewer_finds_what_an_operator_mends(guarded: Guarded, fleet: Desk) ->
     found = run(guarded, "viewer", "check")
     assert found.exit_code == 1
     codes = set(re.findall(r"^    (\w+): ", found.output, re.MULTILINE))
-    assert codes >= {"slot_count", "session_stays", "stray_binding", "left_behind"}, found.output
+    assert codes >= {"slot_count", "key_stays", "stray_binding", "left_behind"}, found.output
     assert {denial["object"] for denial in guarded.denials()} <= {"lrange"}
     mended = run(guarded, "operator", "check --repair")
     assert (mended.exit_code, mended.stderr) == (0, ""), mended.output

@@ -70,7 +70,8 @@ def _node(
 ) -> dict[Any, Any]:
     """What is told of a node from now on: that it has left. It registers when it is started."""
     record = _record(service.redis.hgetall(service.keys("node_info", node_id)))
-    offers = [f"{pool}\t{cap}\n" for pool in pools for cap in ["", *_capabilities(record)]]
+    capabilities = _capabilities(record)
+    offers = [f"{pool}\t{cap}\n" for pool in pools for cap in ["", *capabilities]]
     if len(offers) > MAX_OFFERS:
         offers = [f"{pool}\t\n" for pool in pools[:MAX_OFFERS]]
     load = _json(record.get("load_json"))
@@ -79,6 +80,8 @@ def _node(
         "draining": "false",
         "instance": "",
         "max_jobs": max(int(_number(record.get("max_jobs")) or 0), 1),
+        "cap_json": json.dumps(capabilities),
+        "pools_json": json.dumps(pools),
         "offers": "".join(offers),
         "speaks": "",
         "load_json": json.dumps(load if isinstance(load, dict) else {}),
