@@ -158,6 +158,17 @@ def test_nodes_of_many_indexes_are_filled_a_few_in_a_call(desk: Desk, client: re
     assert commands(client, lambda: desk.service.pause_pool("p0", paused=False)) < MOST
 
 
+def test_a_batch_for_a_pair_of_many_pools_is_dispatched_in_several_calls(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.service.set_language_pools("zh", "en", [f"p{number}" for number in range(200)])
+    desk.node("n1", 20, ["p7"])
+    jobs = []
+    ran = commands(client, lambda: jobs.extend(desk.send_many([PAIR for _ in range(60)])))
+    assert ran / client.info("commandstats")["cmdstat_evalsha"]["calls"] < MOST
+    assert [job.node_id for job in jobs] == ["n1"] * 20 + [""] * 40
+
+
 def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: redis.Redis) -> None:
     for number in range(300):
         desk.node(f"n{number}", 1)

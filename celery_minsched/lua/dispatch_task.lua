@@ -29,7 +29,7 @@
 --   where the caller sends the message: then a job takes a slot at once or is refused
 --
 -- Returns for each job, up to the first refused. With fewer answers than jobs, and none refused, the call has done
--- as much as one may (nodes with hundreds of capabilities): send the other jobs again.
+-- as much as one may (nodes with hundreds of capabilities, pairs with hundreds of pools): send the others again.
 --         {"OK", node_id, job_id, pool, chosen_by}
 --         {"OK", "", job_id, "", "delayed"}      until its due_ts
 --         {"OK", "", job_id, "", "busy"}         all nodes that can do it are full

@@ -22,6 +22,10 @@ local function parse_where(where)
   return pool, split(pairs_text, '[^|]+')
 end
 
+-- Pools of language pairs that this call has looked at, and the most after which it begins nothing more.
+local pools_looked = 0
+local MOST_POOLS = 1000
+
 -- The pools that could serve; none where none does.
 local function pools_of(where)
   local pool, langs = parse_where(where)
@@ -34,6 +38,7 @@ local function pools_of(where)
   end
   for _, pair in ipairs(langs) do
     local pools = redis.call('SMEMBERS', key.lang(pair))
+    pools_looked = pools_looked + #pools
     table.sort(pools)
     if #pools > 0 then return pools end
   end

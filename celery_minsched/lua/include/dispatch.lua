@@ -7,7 +7,9 @@ local MOST_JOBS = 100
 local MOST_WRITES = 5000  -- to the free sets of nodes
 
 -- Has this call done as much as one may? The caller sends the other jobs again.
-local function is_enough() return index_writes > MOST_WRITES or bytes_left <= 0 end
+local function is_enough()
+  return index_writes > MOST_WRITES or bytes_left <= 0 or pools_looked > MOST_POOLS
+end
 
 local function too_many_jobs()
   return redis.error_reply('TOO_MANY_JOBS: at most ' .. MOST_JOBS .. ' in one call; nothing was done')

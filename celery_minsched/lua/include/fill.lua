@@ -10,7 +10,7 @@ local moves_left = 100   -- jobs moved from lines to nodes, or from the delayed
 local HEAD = 64          -- lines of an index that each search looks at
 
 -- May this call move more jobs?
-local function may_move() return moves_left > 0 and bytes_left > 0 end
+local function may_move() return moves_left > 0 and bytes_left > 0 and pools_looked < MOST_POOLS end
 
 -- A node's indexes as it offers them, without those of paused pools, and as a set.
 local function read_indexes(node_id)

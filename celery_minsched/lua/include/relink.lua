@@ -46,7 +46,8 @@ end
 local function scan_lines(kind, name, cursor)
   if kind ~= 'node' then
     local set = kind == 'pair' and key.lang_waiting(name) or key.pool_langs_waiting(name)
-    return unpack(redis.call('SSCAN', set, cursor, 'COUNT', links_left))
+    local pools = kind == 'pair' and redis.call('SCARD', key.lang(name)) or 1
+    return unpack(redis.call('SSCAN', set, cursor, 'COUNT', math.ceil(links_left / math.max(1, pools / 32))))
   end
   local rest, scored = unpack(redis.call('ZSCAN', key.node_waiting(name), cursor, 'COUNT', links_left))
   local found = {}
