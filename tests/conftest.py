@@ -16,6 +16,7 @@ from celery_minsched.views import Views
 
 from .desk import Desk
 from .fleet import Fleet
+from .scene import Scene
 from .server import Server
 
 # A shell starts a background job with ctrl-c ignored. What the tests start would inherit that.
@@ -93,6 +94,14 @@ def service(client: redis.Redis) -> Iterator[MinimalSchedulerService]:
 @pytest.fixture
 def desk(service: MinimalSchedulerService) -> Desk:
     return Desk(service)
+
+
+@pytest.fixture
+def scene(server: Server) -> Iterator[Scene]:
+    """A fleet with a record of each kind, and all its faces."""
+    scene = Scene(server)
+    yield scene
+    scene.close()
 
 
 @pytest.fixture

@@ -3,62 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import redis
 
-from celery_minsched import MinimalSchedulerService, Settings
-from celery_minsched.check import Checker
 from celery_minsched.web.handlers import _answer
 from celery_minsched.web.paging import FIRST
 
-from .desk import Desk
-from .fleet import make_app
-from .scene import LOOKS, answers, scrape, set_scene
-from .server import Server
+from .scene import Scene, scrape
 from .test_cli import run_with
-
-State = list[tuple[bytes, int, bytes]]
-
-
-class Scene:
-    """The scene, which may be written to and set again."""
-
-    def __init__(self, server: Server) -> None:
-        self.raw = redis.Redis(port=server.port)
-        self.app = make_app(server.url)
-        times = Settings(node_ttl=600, lease=600)  # no example is so slow that a node dies
-        self.desk = Desk(MinimalSchedulerService(server.client(), times))
-        set_scene(self.desk)
-        self._state: State = [
-            (key, max(self.raw.pttl(key), 0), self.raw.dump(key) or b"")
-            for key in self.raw.scan_iter()
-        ]
-
-    def reset(self) -> None:
-        with self.raw.pipeline(transaction=False) as pipe:
-            pipe.flushdb()
-            for key, ttl, value in self._state:
-                pipe.restore(key, ttl, value)
-            pipe.execute()
-        self.app.minsched.__dict__.pop("scheduler", None)
-
-    def codes(self) -> set[str]:
-        """What check finds, looking once."""
-        return {breach.code for breach in Checker(self.app.minsched.views)._look().values()}
-
-    def answers(self, looks: tuple[str, ...] = LOOKS) -> Iterator[tuple[str, str]]:
-        return answers(self.app, run_with, looks)
-
-
-@pytest.fixture
-def scene(server: Server) -> Iterator[Scene]:
-    scene = Scene(server)
-    yield scene
-    scene.app.close()
-    scene.raw.close()
-
 
 N1, RUNTIME = "scheduler:node:info:n1", "scheduler:node:runtime:n1"
 JOB = "scheduler:job:u1:1"

@@ -27,6 +27,16 @@ local function number(stored)
   return value and math.abs(value) <= 9007199254740992 and value or 0
 end
 
+-- The next number of a counter. It begins anew if it holds none, with a number above all that it ever had.
+local function next_number(counter)
+  local value = redis.pcall('INCR', counter)
+  if type(value) ~= 'number' or number(value) <= 0 then
+    value = NOW * 1000
+    redis.call('SET', counter, value)
+  end
+  return value
+end
+
 -- Redis without memory refuses a script at its first write, if that write may grow the data
 -- (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). It refuses no later write of the script. A
 -- script that ends jobs, moves them, or changes a node begins with a write that cannot grow.

@@ -64,7 +64,7 @@ end
 
 -- Gives the job its id, and opens its record.
 local function open_job(job, payload)
-  job.id = job.session_id .. ':' .. string.format('%.0f', redis.call('INCR', key.job_id_seq()))
+  job.id = job.session_id .. ':' .. string.format('%.0f', next_number(key.job_id_seq()))
   local record = {'created_ts', NOW, 'payload_json', payload}
   for field, value in pairs(job) do
     if value ~= '' and field ~= 'id' and field ~= 'when_full' and field ~= 'max_waiting' then

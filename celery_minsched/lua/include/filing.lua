@@ -11,6 +11,7 @@
 
 local function parse_line(line)
   local where, caps, required = string.match(line, '^([^/]*)/([^/]*)/(.*)$')
+  if not where then return line, {}, '' end  -- no line: it is found nowhere, and leaves the index
   return where, split(caps, '[^,]+'), required
 end
 

@@ -154,7 +154,7 @@ local function serve_line(line, node_id, pool)
     rank_line(line)
     return false
   end
-  local job = read_job(string.match(ticket, ' (.*)$'))
+  local job = read_job(string.match(ticket, ' (.*)$') or '')
   job.line, job.ticket, job.band = line, ticket, math.floor(place / BAND)
   leave_clocks(job, place, pool)
   leave_line(job)
@@ -184,7 +184,7 @@ local function fill_node(node_id)
     if serve_line(best.line, node_id, best.pool) then
       filled = filled + 1
       if indexes.pools > 1 then
-        redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, redis.call('INCR', key.turn()))
+        redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, next_number(key.turn()))
       end
     end
   end

@@ -69,7 +69,7 @@ end
 -- The node was chosen: it is the last of those with the same share and load. Once in 2^38 turns the base
 -- moves on, for all nodes in one step, so that their order stays.
 local function place_chosen(node_id)
-  local now = redis.call('INCR', key.turn())
+  local now = next_number(key.turn())
   redis.call('HSET', key.node_info(node_id), 'turn', now)
   local _, turn = place_node(node_id)
   if turn < TURNS then return end
@@ -104,7 +104,7 @@ end
 -- Starts a new term of the node: its earlier claims are void. The answer to its next heartbeat has the number, which
 -- is new in the whole fleet: a node whose record was forgotten gets no old number either.
 local function end_term(node_id)
-  redis.call('HSET', key.node_info(node_id), 'term', redis.call('INCR', key.turn()))
+  redis.call('HSET', key.node_info(node_id), 'term', next_number(key.turn()))
 end
 
 -- Records which jobs of a node that died may have begun there, and so may have killed it: as many as it runs

@@ -34,7 +34,7 @@ end
 local function relink_later(index, lines_key)
   if redis.call('EXISTS', lines_key) == 0 then return end
   local cursor = redis.call('HGET', key.relinking(), index)
-  redis.call('HSET', key.relinking(), index, cursor and string.match(cursor, '^%d+') .. ' again' or '0')
+  redis.call('HSET', key.relinking(), index, cursor and (string.match(cursor, '^%d+') or '0') .. ' again' or '0')
 end
 
 local function relink_pair(pool, pair)
@@ -62,10 +62,11 @@ local function relink_lines()
     if not index then return false end
     local kind, name = string.match(index, '^(%a+) (.*)$')
     local cursor, again = string.match(redis.call('HGET', key.relinking(), index), '^(%d+)(.*)$')
-    local rest, found = scan_lines(kind, name, cursor)
+    local rest, found = '0', {}
+    if name and cursor and #cursor < 20 then rest, found = scan_lines(kind, name, cursor) end
     if rest ~= '0' then
       redis.call('HSET', key.relinking(), index, rest .. again)
-    elseif again ~= '' then
+    elseif (again or '') ~= '' then
       redis.call('HSET', key.relinking(), index, '0')
     else
       redis.call('HDEL', key.relinking(), index)
