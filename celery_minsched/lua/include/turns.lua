@@ -95,8 +95,8 @@ local function write_clock(set, clock)
     end
   end
   if #gone > 0 then redis.call('ZREM', set, unpack(gone)) end
-  local last = redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2]
-  redis.call('PEXPIRE', set, tonumber(last) > BAND and math.max(TTL.history, LONGEST_WAIT) or TTL.history)
+  local has_jobs = not clock.has_left or tonumber(redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2]) > BAND
+  redis.call('PEXPIRE', set, has_jobs and math.max(TTL.history, LONGEST_WAIT) or TTL.history)
 end
 
 local function write_clocks()
