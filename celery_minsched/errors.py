@@ -9,16 +9,19 @@ from typing import ClassVar
 
 from celery.exceptions import WorkerLostError
 
+from .printing import printable
+
 
 class SchedulerError(Exception):
-    """Base of all errors of the scheduler."""
+    """Base of all errors of the scheduler. Its text is printable: some values come from Redis."""
 
     code: ClassVar[str] = "SCHEDULER_ERROR"
     sentence: ClassVar[str] = "{message}"
 
     def __init__(self, **values: object) -> None:
         self.values = values
-        super().__init__(f"{self.code}: {self.sentence.format_map(values)}")
+        text = f"{self.code}: {self.sentence.format_map(values)}"
+        super().__init__(printable(text, keep="\n"))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.values)

@@ -125,6 +125,22 @@ def test_a_database_that_is_not_empty_is_not_touched(
     assert client.dbsize() == 0
 
 
+def test_the_password_of_a_database_is_not_shown(
+    app: Celery, server: Server, client: redis.Redis
+) -> None:
+    client.set("mine", "1")
+    asked = ["simulate", "--nodes", "1", "--jobs", "10", "--redis"]
+    for url in (
+        server.url.replace("//", "//default:s3cret@"),
+        "redis://u:s3cret",
+        "redis://:s3cret#more@127.0.0.1/0",
+        "s3cret@127.0.0.1",
+    ):
+        answer = run_with(app, *asked, url)
+        assert answer.exit_code == 2
+        assert "s3cret" not in answer.output
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -339,6 +339,12 @@ class TestAPageOfAnotherSite:
             headers = flowers.open.headers("OPTIONS", path)
             assert not [name for name in headers if name.startswith("access-control")], path
 
+    def test_it_shows_no_page_of_ours_in_a_frame(self, desk: Desk, flowers: Flowers) -> None:
+        """A visitor could click on an action without seeing it."""
+        for page in PAGES:
+            headers = flowers.open.headers("GET", f"/minsched/{page}")
+            assert headers["content-security-policy"] == "frame-ancestors 'self'", page
+
 
 class TestBehindAPassword:
     def test_nothing_is_told_without_it(self, node: Fleet, flowers: Flowers) -> None:

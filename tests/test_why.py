@@ -143,6 +143,10 @@ def test_a_node_is_declared_dead_only_when_it_is_silent(desk: Desk) -> None:
         desk.service.declare_dead("n1")
     with pytest.raises(UnknownNode):
         desk.service.declare_dead("nobody")
+    desk.service.redis.hset("scheduler:node:info:n1", "instance", "\x1b]0;title\x07\u202e\n")
+    with pytest.raises(NodeIdInUse) as caught:  # node-agent logs it
+        desk.service.declare_dead("n1")
+    assert str(caught.value).replace("\n", "").isprintable()
     silence(desk, "n1", 3000)
     assert desk.service.declare_dead("n1") == 1
     assert desk.info("n1").state == "dead"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import redis
+from kombu.utils.url import maybe_sanitize_url
 from pydantic import ValidationError
 
 from ..simulation import Node, Result, simulate, trace
@@ -140,9 +141,18 @@ def database(url: str | None) -> Iterator[redis.Redis]:
         with ValkeyServer() as server:
             yield redis.Redis(port=server.port)
         return
-    with redis.Redis.from_url(url) as client:
+    try:
+        client = redis.Redis.from_url(url)
+    except (ValueError, TypeError):  # the error shows a piece of the URL, and maybe of its password
+        raise Failure(
+            "--redis is not the URL of a Redis server: write redis://HOST:PORT/0"
+        ) from None
+    with client:
         if client.dbsize():
-            raise Failure(f"the database {url} is not empty: a simulation needs one to itself")
+            raise Failure(
+                f"the database {maybe_sanitize_url(url)} is not empty: a simulation needs one to "
+                "itself"
+            )
         try:
             yield client
         finally:

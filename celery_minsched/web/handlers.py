@@ -58,10 +58,13 @@ def may_act(handler: BaseHandler) -> bool:
 
 
 class OwnSite(BaseHandler):
-    """A handler whose answers a browser gives to no page of another site."""
+    """A handler whose answers a browser gives to no page of another site, and shows in no frame of
+    one: a visitor could click on an action without seeing it.
+    """
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
+        self.set_header("Content-Security-Policy", "frame-ancestors 'self'")
         for what in ("Origin", "Headers", "Methods"):
             self.clear_header(f"Access-Control-Allow-{what}")
 
