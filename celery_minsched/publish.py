@@ -367,7 +367,8 @@ def _note(job: Job, place: DispatchResponse) -> None:
     job.span.placed(place)
     request = job.request
     if place.chosen_by == "impossible":
-        _warn_of_impossible(request.where, " ".join(request.capabilities), int(monotonic() // 60))
+        demand = " ".join((request.where, *request.capabilities))
+        _warn_of_impossible(demand, int(monotonic() // 60))
     if logger.isEnabledFor(logging.DEBUG):
         where = f"at node {place.node_id}" if place.node_id else "and waits"
         logger.debug(
@@ -378,6 +379,6 @@ def _note(job: Job, place: DispatchResponse) -> None:
 
 
 @lru_cache(maxsize=64)
-def _warn_of_impossible(where: str, capabilities: str, minute: int) -> None:
+def _warn_of_impossible(demand: str, minute: int) -> None:
     """Once a minute, however many tasks: a deploy may start the applications before the nodes."""
-    logger.warning("tasks wait: no registered node can do %s %s", where, capabilities)
+    logger.warning("tasks wait: no registered node can do %s", demand)

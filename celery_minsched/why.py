@@ -13,6 +13,9 @@ from .views import Views, can_do
 _TURNS, _LEVELS, _SHARES = 2**39, 4, 4095
 _LOADS = ("low", "medium", "high")
 
+#: An obstacle.
+PAUSED = "its pool is paused"
+
 
 class Candidate(BaseModel):
     """A node, and whether it could have the job now."""
@@ -201,6 +204,8 @@ def _waiting(
     states = Counter(node.obstacle for node in candidates if node.obstacle in NODE_STATES)
     full = states.pop("full", 0)
     others = [f"{number} {state}" for state, number in states.items() if state != "left"]
+    if paused := sum(node.obstacle == PAUSED for node in candidates):
+        others.append(f"{paused} in a paused pool")
     required = job.line.rpartition("/")[2]
     for_whom = f" for node {required}, which it requires" if required else ""
     return [
@@ -244,7 +249,7 @@ def _obstacle(
     if not node.takes_jobs:
         return node.state
     if not can_do(node, pools - paused, ()):
-        return "its pool is paused"
+        return PAUSED
     if required not in ("", node.node_id):
         return f"it requires {required}"
     return "" if node.is_free else "full"

@@ -139,7 +139,8 @@ def test_the_waiting_page_shows_a_part_of_the_lines(crowd: Any) -> None:
     assert len(second) == 100
     assert not {row["id"] for row in rows} & {row["id"] for row in second}
     found = waiting(views, "", Asked(find="ZH:en CAP-2,"))
-    assert 0 < found["numbers"]["lines"][0] < MANY
+    assert 0 < (number := found["numbers"]["lines"][0]) < MANY
+    assert found["texts"]["lines"] == f"{number:,} found, of {MANY + 1:,}"
     for row in found["tables"]["lines"]:
         assert row["asks_for"].startswith("zh:en, ")
         assert "cap-2" in row["asks_for"]

@@ -231,6 +231,8 @@ def test_what_nobody_can_do_is_told_and_runs_once_somebody_can(
         assert re.search(said_of_it, caplog.text)
         possible = {tuple(line.capabilities): line.possible for line in fleet.views.lines()}
         assert possible == {(): True, ("gpu", "rare"): False}
+        fleet.send("where_am_i", minsched={"pool": "nowhere"}).revoke()
+        assert caplog.messages.count("tasks wait: no registered node can do nowhere") == 1
     busy.get(timeout=20)
     assert status(fleet, impossible) == "waiting"  # although both are free
     fleet.start("c", "-P", "threads", "--capability", "gpu", "--capability", "rare", slots=1)

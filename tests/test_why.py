@@ -126,6 +126,7 @@ def test_a_paused_pool_takes_no_job_until_it_goes_on(desk: Desk) -> None:
     job_id = desk.park(task_id="t")
     assert desk.status(job_id) == "waiting"
     assert explain(desk).candidates[0].obstacle == "its pool is paused"
+    assert "0 are full, 1 in a paused pool, and" in explain(desk).story[-1]
     assert desk.dispatch(pool="mt").node_id == "n1"
     assert desk.views.pools()[0].paused
     desk.service.pause_pool("asr", paused=False)

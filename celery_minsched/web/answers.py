@@ -8,7 +8,7 @@ escaped: the page writes text as text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..line_views import MOST_LINES
@@ -195,7 +195,7 @@ def waiting(views: Views, _of: str = "", asked: Asked = FIRST) -> Answer:
             "waiting": f"{total:,}",
             "impossible": f"{sum(line.waiting for line in lines if not line.possible):,}",
             "oldest": max((_age(line.oldest_ts, now) for line in lines), default=0),
-            "lines": _shown(len(lines), line_count),
+            "lines": _looked_at(lines, line_count, asked),
             "shown": _shown(len(jobs), total),
         },
         "tables": {"lines": [_line(line, now) for line in part.rows], "jobs": jobs},
@@ -220,6 +220,10 @@ def _line(line: LineView, now: int) -> dict[str, Any]:
         "waiting": line.waiting,
         "age": _age(line.oldest_ts, now),
     }
+
+
+def _looked_at(lines: Sequence[object], total: int, asked: Asked) -> str:
+    return f"{len(lines):,} found, of {total:,}" if asked.find else _shown(len(lines), total)
 
 
 def _shown(shown: int, total: int) -> str:
