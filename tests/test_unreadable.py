@@ -97,3 +97,17 @@ def test_a_layout_that_is_no_number_is_an_error_that_names_the_key(scene: Scene)
             "scheduler:layout"
             in _answer("nodes", lambda: scene.app.minsched.views, "", FIRST)["error"]
         )
+
+
+def test_a_repair_passes_over_keys_of_the_wrong_type(scene: Scene) -> None:
+    """One breach that cannot be mended leaves the others to be mended."""
+    scene.raw.delete("scheduler:pool:mt:free")
+    scene.raw.set("scheduler:pool:mt:free", "x")
+    scene.raw.hset(RUNTIME, "current_jobs", "7")
+    scene.raw.hset("scheduler:node:runtime:n2", "current_jobs", "7")
+    said = run_with(scene.app, "check", "--repair")
+    assert said.exit_code == 1, said.output
+    assert "DEL the key, and run check --repair." in " ".join(said.output.split())
+    scene.raw.delete("scheduler:pool:mt:free")
+    assert run_with(scene.app, "check", "--repair").exit_code == 0
+    assert scene.codes() == set()

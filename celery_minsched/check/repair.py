@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from redis.exceptions import ResponseError
+
 from ..messages import read_message, request_of
 from ..models import DispatchRequest
 from ..scheduler import MinimalSchedulerService
@@ -54,23 +56,32 @@ def _remedy(breach: Breach) -> str:
 def _mend(service: MinimalSchedulerService, breaches: Iterable[Breach]) -> None:
     subjects = {breach.subject for breach in breaches if breach.subject}
     for kind, *args in sorted(subjects, key=lambda subject: (KINDS.index(subject[0]), subject)):
-        match kind:
-            case "node":
-                service.repair_node(*args)
-            case "line":
-                service.repair_line(*args)
-            case "count":
-                service.recount_waiting(args[0], args[1:])
-            case "job" | "slot":
-                service.repair_job(_told(service, args[0]), *args)
-            case "key":
-                service.redis.delete(*args)
-            case "ttl":
-                service.redis.pexpire(args[0], int(args[1]))
-            case "member":
-                service.redis.srem(*args)
-            case "field":
-                service.redis.hdel(*args)
+        try:
+            _mend_one(service, kind, *args)
+        except ResponseError as exc:
+            # Else a key of the wrong type is in the way, which is a breach of its own.
+            if "WRONGTYPE" not in str(exc):
+                raise
+
+
+def _mend_one(service: MinimalSchedulerService, kind: str, *args: str) -> None:
+    match kind:
+        case "node":
+            service.repair_node(*args)
+        case "line":
+            service.repair_line(*args)
+        case "count":
+            service.recount_waiting(args[0], args[1:])
+        case "job" | "slot":
+            service.repair_job(_told(service, args[0]), *args)
+        case "key":
+            service.redis.delete(*args)
+        case "ttl":
+            service.redis.pexpire(args[0], int(args[1]))
+        case "member":
+            service.redis.srem(*args)
+        case "field":
+            service.redis.hdel(*args)
 
 
 def _told(service: MinimalSchedulerService, job_id: str) -> DispatchRequest | None:

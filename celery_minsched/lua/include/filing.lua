@@ -45,7 +45,7 @@ local function places_in(pools, line, ticket, place)
     for _, pool in ipairs(pools) do places[pool] = place end
     return places
   end
-  local job = key.job(string.match(ticket, ' (.*)$'))
+  local job = key.job(string.match(ticket, ' (.*)$') or '')
   local status, known, fairness = unpack(redis.call('HMGET', job, 'status', 'places', 'fairness'))
   for pool, at in lines(known or '') do places[pool] = place_of(0, number(at)) end
   local band, added = math.floor(place / BAND), ''
