@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -194,6 +195,7 @@ def _json(text: str) -> Any:
     return value
 
 
+@lru_cache(maxsize=1024)  # most payloads name one of few tasks
 def is_json(text: str) -> bool:
     """Is it JSON that can be read?"""
     try:

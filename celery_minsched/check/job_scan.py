@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from redis.exceptions import NoPermissionError
 
-from ..job_record import NUMBERS, is_readable
+from ..job_record import CHECKED, is_readable
 from .breach import Breach
 from .jobs import AGENDAS, HAS_SLOT, PARKED, Seen, check_places, check_records
 from .lasting import IN_LINE, WITH_TTL, LastingKeys
@@ -21,7 +21,6 @@ from .unreadable import check_unreadable
 
 #: Of a job's record. As bytes, which the client need not encode for each job.
 _FIELDS = (
-    b"status",
     b"node_id",
     b"line",
     b"ticket",
@@ -30,9 +29,7 @@ _FIELDS = (
     b"expires_ts",
     b"task_id",
     b"successor",
-    *(name.encode() for name in NUMBERS),
-    b"decision",
-    b"payload_json",
+    *(name.encode() for name in CHECKED),
 )
 
 #: A key that holds jobs: its name, and its node or its line.
@@ -96,7 +93,7 @@ class JobScan:
             (job_id, self._questions(job_id)) for job_id in job_ids
         ):
             record = (value or "" for value in values)
-            status, node_id, line, ticket, suffix, where, expires_ts, task_id, later, *rest = record
+            node_id, line, ticket, suffix, where, expires_ts, task_id, later, status, *rest = record
             if not is_readable(status, *rest):
                 self._unreadable.add(job_id)
             lasts = ttl == -1
