@@ -82,6 +82,14 @@ def language_pairs(sizes: Sizes) -> Iterator[Row]:
         )
     with Fleet() as fleet:
         fleet.add_node("live", 1, ["other"])
+        fleet.send_each(combined(sizes.few, **PAIR))
+        with fleet.measured() as run:
+            fleet.service.set_language_pools("zh", "en", names("mt", 32))
+            beats = fleet.beat_while_due("live")
+        size = f"{sizes.few:,} lines, 32 pools"
+        yield run.row("set_language_pools", size, f"{beats} heartbeats, {run.seconds:.1f} s")
+    with Fleet() as fleet:
+        fleet.add_node("live", 1, ["other"])
         fleet.send_each(combined(sizes.lines, **PAIR))
         size = f"{sizes.lines:,} lines"
         with fleet.measured() as run:

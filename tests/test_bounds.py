@@ -96,6 +96,20 @@ def test_a_change_during_the_walk_reaches_the_lines_already_walked(
     assert not client.exists("scheduler:relinking")
 
 
+def test_a_pair_that_many_pools_serve_files_few_lines_in_a_call(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("idle", pools=["other"])
+    make_lines(desk, FEW)
+    pools = [f"mt{number}" for number in range(32)]
+    assert commands(client, lambda: desk.service.set_language_pools("zh", "en", pools)) < MOST
+    beat_until_done(desk, client, "idle")
+    assert {filed(client, pool) for pool in pools} == {FEW}
+    assert commands(client, lambda: desk.service.set_language_pools("zh", "en", [])) < MOST
+    beat_until_done(desk, client, "idle")
+    assert {filed(client, pool) for pool in pools} == {0}
+
+
 def test_nodes_are_forgotten_bit_by_bit(desk: Desk, client: redis.Redis) -> None:
     desk.node("idle", pools=["other"])
     for number in range(20):

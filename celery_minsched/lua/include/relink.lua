@@ -4,7 +4,8 @@
 -- the lines that wait for a pair of the pool, and "node n1", the lines that wait for this node alone. Each has a
 -- cursor, and " again" if there was another change since it began.
 
-local links_left = 128
+local links_left = 128  -- entries of lines in indexes
+local FEW = 8           -- lines scanned at a time
 
 -- Fills the free nodes of pools.
 local function fill_pools(pools)
@@ -18,17 +19,17 @@ local function fill_pools(pools)
   end
 end
 
--- Files lines anew, and fills the free nodes of the pools that serve them now.
-local function spread_lines(found)
-  local pools, seen = {}, {}
-  links_left = links_left - #found
+-- Files lines anew, and notes the pools that serve them now.
+local function spread_lines(found, pools)
   for _, line in ipairs(found) do
-    for _, pool in ipairs(file_line(line)) do
-      if not seen[pool] then pools[#pools + 1] = pool end
-      seen[pool] = true
+    local _, links = string.gsub(redis.call('HGET', key.lines(), line) or '', '\n', '')
+    local now = file_line(line)
+    links_left = links_left - math.max(1, links, #now)
+    for _, pool in ipairs(now) do
+      if not pools[pool] then pools[#pools + 1] = pool end
+      pools[pool] = true
     end
   end
-  fill_pools(pools)
 end
 
 local function relink_later(index, lines_key)
@@ -46,10 +47,9 @@ end
 local function scan_lines(kind, name, cursor)
   if kind ~= 'node' then
     local set = kind == 'pair' and key.lang_waiting(name) or key.pool_langs_waiting(name)
-    local pools = kind == 'pair' and redis.call('SCARD', key.lang(name)) or 1
-    return unpack(redis.call('SSCAN', set, cursor, 'COUNT', math.ceil(links_left / math.max(1, pools / 32))))
+    return unpack(redis.call('SSCAN', set, cursor, 'COUNT', FEW))
   end
-  local rest, scored = unpack(redis.call('ZSCAN', key.node_waiting(name), cursor, 'COUNT', links_left))
+  local rest, scored = unpack(redis.call('ZSCAN', key.node_waiting(name), cursor, 'COUNT', FEW))
   local found = {}
   for i = 1, #scored, 2 do found[#found + 1] = scored[i] end
   return rest, found
@@ -57,9 +57,10 @@ end
 
 -- Files some more of these lines anew. Returns whether more are left.
 local function relink_lines()
+  local pools = {}
   while links_left > 0 do
     local index = redis.call('HRANDFIELD', key.relinking())
-    if not index then return false end
+    if not index then break end
     local kind, name = string.match(index, '^(%a+) (.*)$')
     local cursor, again = string.match(redis.call('HGET', key.relinking(), index), '^(%d+)(.*)$')
     local rest, found = '0', {}
@@ -71,9 +72,10 @@ local function relink_lines()
     else
       redis.call('HDEL', key.relinking(), index)
     end
-    spread_lines(found)
+    spread_lines(found, pools)
     links_left = links_left - 1
   end
+  fill_pools(pools)
   return redis.call('EXISTS', key.relinking()) == 1
 end
 
