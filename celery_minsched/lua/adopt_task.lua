@@ -5,11 +5,11 @@
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] key of the ordinary queue's list
--- ARGV[3...] five for each message, 100 messages at the most, as for dispatch_task: as it lies there; and the four
--- of dispatch_task
+-- ARGV[3...] five for each message: the message as it lies there, and the four of dispatch_task. 100 messages at the
+--         most, else TOO_MANY_JOBS, as for dispatch_task
 --
--- Returns for each message, up to the first refused, which stays where it was, next to be taken; or as many as one
--- call may do, see dispatch_task:
+-- Returns an answer for each message, up to the first refused. That message stays where it was, next to be taken.
+-- There are fewer answers if the call has done as much as one may, see dispatch_task:
 --         what dispatch_task returns
 --         {"GONE"}   it does not lie there any more
 

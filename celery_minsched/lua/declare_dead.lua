@@ -4,8 +4,8 @@
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua     ARGV[2] node_id
--- ARGV[3] ms for which it must have been silent, and for two of its intervals at least: a node that lives is
---         drained, not declared dead
+-- ARGV[3] ms for which the node must have been silent; two of its intervals at least. A live node is drained, not
+--         declared dead
 --
 -- Returns {"OK", jobs that hold its slots}
 --         {"NODE_ID_IN_USE", its instance, ms since its last heartbeat}

@@ -6,8 +6,8 @@
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2...] four for each job, for 100 jobs at the most. With more, Redis returns the error TOO_MANY_JOBS and
--- nothing is written. Redis copies 1 MB of messages in 1 ms: send larger ones in several calls, in order:
+-- ARGV[2...] four for each job, 100 jobs at the most. With more, the script returns the error TOO_MANY_JOBS and writes
+-- nothing. Redis copies 1 MB of messages in 1 ms: send more in several calls, in order. The four are:
 --   JSON object of strings, all of them, "" for what is not asked:
 --         where        which pools will do: "asr", the pool; "zh:en", those that serve the pair, and
 --                      after a "|" the pair to look up next; "asr=zh:en", the pool, if it serves it
@@ -16,7 +16,7 @@
 --         src_lang, tgt_lang   as the caller put them: recorded, and not read
 --         preferred    node_id
 --         affinity     "prefer" the session's node, "require" it or the preferred one, or "none"
---         fairness     those who wait for the same take turns by it; usually the session_id
+--         fairness     jobs that wait in the same pool take turns by it; usually the session_id
 --         band         which of kombu's priority steps, "0" first
 --         suffix       what kombu appends to the name of a list for that step, "" for the first
 --         due_ts       ms since the epoch: hold no slot before; "0" for now
@@ -28,8 +28,9 @@
 --   the message up to where its job's id belongs, a JSON string; and the rest of it. Not read. Both ""
 --   where the caller sends the message: then a job takes a slot at once or is refused
 --
--- Returns for each job, up to the first refused. With fewer answers than jobs, and none refused, the call has done
--- as much as one may (nodes with hundreds of capabilities, pairs with hundreds of pools): send the others again.
+-- Returns an answer for each job, up to the first refused. If there are fewer answers than jobs and none is refused,
+-- the call has done as much as one may (nodes with hundreds of capabilities, pairs with hundreds of pools): send the
+-- other jobs again.
 --         {"OK", node_id, job_id, pool, chosen_by}
 --         {"OK", "", job_id, "", "delayed"}      until its due_ts
 --         {"OK", "", job_id, "", "busy"}         all nodes that can do it are full

@@ -18,13 +18,13 @@
 -- ARGV[10] the reason for which the node takes no jobs, "stuck" or "stopping"; "" if it takes jobs, or leaves
 -- ARGV[11] "true" if the node takes each message from its queue as soon as it comes, "false" if it may leave
 --         the message there, or does not know
--- ARGV[12] ms between two heartbeats, by which the node goes until it has this answer
+-- ARGV[12] the node's interval between two heartbeats, ms, until it has this answer
 -- ARGV[13...] job ids, 1,000 at most. A node that is not online, gives no reason and holds no job, has left
 --
 -- Returns {"OK", slots taken, draining "true"/"false", ms until this is worth calling again or -1,
 --          is there something to rescue "true"/"false", term: a new number once the node was declared
 --          dead, did a message in its queue show that it is stuck "true"/"false",
---          ms between two heartbeats that are enough for a fleet of this size,
+--          the interval that is enough for a fleet of this size, ms,
 --          a job that is not the node's, ...}
 --         {"UNKNOWN_NODE"}
 
@@ -57,8 +57,8 @@ redis.call('ZADD', key.nodes(), NOW, node_id)
 local answer = {'OK', 0, node[2] or 'false', -1, 'false', number(node[6]), is_stuck,
   math.floor(enough)}
 
--- Has nothing changed but the load within its level, and is the node needed for nothing? Then the heartbeat ends
--- here, before the functions of further includes are made, which takes longer than all its commands.
+-- Has nothing changed but the load within its level, and has the node nothing to do? Then the heartbeat ends here: to
+-- make the functions of the further includes takes longer than all commands of such a heartbeat.
 local taken = redis.call('ZCARD', key.node_jobs(node_id))
 local new = unconfirmed(node_id, job_ids)
 local function is_at_rest()

@@ -1,7 +1,7 @@
 -- include: relink
--- Pauses a pool, or takes that back. The nodes of a paused pool finish what they have and take no more
--- jobs for it; those who ask for it wait. They serve their other pools. When it goes on, who waited takes
--- the free slots. A pool is paused until this takes it back, or the record of its last node lapses.
+-- Pauses or resumes a pool. The nodes of a paused pool finish its jobs and take no more, and jobs that ask for the pool
+-- wait. The nodes serve their other pools. When the pool resumes, waiting jobs take the free slots. A pool is paused
+-- until it is resumed, or the record of its last node lapses.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

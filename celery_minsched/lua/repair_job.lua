@@ -1,8 +1,8 @@
 -- include: rescue
 -- Puts a job right. Its record says where it belongs, and it is taken out of wherever else it was seen.
 -- A slot that the record states and that is gone is taken again: the node confirms it or it lapses. A
--- message whose job is nowhere is placed; a job with no message and no slot is lost, and whoever waits
--- for it is told. Changes nothing of a job that is right.
+-- message whose job is nowhere is placed. A job with no message and no slot is lost, and its caller gets
+-- an error. Changes nothing of a job that is right.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua     ARGV[2] job_id

@@ -1,8 +1,8 @@
 -- include: rescue
 -- include: relink
 -- Puts a node right by its record: into every index that the record states and out of those that it
--- does not, its count to the size of its job set, its free slots to those who wait. What a node that is
--- not there has left is given to the rescue, or removed where nothing is to be rescued. Changes
+-- does not, its count to the size of its job set, its free slots to waiting jobs. What a node that is
+-- not there has left is given to the rescue, or removed if nothing is to be rescued. Changes
 -- nothing of a node that is right.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists

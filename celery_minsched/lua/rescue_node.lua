@@ -1,13 +1,13 @@
 -- include: rescue
--- Places jobs of a node that is gone, or of a process of it, whose messages were moved to the jobs' own lists; if
--- no job is named, settles the other jobs of the node that is gone: all its messages were moved before. Safe to
--- call again, and while the node is back: then only jobs that it has not claimed are placed.
+-- Places jobs of a node that is gone, or of a process of it, whose messages were moved to the jobs' own lists. If no job
+-- is named, all messages were moved: settles the other jobs of the node that is gone. Safe to call again, and while the
+-- node is back: then only jobs that it has not claimed are placed.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] node_id
--- ARGV[3...] jobs whose messages were moved, 100 at most, the oldest first. None: some 100 of the others are
---         settled
+-- ARGV[3...] jobs whose messages were moved, 100 at most, the oldest first. If there are none, 100 of the other jobs are
+--         settled at most
 --
 -- Returns {"OK", jobs placed, jobs lost, jobs that the node still has}
 
@@ -45,6 +45,6 @@ if left == 0 or not ARGV[3] then
   placed, lost = placed + more_placed, lost + more_lost
   left = redis.call('ZCARD', key.node_jobs(node_id))
 end
--- This caller goes on, and no other until it has been silent for a moment.
+-- This caller goes on with the rescue. Another one does so only after RESCUE_PAUSE.
 if left > 0 then redis.call('ZADD', key.rescues(), NOW + RESCUE_PAUSE, node_id) end
 return {'OK', placed, lost, left}

@@ -1,13 +1,13 @@
 -- include: discard
--- Tasks were revoked: takes their jobs that wait out of their lines. Their messages go to this node, and if its
--- queue is long, to any that is heard later. The node's worker reports the end to the caller. A job that was
+-- Takes the waiting and the delayed jobs of revoked tasks out of line. Their messages go to this node. If its queue is
+-- long, they go to a node that is heard later. The worker of that node reports the end to the caller. A job that was
 -- revoked before is left alone.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua     ARGV[2] node_id
 -- ARGV[3...] task ids, 100 at most
 --
--- Returns {"OK", jobs that were taken out of their lines}
+-- Returns {"OK", jobs that were taken out of line}
 
 local revoked = 0
 for i = 3, #ARGV do

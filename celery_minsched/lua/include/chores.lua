@@ -1,12 +1,12 @@
 -- include: due
 -- include: discard
 -- include: relink
--- What no event brings about, done by the heartbeats of whichever node comes by, a bounded number of
--- each a call. A heartbeat comes here if include/due.lua finds something to do: a new kind of work is added there too.
+-- Maintenance that no event starts. The heartbeat of any node does some of each kind, a bounded number in a call. It
+-- comes here if include/due.lua finds that something is due: add a new kind of work there too.
 
 local MOST_CHORES = 50    -- nodes
-local indexes_left = 1000 -- of nodes that this call buries or forgets
-local claims_left = 1000  -- jobs of nodes that it buries: see note_suspects
+local indexes_left = 1000 -- indexes of the nodes that this call buries or forgets
+local claims_left = 1000  -- jobs of the nodes that this call buries, see note_suspects
 local MOST_DUE = 200      -- delayed jobs
 local MOST_EXPIRED = 100
 local QUEUE_PAUSE = 50    -- ms until a node that has read of its queue is handed expired jobs again
@@ -30,8 +30,8 @@ local function clamp_stored_times(node_id)
   clamp_scores(key.node_jobs(node_id), TTL.lease)
 end
 
--- A node that is gone leaves dispatch, those who waited for it alone wait for others too, and its jobs
--- are rescued. It stands at minus its last heartbeat from then on, so that nobody finds it again.
+-- Declares a node dead: it leaves dispatch, jobs that waited for it alone wait for any node of their pools, and its
+-- jobs are due for rescue. Its score in key.nodes is minus its last heartbeat from now on: no call finds it again.
 local function bury_node(node_id, last_heartbeat)
   redis.call('HSET', key.node_info(node_id), 'online', 'false', 'state', '')
   end_term(node_id)
@@ -55,9 +55,8 @@ local function may_sweep(node_id)
   return true
 end
 
--- Forgets nodes that have been away for long. One at which something is left stays, and must not stand before
--- the others for ever: if there are many, each call looks at some of them. Returns whether this call has made
--- progress.
+-- Forgets nodes that have been away for long. A node that still has jobs or messages stays. So that such nodes do not
+-- stand before the others for ever, each call begins at another place. Returns whether this call has made progress.
 local function forget_nodes()
   local progress = false
   local before = redis.call('ZCOUNT', key.nodes(), TTL.history - NOW, -1)
@@ -101,8 +100,8 @@ local function place_delayed()
   return place_due(jobs) < #jobs or #jobs == MOST_DUE
 end
 
--- Returns when the node should be heard again for more, nil for no more. It is handed no more than it reads: its
--- own jobs come behind these in its queue.
+-- Hands messages of jobs that have expired to the node, no more than it reads: its own jobs come behind them in its
+-- queue. Returns when the node should send a heartbeat for more, nil if there are no more.
 local function discard_expired(node_id)
   local jobs = due(key.expiring(), expired_before(), MOST_EXPIRED)
   for _, job_id in ipairs(jobs) do
@@ -115,8 +114,8 @@ local function discard_expired(node_id)
   return #jobs == MOST_EXPIRED and NOW or nil
 end
 
--- The milliseconds until the node should be heard again for what is due then, -1 where another will be:
--- one node is asked to come in time, or all of a fleet would for each delayed job.
+-- Asks this node to send a heartbeat when the next work is due, unless another node was asked: if not, all nodes of a
+-- fleet would send one for each delayed job. Returns the milliseconds until then, -1 if another node was asked.
 local function ask_to_come(node_id, soonest)
   if is_another_asked(node_id, soonest) then return -1 end
   redis.call('HSET', key.alarm(), 'node_id', node_id, 'at', soonest)
@@ -124,10 +123,9 @@ local function ask_to_come(node_id, soonest)
   return soonest - NOW
 end
 
--- Does all that is due, for the node that is heard. A rescue is left to one who reads messages, who
--- also removes what only such a one can. Returns the milliseconds until there is something to do
--- again: at once where this call did as much as one may, else when the next delayed job falls due;
--- -1 for nothing known, or nothing for this node.
+-- Runs the maintenance that is due during this node's heartbeat. If the caller reads messages (`is_rescuer`), it does
+-- the rescues. Returns the milliseconds until this node should send the next heartbeat: 0 if this call did as much as
+-- one call may, else until the next work is due; -1 if nothing is due, or another node was asked.
 local function do_chores(node_id, suffixes, is_rescuer)
   local silence_counts, was_set_back = note_heartbeat()
   if was_set_back then clamp_stored_times(node_id) end

@@ -20,8 +20,8 @@ local TTL = {}
 local MAX_RESCUES
 TTL.node, TTL.lease, TTL.history, TTL.session, MAX_RESCUES = unpack(times_of_fleet or read_times(ARGV[1]))
 
--- The number that a field of a record holds; 0 if there is none, or no number: any program with access to the
--- key may have written it, and what is of one node or job must not stop others.
+-- The number that a field of a record holds, 0 if the field is missing or is no number. Any program with access to
+-- the key may have written the field, and a broken record of one node or job must not stop others.
 local function number(stored)
   local value = tonumber(stored)
   return value and math.abs(value) <= 9007199254740992 and value or 0

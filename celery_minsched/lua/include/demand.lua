@@ -26,7 +26,7 @@ end
 local pools_looked = 0
 local MOST_POOLS = 1000
 
--- The pools that could serve; none where none does.
+-- The pools that could serve, as a list that may be empty.
 local function pools_of(where)
   local pool, langs = parse_where(where)
   if pool then
@@ -57,9 +57,8 @@ local function pool_in(node_id, pools, caps)
   return nil
 end
 
--- What one call looks at, at the most, where a demand has several capabilities: nodes. After that a job waits,
--- and the heartbeat of a node that could have it finds it. A silent node counts more, since it is taken out
--- of all its indexes.
+-- Nodes that one call looks at, at the most, for demands with several capabilities. After that a job waits, and the
+-- heartbeat of a node that can do it finds it. A silent node counts as 100, since it leaves all its indexes.
 local walk_left = 5000
 local MOST_INTERSECTED = 1000
 
@@ -72,8 +71,8 @@ local function with_fewest(caps, count_key, command)
   return best, fewest
 end
 
--- Has one of the pools, by its registrations, a node with all of the capabilities? Taken for granted where
--- each of several capabilities is one of many nodes: to find out would take too long.
+-- Is a node with all of the capabilities registered in one of the pools? If many nodes have each of several
+-- capabilities, the answer is yes without a look: to find out would take too long.
 local function is_possible(pools, caps)
   for _, pool in ipairs(pools) do
     if #caps < 2 then
@@ -91,16 +90,8 @@ local function is_possible(pools, caps)
   return false
 end
 
--- An operator has paused the pool: its nodes take no more jobs for it, and those who ask for it wait.
+-- Has an operator paused the pool? Then its nodes take no more jobs for it, and jobs that ask for it wait.
 local function is_paused(pool) return redis.call('SISMEMBER', key.paused(), pool) == 1 end
-
-local function not_paused(pools)
-  local open = {}
-  for _, pool in ipairs(pools) do
-    if not is_paused(pool) then open[#open + 1] = pool end
-  end
-  return open
-end
 
 local function is_free(node_id, pool, caps)
   if is_paused(pool) then return false end

@@ -3,11 +3,11 @@
 
 local MOST_IN_QUEUE = 100  -- messages in a node's queue, up to which the node is handed such a message
 
--- Its worker takes each message in hand, and its own jobs come behind them.
+-- The worker reads each such message before the jobs behind it.
 local function has_room(node_id) return redis.call('LLEN', key.node_queue(node_id)) < MOST_IN_QUEUE end
 
--- A job that waits was revoked: its message goes to this node; if this node has no room, to the next one that is
--- heard and has. Was its message there?
+-- Discards a revoked job that waits. Its message goes to this node. If this node has no room, it goes to a node that is
+-- heard later. Returns whether the message was there.
 local function revoke_job(job, node_id)
   if has_room(node_id) and bytes_left > 0 then return discard_job(job, node_id, 'revoked') end
   if not is_parked(job) then return false end

@@ -2,7 +2,7 @@
 -- The dispatch of one job: resolves its demand to the least-loaded node with a free slot, takes the slot,
 -- records the job and the session, and sends the message to the node's queue; or has it wait.
 
--- Of one call: nobody else is served meanwhile. Python sends as many, see celery_minsched/paging.py.
+-- Limits of one call: Redis serves no other client meanwhile. Python sends no more, see celery_minsched/paging.py.
 local MOST_JOBS = 100
 local MOST_WRITES = 5000  -- to the free sets of nodes
 
@@ -15,9 +15,9 @@ local function too_many_jobs()
   return redis.error_reply('TOO_MANY_JOBS: at most ' .. MOST_JOBS .. ' in one call; nothing was done')
 end
 
--- What this call has found, and is to do when all its jobs are placed: see include/place.lua.
+-- The lines for which this call found no slot, and the jobs that join lines at its end: see include/place.lua.
 local full, joining = {}, {}
-local in_line = {}  -- jobs, by line; those that are to join counted in
+local in_line = {}  -- the number of jobs, by line, with those that join at the end
 
 -- A call that is made again, because its answer was lost on the way, gets the same answer.
 local function earlier_answer(ask)

@@ -1,10 +1,10 @@
 -- include: heard
--- Whether a heartbeat has something to do for all: whatever include/chores.lua does is looked for here.
+-- Whether a heartbeat has maintenance to do. Each kind of work of include/chores.lua is looked for here.
 
 local PUNCTUAL = 100  -- ms by which a node that was asked to come may be late
 
--- Was another node asked to come in time for what is due at `soonest`? One that was asked and did not come
--- is not waited for.
+-- Was another node asked to send a heartbeat in time for what is due at `soonest`? A node that was asked and is
+-- late does not count.
 local function is_another_asked(node_id, soonest)
   local asked = redis.call('HMGET', key.alarm(), 'node_id', 'at')
   local at = number(asked[2])
@@ -15,7 +15,7 @@ end
 -- expired too.
 local function expired_before() return NOW - 1000 end
 
--- May the node be needed for anything that is due, now or later, or for what lies in its queue's lists?
+-- May this heartbeat have to do something: maintenance that is due, or messages in the lists of the node's queue?
 local function is_needed(node_id, queue)
   if redis.call('EXISTS', key.rescues(), key.lost(), key.relinking(), unpack(queue)) > 0 then return true end
   -- Nodes that have been away for long stand below zero, those that fell silent above.

@@ -1,10 +1,9 @@
 -- include: demand
 -- include: turns
 -- Where freed slots find a line. A line is named by what must be true of the node: "where/caps/required node".
--- It is filed in each of its pools, in the index of one of its capabilities: that which the fewest nodes of
--- the pool have. A line without capabilities is filed in the index of the pool. So a node looks at the indexes
--- that it offers, and meets few lines that it cannot serve. A line for one node is filed at the node, while
--- that takes jobs.
+-- It is filed in each of its pools, in the index of the capability that the fewest nodes of the pool have. A line
+-- without capabilities is filed in the index of the pool. So a node looks at the indexes that it offers, and meets
+-- few lines that it cannot serve. A line for one node is filed at the node, while the node takes jobs.
 --
 -- `key.lines` has for each line the indexes in which it is filed, as a node's `offers`. The score of a line in
 -- an index is the place of its first job: for a language pair, that job's place in the index's pool.

@@ -11,8 +11,9 @@ local function heard_at(node_id, last_heartbeat)
   return at
 end
 
--- Notes a heartbeat, of whichever node, unless another came just before. Returns whether heartbeats have come in for longer than a node may be
--- silent (after Redis itself was away, all nodes look silent), and whether the clock was set back since.
+-- Notes a heartbeat of any node, unless another one came just before. Returns two things: whether heartbeats have
+-- arrived for longer than a node may be silent (after Redis was away, all nodes look silent), and whether the clock
+-- was set back since.
 local function note_heartbeat()
   local heard = redis.call('HMGET', key.heard(), 'last', 'since', 'set_back')
   local last, since, set_back = number(heard[1]), clamp(heard[2] or NOW), clamp(heard[3])
@@ -25,8 +26,8 @@ local function note_heartbeat()
   return NOW - since > TTL.node, NOW - set_back <= TTL.node
 end
 
--- Does a node's silence count? After Redis was away it does not, until heartbeats have come in for as long as
--- a node may be silent. If none comes in at all, that time counts from the first call that asks.
+-- Does a node's silence count? After Redis was away it does not, until heartbeats have arrived for as long as a
+-- node may be silent. If no heartbeat arrives at all, that time counts from the first call that asks.
 local silence_counts
 local function does_silence_count()
   if silence_counts ~= nil then return silence_counts end

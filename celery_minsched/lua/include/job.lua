@@ -80,8 +80,8 @@ local function forget_message(node_id, tag)
   redis.call('SREM', key.node_acked(node_id), tag)
 end
 
--- The job is lost: whoever waits for its result is told, by the node that first takes that on. Not so
--- where a later job of the same task goes on (a retry that was sent before the node died).
+-- Marks the job lost and queues a notification for its caller, unless a newer job of the same task is active (a retry
+-- that was sent before the node died).
 local function lose_job(job, reason, counted_as)
   local latest = job.task_id ~= '' and redis.call('GET', key.task(job.task_id))
     or job.successor ~= '' and job.successor or job.id

@@ -1,6 +1,6 @@
 -- include: context
--- What happened, for those who watch: a bounded stream of events, and counts. No script reads either, and neither
--- fails a script: a value of a program's from which Redis cannot go on is replaced.
+-- What happened: a bounded stream of events, and counters. No script reads them, and neither fails a script: a stream
+-- or a counter that another program has written, and to which Redis cannot add, begins anew.
 
 local MOST_EVENTS = 10000  -- about: Redis trims its stream by whole nodes of it
 

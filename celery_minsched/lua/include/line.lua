@@ -66,8 +66,8 @@ local function leave_line(job)
   rank_line(job.line)
 end
 
--- A job leaves the clocks by which it stands: served in a pool, or in none. The clocks of other pools go on
--- as if it had not come.
+-- A job leaves its clocks. `pool` is the pool in which it was served, nil for none. In the clocks of other pools it
+-- leaves unserved.
 local function leave_clocks(job, place, pool)
   local function leave(clock, at)
     leave_clock(clock, job.band, job.fairness, at and at - job.band * BAND)

@@ -80,7 +80,7 @@ local function place_chosen(node_id)
   end
 end
 
--- A node that was not heard of for this long is taken out of dispatch, where it is met.
+-- Is the node's last heartbeat younger than the TTL? If not, and if its silence counts, removes it from dispatch.
 local function is_heard(node_id, last_heartbeat)
   local seen = heard_at(node_id, last_heartbeat)
   if NOW - seen <= TTL.node then return true end
@@ -95,14 +95,14 @@ local function is_alive(node_id)
   return is_heard(node_id, redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts'))
 end
 
--- Was it found silent? One that left, and said so, is no process's any more.
+-- Was the node found silent? A node that has left has no instance.
 local function has_died(node_id)
   return tonumber(redis.call('ZSCORE', key.nodes(), node_id) or 0) < 0
     and redis.call('HGET', key.node_info(node_id), 'instance') ~= ''
 end
 
--- Starts a new term of the node: its earlier claims are void. The answer to its next heartbeat has the number, which
--- is new in the whole fleet: a node whose record was forgotten gets no old number either.
+-- Starts a new term of the node: its earlier claims are void. The answer to its next heartbeat has the term's number.
+-- The number is new in the whole fleet, so a node whose record was forgotten gets no old one.
 local function end_term(node_id)
   redis.call('HSET', key.node_info(node_id), 'term', next_number(key.turn()))
 end
@@ -132,7 +132,7 @@ local function note_suspects(node_id)
   redis.call('HSET', key.node_info(node_id), 'suspects', table.concat(suspects, '\n'))
 end
 
--- How many slots has the node, free or not, if it is there to work? False where it is not.
+-- The number of slots of a node that takes jobs, free or not. False if it takes none.
 local function takes_jobs(node_id)
   local node = redis.call('HMGET', key.node_info(node_id),
     'online', 'draining', 'last_heartbeat_ts', 'max_jobs')
@@ -147,8 +147,8 @@ local function note_change(pool, pair)
   changed_pairs[name] = not changed_pairs[name] and {pool, pair} or nil
 end
 
--- Says that a node, or a program ('*', which is no node id), has the pool serve the pair; or that it has
--- not any more.
+-- Records that `speaker` (a node id, or '*' for a mapping set by a program) makes the pool serve the language pair.
+-- The second function takes that back.
 local function serve_pair(pair, pool, speaker)
   redis.call('SADD', key.lang_speakers(pair, pool), speaker)
   redis.call('SADD', key.pool_langs(pool), pair)

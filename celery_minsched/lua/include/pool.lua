@@ -4,8 +4,8 @@
 -- The paused pools that lost their last node in this call.
 local left_paused = {}
 
--- The pool has lost its last node: its counters lapse, and it is not paused when its name returns. (A node that is
--- away stays in its pools for as long as Redis keeps its record.)
+-- The pool has lost its last node: its counters lapse, and it is not paused when its name returns. A node that is
+-- away stays in its pools for as long as Redis keeps its record.
 local function leave_pool(pool)
   redis.call('SREM', key.pools(), pool)
   redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)

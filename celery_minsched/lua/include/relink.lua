@@ -1,8 +1,8 @@
 -- include: fill
--- Files lines anew after the pools of a language pair have changed, or a node has left: so many lines a call.
--- A hash has the rest, from which heartbeats go on: "pair zh:en", the lines that wait for the pair, "pool asr",
--- the lines that wait for a pair of the pool, and "node n1", the lines that wait for this node alone. Each has a
--- cursor, and " again" if there was another change since it began.
+-- Files lines anew after the pools of a language pair have changed, or a node takes no more jobs: a bounded number of
+-- lines in a call. Heartbeats go on with the rest, which stands in a hash. Its fields are "pair zh:en", the lines that
+-- wait for the pair, "pool asr", the lines that wait for a pair of the pool, and "node n1", the lines that wait for
+-- this node alone. A value is a cursor, with " again" if there was another change since the walk began.
 
 local links_left = 128  -- entries of lines in indexes
 local FEW = 8           -- lines scanned at a time
@@ -85,8 +85,8 @@ local function relink_changed()
   return relink_lines()
 end
 
--- The node takes no jobs, or its offers have changed. Lines that wait for this node alone, and need not any
--- more, wait for any node of their pools.
+-- The node takes no jobs, or its offers have changed. Files the lines that wait for this node alone anew: if they need
+-- it no more, they wait for any node of their pools.
 local function open_lines(node_id)
   relink_later('node ' .. node_id, key.node_waiting(node_id))
   relink_lines()

@@ -3,7 +3,7 @@
 -- unacknowledged messages, or nowhere. Moving them to the jobs' own lists takes a reader of messages
 -- (node_agent/rescue.py); all else is done here, and can be done again at any time.
 
-local RESCUE_CLAIM = 10000  -- ms for which one who took on a rescue is left alone with it
+local RESCUE_CLAIM = 10000  -- ms for which a rescue belongs to the node that claimed it
 local LONGEST_REPORT_PAUSE = 600000  -- ms between two attempts to report a lost job to its caller
 local RESCUE_PAUSE = 1000   -- ms between two looks at what is left
 local MOST_RESCUED = 100    -- jobs in one call
@@ -43,8 +43,8 @@ local function is_queue_empty(node_id, suffixes)
   return true
 end
 
--- Does the node's queue or its book of unacknowledged messages hold one that may run again? If there are many,
--- a reader of messages has to look.
+-- Does a message that may run again lie in the node's queue, or among its unacknowledged messages? If there are many
+-- of these, the answer is yes: a reader of messages has to look.
 local function has_messages(node_id, suffixes)
   if not is_queue_empty(node_id, suffixes) then return true end
   if redis.call('HLEN', key.node_unacked(node_id)) > MOST_TAGS then return true end

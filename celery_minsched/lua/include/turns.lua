@@ -4,11 +4,10 @@
 -- session, a tenant) has one job in each turn at most, so a key that floods stands behind itself. All lines of
 -- a pool share the turns, one set for each priority: a key gains nothing by asking for different things.
 --
--- Virtual times of two pools do not compare. So jobs for a language pair stand in their lines by turns of the pair,
--- and such a job takes a turn of its own in each pool that serves the pair, by which its line stands in the
--- indexes of that pool.
+-- Virtual times of two pools do not compare. So jobs for a language pair stand in their lines by turns of the pair.
+-- Such a job also takes a turn in each pool that serves the pair. By it, the line stands in the indexes of that pool.
 --
--- A clock is a pool or a language pair. Its sorted set, one for each priority, has the virtual time, "now", each
+-- Each pool and each language pair has a clock. Its sorted set, one for each priority, has the virtual time, "now", each
 -- key's next turn, "of <key>", and the number of the key's jobs in line, "in <key>", after all turns.
 
 local BAND = 281474976710656   -- 2^48: the priorities' part of a place stands above the turns'
@@ -47,8 +46,9 @@ local function read_clock(name, band, fairness)
   return clock, clock.keys[fairness]
 end
 
--- A job joins. It takes the next turn of its key, or the turn that is now. That is a little later from now on, so
--- that such jobs keep their order, and so that many new keys do not stand before a key's second job for ever.
+-- A job joins. It takes the next turn of its key, or the current turn, whichever is later. Each job that takes the
+-- current turn moves the clock on by one. So such jobs keep their order, and many new keys do not stand before
+-- another key's second job for ever.
 local function take_turn(name, band, fairness)
   local clock, mine = read_clock(name, band, fairness)
   local turn = math.min(math.max(clock.now, mine.turn), BAND - TURN - 1)
@@ -64,8 +64,8 @@ local function take_turn_again(name, band, fairness)
   return 0
 end
 
--- A job leaves: served in this turn, or for another reason, without one. Turns that its key has taken in vain are
--- given back once no other job of the key waits: a later job must not stand before it.
+-- A job leaves: served in `turn`, or unserved, without one. Once no other job of its key waits, the key gives back the
+-- turns that it took in vain. It gives them back no earlier: a later job must not stand before a waiting one.
 local function leave_clock(name, band, fairness, turn)
   local clock, mine = read_clock(name, band, fairness)
   clock.now, clock.has_left = math.max(clock.now, turn or 0), true
@@ -73,7 +73,7 @@ local function leave_clock(name, band, fairness, turn)
   if mine.waiting == 0 then mine.turn = turn and turn + TURN or 0 end
 end
 
--- Writes one clock. A turn that is past says nothing. Some other keys are forgotten, too, when a job leaves.
+-- Writes one clock, without turns that are past. If a job has left, it also removes past turns of some other keys.
 local function write_clock(set, clock)
   local written, gone = {clock.now, 'now'}, {}
   local function put(member, score, is_kept)
