@@ -78,7 +78,11 @@ QUEUES: Final = {
 
 #: Of each key its ids, its type in Redis, and what it holds: docs/protocol.md is made of it.
 HOLDS: Final = {
-    "layout": ((), "string", "the number of this layout; whoever knows another refuses to start"),
+    "layout": (
+        (),
+        "string",
+        "the number of this layout; a version that knows another refuses to start",
+    ),
     "times": (
         (),
         "string",

@@ -172,13 +172,13 @@ class Releaser:
         }
         if gone:
             yield (
-                f"Nobody has seen yet to the jobs of {', '.join(sorted(gone))}, which died. Start "
-                "a node, drain it, wait until this says so no more, and stop it."
+                f"No node has rescued the jobs of {', '.join(sorted(gone))} yet. Start a node, "
+                "drain it, wait until this command says so no more, and stop it."
             )
         if self._redis.exists(self._keys("lost")):
             yield (
-                "Jobs are lost, and their callers are yet to be told, which a node does. Start "
-                "one, drain it, wait until this says so no more, and stop it."
+                "Jobs are lost, and no node has told their callers yet. Start a node, "
+                "drain it, wait until this command says so no more, and stop it."
             )
         if self.waiting():
             yield _THERE_ARE_MORE

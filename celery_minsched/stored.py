@@ -89,12 +89,12 @@ class Fields:
 
     def __init__(self, record: Mapping[str, str | None]) -> None:
         self._record = record
-        self._faults: list[str] = []
+        self._faults: dict[str, str] = {}  # the first of each field
 
     @property
     def broken(self) -> str:
         """What cannot be read, in words; "" if everything can."""
-        return ", ".join(self._faults)
+        return ", ".join(self._faults.values())
 
     def text(self, name: str) -> str:
         """Any text."""
@@ -163,7 +163,7 @@ class Fields:
     def missing(self, name: str) -> None:
         """Note that a field is needed and does not exist."""
         if self._record.get(name) is None:
-            self._faults.append(f"{name} is missing")
+            self._faults.setdefault(name, f"{name} is missing")
 
     def matching(self, name: str, pattern: re.Pattern[str]) -> str:
         """A text of this form; "" for another."""
@@ -174,12 +174,10 @@ class Fields:
         return value
 
     def _note(self, name: str, what: str) -> None:
-        """Note a fault of a field, once."""
+        """Note a fault of a field, if it is the first of this field."""
         value = self.text(name)
         shown = repr(value[:_MOST_SHOWN]) + ("…" if len(value) > _MOST_SHOWN else "")
-        fault = f"{name} is {what}: {shown}"
-        if fault not in self._faults:
-            self._faults.append(fault)
+        self._faults.setdefault(name, f"{name} is {what}: {shown}")
 
 
 def _json(text: str) -> Any:

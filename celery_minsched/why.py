@@ -161,7 +161,7 @@ def _present(
     if job.status == "waiting":
         return _waiting(job, now, place, possible, candidates)
     if job.status == "parked":
-        return [f"It was {job.reason}; the next node that is heard tells whoever waits for it."]
+        return [f"It was {job.reason}; the next node that sends a heartbeat tells its caller."]
     if job.status == "delayed":
         seconds = max(job.due_ts - now, 0) / 1000
         return [f"It is delayed: due in {seconds:.1f} s, and holds no slot before that."]

@@ -161,7 +161,7 @@ def test_the_jobs_of_a_node_that_died_are_not_forgotten(
     send(app, "t1")
     silence(desk, "n1", 60_000)
     [told] = released(app, code=1)["left"]
-    assert told.startswith("Nobody has seen yet to the jobs of n1, which died. Start a node")
+    assert told.startswith("No node has rescued the jobs of n1 yet. Start a node")
     assert ids(client, "minsched.node.n1") == ["t1"]
     finish(desk, "t1")
 
@@ -176,7 +176,7 @@ def test_a_caller_who_is_yet_to_be_told_that_his_job_is_lost_is_not_forgotten(
     assert desk.status(job_id) == "lost"
     desk.beat("n1", online=False, jobs=[])
     [told] = released(app, code=1)["left"]
-    assert told.startswith("Jobs are lost, and their callers are yet to be told")
+    assert told.startswith("Jobs are lost, and no node has told their callers yet")
 
 
 def test_a_task_that_was_revoked_does_not_run(app: Celery, desk: Desk, client: redis.Redis) -> None:

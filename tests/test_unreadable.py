@@ -71,6 +71,9 @@ def test_one_broken_record_hides_no_other_and_is_named(scene: Scene, what: str) 
         assert "broken" in said["nodes"]
         [node] = [n for n in json.loads(said["nodes --json"]) if n["node_id"] == "n1"]
         assert (node["state"], node["online"], bool(node["broken"])) == ("broken", False, True)
+        assert node["broken"].count("max_jobs is ") <= 1
+        [row] = [line for line in said["nodes"].splitlines() if line.startswith("n1 ")]
+        assert " d " not in row  # a time that cannot be read is not the year 1970
     if code == "job_unreadable":
         assert "broken" in said["jobs"]
         assert "Its record cannot be read" in said["why t-running"]

@@ -45,7 +45,7 @@ def _binding(look: Look, key: str, exchange: str) -> Iterator[Breach]:
     if name == "job_queue" or look.nodes.get(owner) is None:
         yield Breach(
             code="stray_binding",
-            sentence=f"{exchange} is bound in the broker, and nobody consumes it",
+            sentence=f"{exchange} is bound in the broker, and no node consumes it",
             keys=(key,),
             subject=("key", key),
         )

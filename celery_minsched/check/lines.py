@@ -28,7 +28,7 @@ def check_lines(look: Look) -> Iterator[Breach]:
                 code="line_unreadable",
                 sentence=f"{name!r} is no line such as asr/gpu/n1",
                 keys=(look.keys("lines"), look.keys("waiting", name)),
-                remedy="Somebody put it there by hand. HDEL it from the first key, DEL the second.",
+                remedy="Another program put it there. HDEL it from the first key, DEL the second.",
             )
             continue
         readable.append(name)
@@ -181,7 +181,7 @@ class _Line:
             if record is not None or any(at_pairs):
                 yield self._breach(
                     "line_without_jobs",
-                    "has nobody in it, and is not gone",
+                    "has no job in it, and is not gone",
                     [keys("lines"), keys("waiting", self.name), *self.at_pairs],
                 )
             return

@@ -191,7 +191,7 @@ def _left_behind(look: Look, node_id: str, has_more: bool, is_known: bool) -> It
     if has_more or _has_jobs(look, queues):
         yield Breach(
             code="left_behind",
-            sentence=f"node {node_id} is not there, and nobody is rescuing its jobs and messages",
+            sentence=f"node {node_id} is not there, and no node rescues its jobs and messages",
             keys=(keys("node_jobs", node_id), *queues, *(keys(book, node_id) for book in BOOKS)),
             subject=("node", node_id),
         )
@@ -200,7 +200,7 @@ def _left_behind(look: Look, node_id: str, has_more: bool, is_known: bool) -> It
             code="foreign_message",
             sentence=f"there is no node {node_id}, and messages of no job lie in its queue",
             keys=tuple(queues),
-            remedy="Somebody put them there by hand. Start a node of that id, or DEL the lists.",
+            remedy="Another program put them there. Start a node of that id, or DEL the lists.",
         )
 
 

@@ -89,7 +89,8 @@ def nodes_table(found: Sequence[NodeView], now: int) -> Table:
         made.add_row(
             *(node.node_id, state(node.state), f"{node.current_jobs}/{node.max_jobs}"),
             *(percent(node.load.get(part)) for part in ("cpu", "gpu", "mem")),
-            *(duration(now - node.last_heartbeat_ts), names(node.pools), names(node.capabilities)),
+            duration(now - node.last_heartbeat_ts) if node.last_heartbeat_ts else "-",
+            *(names(node.pools), names(node.capabilities)),
         )
     return made
 
