@@ -12,7 +12,7 @@ local MOST_LOOKS = 256  -- nodes that left just now
 local function is_alive_fleet()
   for _, node_id in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), NOW - TTL.node, '+inf',
       'LIMIT', 0, MOST_LOOKS)) do
-    local node = redis.call('HMGET', key.node_info(node_id), 'online', 'instance')
+    local node = attempt(redis.call, 'HMGET', key.node_info(node_id), 'online', 'instance') or {'true'}
     if node[1] == 'true' or node[2] ~= '' then return true end  -- else it has left in good order
   end
   return false

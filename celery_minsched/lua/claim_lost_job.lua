@@ -20,9 +20,11 @@ end
 
 write_even_without_memory()
 for _, job_id in ipairs(due_of(key.lost(), LONGEST_REPORT_PAUSE, MOST_RESCUED)) do
-  local told = redis.call('HMGET', key.job(job_id), 'ended_ts', 'tag')
-  local age = NOW - clamp(told[1] or NOW)
-  if age > TTL.history then
+  local told = attempt(redis.call, 'HMGET', key.job(job_id), 'ended_ts', 'tag')
+  local age = told and NOW - clamp(told[1] or NOW)
+  if not told then
+    redis.call('ZREM', key.lost(), job_id)
+  elseif age > TTL.history then
     give_up(read_job(job_id), told[2] or '')
   else
     redis.call('ZADD', key.lost(), NOW + pause_after(age), job_id)

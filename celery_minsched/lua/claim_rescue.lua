@@ -10,10 +10,9 @@
 
 write_even_without_memory()
 for _, node_id in ipairs(due_of(key.rescues(), RESCUE_CLAIM, MOST_NODES)) do
-  if is_gone(node_id) then
-    redis.call('ZADD', key.rescues(), NOW + RESCUE_CLAIM, node_id)
-    return {'OK', node_id, has_died(node_id) and 'dead' or 'left'}
-  end
-  redis.call('ZREM', key.rescues(), node_id)
+  redis.call('ZADD', key.rescues(), NOW + RESCUE_CLAIM, node_id)
+  local is_due, dead = attempt(function() return is_gone(node_id), has_died(node_id) end)
+  if is_due then return {'OK', node_id, dead and 'dead' or 'left'} end
+  if is_due == false then redis.call('ZREM', key.rescues(), node_id) end
 end
 return {'OK', '', ''}

@@ -54,7 +54,7 @@ redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_j
   'last_heartbeat_ts', NOW, 'state', state, 'interval_ms', interval)
 redis.call('ZADD', key.nodes(), NOW, node_id)
 
-local answer = {'OK', 0, node[2] or 'false', -1, 'false', number(node[6]), is_stuck,
+local answer = {'OK', 0, node[2] == 'true' and 'true' or 'false', -1, 'false', number(node[6]), is_stuck,
   math.floor(enough)}
 
 -- Has nothing changed but the load within its level, and has the node nothing to do? Then the heartbeat ends here: to

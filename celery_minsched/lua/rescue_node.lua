@@ -31,8 +31,8 @@ local function place_moved(job)
 end
 
 for i = 3, #ARGV do
-  local job = read_job(ARGV[i])
-  if is_parked(job) then place_moved(job) end
+  local job = attempt(read_job, ARGV[i])
+  if job and is_parked(job) then place_moved(job) end
 end
 if not gone then
   redis.call('ZREM', key.rescues(), node_id)

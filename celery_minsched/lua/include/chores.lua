@@ -55,6 +55,23 @@ local function may_sweep(node_id)
   return true
 end
 
+-- Buries a silent node, or forgets one, unless this call has no time for it. Returns whether it did.
+local function bury_silent(node_id, last_heartbeat)
+  if not may_sweep(node_id) then return false end
+  bury_node(node_id, last_heartbeat)
+  return true
+end
+
+local function forget_node(node_id)
+  if redis.call('EXISTS', key.node_jobs(node_id), key.node_unacked(node_id)) > 0 or not may_sweep(node_id) then
+    return false
+  end
+  withdraw_offers(node_id)
+  redis.call('DEL', key.node_info(node_id), key.node_runtime(node_id))
+  redis.call('ZREM', key.nodes(), node_id)
+  return true
+end
+
 -- Forgets nodes that have been away for long. A node that still has jobs or messages stays. So that such nodes do not
 -- stand before the others for ever, each call begins at another place. Returns whether this call has made progress.
 local function forget_nodes()
@@ -63,12 +80,7 @@ local function forget_nodes()
   local first = NOW % math.max(1, before - MOST_CHORES + 1)
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
       'LIMIT', first, MOST_CHORES)) do
-    if redis.call('EXISTS', key.node_jobs(gone), key.node_unacked(gone)) == 0 and may_sweep(gone) then
-      withdraw_offers(gone)
-      redis.call('DEL', key.node_info(gone), key.node_runtime(gone))
-      redis.call('ZREM', key.nodes(), gone)
-      progress = true
-    end
+    progress = attempt(forget_node, gone) or progress
   end
   return progress
 end
@@ -80,10 +92,7 @@ local function sweep_nodes()
   local silent = redis.call('ZRANGEBYSCORE', key.nodes(), 0, NOW - TTL.node - 1,
     'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
   for i = 1, #silent, 2 do
-    if may_sweep(silent[i]) then
-      bury_node(silent[i], tonumber(silent[i + 1]))
-      progress = true
-    end
+    progress = attempt(bury_silent, silent[i], tonumber(silent[i + 1])) or progress
   end
   progress = forget_nodes() or progress
   return progress and redis.call('ZCOUNT', key.nodes(), TTL.history - NOW, NOW - TTL.node - 1) > 0
@@ -108,8 +117,10 @@ local function discard_expired(node_id)
     if bytes_left <= 0 then return NOW end
     if not has_room(node_id) then return NOW + QUEUE_PAUSE end
     redis.call('ZREM', key.expiring(), job_id)
-    local was_revoked = redis.call('HGET', key.job(job_id), 'reason') == 'revoked'
-    discard_job(read_job(job_id), node_id, was_revoked and 'revoked' or 'expired')
+    attempt(function()
+      local was_revoked = redis.call('HGET', key.job(job_id), 'reason') == 'revoked'
+      discard_job(read_job(job_id), node_id, was_revoked and 'revoked' or 'expired')
+    end)
   end
   return #jobs == MOST_EXPIRED and NOW or nil
 end

@@ -27,6 +27,15 @@ local function number(stored)
   return value and math.abs(value) <= 9007199254740992 and value or 0
 end
 
+-- Does a step about one node, job or line, and returns its two answers. A program may have put a key of another
+-- type in place of one of that node's: then the step ends with nil, and no other step. `check` names the key.
+local function attempt(step, ...)
+  local is_done, answer, more = pcall(step, ...)
+  if is_done then return answer, more end
+  local fault = type(answer) == 'table' and answer.err or tostring(answer)
+  if not string.find(fault, 'WRONGTYPE', 1, true) then error(answer, 0) end
+end
+
 -- The next number of a counter. It begins anew if it holds none, with a number above all that it ever had.
 local function next_number(counter)
   local value = redis.pcall('INCR', counter)

@@ -160,7 +160,7 @@ end
 
 -- Is the node there to do in one of the pools what is asked for, be it full just now?
 local function is_for(node_id, pools, caps)
-  return node_id ~= '' and pool_in(node_id, pools, caps) ~= nil and takes_jobs(node_id) ~= false
+  return node_id ~= '' and pool_in(node_id, pools, caps) ~= nil and (attempt(takes_jobs, node_id) or false) ~= false
 end
 
 -- The node that a job must have: the preferred one, or else its session's, while that is there to do

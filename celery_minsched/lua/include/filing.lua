@@ -32,7 +32,7 @@ end
 
 -- The first job of a line, as its ticket, and the job's place.
 local function first_in_line(line)
-  local first = redis.call('ZRANGE', key.waiting(line), 0, 0, 'WITHSCORES')
+  local first = attempt(redis.call, 'ZRANGE', key.waiting(line), 0, 0, 'WITHSCORES') or {}
   return first[1], first[2]
 end
 
@@ -45,7 +45,7 @@ local function places_in(pools, line, ticket, place)
     return places
   end
   local job = key.job(string.match(ticket, ' (.*)$') or '')
-  local status, known, fairness = unpack(redis.call('HMGET', job, 'status', 'places', 'fairness'))
+  local status, known, fairness = unpack(attempt(redis.call, 'HMGET', job, 'status', 'places', 'fairness') or {})
   for pool, at in lines(known or '') do places[pool] = place_of(0, number(at)) end
   local band, added = math.floor(place / BAND), ''
   for _, pool in ipairs(pools) do

@@ -136,7 +136,7 @@ local function next_line(node_id, indexes)
   for _, index in ipairs(indexes) do
     local pool, capability = index[1], index[2]
     local waiting = waiting_key(pool, capability)
-    compare(first_in_index(node_id, waiting, pool .. '\t' .. capability, function(line)
+    compare(attempt(first_in_index, node_id, waiting, pool .. '\t' .. capability, function(line)
       return pool_at_index(indexes, pool, waiting, line)
     end))
   end
@@ -154,7 +154,11 @@ local function serve_line(line, node_id, pool)
     rank_line(line)
     return false
   end
-  local job = read_job(string.match(ticket, ' (.*)$') or '')
+  local job = attempt(read_job, string.match(ticket, ' (.*)$') or '')
+  if not job then
+    leave_line({line = line, ticket = ticket})
+    return false
+  end
   job.line, job.ticket, job.band = line, ticket, math.floor(place / BAND)
   leave_clocks(job, place, pool)
   leave_line(job)

@@ -57,9 +57,10 @@ local bytes_left = 4000000
 
 -- Moves the next message of a list to a node's queue. Was there one?
 local function move_next(list, node_id)
-  local message = redis.call('LMOVE', list, key.node_queue(node_id), 'RIGHT', 'LEFT')
-  if message then bytes_left = bytes_left - #message end
-  return message ~= false
+  local message = attempt(redis.call, 'LMOVE', list, key.node_queue(node_id), 'RIGHT', 'LEFT')
+  if not message then return false end
+  bytes_left = bytes_left - #message
+  return true
 end
 
 -- A node's queue is one list: all that is in it has its slot, and priority says nothing there.
@@ -106,8 +107,23 @@ end
 
 local function read_session(session_id)
   if session_id == '' then return {node_id = '', pool = ''} end
-  local known = redis.call('HMGET', key.session(session_id), 'node_id', 'preferred_pool')
+  local known = attempt(redis.call, 'HMGET', key.session(session_id), 'node_id', 'preferred_pool') or {}
   return {node_id = known[1] or '', pool = known[2] or ''}
+end
+
+-- The job's session is at this node now.
+local function move_session(job, node_id, pool)
+  local home = redis.call('HGET', key.session(job.session_id), 'node_id')
+  if home and home ~= node_id then
+    count(pool, 'session_moves')
+    redis.call('HSET', key.job(job.id), 'session_node', home)
+  end
+  redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
+  if job.src_lang ~= '' then
+    redis.call('HSET', key.session(job.session_id),
+      'last_lang_pair', job.src_lang .. ':' .. job.tgt_lang)
+  end
+  redis.call('PEXPIRE', key.session(job.session_id), TTL.session)
 end
 
 -- Gives a job its slot at a node, and its session with it.
@@ -137,18 +153,7 @@ local function give_slot(job, node_id, pool, chosen_by)
   end
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
-  if job.session_id == '' then return end
-  local home = redis.call('HGET', key.session(job.session_id), 'node_id')
-  if home and home ~= node_id then
-    count(pool, 'session_moves')
-    redis.call('HSET', key.job(job.id), 'session_node', home)
-  end
-  redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
-  if job.src_lang ~= '' then
-    redis.call('HSET', key.session(job.session_id),
-      'last_lang_pair', job.src_lang .. ':' .. job.tgt_lang)
-  end
-  redis.call('PEXPIRE', key.session(job.session_id), TTL.session)
+  if job.session_id ~= '' then attempt(move_session, job, node_id, pool) end
 end
 
 -- A node says that it holds the job: renews the lease. A job of which Redis has lost the record, or

@@ -51,7 +51,7 @@ local function place_node(node_id)
   local node = redis.call('HMGET', key.node_info(node_id),
     'online', 'draining', 'max_jobs', 'load', 'turn', 'offers', 'turn_base')
   if not node[3] then return taken, 0 end
-  redis.call('HSET', key.node_runtime(node_id), 'current_jobs', taken)
+  attempt(redis.call, 'HSET', key.node_runtime(node_id), 'current_jobs', taken)
   local max_jobs, turn = number(node[3]), number(node[5]) - number(node[7])
   local order = node[1] == 'true' and node[2] ~= 'true' and taken < max_jobs
     and load_order(taken, max_jobs, number(node[4]), turn)
@@ -91,9 +91,11 @@ local function is_heard(node_id, last_heartbeat)
   return false
 end
 
-local function is_alive(node_id)
+local function read_is_alive(node_id)
   return is_heard(node_id, redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts'))
 end
+
+local function is_alive(node_id) return attempt(read_is_alive, node_id) or false end
 
 -- Was the node found silent? A node that has left has no instance.
 local function has_died(node_id)

@@ -71,9 +71,7 @@ end
 -- Returns how many.
 local function place_due(job_ids)
   local full, joining, placed = {}, {}, 0
-  for _, job_id in ipairs(job_ids) do
-    if not may_move() then break end
-    placed = placed + 1
+  local function place_next(job_id)
     local job = read_job(job_id)
     if job.status == 'delayed' and not is_parked(job) then
       lose_job(job, 'its message is gone')
@@ -81,7 +79,13 @@ local function place_due(job_ids)
       if give_parked(job, full) then moves_left = moves_left - 1 else join_later(job, joining) end
     end
   end
-  join_lines(joining)
+  for _, job_id in ipairs(job_ids) do
+    if not may_move() then break end
+    placed = placed + 1
+    attempt(place_next, job_id)
+  end
+  write_clocks()
+  for _, jobs in ipairs(joining) do attempt(join_line, jobs) end
   if placed > 0 then redis.call('ZREM', key.delayed(), unpack(job_ids, 1, placed)) end
   return placed
 end

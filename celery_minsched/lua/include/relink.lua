@@ -14,7 +14,7 @@ local function fill_pools(pools)
     for _, node_id in ipairs(redis.call('ZRANGE', key.pool_free(pool), 0, nodes_left - 1)) do
       if looks_left <= 0 or not may_move() then return end
       nodes_left = nodes_left - 1
-      fill_node(node_id)
+      attempt(fill_node, node_id)
     end
   end
 end
@@ -23,7 +23,7 @@ end
 local function spread_lines(found, pools)
   for _, line in ipairs(found) do
     local _, links = string.gsub(redis.call('HGET', key.lines(), line) or '', '\n', '')
-    local now = file_line(line)
+    local now = attempt(file_line, line) or {}
     links_left = links_left - math.max(1, links, #now)
     for _, pool in ipairs(now) do
       if not pools[pool] then pools[#pools + 1] = pool end

@@ -96,9 +96,9 @@ local function settle_jobs(node_id, before, suspects)
   local placed, lost = 0, 0
   local jobs = jobs_by_age(node_id, before)
   for _, each in ipairs(jobs) do
-    local job, lease = read_job(each.id), clamp(each.lease, TTL.lease)
+    local job, lease = attempt(read_job, each.id) or {}, clamp(each.lease, TTL.lease)
     if job.node_id ~= node_id or ENDED[job.status] then
-      redis.call('ZREM', key.node_jobs(node_id), job.id)
+      redis.call('ZREM', key.node_jobs(node_id), each.id)
     elseif is_parked(job) then
       if place_anew(job, suspects) then placed = placed + 1 else lost = lost + 1 end
     elseif job.status == 'dispatched' and lease > NOW then
@@ -158,18 +158,24 @@ local function is_gone(node_id)
   return (node[1] ~= 'true' and (node[2] or '') == '') or not is_alive(node_id)
 end
 
+-- Goes on with one of them. Returns whether it made progress.
+local function go_on_with(node_id, suffixes)
+  if not is_gone(node_id) then
+    redis.call('ZREM', key.rescues(), node_id)
+  elseif not has_messages(node_id, suffixes) then
+    rescue_node(node_id)
+    return true
+  end
+  return false
+end
+
 -- Goes on with the rescues that are due. Those that need a reader of messages stay due. Returns whether there may
 -- be more, if this call has made progress.
 local function rescue_due(suffixes)
   local due_now, progress = due_of(key.rescues(), RESCUE_CLAIM, MOST_NODES), false
   for _, node_id in ipairs(due_now) do
     if rescues_left <= 0 then return true end
-    if not is_gone(node_id) then
-      redis.call('ZREM', key.rescues(), node_id)
-    elseif not has_messages(node_id, suffixes) then
-      rescue_node(node_id)
-      progress = true
-    end
+    progress = attempt(go_on_with, node_id, suffixes) or progress
   end
   return progress and (#due_now == MOST_NODES or rescues_left <= 0)
 end

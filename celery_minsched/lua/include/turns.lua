@@ -38,7 +38,7 @@ local function read_clock(name, band, fairness)
     clocks[set] = clock
   end
   if not clock.keys[fairness] then
-    local found = redis.call('ZMSCORE', set, 'now', 'of ' .. fairness, 'in ' .. fairness)
+    local found = attempt(redis.call, 'ZMSCORE', set, 'now', 'of ' .. fairness, 'in ' .. fairness) or {}
     clock.now = clock.now or tonumber(found[1] or 0)
     clock.keys[fairness] = {turn = tonumber(found[2] or 0), waiting = tonumber(found[3] or BAND) - BAND}
   end
@@ -100,6 +100,6 @@ local function write_clock(set, clock)
 end
 
 local function write_clocks()
-  for set, clock in pairs(clocks) do write_clock(set, clock) end
+  for set, clock in pairs(clocks) do attempt(write_clock, set, clock) end
   clocks = {}
 end
