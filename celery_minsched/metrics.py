@@ -77,7 +77,7 @@ class SchedulerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One scrape."""
-        up = "Did Redis answer this scrape? 1 or 0."
+        up = "1 if Redis answered this scrape and its records can be read, else 0."
         began = time.perf_counter()
         try:
             metrics = [_in_print(metric) for metric in _metrics(self._views())]
