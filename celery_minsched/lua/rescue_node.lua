@@ -1,13 +1,13 @@
 -- include: rescue
--- Places jobs of a node that is gone, or of a process of it, whose messages were moved to the jobs' own lists. If no job
--- is named, all messages were moved: settles the other jobs of the node that is gone. Safe to call again, and while the
--- node is back: then only jobs that it has not claimed are placed.
+-- Places jobs of a node that is gone, or of a process of it, whose messages were moved to the jobs' own lists. If no
+-- job is named, all messages were moved: settles the other jobs of the node that is gone. Safe to call again, and
+-- while the node is back: then only jobs that it has not claimed are placed.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] node_id
--- ARGV[3...] jobs whose messages were moved, 100 at most, the oldest first. If there are none, 100 of the other jobs are
---         settled at most
+-- ARGV[3...] jobs whose messages were moved, 100 at most, the oldest first. If there are none, 100 of the other jobs
+--         are settled at most
 --
 -- Returns {"OK", jobs placed, jobs lost, jobs that the node still has}
 

@@ -1,7 +1,7 @@
 -- include: line
--- Which line a freed slot serves. In a pool the line is first whose first job has the first place: by priority,
--- then by turn, then by age. A node in several pools looks at the priority, and then serves the pool that it
--- served longest ago.
+-- Which line a freed slot serves. In a pool, the line of the job with the first place: by priority, then by turn, then
+-- by age. A node in several pools compares the priorities first. Among pools with the same priority it serves the pool
+-- that it served longest ago.
 
 -- What one call does at the most, however many wait; a heartbeat goes on from there.
 local looks_left = 2000  -- indexes read, and lines looked at in vain
@@ -43,8 +43,8 @@ local function refile_line(line, index)
   return true
 end
 
--- Can the node serve a line of this index of a pool? A line that is filed wrongly, since its pools or its node
--- have changed, is filed anew. Returns the pool, or nil and whether the line has left the index.
+-- The pool, if the node can serve a line of this index of the pool; else nil, and whether the line has left the index.
+-- A line that is filed wrongly, since its pools or its node have changed, is filed anew.
 local function pool_at_index(indexes, pool, index, line)
   local where, caps, required = parse_line(line)
   if not has_all(indexes, pool, caps) then return nil end
@@ -69,9 +69,9 @@ local function pool_at_node(indexes, node_id, line)
   return nil, refile_line(line, key.node_waiting(node_id))
 end
 
--- The first line of an index that fits, with its place and the pool to serve it in, or nil. A search that is cut
--- short goes on from where it was with the node's next call. A search that found nothing is not made again for a
--- while, but for the head of the index.
+-- The first line of an index that fits, with its place and the pool to serve it in, or nil. If this call looks at no
+-- more lines, the node's next call goes on from there. After a search that found nothing, the node's calls look only
+-- at the head of the index for a while.
 local function first_in_index(node_id, index, name, fit)
   local at, count, reached, is_resumed = 0, 1, nil, false
   while looks_left > 0 do
@@ -147,7 +147,7 @@ local function next_line(node_id, indexes)
   return #found > 1 and first_of_pools(node_id, found) or found[1]
 end
 
--- Gives the slot to the first in line; one whose message is gone is struck off. Was the slot taken?
+-- Gives the slot to the first job in line. A job whose message is gone is lost. Returns whether the slot was taken.
 local function serve_line(line, node_id, pool)
   local ticket, place = first_in_line(line)
   if not ticket then  -- Redis has lost its jobs

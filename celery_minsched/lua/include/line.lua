@@ -11,7 +11,7 @@ local function count_waiting(line, by)
   end
 end
 
--- Of many jobs that one call places most stand in few lines: a job takes its turn at once, and those of a line
+-- Of many jobs that one call places most stand in few lines. So a job takes its turn at once, and all jobs of a line
 -- join it together, with `join_lines`.
 local function join_later(job, joining)
   -- A job that its node gives back stands before all others of its priority: it has had its turn.
@@ -31,7 +31,7 @@ local function join_later(job, joining)
   table.insert(joining[job.line], job)
 end
 
--- Has jobs join their line, all of them one line.
+-- Has jobs of one line join it.
 local function join_line(jobs)
   local line, places, tickets = jobs[1].line, {}, {}
   for _, job in ipairs(jobs) do

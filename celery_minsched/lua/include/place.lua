@@ -7,10 +7,10 @@ local function delay(job)
   redis.call('HSET', key.job(job.id), 'status', 'delayed')
 end
 
--- The node for a job, its pool, and by what it was chosen; nil if none has a slot for it, and then `job.line`
--- is where it has to wait. While jobs wait in that line, the node is filled from the lines first: a new job
--- takes no slot that an earlier job of its line could have. `full` has the lines for which this call found
--- no slot. It frees none, so it need not look again.
+-- The node for a job, its pool, and by what it was chosen. If no node has a slot for it, returns nil, and `job.line` is
+-- the line in which it has to wait. While jobs wait in that line, the node is filled from the lines first: a new job
+-- takes no slot that an earlier job of its line could have. `full` has the lines for which this call found no slot.
+-- The call frees no slot, so it does not look again.
 local function find_slot(job, full)
   local line, required = line_of(job, ''), ''
   if not full[line] or job.affinity == 'require' then
@@ -90,8 +90,8 @@ local function place_due(job_ids)
   return placed
 end
 
--- The message of a job that has ended was put back. That of one revoked or expired has yet to tell the
--- caller, at the next node that is heard; any other came twice.
+-- The message of a job that has ended was put back. If the job was revoked or has expired, the next node that is heard
+-- gets the message and tells the caller. Any other message came twice.
 local function settle_ended(job)
   local reason = redis.call('HGET', key.job(job.id), 'reason')
   if DISCARDED[reason] then

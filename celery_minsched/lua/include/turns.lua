@@ -7,8 +7,8 @@
 -- Virtual times of two pools do not compare. So jobs for a language pair stand in their lines by turns of the pair.
 -- Such a job also takes a turn in each pool that serves the pair. By it, the line stands in the indexes of that pool.
 --
--- Each pool and each language pair has a clock. Its sorted set, one for each priority, has the virtual time, "now", each
--- key's next turn, "of <key>", and the number of the key's jobs in line, "in <key>", after all turns.
+-- Each pool and each language pair has a clock. Its sorted set, one for each priority, has the virtual time, "now",
+-- each key's next turn, "of <key>", and the number of the key's jobs in line, "in <key>", after all turns.
 
 local BAND = 281474976710656   -- 2^48: the priorities' part of a place stands above the turns'
 local TURN = 1024              -- from one turn of a key to its next
