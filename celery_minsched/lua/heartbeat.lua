@@ -49,9 +49,9 @@ if online == 'true' and state == '' then
 end
 -- A quarter of the time to live is the longest interval that settings allow.
 local enough = math.min(redis.call('ZCOUNT', key.nodes(), '(0', '+inf') * 1000 / HEARTBEATS, TTL.node / 4)
-local interval = string.format('%.0f', math.max(enough, tonumber(ARGV[12])))
 redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_json, 'load', load,
-  'last_heartbeat_ts', NOW, 'state', state, 'interval_ms', interval)
+  'last_heartbeat_ts', NOW, 'state', state,
+  'interval_ms', string.format('%.0f', math.max(enough, tonumber(ARGV[12]))))
 redis.call('ZADD', key.nodes(), NOW, node_id)
 
 local answer = {'OK', 0, node[2] == 'true' and 'true' or 'false', -1, 'false', number(node[6]), is_stuck,
@@ -114,7 +114,7 @@ end
 answer[2] = place_node(node_id)
 if tells == 'some' then return answer end
 if not takes_jobs(node_id) then open_lines(node_id) end
-local _, more = fill_node(node_id)
+local more = select(2, fill_node(node_id))
 answer[4] = do_chores(node_id, suffixes, ARGV[9] == 'true')
 if more then answer[4] = 0 end
 if is_rescue_due() then answer[5] = 'true' end

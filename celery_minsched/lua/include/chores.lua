@@ -55,27 +55,19 @@ local function may_sweep(node_id)
   return true
 end
 
--- Buries a silent node, or forgets one, unless this call has no time for it. Returns whether it did.
-local function bury_silent(node_id, last_heartbeat)
-  if not may_sweep(node_id) then return false end
-  bury_node(node_id, last_heartbeat)
-  return true
-end
-
-local function forget_node(node_id)
-  if redis.call('EXISTS', key.node_jobs(node_id), key.node_unacked(node_id)) > 0 or not may_sweep(node_id) then
-    return false
-  end
-  withdraw_offers(node_id)
-  redis.call('DEL', key.node_info(node_id), key.node_runtime(node_id))
-  redis.call('ZREM', key.nodes(), node_id)
-  return true
-end
-
 -- Forgets nodes that have been away for long. A node that still has jobs or messages stays. So that such nodes do not
 -- stand before the others for ever, each call begins at another place. Returns whether this call has made progress.
 local function forget_nodes()
   local progress = false
+  local function forget_node(node_id)
+    if redis.call('EXISTS', key.node_jobs(node_id), key.node_unacked(node_id)) > 0 or not may_sweep(node_id) then
+      return false
+    end
+    withdraw_offers(node_id)
+    redis.call('DEL', key.node_info(node_id), key.node_runtime(node_id))
+    redis.call('ZREM', key.nodes(), node_id)
+    return true
+  end
   local before = redis.call('ZCOUNT', key.nodes(), TTL.history - NOW, -1)
   local first = NOW % math.max(1, before - MOST_CHORES + 1)
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', key.nodes(), TTL.history - NOW, -1,
@@ -89,6 +81,11 @@ end
 -- more, if this call has made progress.
 local function sweep_nodes()
   local progress = false
+  local function bury_silent(node_id, last_heartbeat)
+    if not may_sweep(node_id) then return false end
+    bury_node(node_id, last_heartbeat)
+    return true
+  end
   local silent = redis.call('ZRANGEBYSCORE', key.nodes(), 0, NOW - TTL.node - 1,
     'WITHSCORES', 'LIMIT', 0, MOST_CHORES)
   for i = 1, #silent, 2 do

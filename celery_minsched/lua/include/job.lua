@@ -111,21 +111,6 @@ local function read_session(session_id)
   return {node_id = known[1] or '', pool = known[2] or ''}
 end
 
--- The job's session is at this node now.
-local function move_session(job, node_id, pool)
-  local home = redis.call('HGET', key.session(job.session_id), 'node_id')
-  if home and home ~= node_id then
-    count(pool, 'session_moves')
-    redis.call('HSET', key.job(job.id), 'session_node', home)
-  end
-  redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
-  if job.src_lang ~= '' then
-    redis.call('HSET', key.session(job.session_id),
-      'last_lang_pair', job.src_lang .. ':' .. job.tgt_lang)
-  end
-  redis.call('PEXPIRE', key.session(job.session_id), TTL.session)
-end
-
 -- Gives a job its slot at a node, and its session with it.
 local function give_slot(job, node_id, pool, chosen_by)
   count(pool, chosen_by)
@@ -153,7 +138,20 @@ local function give_slot(job, node_id, pool, chosen_by)
   end
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
-  if job.session_id ~= '' then attempt(move_session, job, node_id, pool) end
+  if job.session_id == '' then return end
+  attempt(function()
+    local home = redis.call('HGET', key.session(job.session_id), 'node_id')
+    if home and home ~= node_id then
+      count(pool, 'session_moves')
+      redis.call('HSET', key.job(job.id), 'session_node', home)
+    end
+    redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
+    if job.src_lang ~= '' then
+      redis.call('HSET', key.session(job.session_id),
+        'last_lang_pair', job.src_lang .. ':' .. job.tgt_lang)
+    end
+    redis.call('PEXPIRE', key.session(job.session_id), TTL.session)
+  end)
 end
 
 -- A node says that it holds the job: renews the lease. A job of which Redis has lost the record, or

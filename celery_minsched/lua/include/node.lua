@@ -91,11 +91,11 @@ local function is_heard(node_id, last_heartbeat)
   return false
 end
 
-local function read_is_alive(node_id)
-  return is_heard(node_id, redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts'))
+local function is_alive(node_id)
+  return attempt(function()
+    return is_heard(node_id, redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts'))
+  end) or false
 end
-
-local function is_alive(node_id) return attempt(read_is_alive, node_id) or false end
 
 -- Was the node found silent? A node that has left has no instance.
 local function has_died(node_id)
