@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import click
+import redis
 from billiard import cpu_count
 from celery import Celery
 from celery.app.utils import find_app
@@ -34,6 +35,7 @@ from celery_minsched import (
     RegisterNodeRequest,
     SchedulerError,
 )
+from celery_minsched.connection import client_of
 from celery_minsched.keys import queue_name
 from celery_minsched.printing import printable
 
@@ -100,7 +102,8 @@ def main(
     with _explained():
         when_redis_answers(app, lambda: take_id(plugin.scheduler, registration))
         when_redis_answers(app, lambda: warn_of_eviction(plugin.scheduler))
-    node = prepare(app, plugin, registration)
+        pulse_client = when_redis_answers(app, lambda: client_of_pulse(app, plugin.scheduler))
+    node = prepare(app, plugin, registration, pulse_client)
     try:
         with _explained():
             when_redis_answers(app, lambda: take_over(plugin, node_id))
@@ -201,6 +204,13 @@ def when_redis_answers(app: Celery, call: Callable[[], T]) -> T:
         interval_step=1,
         interval_max=4,
     )
+
+
+def client_of_pulse(app: Celery, scheduler: MinimalSchedulerService) -> redis.Redis:
+    """The client of the heartbeats. A connection that is lost in silence costs less time than a
+    death takes.
+    """
+    return client_of(app, scheduler.settings.database_url, scheduler.settings.pulse_timeout)
 
 
 def take_id(scheduler: MinimalSchedulerService, registration: RegisterNodeRequest) -> None:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import redis
 from kombu.utils.encoding import bytes_to_str
 
 from celery_minsched import RegisterNodeRequest
@@ -22,11 +23,13 @@ from .slots import Slots
 class Node:
     """One node: its slots, its pulse, its worker. Found again as ``app.node``."""
 
-    def __init__(self, plugin: MinSched, registration: RegisterNodeRequest) -> None:
+    def __init__(
+        self, plugin: MinSched, registration: RegisterNodeRequest, pulse_client: redis.Redis
+    ) -> None:
         self.node_id = registration.node_id
         self.rescuer = Rescuer(plugin)
         give_up = partial(give_up_queue, plugin, self.node_id)
-        self.pulse = Pulse(plugin, registration, self.rescuer.ring, give_up)
+        self.pulse = Pulse(plugin, registration, pulse_client, self.rescuer.ring, give_up)
         self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
         self.revoked_results = RevokedResults(plugin.app)
         self._instance = registration.instance

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
+import redis
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -35,7 +36,6 @@ from celery_minsched import (
     UnknownNode,
     WrongLayout,
 )
-from celery_minsched.connection import client_of
 from celery_minsched.models import HeartbeatResponse
 from celery_minsched.plugin import MinSched
 
@@ -82,12 +82,11 @@ class Pulse:
         self,
         plugin: MinSched,
         registration: RegisterNodeRequest,
+        client: redis.Redis,
         ring: Callable[[], None],
         give_up_queue: Callable[[], None],
     ) -> None:
         settings, keys = plugin.scheduler.settings, plugin.scheduler.keys
-        # A connection that is lost in silence must not cost so much time as a death takes.
-        client = client_of(plugin.app, settings.database_url, settings.pulse_timeout)
         scheduler = MinimalSchedulerService(client, settings, keys)
         self._changed = threading.Event()
         self._stopping = False

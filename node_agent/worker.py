@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
+import redis
 from celery import Celery, signals
 from celery.apps.worker import Worker
 from celery.exceptions import TaskRevokedError
@@ -294,7 +295,9 @@ class NodeConsumer(Consumer):
         return slots
 
 
-def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) -> Node:
+def prepare(
+    app: Celery, plugin: MinSched, registration: RegisterNodeRequest, pulse_client: redis.Redis
+) -> Node:
     """Make the application's worker this node's: its queue, its keys, its consumer."""
     queue = queue_name(registration.node_id)
     on_redis = app.connection_for_read().transport.driver_type == "redis"
@@ -313,7 +316,7 @@ def prepare(app: Celery, plugin: MinSched, registration: RegisterNodeRequest) ->
     # On Redis a queue needs no declaration, and one would leave a _kombu.binding key behind.
     app.amqp.queues.add(Queue(queue, Exchange(queue), routing_key=queue, no_declare=on_redis))
     app.Worker = app.subclass_with_self(NodeWorker)
-    node = app.node = Node(plugin, registration)
+    node = app.node = Node(plugin, registration, pulse_client)
     signals.worker_ready.connect(_on_ready, weak=False)
     signals.worker_shutting_down.connect(
         lambda **_: node.on_shutting_down(), weak=False, dispatch_uid="minsched-shutting-down"

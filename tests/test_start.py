@@ -9,6 +9,7 @@ import pytest
 
 from .desk import Desk
 from .fleet import FAST, Fleet, wait_for
+from .proxy import Proxy
 from .server import Server
 
 LEFT = 400  # jobs that the process before has left behind: seeing to them takes the start a moment
@@ -63,3 +64,20 @@ def test_a_node_that_cannot_start_ends(fleet: Fleet, server: Server) -> None:
         assert node.state == "left"
         assert "WRONGTYPE" in fleet.log("n1")
         assert "Traceback" not in fleet.log("n1")
+
+
+def test_a_node_that_starts_while_the_network_is_slow_waits(server: Server) -> None:
+    """Its heartbeats have a connection of their own, with a short time-out."""
+    proxy = Proxy(server.port)
+    fleet = Fleet(server, **FAST, MINSCHED_TEST_BROKER=proxy.url)
+    try:
+        timeout = fleet.plugin.scheduler.settings.pulse_timeout
+        proxy.delay = 0.6 * timeout
+        fleet.start("n1", "-P", "threads")
+        wait_for(lambda: "Redis is not ready yet: Timeout" in fleet.log("n1"), "it to wait", 60)
+        proxy.delay = 0.0
+        fleet.wait_online("n1")
+        assert "Traceback" not in fleet.log("n1")
+    finally:
+        fleet.close()
+        proxy.close()
