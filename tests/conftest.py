@@ -27,7 +27,8 @@ LONGEST = (
     *("test_agent", "test_demo", "test_rescue", "test_endings", "test_delayed"),
     *("test_wakeups", "test_node_death", "test_waiting", "test_zombies", "test_many"),
     *("test_redis_faults", "test_failover", "test_restarts", "test_celery", "test_docs"),
-    *("test_rescuers", "test_model", "test_movein"),
+    *("test_rescuers", "test_model", "test_movein", "test_web", "test_acl", "test_bounds"),
+    *("test_faces", "test_turns", "test_chores", "test_fuzz", "test_check_command"),
 )
 
 
@@ -71,6 +72,13 @@ def server(_server: Server) -> Server:
 def client(server: Server) -> Iterator[redis.Redis]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kombu and redis-py try to connect again. Their pauses, of seconds, show nothing."""
+    for module in ("kombu.utils.functional", "redis.retry"):
+        monkeypatch.setattr(f"{module}.sleep", lambda seconds: None)
 
 
 @pytest.fixture

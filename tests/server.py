@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 
 def free_port() -> int:
@@ -65,9 +67,13 @@ class Server:
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10
+        once = Retry(NoBackoff(), 0)  # redis-py's own pauses between two tries are of seconds
         while True:
             with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
-                with self.client() as client, contextlib.suppress(redis.AuthenticationError):
+                with (
+                    self.client(retry=once) as client,
+                    contextlib.suppress(redis.AuthenticationError),
+                ):
                     client.ping()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -18,7 +18,7 @@ from .desk import Desk, silence
 
 PAIR = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
 SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
-FEW, MANY = 600, 1500  # lines; both are more than one call links
+FEW, MANY = 300, 900  # lines; both are more than one call links
 MOST = 6000  # commands of a call; some 128 lines, of about ten commands each
 
 

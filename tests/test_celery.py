@@ -265,14 +265,16 @@ class TestFailure:
             fleet.app.send_task("tests.app.add", (object(),), minsched={"pool": "asr"})
         fleet.wait_idle()
 
-    def test_redis_away_is_celery_s_own_error(self) -> None:
+    def test_redis_away_is_celery_s_own_error(self, no_pauses: None) -> None:
         app = make_app(f"redis://127.0.0.1:{free_port()}/0", result_backend="disabled://")
         with pytest.raises(OperationalError):
             app.send_task("x", minsched={"pool": "asr"})
         with pytest.raises(OperationalError), app.minsched.batch():
             app.send_task("x", minsched={"pool": "asr"})
 
-    def test_redis_that_goes_away_while_a_batch_is_sent_is_the_same_error(self) -> None:
+    def test_redis_that_goes_away_while_a_batch_is_sent_is_the_same_error(
+        self, no_pauses: None
+    ) -> None:
         server = Server()
         app = make_app(server.url, result_backend="disabled://")
 
@@ -288,7 +290,7 @@ class TestFailure:
             server.close()
 
     def test_a_broker_away_while_redis_is_there_frees_the_slot(
-        self, fleet: Fleet, server_url: str, client: redis.Redis
+        self, fleet: Fleet, server_url: str, client: redis.Redis, no_pauses: None
     ) -> None:
         app = make_app(
             f"redis://127.0.0.1:{free_port()}/0",

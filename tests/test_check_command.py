@@ -91,7 +91,7 @@ def test_it_fits_80_columns_and_no_key_can_command_a_terminal(
 class TestCannotAsk:
     """Exit code 2 and a sentence, never a traceback."""
 
-    def test_redis_is_away(self) -> None:
+    def test_redis_is_away(self, no_pauses: None) -> None:
         answer = run_with(make_app(f"redis://127.0.0.1:{free_port()}/0"), "check")
         assert answer.exit_code == 2
         assert answer.stderr.startswith("Error: Redis does not answer as it should")

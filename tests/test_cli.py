@@ -297,7 +297,7 @@ class TestTrouble:
         assert result.exit_code == 2
         assert "the application 'bare' has no scheduler: write MinSched(app)" in result.stderr
 
-    def test_redis_is_away(self) -> None:
+    def test_redis_is_away(self, no_pauses: None) -> None:
         result = run_with(make_app("redis://127.0.0.1:1/0"), "nodes")
         assert result.exit_code == 2
         assert "Connection refused" in result.stderr

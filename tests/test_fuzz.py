@@ -198,7 +198,7 @@ SCRIPTS = given(write=WRITES.filter(lambda write: write.how == "put"))
 
 
 @FACES
-@quick(60)
+@quick(30)
 def test_faces_answer_whatever_a_producer_writes(scene: Scene, writes: list[Write]) -> None:
     attack(scene, writes)
 

@@ -166,7 +166,9 @@ def test_no_repr_shows_the_url(server: Server) -> None:
     assert PASSWORD not in repr(Settings(database_url=URL))
 
 
-def test_no_error_of_a_connection_shows_the_url(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_error_of_a_connection_shows_the_url(
+    caplog: pytest.LogCaptureFixture, no_pauses: None
+) -> None:
     """A server that is away, one with another password, and one that is not the broker's."""
     away = make_app(minsched_database_url=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")
     MinSched(away)

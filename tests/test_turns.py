@@ -212,35 +212,28 @@ class TestSearch:
 
     @pytest.fixture
     def target(self, desk: Desk) -> str:
-        """3,000 lines that "n1" cannot serve, and behind them a job that it can, in one index."""
+        """Lines that "n1" cannot serve, and behind them a job that it can, in one index."""
         desk.node("n1", 1, caps=["rare", "z"])
         desk.dispatch()
         common = [f"a{number}" for number in range(80)]
         for number in range(3):
             desk.node(f"other{number}", 1, caps=["z", *common])
             desk.service.drain_node(f"other{number}")
-        pairs = list(combinations(common, 2))[:3000]
+        pairs = list(combinations(common, 2))[:2200]
         park_many(desk, [{"capabilities": ["rare", *pair]} for pair in pairs])
-        assert desk.service.redis.zcard("scheduler:pool:asr:waiting:rare") == 3000
+        assert desk.service.redis.zcard("scheduler:pool:asr:waiting:rare") == 2200
         return self.wait(desk)
 
     @staticmethod
     def wait(desk: Desk) -> str:
         return desk.park(capabilities=["rare", "z"])
 
-    def test_a_search_that_is_cut_short_goes_on_with_the_next_heartbeat(
+    def test_a_search_goes_on_with_the_next_heartbeat_and_in_vain_costs_little_until_a_change(
         self, desk: Desk, target: str
     ) -> None:
-        assert finish(desk, "n1") == ""
+        assert finish(desk, "n1") == ""  # the search is cut short
         beat_until(desk, "n1", lambda: desk.status(target) == "dispatched")
         assert running_at(desk, "n1") == [target]
-        assert desk.views.check() == []
-
-    def test_a_search_that_found_nothing_costs_little_until_the_node_changes(
-        self, desk: Desk, target: str
-    ) -> None:
-        finish(desk, "n1")
-        beat_until(desk, "n1", lambda: desk.status(target) == "dispatched")
         assert finish(desk, "n1") == ""
         assert beat_until(desk, "n1", lambda: False) <= 3
         client = desk.service.redis
