@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 MOST_DEMANDS = 50
 OTHER = "(other)"  # no demand and no pool: a pool's name has no brackets
 
+#: Pools with nodes that have series of their own, those with the most slots. Nodes name pools.
+MOST_POOLS = 1000
+
 #: Pools without nodes that have series of their own. Any job may name another, by mistake too.
 MOST_EMPTY_POOLS = 50
 
@@ -58,6 +61,7 @@ OUTCOMES = {
         *("NO_AVAILABLE_NODE", "EMPTY_POOL", "NO_POOL_FOR_LANG_PAIR", "BACKLOGGED"),
     )
 }
+_SUMMED = ("nodes", "online", "slots", "taken", "leaving", "waiting")
 STATUSES = ("finished", "failed", "lost", "unsent")
 
 
@@ -122,7 +126,7 @@ def register(app: Celery, registry: CollectorRegistry) -> SchedulerCollector:
 def _metrics(views: Views) -> Iterator[Metric]:
     nodes, waiting = views.nodes(), views.waiting_counts()
     pools = _with_series(views.pools(nodes, waiting))
-    yield from _of_nodes(nodes)
+    yield from _of_nodes(nodes, {pool.pool for pool in pools})
     yield from _of_pools(pools)
     yield from _of_lines(views.lines(MOST_LINES), sum(waiting.values()), views.now())
     yield from _of_counts(
@@ -131,9 +135,9 @@ def _metrics(views: Views) -> Iterator[Metric]:
     yield from _of_server(views.server())
 
 
-def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
+def _of_nodes(nodes: Iterable[NodeView], pools: set[str]) -> Iterator[Metric]:
     """A dead node is down until it is forgotten, and has no other series. A node that has left has
-    none.
+    none. ``pools`` have series of their own.
     """
     nodes = list(nodes)
     states = Counter(node.state for node in nodes)
@@ -167,7 +171,7 @@ def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
         if not node.is_heard:
             continue
         state.add_metric([node.node_id, node.state], 1)
-        for pool in node.pools:
+        for pool in pools.intersection(node.pools):
             info.add_metric([node.node_id, pool], {})
         draining.add_metric([node.node_id], int(node.draining))
         slots.add_metric([node.node_id], node.max_jobs)
@@ -179,19 +183,17 @@ def _of_nodes(nodes: Iterable[NodeView]) -> Iterator[Metric]:
 
 
 def _with_series(pools: list[PoolView]) -> list[PoolView]:
-    """The pools with nodes, and the MOST_EMPTY_POOLS others for which most jobs wait.
-
-    All that are left are one.
+    """The MOST_POOLS pools with the most slots, and the MOST_EMPTY_POOLS pools without nodes for
+    which most jobs wait. All that are left are one.
     """
+    used = sorted((pool for pool in pools if pool.nodes), key=lambda pool: -pool.slots)
     empty = sorted((pool for pool in pools if not pool.nodes), key=lambda pool: -pool.waiting)
-    kept, others = empty[:MOST_EMPTY_POOLS], empty[MOST_EMPTY_POOLS:]
-    names = {pool.pool for pool in kept}
-    found = [pool for pool in pools if pool.nodes or pool.pool in names]
+    names = {pool.pool for pool in (*used[:MOST_POOLS], *empty[:MOST_EMPTY_POOLS])}
+    found = [pool for pool in pools if pool.pool in names]
+    others = [pool for pool in pools if pool.pool not in names]
     if others:
-        waiting = sum(pool.waiting for pool in others)
-        found.append(
-            kept[0].model_copy(update={"pool": OTHER, "paused": False, "waiting": waiting})
-        )
+        sums = {name: sum(getattr(pool, name) for pool in others) for name in _SUMMED}
+        found.append(PoolView(pool=OTHER, paused=False, langs=[], **sums))
     return found
 
 

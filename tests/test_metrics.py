@@ -21,7 +21,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from celery_minsched import MinimalSchedulerService, NoAvailableNode, Settings, scripts
 from celery_minsched.cli.exporter import exporter
-from celery_minsched.metrics import MOST_DEMANDS, OTHER, WAITED, SchedulerCollector, register
+from celery_minsched.metrics import (
+    MOST_DEMANDS,
+    MOST_POOLS,
+    OTHER,
+    WAITED,
+    SchedulerCollector,
+    register,
+)
 from celery_minsched.views import Views
 
 from .desk import Desk, silence
@@ -355,3 +362,17 @@ def test_a_registry_is_given_the_scheduler_without_a_connection() -> None:
     register(app, registry)
     assert time.monotonic() - began < 1
     assert "minsched_up 0.0" in generate_latest(registry).decode()
+
+
+def test_pools_that_nodes_name_make_a_bounded_number_of_series(desk: Desk) -> None:
+    for number in range(5):
+        desk.node(f"n{number}", 1, [f"p{number}-{n}" for n in range(250)])
+    desk.node("large", 9, ["asr"])
+    desk.send()
+    said = scrape(desk.views)
+    labels = said.of("minsched_pool_slots")
+    assert len(labels) == MOST_POOLS + 1
+    assert {"pool": "asr"} in labels
+    assert len(said.of("minsched_node_info")) == MOST_POOLS
+    assert said.value("minsched_pool_slots", pool=OTHER) == 1251 - MOST_POOLS
+    assert sum(said.value("minsched_pool_slots", **label) for label in labels) == 1259
