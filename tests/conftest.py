@@ -24,11 +24,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What takes longest, so that nobody waits for one of these at the end.
 LONGEST = (
-    *("test_agent", "test_demo", "test_rescue", "test_endings", "test_delayed"),
-    *("test_wakeups", "test_node_death", "test_waiting", "test_zombies", "test_many"),
-    *("test_redis_faults", "test_failover", "test_restarts", "test_celery", "test_docs"),
-    *("test_rescuers", "test_model", "test_movein", "test_web", "test_acl", "test_bounds"),
-    *("test_faces", "test_turns", "test_chores", "test_fuzz", "test_check_command"),
+    *("test_agent", "test_demo", "test_many", "test_delayed", "test_rescue", "test_alive"),
+    *("test_web", "test_node_death", "test_zombies", "test_restarts", "test_movein"),
+    *("test_rescuers", "test_acl", "test_adopt", "test_start", "test_celery", "test_failover"),
+    *("test_waiting", "test_endings", "test_redis_faults", "test_faces", "test_wakeups"),
+    *("test_bounds", "test_turns", "test_lost_jobs", "test_connection", "test_docs", "test_model"),
+    *("test_chores", "test_fuzz", "test_reads", "test_waiting_walk"),
 )
 
 

@@ -77,7 +77,7 @@ def test_each_job_of_many_publishers_runs_once_and_nothing_is_left(
         for node_id, slots in (("a", 1), ("b", 2), ("c", 4)):
             fleet.start(node_id, "-P", "threads", slots=slots)
         fleet.wait_online("a", "b", "c")
-        run_crowd(fleet, client, jobs=1200, processes=2, threads=8, patience=60)
+        run_crowd(fleet, client, jobs=600, processes=2, threads=8, patience=60)
     finally:
         fleet.close()
 
@@ -135,7 +135,7 @@ def no_warnings() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_warnings")
 def test_nothing_grows_in_the_publisher(server: Server) -> None:
-    publish_many(server, 1000)
+    publish_many(server, 500)
 
 
 @pytest.mark.soak
