@@ -28,6 +28,7 @@ from celery_minsched.router import HEADER
 from . import revokes  # noqa: F401 - registers its commands
 from .children import kept_by_children
 from .intake import take_by_move
+from .log_text import follow_logging
 from .node import Node
 from .requests import claim_of, with_slot
 from .rescue import NodeQoS, park_messages, return_taken, transport_options
@@ -323,6 +324,7 @@ def prepare(
     )
     signals.task_revoked.connect(_on_revoked, weak=False)
     tracing.follow_tasks()
+    follow_logging()
     return node
 
 
