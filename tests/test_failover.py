@@ -23,10 +23,9 @@ from .work import start_work
 @pytest.fixture
 def servers() -> Iterator[tuple[Server, Server]]:
     """A master and its replica."""
-    master = Server()
-    replica = Server(
-        "--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0"
-    )
+    at_once = ("--repl-diskless-sync-delay", "0")  # seconds; five if a master is not told so
+    master = Server(*at_once)
+    replica = Server("--replicaof", "127.0.0.1", str(master.port), *at_once)
     with replica.client() as client:
         wait_for(lambda: client.info("replication")["master_link_status"] == "up")
     yield master, replica
