@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,11 @@ class TestTheWholeFlow:
 
     def test_what_a_dead_node_had_is_rescued(self, fleet: Fleet, guarded: Guarded) -> None:
         with guarded.client() as admin:
-            wait_for(lambda: not admin.exists("scheduler:node:jobs:n2"), "n2 to be idle")
+            held = partial(admin.zrange, "scheduler:node:jobs:n2", 0, -1)
+            wait_for(
+                lambda: not held(),
+                lambda: f"n2 to be idle: {[admin.hgetall(f'scheduler:job:{j}') for j in held()]}",
+            )
             lost = fleet.send("where_am_i", 30, minsched={"preferred_node": "n2"})
             wait_for(lambda: admin.exists("minsched.acked.n2"), "the task to be acknowledged")
         fleet.destroy("n2")
