@@ -15,6 +15,8 @@ Args = tuple[str | bytes | int, ...]
 MOST_ITEMS = 100
 #: Bytes of one call, about: Redis copies 1 MB in a millisecond. A larger item has its own call.
 MOST_BYTES = 1_000_000
+#: Tasks of one call that revokes them: each leaves its line, its turns and its list.
+MOST_REVOKED = 50
 
 
 def page_at(items: Sequence[Args], start: int) -> Sequence[Args]:

@@ -27,7 +27,7 @@ from .models import (
     RegisterNodeResponse,
 )
 from .outcomes import outcome_of, outcomes_of
-from .paging import Args, page_at, pages, to_first_refused
+from .paging import MOST_REVOKED, Args, page_at, pages, to_first_refused
 from .settings import Settings
 
 
@@ -283,7 +283,8 @@ class MinimalSchedulerService:
         """Take revoked tasks out of their lines and hand their messages to this node to discard, or
         to another that is heard later. How many waited.
         """
-        return int(self._call("revoke_tasks", node_id, *task_ids)[1])
+        some = (task_ids[at : at + MOST_REVOKED] for at in range(0, len(task_ids), MOST_REVOKED))
+        return sum(int(self._call("revoke_tasks", node_id, *page)[1]) for page in some)
 
     def claim_rescue(self) -> tuple[str, str]:
         """A node that is gone, whose rescue is this caller's for ten seconds; ("", "") for none.

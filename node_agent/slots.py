@@ -28,6 +28,7 @@ from celery_minsched import (
     NodeMismatch,
     UnknownJob,
 )
+from celery_minsched.paging import MOST_REVOKED
 from celery_minsched.printing import printable
 
 from .courier import Courier, is_passing
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 _TRIES, _TRY_AGAIN = 50, 0.02  # seconds
 _LOOK_AGAIN = 0.02  # seconds
-_PAGE = 100  # revoked tasks in one call
 
 
 def by_age(job_ids: Iterable[str]) -> list[str]:
@@ -299,8 +299,8 @@ class Slots:
 
     def revoke(self, task_ids: Sequence[str]) -> None:
         """Take revoked tasks out of the lines in which they wait, behind the endings of jobs."""
-        for start in range(0, len(task_ids), _PAGE):
-            self._put_revoke(task_ids[start : start + _PAGE])
+        for start in range(0, len(task_ids), MOST_REVOKED):
+            self._put_revoke(task_ids[start : start + MOST_REVOKED])
 
     def _put_revoke(self, task_ids: Sequence[str]) -> None:
         name = f"revoke task {task_ids[0]}"

@@ -19,7 +19,7 @@ from .desk import Desk, silence
 PAIR = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
 SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
 FEW, MANY = 300, 900  # lines; both are more than one call links
-MOST = 6000  # commands of a call; some 128 lines, of about ten commands each
+MOST = 6000  # commands of a call; some 96 lines, of about ten commands each
 
 
 def commands(client: redis.Redis, call: Callable[[], object]) -> int:
@@ -71,7 +71,7 @@ def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
     assert filed(client, "mt") < lines
     assert desk.views.check() == []  # it goes on
     beats = beat_until_done(desk, client, "n1")
-    assert beats <= lines // 128 + 2
+    assert beats <= lines // 96 + 2
     assert filed(client, "mt") == lines
     assert not client.exists("scheduler:relinking")
     desk.service.set_language_pools("zh", "en", ["mt"])  # nothing changes

@@ -5,7 +5,7 @@
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua     ARGV[2] node_id
--- ARGV[3...] task ids, 100 at most
+-- ARGV[3...] task ids, 50 at most
 --
 -- Returns {"OK", jobs that were taken out of line}
 

@@ -7,8 +7,8 @@
 local MOST_CHORES = 50    -- nodes
 local indexes_left = 1000 -- indexes of the nodes that this call buries or forgets
 local claims_left = 1000  -- jobs of the nodes that this call buries, see note_suspects
-local MOST_DUE = 200      -- delayed jobs
-local MOST_EXPIRED = 100
+local MOST_DUE = 150      -- delayed jobs
+local MOST_EXPIRED = 60
 local QUEUE_PAUSE = 50    -- ms until a node that has read of its queue is handed expired jobs again
 
 -- The clock was set back: times that lie too far in the future are stored anew. Each node's heartbeat does so

@@ -4,7 +4,7 @@
 -- wait for the pair, "pool asr", the lines that wait for a pair of the pool, and "node n1", the lines that wait for
 -- this node alone. A value is a cursor, with " again" if there was another change since the walk began.
 
-local links_left = 128  -- entries of lines in indexes
+local links_left = 96   -- entries of lines in indexes
 local FEW = 8           -- lines scanned at a time
 
 -- Fills the free nodes of pools.
