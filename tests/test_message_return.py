@@ -309,6 +309,8 @@ def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
         results = [fleet.send("late", priority=priority) for priority in (6, "6", 6.0)]
         with changing({"priority": "9"}, {}):
             results.append(fleet.send("late", task_id=uuid.uuid4()))
+        # All are in the pool of p1: it hands back a job later whose claim is answered as it stops.
+        wait_for(lambda: fleet.log("p1").count("received") == 5, "p1 to have all jobs")
         fleet.kill("p1", 15)
         fleet.start_ready("p2", "-P", "threads", slots=2)
         assert [result.get(timeout=20) for result in results] == ["late"] * 4
