@@ -12,6 +12,11 @@ from .models import HeartbeatRequest, HeartbeatResponse
 MOST_JOBS = 250
 
 
+def lua_bool(value: bool) -> str:
+    """A boolean as the scripts take it."""
+    return "true" if value else "false"
+
+
 def heartbeat_calls(
     request: HeartbeatRequest, interval: float, suffixes: str
 ) -> Iterator[tuple[str | int | float, ...]]:
@@ -26,14 +31,14 @@ def heartbeat_calls(
         yield (
             request.node_id,
             request.instance or "",
-            "true" if request.online and not request.state else "false",
+            lua_bool(request.online and not request.state),
             request.load_json,
             request.load,
             suffixes,
             all_told if start == last else "some",
-            "true" if request.rescues else "false",
+            lua_bool(request.rescues),
             request.state,
-            "true" if request.takes_at_once else "false",
+            lua_bool(request.takes_at_once),
             round(1000 * (request.interval or interval)),
             *jobs[start : start + MOST_JOBS],
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from .outcomes import is_refused
 
+T = TypeVar("T")
 Args = tuple[str | bytes | int, ...]
 
 #: Items of one call: Redis is busy with it for some milliseconds. Scripts that take many jobs
@@ -17,6 +18,11 @@ MOST_ITEMS = 100
 MOST_BYTES = 1_000_000
 #: Tasks of one call that revokes them: each leaves its line, its turns and its list.
 MOST_REVOKED = 50
+
+
+def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items, ``size`` at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def page_at(items: Sequence[Args], start: int) -> Sequence[Args]:

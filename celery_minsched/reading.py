@@ -71,7 +71,7 @@ class Reader:
         return {key: list(dict.fromkeys(members)) for key, members in found.items()}
 
     def _in_order(self, *name: str, start: int = 0) -> Iterator[str]:
-        """Of a sorted set. One that changes meanwhile may show a member twice or not."""
+        """The members of a sorted set. If it changes meanwhile, one may come twice or never."""
         for at in counting(start, PAGE):
             page = texts(self._ask_one("ZRANGE", self._keys(*name), at, at + PAGE - 1))
             yield from page

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from . import errors, scripts, times
-from .heartbeats import heartbeat_calls, read_heartbeat
+from .heartbeats import heartbeat_calls, lua_bool, read_heartbeat
 from .job_fields import asked, job_fields
 from .keys import Keys
 from .layout import note_layout
@@ -27,7 +27,7 @@ from .models import (
     RegisterNodeResponse,
 )
 from .outcomes import outcome_of, outcomes_of
-from .paging import MOST_REVOKED, Args, page_at, pages, to_first_refused
+from .paging import MOST_REVOKED, Args, page_at, pages, slices, to_first_refused
 from .settings import Settings
 
 
@@ -80,7 +80,7 @@ class MinimalSchedulerService:
             request.node_id,
             request.instance,
             request.max_jobs,
-            _lua_bool(request.online),
+            lua_bool(request.online),
             request.cap_json,
             request.pools_json,
             "".join(f"{pool.id}\t{cap}\n" for pool in pools for cap in ["", *capabilities]),
@@ -94,8 +94,8 @@ class MinimalSchedulerService:
     def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
         """Tell that a node lives, how loaded it is, and which jobs it holds.
 
-        Many jobs are told in several calls of the script, so that none takes long. Raises
-        :class:`UnknownNode` where Redis does not know the node: register it.
+        Sends several calls of the script if the node holds many jobs, so that each is short. Raises
+        :class:`UnknownNode` if Redis does not know the node: register it.
         """
         interval, suffixes = self.settings.heartbeat_interval, "\n".join(self.keys.suffixes)
         answers = [
@@ -110,7 +110,7 @@ class MinimalSchedulerService:
 
         Raises :class:`UnknownNode`.
         """
-        code, *values = self._call("drain_node", node_id, _lua_bool(draining))
+        code, *values = self._call("drain_node", node_id, lua_bool(draining))
         if code == errors.UnknownNode.code:
             raise errors.UnknownNode(node_id=node_id)
         return int(values[0])
@@ -120,7 +120,7 @@ class MinimalSchedulerService:
 
         Raises :class:`EmptyPool` for a pool in which no node is registered.
         """
-        code, *values = self._call("pause_pool", pool, _lua_bool(paused))
+        code, *values = self._call("pause_pool", pool, lua_bool(paused))
         if code == errors.EmptyPool.code:
             raise errors.EmptyPool(pool=values[0], with_capability="", flags="")
 
@@ -283,8 +283,10 @@ class MinimalSchedulerService:
         """Take revoked tasks out of their lines and hand their messages to this node to discard, or
         to another that is heard later. How many waited.
         """
-        some = (task_ids[at : at + MOST_REVOKED] for at in range(0, len(task_ids), MOST_REVOKED))
-        return sum(int(self._call("revoke_tasks", node_id, *page)[1]) for page in some)
+        return sum(
+            int(self._call("revoke_tasks", node_id, *some)[1])
+            for some in slices(task_ids, MOST_REVOKED)
+        )
 
     def claim_rescue(self) -> tuple[str, str]:
         """A node that is gone, whose rescue is this caller's for ten seconds; ("", "") for none.
@@ -371,10 +373,6 @@ class MinimalSchedulerService:
 
 #: Of a job whose message the caller sends.
 _NO_MESSAGE = ("", "")
-
-
-def _lua_bool(value: bool) -> str:
-    return "true" if value else "false"
 
 
 def _pairs(pool: PoolOffer) -> list[str]:

@@ -1,11 +1,11 @@
 """Loads the Lua scripts and calls them by EVALSHA.
 
-A script may name includes, one a line: ``-- include: node``. Each is joined in once, where it is
-first named; what the script does not use of them is left out, since Redis makes all functions of a
-script anew at each call. A script that often ends early names the includes that it needs only later
-below that place. A number with a name in capitals is written in where the name is used: Lua allows
-a script 200 local names. Keys are written ``key.node_jobs(node_id)``, and spelled out by
-:func:`celery_minsched.keys.spell_keys`.
+A script may name includes, one a line: ``-- include: node``. The loader puts an include where it is
+first named. It leaves out the functions that the script does not call, since Redis makes all
+functions of a script anew at each call. A script that often ends early names the includes that it
+needs only later below that place. The loader writes a number in place of its name, if the name is
+in capitals: Lua allows a script 200 local names. Keys are written ``key.node_jobs(node_id)``, and
+spelled out by :func:`celery_minsched.keys.spell_keys`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"^local ([A-Z_]+) = (\d+) *(?:--.*)?\n", re.MULTILINE)
 
 
 def _joined(path: str, seen: set[str]) -> str:
-    """The text of a file with its includes; of one that is ``seen`` already, nothing."""
+    """The text of a file with its includes, or nothing if the file is in ``seen``."""
     if path in seen:
         return ""
     seen.add(path)

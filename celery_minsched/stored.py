@@ -63,7 +63,9 @@ def ask_each(
 
 
 def ask(client: redis.Redis, commands: Iterable[Command]) -> list[Any]:
-    """The same. A key of the wrong type reads as one that does not exist; ``check`` names it."""
+    """The answers to the commands. A key of the wrong type reads as a missing key, and ``check``
+    names it.
+    """
     commands = list(commands)
     answers = ask_each(client, commands)
     return [

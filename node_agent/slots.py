@@ -28,7 +28,7 @@ from celery_minsched import (
     NodeMismatch,
     UnknownJob,
 )
-from celery_minsched.paging import MOST_REVOKED
+from celery_minsched.paging import MOST_REVOKED, slices
 from celery_minsched.printing import printable
 
 from .courier import Courier, is_passing
@@ -299,8 +299,8 @@ class Slots:
 
     def revoke(self, task_ids: Sequence[str]) -> None:
         """Take revoked tasks out of the lines in which they wait, behind the endings of jobs."""
-        for start in range(0, len(task_ids), MOST_REVOKED):
-            self._put_revoke(task_ids[start : start + MOST_REVOKED])
+        for some in slices(task_ids, MOST_REVOKED):
+            self._put_revoke(some)
 
     def _put_revoke(self, task_ids: Sequence[str]) -> None:
         name = f"revoke task {task_ids[0]}"

@@ -37,7 +37,7 @@ Place = tuple[str, str]
 
 
 class JobScan:
-    """Reads all keys of a look, and compares where each job should be with where it is."""
+    """Reads all keys of a look, and compares the places that hold jobs with the jobs' records."""
 
     def __init__(self, look: Look) -> None:
         self._look = look

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..line_views import parse_line
+from ..possible import parse_where
 from .breach import Breach
 from .look import Command, Key, Look, Node
 
@@ -81,13 +83,13 @@ def _is_filed(key: Key, line: str, record: str | None, score: float | None, firs
         is_named = _index_of(key) in (record or "").splitlines()
     if score is None or not is_named or not first:
         return score is None
-    where = line.partition("/")[0]
-    is_for_pair = ":" in where and "=" not in where
+    pool, pairs = parse_where(parse_line(line)[0])
+    is_for_pair = bool(pairs) and not pool
     return is_for_pair or float(first[0][1]) == float(score)
 
 
 def _index_of(key: Key) -> str:
-    return "\t".join((key.ids[0], "".join(key.ids[1:])))
+    return "\t".join(key.in_offers)
 
 
 def _first(look: Look, line: str) -> Command:
@@ -136,16 +138,14 @@ class _Line:
 
     def __init__(self, look: Look, name: str) -> None:
         self.look, self.name = look, name
-        self.where, caps, self.required = name.split("/")
-        self.caps = [cap for cap in caps.split(",") if cap]
+        self.where, self.caps, self.required = parse_line(name)
         self.pools = sorted(look.pools_of(self.where))
         keys = look.keys
-        pool, equals, listed = self.where.partition("=")
-        pairs = (listed if equals else self.where).split("|") if ":" in self.where else []
+        pool, pairs = parse_where(self.where)
         self.at_pairs = [keys("lang_waiting", pair) for pair in pairs]
         walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}", f"node {self.required}"}
         self.is_relinked_soon = not walks.isdisjoint(look.relinking)
-        if equals:
+        if "=" in self.where:
             self.at_pairs.append(keys("pool_langs_waiting", pool))
 
     def is_suspect(self) -> bool:
@@ -240,7 +240,7 @@ class _Line:
                 )
 
     def _free_nodes(self) -> list[Node]:
-        """Free nodes: the only one that it is for, or those with the rarest of its capabilities."""
+        """The free nodes to look at: the required node, or all nodes with the rarest capability."""
         if self.required and not self._is_open():
             required = self.look.nodes.get(self.required)
             return [required] if required and self.required in self.look.free else []

@@ -44,7 +44,8 @@ _SIZES = {
 #: What stands for a byte that is not UTF-8.
 UNREADABLE = "\ufffd"
 
-#: Is told of progress: the step, how much of it is done, and of how much; ``None`` for unknown.
+#: Receives progress: the name of the step, the number of items done, and their total, ``None`` if
+#: that is unknown.
 Tell = Callable[[str, int, int | None], object]
 
 
@@ -65,6 +66,11 @@ class Key(NamedTuple):
     name: str
     ids: tuple[str, ...]
     key: str
+
+    @property
+    def in_offers(self) -> Index:
+        """An index as a node's offers have it: the pool, and the capability, "" for none."""
+        return self.ids[0], "".join(self.ids[1:])
 
 
 @dataclass(frozen=True)
@@ -288,7 +294,7 @@ class Look:
             yield thing, list(islice(answers, len(commands)))
 
     def _ask(self, commands: list[Command], *, is_atomic: bool = False) -> list[Any]:
-        """The answers. A key of the wrong type reads as one that does not exist, and is noted."""
+        """The answers. Notes keys of the wrong type, which read as missing keys."""
         answers = ask_each(self.redis, commands, is_atomic=is_atomic)
         for number, answer in enumerate(answers):
             if is_wrong_type(answer):

@@ -233,7 +233,7 @@ def _stale_members(look: Look) -> Iterator[Breach]:
     ):
         is_there = answer is not None if key.name in FREE else answer
         if is_there and not _says(Node.of(node_id, values), key, node_id):
-            one, other = key.ids[0], "".join(key.ids[1:])
+            one, other = key.in_offers
             is_pair = key.name == "lang_speakers"
             yield Breach(
                 code="stale_member",
@@ -251,7 +251,7 @@ def _says(node: Node | None, key: Key, node_id: str) -> bool:
     if key.name == "lang_speakers":
         pair, pool = key.ids
         return node_id == "*" or (node is not None and (pool, pair) in node.speaks)
-    return node is not None and (key.ids[0], "".join(key.ids[1:])) in node.offers
+    return node is not None and key.in_offers in node.offers
 
 
 def _stale_pools(look: Look) -> Iterator[Breach]:

@@ -16,27 +16,30 @@ _BY_HAND = "Another program put it there, or an operator."
 
 def check_keys(look: Look) -> Iterator[Breach]:
     """Keys of the wrong type, with unreadable names, and the fleet's times. It comes last."""
-    for key in sorted(look.wrong_types):
-        yield Breach(
-            code="key_of_wrong_type",
-            sentence=f"the key {key} is of another type than the scheduler's key of this name",
-            keys=(key,),
-            remedy=f"{_BY_HAND} DEL the key, and run check --repair.",
-        )
-    for key in sorted(look.unreadable_names):
-        yield Breach(
-            code="key_unreadable",
-            sentence=f"the name of the key {key} is not UTF-8",
-            keys=(key,),
-            remedy=f"{_BY_HAND} Find it with SCAN 0 MATCH, and DEL it.",
-        )
-    for key in sorted(look.unreadable_members):
-        yield Breach(
-            code="member_unreadable",
-            sentence=f"the key {key} has a member that is not UTF-8",
-            keys=(key,),
-            remedy=f"{_BY_HAND} Remove the member.",
-        )
+    for code, found, sentence, remedy in (
+        (
+            *("key_of_wrong_type", look.wrong_types),
+            "the key {} is of another type than the scheduler's key of this name",
+            "DEL the key, and run check --repair.",
+        ),
+        (
+            *("key_unreadable", look.unreadable_names),
+            "the name of the key {} is not UTF-8",
+            "Find it with SCAN 0 MATCH, and DEL it.",
+        ),
+        (
+            *("member_unreadable", look.unreadable_members),
+            "the key {} has a member that is not UTF-8",
+            "Remove the member.",
+        ),
+    ):
+        for key in sorted(found):
+            yield Breach(
+                code=code,
+                sentence=sentence.format(key),
+                keys=(key,),
+                remedy=f"{_BY_HAND} {remedy}",
+            )
     times = look.keys("times")
     [fleet] = ask(look.redis, [("GET", times)])
     if fleet is not None and not is_readable(text_of(fleet)):

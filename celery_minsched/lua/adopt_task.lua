@@ -8,7 +8,8 @@
 -- ARGV[3...] five for each message: the message as it lies there, and the four of dispatch_task. 100 messages at the
 --         most, else TOO_MANY_JOBS, as for dispatch_task
 --
--- Returns an answer for each message, up to the first refused. That message stays where it was, next to be taken.
+-- Returns an answer for each message, up to the first refused. The refused message goes back to the end from which
+-- messages are taken.
 -- There are fewer answers if the call has done as much as one may, see dispatch_task:
 --         what dispatch_task returns
 --         {"GONE"}   it does not lie there any more
@@ -18,7 +19,7 @@ if #ARGV > 2 + 5 * MOST_JOBS then return too_many_jobs() end
 local MOST_PASSED = 50000  -- messages of the list
 local passed = 0
 
--- Takes a message out of the list. One that is not there any more is looked for in the whole list.
+-- Takes a message out of the list. If the message is gone, Redis looks through the whole list.
 local function take(raw)
   local at = redis.call('LPOS', ARGV[2], raw, 'RANK', -1)
   passed = passed + redis.call('LLEN', ARGV[2]) - (at or 0)

@@ -62,8 +62,11 @@ end
 local walk_left = 5000
 local MOST_INTERSECTED = 1000
 
+-- The capability whose set has the fewest members, and their number. Of one capability, or none (""), the number is
+-- not asked for.
 local function with_fewest(caps, count_key, command)
-  local best, fewest = '', nil
+  if #caps < 2 then return caps[1] or '' end
+  local best, fewest
   for _, capability in ipairs(caps) do
     local count = redis.call(command, count_key(capability))
     if not fewest or count < fewest then best, fewest = capability, count end
@@ -139,8 +142,7 @@ end
 local function head_of(pool, caps)
   if is_paused(pool) then return nil end
   local function free(capability) return free_key(pool, capability) end
-  local smallest = with_fewest(#caps < 2 and {} or caps, free, 'ZCARD')
-  if #caps == 1 then smallest = caps[1] end
+  local smallest = with_fewest(caps, free, 'ZCARD')
   while walk_left > 0 do
     local node_id, order = next_free(pool, caps, smallest)
     if not node_id or is_alive(node_id) then return node_id, order end

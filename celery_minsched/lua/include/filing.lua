@@ -21,12 +21,7 @@ end
 
 -- The capability that the fewest nodes of the pool have, "" if none is asked for.
 local function rarest(pool, caps)
-  if #caps < 2 then return caps[1] or '' end
-  local best, fewest
-  for _, capability in ipairs(caps) do
-    local count = redis.call('SCARD', members_key(pool, capability))
-    if not fewest or count < fewest then best, fewest = capability, count end
-  end
+  local best = with_fewest(caps, function(capability) return members_key(pool, capability) end, 'SCARD')
   return best
 end
 

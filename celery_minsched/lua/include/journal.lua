@@ -31,7 +31,7 @@ local function tell(kind, ...)
   end
 end
 
--- Adds to a number in a hash. Where there is no number to which Redis can add, it begins anew.
+-- Adds to a number in a hash, and returns the sum. If Redis cannot add to the field, the field begins anew.
 local function add(hash, field, by)
   local sum = redis.pcall('HINCRBY', hash, field, by)
   if not is_unusable(sum) then return sum end
