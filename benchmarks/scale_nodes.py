@@ -51,8 +51,11 @@ def rescued_jobs(sizes: Sizes) -> Iterator[Row]:
         app.minsched.dispatch_many(_tasks(app, count, 10.0))
         fleet.beat("big", jobs=fleet.held("big"))
         with workers("ours", NODES, fleet.server.url) as directory, fleet.measured() as run:
-            due = fleet.keys("rescues")
-            wait_for(lambda: fleet.client.zcard(due) > 0, lambda: f"not dead:\n{logs(directory)}")
+            nodes = fleet.keys("nodes")  # a dead node's score stays below zero, its rescue is short
+            wait_for(
+                lambda: (fleet.client.zscore(nodes, "big") or 0) < 0,
+                lambda: f"not dead:\n{logs(directory)}",
+            )
             began = time.monotonic()
             while (left := fleet.taken("big")) and time.monotonic() < began + PATIENCE:
                 time.sleep(0.05)
