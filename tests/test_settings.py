@@ -11,6 +11,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_minsched import InvalidDemand, MinSched, Settings
+from celery_minsched.demand import Demand
 
 from .desk import Desk
 from .fleet import ROOT
@@ -135,6 +136,13 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
     for name, default in told.items():
         value = Settings.model_fields[name].default
         assert default == (f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def test_the_readme_lists_every_key_of_a_demand() -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = readme.partition("| key | meaning |\n| --- | --- |\n")[2].partition("\n\n")[0]
+    keys = [key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(keys) == sorted(Demand.model_fields)
 
 
 def test_a_delayed_task_takes_a_slot_where_it_cannot_be_parked(client: redis.Redis) -> None:
