@@ -1,6 +1,6 @@
-"""How the API reference reads our docstrings: an extension of griffe, which mkdocstrings asks.
+"""An extension of griffe, which mkdocstrings uses to read docstrings for the API reference.
 
-Sphinx's roles (``:class:`X```) become links, and a comment ``#:`` before a field its docstring.
+A Sphinx role (``:class:`X```) becomes code. A comment ``#:`` before a field becomes its docstring.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 
 
 class OurDocstrings(griffe.Extension):
-    """Makes Markdown of docstrings."""
+    """Turns docstrings into Markdown."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.is_attribute and not obj.docstring:
-            said = _comment_before(obj)
-            obj.docstring = griffe.Docstring(said, parent=obj) if said else None
+            comment = _comment_before(obj)
+            obj.docstring = griffe.Docstring(comment, parent=obj) if comment else None
         if obj.docstring:
             obj.docstring.value = _ROLE.sub(_as_code, obj.docstring.value)
 

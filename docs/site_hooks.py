@@ -1,6 +1,6 @@
 """Hooks of MkDocs: the README is the home page, and links out of docs/ lead to copies in the site.
 
-So pages are written for who reads them in the repository, and no different for that.
+So the same pages work in the repository and in the site.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Where in the site the files of the repository lie.
+#: The folder of the site with copies of the repository's files.
 SOURCE = "source"
-#: A link, or a picture: its text, and where it leads.
+#: A link or a picture: its text, target and anchor.
 _LINK = re.compile(r"\[(?P<text>[^][]*)\]\((?P<to>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -41,13 +41,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Lead links out of docs/ to the copies. What has none (a folder, a page) is named only."""
+    """Lead links out of docs/ to the copies, and links to the README to the home page.
+
+    A link without a copy (a folder, a page of the repository) becomes plain text.
+    """
     uri = page.file.src_uri
 
     def lead(link: re.Match[str]) -> str:
         target = _outside(uri, link["to"])
         if not target:
             return link[0]
+        if target == "README.md":
+            return _to(link, relpath("index.md", PurePosixPath(uri).parent))
         copy = relpath(f"{SOURCE}/{target}", PurePosixPath(uri).parent)
         return _to(link, copy) if _is_copied(target) else link["text"]
 
@@ -63,7 +68,7 @@ def _is_copied(target: str) -> bool:
 
 
 def _outside(page: str, link: str) -> str:
-    """What of the repository, outside of docs/, the page's link leads to; "" for anything else."""
+    """The path of a link's target in the repository. "" for a target in docs/ or elsewhere."""
     target = normpath(PurePosixPath("docs", page).parent / link)
     is_ours = not target.startswith(("docs/", "../")) and (ROOT / target).exists()
     return target if is_ours else ""

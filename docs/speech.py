@@ -1,4 +1,4 @@
-"""The application of docs/operations.md: tasks that take as long as the page needs."""
+"""The application of docs/operations.md. Its tasks sleep for as long as the page needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery import Celery
 from celery_minsched import MinSched
 
 app = Celery("speech", broker=os.environ.get("OPERATIONS_BROKER", "redis://localhost:6379/0"))
-app.conf.task_acks_late = True  # what ran on a node that dies runs again
+app.conf.task_acks_late = True  # a task of a dead node runs again
 MinSched(app)
 
 
