@@ -5,8 +5,8 @@ from __future__ import annotations
 from .fleet import ROOT
 
 OUTCOMES = (
-    *("ended", "lost, and told", "given up", "revoked"),
-    *("child killed", "other error", "silent"),
+    *("ended", "lost, reported", "given up", "revoked"),
+    *("child killed", "other error", "no outcome"),
 )
 
 
