@@ -78,13 +78,13 @@ ACTIONS: dict[str, Call] = {
     ),
     # The fleet
     "read a record of a node or a job": lambda r: rows(r.hgetall("scheduler:node:info:n1")),
-    "list what happened (`events`)": lambda r: rows(r.xrevrange("scheduler:events", count=1)),
+    "list the events (`events`)": lambda r: rows(r.xrevrange("scheduler:events", count=1)),
     "change a record of a node or a job": lambda r: r.hset("scheduler:job::1", "status", "lost"),
     "register a node": lambda r: desk(r).node("mine"),
     "claim a job": lambda r: desk(r).service.claim_job(":1", "n1"),
     "drain a node": lambda r: desk(r).service.drain_node("n1"),
     "pause a pool": lambda r: desk(r).service.pause_pool("asr"),
-    "have a language pair served by a pool": lambda r: desk(r).service.set_language_pools(
+    "map a language pair to a pool": lambda r: desk(r).service.set_language_pools(
         "zh", "en", ["asr"]
     ),
     "claim the rescue of a dead node": lambda r: desk(r).service.claim_rescue(),
@@ -113,7 +113,7 @@ ACTIONS: dict[str, Call] = {
     "read the configuration": lambda r: r.config_get("requirepass"),
     "change the configuration": lambda r: r.config_set("maxmemory", 1),
     "change the roles": lambda r: r.execute_command("ACL", "SETUSER", "viewer", "+@all"),
-    "watch what others send (`MONITOR`)": lambda r: r.execute_command("MONITOR"),
+    "watch the commands of other clients (`MONITOR`)": lambda r: r.execute_command("MONITOR"),
     "forget the scripts (`SCRIPT FLUSH`)": lambda r: r.script_flush(),
     "load a function (`FUNCTION LOAD`)": lambda r: r.function_load("#!lua name=x\n"),
     "delete all (`FLUSHALL`)": lambda r: r.flushall(),
