@@ -54,4 +54,4 @@ def test_every_call_of_the_locked_scheduler_has_its_place(monkeypatch: pytest.Mo
 
 
 def test_the_page_has_the_number_of_the_layout() -> None:
-    assert f"it is {LAYOUT} now" in PAGE
+    assert f"This version has layout {LAYOUT}." in PAGE
