@@ -44,7 +44,7 @@ redis-cli:  ## A Redis command line, for the test of docs/protocol.md: Debian's,
 		|| echo "no redis-cli and no valkey-cli: the test that drives docs/protocol.md is skipped"
 
 screenshots: $(STAMP)  ## The pictures of docs/flower.md
-	$(BIN)/python -m tests.screenshots docs/img
+	$(BIN)/python -m tests.support.screenshots docs/img
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -104,10 +104,10 @@ chaos: $(STAMP)  ## Processes, network and Redis stopped, slowed, cut and starve
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000 publishes. 20 minutes
-	$(BIN)/pytest -m soak tests/test_many.py -s $(ARGS)
+	$(BIN)/pytest -m soak tests/plugin/test_many.py -s $(ARGS)
 
 soak-move: $(STAMP)  ## 10,000 jobs migrated, killed ten times; 5,000 messages adopted and released
-	$(BIN)/pytest -m soak tests/test_migrate.py tests/test_movein.py -s $(ARGS)
+	$(BIN)/pytest -m soak tests/migration/test_migrate.py tests/migration/test_movein.py -s $(ARGS)
 
 compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)
@@ -128,10 +128,10 @@ dist: $(VENV)/.release  ## Wheel and sdist, checked, in dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 	$(BIN)/twine check --strict dist/*
-	$(BIN)/pytest tests/test_dist.py
+	$(BIN)/pytest tests/docs/test_dist.py
 
 release-check: dist  ## That wheel in empty environments, on the oldest and the newest Python here
-	$(BIN)/python -m tests.release_check dist/*.whl
+	$(BIN)/python -m tests.support.release_check dist/*.whl
 
 # Without what takes long, and what drives a browser.
 QUICK = loading scripts keys settings lines model bad_input connection celery metrics web tracing why
@@ -140,7 +140,7 @@ lowest: $(VENV)/.release  ## The quick tests on the lowest version of each depen
 	$(BIN)/uv venv --quiet --python $(BIN)/python .lowest
 	$(BIN)/uv pip install --python .lowest/bin/python --resolution lowest-direct \
 		--editable '.[gpu,flower,tracing,dev,docs]'
-	.lowest/bin/pytest -n 2 --dist loadfile $(QUICK:%=tests/test_%.py) $(ARGS)
+	.lowest/bin/pytest -n 2 --dist loadfile $(wildcard $(QUICK:%=tests/*/test_%.py)) $(ARGS)
 	.lowest/bin/mkdocs build --strict --site-dir .lowest/site
 
 clean:

@@ -20,7 +20,7 @@ from celery import Celery
 from benchmarks.bench_bulk import applications
 from benchmarks.common import Figure, machine, p99, print_table, say
 from celery_minsched import MinSched, RegisterNodeRequest
-from tests.server import Server
+from tests.support.server import Server
 
 NODES, SLOTS = 10, 4000
 SESSIONS = 100

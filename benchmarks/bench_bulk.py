@@ -18,7 +18,7 @@ from celery import Celery, Signature
 from benchmarks.common import Figure, machine, print_table, say
 from benchmarks.network import network
 from celery_minsched import MinSched, RegisterNodeRequest
-from tests.server import Server
+from tests.support.server import Server
 
 DAY = 86400.0  # seconds
 MOST_SLOTS = 4000

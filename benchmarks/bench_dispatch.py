@@ -24,9 +24,9 @@ from celery_minsched import (
     MinimalSchedulerService,
     RegisterNodeRequest,
 )
-from celery_minsched.models import DispatchResponse
-from celery_minsched.settings import Settings
-from tests.server import Server
+from celery_minsched.core.models import DispatchResponse
+from celery_minsched.core.settings import Settings
+from tests.support.server import Server
 
 POOL = "asr"
 SLOTS = 4

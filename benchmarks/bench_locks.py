@@ -33,8 +33,8 @@ from celery_minsched import (
     RegisterNodeRequest,
     Settings,
 )
-from celery_minsched.models import DispatchResponse
-from tests.server import Server
+from celery_minsched.core.models import DispatchResponse
+from tests.support.server import Server
 
 SLOTS = 8
 PROCESSES = 4

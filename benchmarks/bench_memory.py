@@ -23,8 +23,8 @@ from celery_minsched import (
     RegisterNodeRequest,
     Settings,
 )
-from celery_minsched.models import DispatchResponse
-from tests.server import Server
+from celery_minsched.core.models import DispatchResponse
+from tests.support.server import Server
 
 DAY = 86400.0  # seconds
 MESSAGE = 1024  # bytes

@@ -20,7 +20,7 @@ from benchmarks.common import Figure, machine, print_table, say
 from benchmarks.contenders import CONTENDERS, publisher
 from benchmarks.workers import await_notes, workers
 from celery_minsched.simulation.trace import Job, Node
-from tests.server import Server
+from tests.support.server import Server
 
 NAP = 0.05  # seconds
 POOL = "asr"

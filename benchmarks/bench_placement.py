@@ -21,7 +21,7 @@ from benchmarks.plots import draw_responses, plot_option
 from benchmarks.replay import NAMES, Replay, replay, requests_of
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Job, Node
-from tests.server import Server
+from tests.support.server import Server
 
 SHORT = 20.0  # seconds
 

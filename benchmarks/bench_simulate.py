@@ -21,7 +21,7 @@ from benchmarks.common import machine, p99, print_table, say
 from benchmarks.replay import Replay, replay, requests_of
 from benchmarks.trace import jobs_of, with_work
 from celery_minsched.simulation import Job, Node, Result, simulate
-from tests.server import Server
+from tests.support.server import Server
 
 
 def simulations(real: Replay, jobs: Sequence[Job], nodes: Sequence[Node]) -> dict[str, Result]:

@@ -16,7 +16,7 @@ from benchmarks.plots import draw_responses, plot_option
 from benchmarks.replay import Replay, replay, requests_of
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Node
-from tests.server import Server
+from tests.support.server import Server
 
 BUSY = 0.85
 

@@ -29,13 +29,13 @@ from celery_minsched import (
     RegisterNodeRequest,
     Settings,
 )
-from celery_minsched.metrics import SchedulerCollector
-from celery_minsched.models import DispatchResponse
-from celery_minsched.snapshot import look as look_at
-from celery_minsched.views import Views
+from celery_minsched.core.models import DispatchResponse
+from celery_minsched.monitor.metrics import SchedulerCollector
+from celery_minsched.monitor.queries import Views
+from celery_minsched.monitor.snapshot import look as look_at
 from celery_minsched.web.answers import ANSWERS
 from celery_minsched.web.paging import FIRST
-from tests.server import Server
+from tests.support.server import Server
 
 NODES, SLOTS, IN_LINE = 1000, 8, 2000
 DAY = 86400.0  # seconds; no process is behind these nodes

@@ -15,7 +15,7 @@ from benchmarks.trace import ideal, with_work
 from benchmarks.workers import ROOT, await_notes, logs, wait_for, workers
 from celery_minsched import MinSched
 from celery_minsched.simulation.trace import Job, Node, read, synthesize
-from tests.server import Server
+from tests.support.server import Server
 
 TRACE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
 NAMES = {**CONTENDERS, **BY_NODE, **OTHERS}

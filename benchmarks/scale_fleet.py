@@ -26,11 +26,11 @@ from celery_minsched import (
     RegisterNodeRequest,
     SchedulerError,
     Settings,
-    scripts,
 )
-from celery_minsched.models import DispatchResponse
-from celery_minsched.views import Views
-from tests.server import Server
+from celery_minsched.core import scripts
+from celery_minsched.core.models import DispatchResponse
+from celery_minsched.monitor.queries import Views
+from tests.support.server import Server
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from benchmarks.scale_fleet import DAY, FULL, Fleet, Row, Sizes, ask, names, running_first
 from benchmarks.workers import ROOT
 from celery_minsched import DispatchRequest
-from celery_minsched.metrics import SchedulerCollector
-from celery_minsched.views import Views
+from celery_minsched.monitor.metrics import SchedulerCollector
+from celery_minsched.monitor.queries import Views
 from celery_minsched.web.answers import ANSWERS
 from celery_minsched.web.paging import FIRST
 
@@ -49,7 +49,7 @@ def scrape(fleet: Fleet) -> None:
 
 def command(*words: str) -> Look:
     """A subcommand of ``celery -A app minsched``, as a process."""
-    program = [sys.executable, "-m", "celery", "-A", "tests.app", "minsched", *words]
+    program = [sys.executable, "-m", "celery", "-A", "tests.support.app", "minsched", *words]
 
     def look(fleet: Fleet) -> None:
         environment = {

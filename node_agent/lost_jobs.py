@@ -19,8 +19,8 @@ from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import RedisError
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
-from celery_minsched.messages import read_message, read_unacked
-from celery_minsched.plugin import MinSched
+from celery_minsched.plugin.messages import read_message, read_unacked
+from celery_minsched.plugin.plugin import MinSched
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import redis
 from kombu.utils.encoding import bytes_to_str
 
 from celery_minsched import RegisterNodeRequest
-from celery_minsched.plugin import MinSched
+from celery_minsched.plugin.plugin import MinSched
 
 from .liveness import Liveness
 from .pulse import Pulse, Report
@@ -77,7 +77,7 @@ class Node:
         self.pulse.stop()
 
     def describe(self) -> dict[str, Any]:
-        """The node's state, for :mod:`celery_minsched.remote`."""
+        """The node's state, for :mod:`celery_minsched.plugin.remote`."""
         report = self._report
         return {
             "node_id": self.node_id,

@@ -36,8 +36,8 @@ from celery_minsched import (
     UnknownNode,
     WrongLayout,
 )
-from celery_minsched.models import HeartbeatResponse
-from celery_minsched.plugin import MinSched
+from celery_minsched.core.models import HeartbeatResponse
+from celery_minsched.plugin.plugin import MinSched
 
 from .load import LoadMeter
 from .process import Processor, is_stopped, kill, now

@@ -23,8 +23,8 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import DataError, NoScriptError, ResponseError
 
-from celery_minsched.keys import QUEUES, job_queue_name
-from celery_minsched.messages import (
+from celery_minsched.core.keys import QUEUES, job_queue_name
+from celery_minsched.plugin.messages import (
     NO_JSON,
     job_id_of,
     priority_of,
@@ -32,7 +32,7 @@ from celery_minsched.messages import (
     read_unacked,
     request_of,
 )
-from celery_minsched.plugin import MinSched
+from celery_minsched.plugin.plugin import MinSched
 
 from .slots import Slots, by_age
 

@@ -14,7 +14,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from celery_minsched.plugin import MinSched
+from celery_minsched.plugin.plugin import MinSched
 
 from .lost_jobs import LostJobs
 from .rescue import park_messages, settle

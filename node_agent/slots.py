@@ -22,16 +22,11 @@ from typing import Any
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 
-from celery_minsched import (
-    CompleteTaskRequest,
-    MinimalSchedulerService,
-    NodeMismatch,
-    UnknownJob,
-)
-from celery_minsched.paging import MOST_REVOKED, slices
-from celery_minsched.printing import printable
+from celery_minsched import CompleteTaskRequest, MinimalSchedulerService, NodeMismatch, UnknownJob
+from celery_minsched.core.paging import MOST_REVOKED, slices
+from celery_minsched.core.printing import printable
 
-from .courier import Courier, is_passing
+from .outbox import Courier, is_passing
 
 logger = logging.getLogger(__name__)
 

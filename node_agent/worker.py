@@ -18,16 +18,17 @@ from kombu import Exchange, Queue
 from kombu.utils.imports import symbol_by_name
 from redis.exceptions import ResponseError
 
-from celery_minsched import RegisterNodeRequest, remote, tracing  # noqa: F401 - remote registers its commands
-from celery_minsched.connection import result_options
-from celery_minsched.keys import QUEUES, queue_name
-from celery_minsched.messages import job_id_of
-from celery_minsched.plugin import MinSched
-from celery_minsched.router import HEADER
+from celery_minsched import RegisterNodeRequest
+from celery_minsched.core.keys import QUEUES, queue_name
+from celery_minsched.plugin import remote, tracing  # noqa: F401 - remote registers its commands
+from celery_minsched.plugin.connection import result_options
+from celery_minsched.plugin.messages import job_id_of
+from celery_minsched.plugin.plugin import MinSched
+from celery_minsched.plugin.router import HEADER
 
 from . import revokes  # noqa: F401 - registers its commands
 from .children import kept_by_children
-from .intake import take_by_move
+from .kombu_fetch import take_by_move
 from .log_text import follow_logging
 from .node import Node
 from .requests import claim_of, with_slot

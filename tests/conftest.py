@@ -12,12 +12,12 @@ import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService
-from celery_minsched.views import Views
+from celery_minsched.monitor.queries import Views
 
-from .desk import Desk
-from .fleet import Fleet
-from .scene import Scene
-from .server import Server
+from .support.desk import Desk
+from .support.fleet import Fleet
+from .support.scene import Scene
+from .support.server import Server
 
 # A shell starts a background job with ctrl-c ignored. What the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,8 @@
 """``celery -A app minsched …``: see the fleet, know why, and act on it.
 
 Celery finds the group by its entry point ``celery.commands`` (celery 5.7, ``celery/bin/celery.py``)
-and leaves the application in the context. A command is a face over :mod:`celery_minsched.views`;
-only those in :mod:`.act` change anything.
+and leaves the application in the context. A command asks :mod:`celery_minsched.monitor`. Only the
+commands in :mod:`.act` change anything.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from click_didyoumean import DYMGroup
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from .. import remote  # noqa: F401 - celery inspect and control know what their own process knows
-from ..errors import SchedulerError
+from ..core.errors import SchedulerError
+from ..plugin import remote  # noqa: F401 - celery inspect and control know what their own process knows
 from ..web.command import flower
 from .act import drain, pause, rescue, resume, undrain
 from .check import check

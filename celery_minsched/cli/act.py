@@ -9,10 +9,10 @@ from difflib import get_close_matches
 import click
 from pydantic import BaseModel
 
-from ..errors import EmptyPool, NodeIdInUse, UnknownNode
-from ..plugin import MinSched
-from ..view_models import JobView, NodeView
-from ..views import Views
+from ..core.errors import EmptyPool, NodeIdInUse, UnknownNode
+from ..monitor.models import JobView, NodeView
+from ..monitor.queries import Views
+from ..plugin.plugin import MinSched
 from .common import Failure, console, duration, json_option, plugin, plural, print_json
 
 _LOOK_AGAIN = 0.1  # seconds between two looks at whether a rescue is done

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ..check import Breach, Checker, Tell, repair
+from ..consistency import Breach, Checker, Tell, repair
 from .common import console, json_option, plugin, print_json
 
 

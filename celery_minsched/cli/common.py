@@ -16,8 +16,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ..plugin import MinSched
-from ..printing import printable
+from ..core.printing import printable
+from ..plugin.plugin import MinSched
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")

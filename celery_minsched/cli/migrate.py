@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from .. import migrate as migration
-from ..layout import LAYOUT, check_layout
-from ..scheduler import MinimalSchedulerService
-from ..views import Views
+from ..core.layout import LAYOUT, check_layout
+from ..core.scheduler import MinimalSchedulerService
+from ..migration import from_v1 as migration
+from ..monitor.queries import Views
 from .common import (
     Failure,
     console,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ..adopt import Adopter, Adoption
-from ..errors import InvalidDemand
-from ..release import NodesAtWork, Release, Releaser
+from ..core.errors import InvalidDemand
+from ..migration.adopt import Adopter, Adoption
+from ..migration.release import NodesAtWork, Release, Releaser
 from .common import (
     Failure,
     console,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .. import scripts as lua
+from ..core import scripts as lua
 
 
 @click.command()

@@ -8,10 +8,10 @@ from contextlib import suppress
 import click
 from rich.table import Table
 
-from .. import why as why_module
-from ..line_views import MOST_LINES
-from ..view_models import Event, JobView, LineView, NodeView, PoolView, place_of
-from ..views import Views
+from ..monitor import explain as why_module
+from ..monitor.line_queries import MOST_LINES
+from ..monitor.models import Event, JobView, LineView, NodeView, PoolView, place_of
+from ..monitor.queries import Views
 from .common import (
     ROWS,
     clock,

@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..snapshot import Snapshot, count, look
-from ..view_models import NODE_STATES, NodeView
-from ..views import Views
+from ..monitor.models import NODE_STATES, NodeView
+from ..monitor.queries import Views
+from ..monitor.snapshot import Snapshot, count, look
 from .common import (
     console,
     duration,

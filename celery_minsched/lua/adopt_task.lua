@@ -1,6 +1,6 @@
 -- include: dispatch
 -- Takes messages out of an ordinary queue and dispatches them, each in one step: a plain worker takes it, or
--- this does. For celery_minsched/adopt.py.
+-- this does. For celery_minsched/migration/adopt.py.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

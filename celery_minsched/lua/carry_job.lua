@@ -1,7 +1,7 @@
 -- include: job
 -- Takes over a job's record of the original specification's layout. One that goes on holds a slot of its
 -- node until it ends, for a while at most. Any other lapses, and is lost if it never ended. For
--- celery_minsched/migrate/carry.py, which has written the record down.
+-- celery_minsched/migration/from_v1/carry.py, which has written the record down.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

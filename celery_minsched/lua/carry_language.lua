@@ -1,6 +1,6 @@
 -- include: node
 -- Takes over a language pair of the original specification's layout, as if a program had mapped it. For
--- celery_minsched/migrate/carry.py.
+-- celery_minsched/migration/from_v1/carry.py.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

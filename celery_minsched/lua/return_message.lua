@@ -1,5 +1,5 @@
 -- include: place
--- Returns a message to an ordinary queue and forgets its job, in one step. For celery_minsched/release.py.
+-- Returns a message to an ordinary queue and forgets its job, in one step. For celery_minsched/migration/release.py.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

@@ -12,10 +12,10 @@ from typing import Any
 
 import redis
 
-from .. import scripts
-from ..models import MAX_SLOTS, DispatchRequest
-from ..scheduler import MinimalSchedulerService
-from ..settings import Settings
+from ..core import scripts
+from ..core.models import MAX_SLOTS, DispatchRequest
+from ..core.scheduler import MinimalSchedulerService
+from ..core.settings import Settings
 
 #: When a simulation begins, seconds since the epoch: a node that was heard of at 0 has no record.
 EPOCH = 1_000_000_000.0

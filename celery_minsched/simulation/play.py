@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-from .. import scripts
-from ..models import DispatchRequest, HeartbeatRequest, RegisterNodeRequest
+from ..core import scripts
+from ..core.models import DispatchRequest, HeartbeatRequest, RegisterNodeRequest
 from .clock import VirtualScheduler
 from .result import Result, Times
 from .trace import Job, Node

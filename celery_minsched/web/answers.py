@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..line_views import MOST_LINES
-from ..view_models import JobView, LineView, NodeView, PoolView
-from ..views import Views
-from ..why import why
+from ..monitor.explain import why
+from ..monitor.line_queries import MOST_LINES
+from ..monitor.models import JobView, LineView, NodeView, PoolView
+from ..monitor.queries import Views
 from .paging import FIRST, MOST_ROWS, Asked, natural, part_of
 
 Answer = dict[str, Any]

@@ -28,9 +28,9 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, StaticFileHandler, authenticated, url
 
 from .. import __version__
-from ..errors import SchedulerError, WrongLayout
-from ..plugin import MinSched, plugin_of
-from ..views import Views
+from ..core.errors import SchedulerError, WrongLayout
+from ..monitor.queries import Views
+from ..plugin.plugin import MinSched, plugin_of
 from .answers import ANSWERS, Answer, answer_of
 from .paging import Asked
 

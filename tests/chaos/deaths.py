@@ -10,7 +10,7 @@ from collections import defaultdict
 import redis
 from redis.exceptions import RedisError
 
-from celery_minsched.keys import Keys
+from celery_minsched.core.keys import Keys
 
 logger = logging.getLogger(__name__)
 

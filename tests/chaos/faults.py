@@ -14,10 +14,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from ..proxy import Proxy
-from ..server import Server
 from ..soak.faults import MOST_AWAY, Faults
 from ..soak.fleet import Worker
+from ..support.proxy import Proxy
+from ..support.server import Server
 from .fleet import Node
 
 WHILE = (0.5, 8.0)  # seconds that most faults last: shorter and longer than a node may be silent

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import psutil
 
-from ..proxy import Proxy
-from ..server import Server
 from ..soak.fleet import Worker, command
+from ..support.proxy import Proxy
+from ..support.server import Server
 from .app import CHILDREN
 
 APP = "tests.chaos.app"

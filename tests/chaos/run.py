@@ -11,12 +11,12 @@ from rich.console import Console
 
 from celery_minsched import MinSched
 
-from ..server import Server
 from ..soak import ledger, report, verdict
 from ..soak.app import NODE_TTL
 from ..soak.load import plan
 from ..soak.run import Form, going_on, is_quiet, stop, told, wait
 from ..soak.verdict import Promise
+from ..support.server import Server
 from .app import app
 from .deaths import Deaths
 from .faults import IMPATIENT, ChaosFaults

@@ -19,8 +19,8 @@ from urllib.request import Request, urlopen
 import docker
 import pytest
 
-from ..fleet import ROOT, wait_for
-from ..server import free_port
+from ..support.fleet import ROOT, wait_for
+from ..support.server import free_port
 
 PROJECT = "minsched-check"
 SERVICES = {"redis", "large", "medium", "small", "flower", "producer"}

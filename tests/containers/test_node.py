@@ -23,9 +23,9 @@ from pytest_celery import (
 from pytest_docker_tools import build, container, fxtr
 
 from celery_minsched import MinSched, NodeLostError
-from celery_minsched.views import NodeView
+from celery_minsched.monitor.queries import NodeView
 
-from ..fleet import ROOT, wait_for
+from ..support.fleet import ROOT, wait_for
 from . import node_app
 
 

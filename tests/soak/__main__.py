@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..server import Server
+from ..support.server import Server
 
 NODE_TTL = 2.0  # seconds
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import redis
 from redis.exceptions import RedisError
 
-from celery_minsched.keys import Keys
+from celery_minsched.core.keys import Keys
 
-from ..server import Server
+from ..support.server import Server
 from .fleet import Worker
 
 logger = logging.getLogger(__name__)

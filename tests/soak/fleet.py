@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..fleet import ROOT
+from ..support.fleet import ROOT
 from .app import POOL
 
 APP = "tests.soak.app"

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from celery_minsched import MinSched
 
-from ..test_keys import LASTING
+from ..core.test_keys import LASTING
 from .faults import Faults, Rescue
 from .fleet import Worker
 from .ledger import Run

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from celery_minsched import MinSched
 
-from ..server import Server
+from ..support.server import Server
 from . import ledger, report, verdict
 from .app import NODE_TTL, app
 from .faults import Faults, Watch

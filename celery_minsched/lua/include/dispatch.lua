@@ -2,7 +2,7 @@
 -- The dispatch of one job: resolves its demand to the least-loaded node with a free slot, takes the slot,
 -- records the job and the session, and sends the message to the node's queue; or has it wait.
 
--- Limits of one call: Redis serves no other client meanwhile. Python sends no more, see celery_minsched/paging.py.
+-- Limits of one call: Redis serves no other client meanwhile. Python sends no more, see celery_minsched/core/paging.py.
 local MOST_JOBS = 100
 local MOST_WRITES = 5000  -- to the free sets of nodes
 

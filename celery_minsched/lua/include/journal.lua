@@ -4,7 +4,7 @@
 
 local MOST_EVENTS = 10000  -- about: Redis trims its stream by whole nodes of it
 
--- Wait times are counted below each of these, ms; celery_minsched/metrics.py has the same ones.
+-- Wait times are counted below each of these, ms; celery_minsched/monitor/metrics.py has the same ones.
 local WAITED = {10, 100, 500, 1000, 5000, 10000, 30000, 60000, 300000, 1800000}
 
 -- ms by which the id of an event lies in the future at most, after the clock was set back. Redis gives each event

@@ -1,0 +1,1 @@
+"""The scheduler on Redis: keys, scripts, models. Imports neither Celery nor kombu."""

@@ -1,0 +1,64 @@
+"""A check of many jobs: what it costs, and what it says of jobs that move meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from celery_minsched.consistency import Checker
+from celery_minsched.consistency.job_scan import JobScan
+from celery_minsched.consistency.look import Look
+
+from ..support.desk import Desk
+
+LATER = 10**15
+
+
+def calls(client: redis.Redis, act: Callable[[], object]) -> int:
+    """The number of commands that the server runs."""
+    client.config_resetstat()
+    act()
+    stats = client.info("commandstats")
+    return sum(int(stat["calls"]) for name, stat in stats.items() if name != "cmdstat_info")
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [{}, {"expires_ts": LATER}, {"due_ts": LATER}, {"priority": 9}],
+    ids=["waiting", "waiting with an expiry", "delayed", "waiting at another priority"],
+)
+def test_a_sound_job_at_no_node_costs_three_commands(
+    desk: Desk, client: redis.Redis, demand: dict[str, int]
+) -> None:
+    desk.node("n1", 1)
+    desk.send_many([{}, demand])
+    few = calls(client, lambda: desk.views.check())
+    desk.send_many([demand] * 100)
+    assert (
+        calls(client, lambda: desk.views.check()) - few == 300
+    )  # two for its record, and one for the list of its message
+
+
+def test_a_job_that_moves_during_the_check_is_no_breach(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1", 2)
+    running = desk.send_many([{}, {}])
+    waiting = [desk.park() for _ in range(3)]
+    look = Look(desk.views)
+    jobs = JobScan(look)
+    jobs.read_keys()
+    jobs.read_places()
+    desk.complete(running[0])  # the first in line takes its slot
+    desk.send(due_ts=LATER)
+    assert list(jobs.check(look)) == []
+    assert desk.status(waiting[0]) == "dispatched"
+
+
+def test_a_check_tells_of_its_progress(desk: Desk) -> None:
+    desk.node("n1", 1)
+    desk.send_many([{}] * 20)
+    told: list[tuple[str, int, int | None]] = []
+    Checker(desk.views, lambda *step: told.append(step)).check()
+    done, total = next(said[1:] for said in reversed(told) if said[0] == "Reading keys")
+    assert done == total == desk.service.redis.dbsize()

@@ -1,0 +1,46 @@
+"""No slot is given twice, however many ask at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from celery_minsched import (
+    DispatchRequest,
+    MinimalSchedulerService,
+    NoAvailableNode,
+    RegisterNodeRequest,
+)
+from celery_minsched.monitor.queries import Views
+
+from ..support.server import Server
+
+SLOTS = [31, 20, 15, 12, 9, 7, 4, 2]
+DISPATCHERS = 64
+
+
+@pytest.mark.parametrize("run", range(20))
+def test_exactly_100_of_the_asked_get_one_of_100_slots(server: Server, run: int) -> None:
+    service = MinimalSchedulerService(server.client())
+    for number, slots in enumerate(SLOTS):
+        service.register_node(
+            RegisterNodeRequest(node_id=f"n{number}", max_jobs=slots, pools_json='["asr"]')
+        )
+
+    def ask(_: int) -> list[str]:
+        with server.client() as client:  # a connection of its own, as another process has
+            mine = MinimalSchedulerService(client)
+            got = []
+            for _ in range(3):
+                try:
+                    got.append(mine.dispatch_task(DispatchRequest(pool="asr")).node_id)
+                except NoAvailableNode:
+                    continue
+            return got
+
+    with ThreadPoolExecutor(DISPATCHERS) as pool:
+        got = [node_id for nodes in pool.map(ask, range(DISPATCHERS)) for node_id in nodes]
+    assert len(got) == sum(SLOTS) == 100
+    assert [got.count(f"n{number}") for number in range(len(SLOTS))] == SLOTS
+    assert Views(service.redis, service.keys).check() == []

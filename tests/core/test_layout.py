@@ -1,0 +1,149 @@
+"""The layout of what is in Redis has a number, and nobody starts on one that he does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+from prometheus_client import CollectorRegistry, generate_latest
+
+from celery_minsched import DispatchRequest, MinimalSchedulerService, WrongLayout
+from celery_minsched.core.layout import LAYOUT, layout_of
+from celery_minsched.monitor.metrics import register
+
+from ..cli.test_cli import run_with
+from ..support.desk import Desk
+from ..support.fleet import Fleet, make_app, wait_for
+from ..support.old_layout import OldProgram, assert_untouched, fill
+from ..support.server import Server
+
+NOTE = "scheduler:layout"
+
+
+@pytest.fixture
+def app(server: Server) -> Celery:
+    return make_app(server.url)
+
+
+def refusal(app: Celery) -> str:
+    with pytest.raises(WrongLayout) as refused:
+        app.send_task("tests.support.app.mark", ("x", 1), minsched={"pool": "asr"})
+    return str(refused.value)
+
+
+def test_the_first_node_notes_the_number(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1")
+    assert client.get(NOTE) == str(LAYOUT)
+
+
+def test_an_application_that_is_there_before_all_nodes_is_of_this_layout(
+    app: Celery, client: redis.Redis
+) -> None:
+    app.send_task("tests.support.app.mark", ("x", 1), minsched={"pool": "asr"})
+    assert not client.exists(NOTE)
+    assert make_app(app.conf.broker_url).minsched.views.nodes() == []
+
+
+@pytest.mark.parametrize("demand", [{"pool": "asr"}, {"src_lang": "zh", "tgt_lang": "en"}])
+@pytest.mark.parametrize("due_ts", [0, 10**15])
+def test_whoever_makes_a_job_here_is_known_by_it(
+    service: MinimalSchedulerService, client: redis.Redis, demand: dict[str, str], due_ts: int
+) -> None:
+    request = DispatchRequest(when_full="wait", due_ts=due_ts, **demand)  # type: ignore[arg-type]
+    service.dispatch_tasks([(request, ("[", "]"))])
+    assert client.exists("scheduler:job:id_seq")
+    assert layout_of(client, service.keys) == LAYOUT
+
+
+def test_the_earlier_layout_is_told_to_migrate(app: Celery, client: redis.Redis) -> None:
+    client.set("scheduler:job:id_seq", 17)
+    before = client.keys("*")
+    said = refusal(app)
+    assert "celery -A APP minsched migrate" in said
+    assert "cannot run side by side" in said
+    assert client.keys("*") == before
+
+
+def test_a_later_layout_is_left_alone(app: Celery, desk: Desk, client: redis.Redis) -> None:
+    client.set(NOTE, LAYOUT + 1)
+    said = f"has layout {LAYOUT + 1} (see {NOTE}), and this version has layout {LAYOUT}."
+    assert said in refusal(app)
+    with pytest.raises(WrongLayout):
+        desk.node("n1")
+    answer = run_with(app, "nodes")
+    assert answer.exit_code == 2
+    assert "Install the celery-minsched that the other nodes run" in answer.stderr
+    assert client.keys("*") == [NOTE]
+
+
+def test_whoever_scrapes_it_sees_that_it_is_not_up(app: Celery, client: redis.Redis) -> None:
+    client.set(NOTE, LAYOUT + 1)
+    registry = CollectorRegistry()
+    register(app, registry)
+    assert "minsched_up 0.0" in generate_latest(registry).decode()
+
+
+@pytest.mark.parametrize("number", [LAYOUT - 1, LAYOUT + 1])
+def test_a_node_refuses_to_start_and_says_what_to_do(
+    fleet: Fleet, client: redis.Redis, number: int
+) -> None:
+    client.set(NOTE, number)
+    fleet.start("n1")
+    assert fleet.processes["n1"].wait(60) == 1
+    assert f"Error: WRONG_LAYOUT: what is in Redis has layout {number} (see" in fleet.log("n1")
+    assert client.keys("*") == [NOTE]
+
+
+def test_a_dispatch_does_not_ask_for_it(app: Celery, desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1")
+    app.minsched.scheduler  # noqa: B018 - asks once
+    client.config_resetstat()
+    app.send_task("tests.support.app.mark", ("x", 1), minsched={"pool": "asr"}, ignore_result=True)
+    commands = client.info("commandstats")
+    asked = commands.get("cmdstat_get", {"calls": 0})["calls"]
+    assert asked == 2  # the script's own looks for the fleet's times and for an earlier answer
+    assert commands["cmdstat_evalsha"]["calls"] == 1
+
+
+def test_programs_of_the_earlier_layout_work_on_undisturbed_while_this_version_is_refused(
+    fleet: Fleet, app: Celery, client: redis.Redis, tmp_path: Path
+) -> None:
+    old = fill(client, nodes=10, sessions=0, jobs=0)
+    for node_id in old.nodes:
+        client.hset(f"scheduler:node:runtime:{node_id}", "current_jobs", 0)
+    before = set(client.keys())
+    programs = [OldProgram(fleet.server, "1", f"user-{n}") for n in range(4)]
+    for program in programs:
+        program.start()
+    fleet.start("new")
+    while fleet.processes["new"].poll() is None:
+        refusal(app)
+        assert run_with(app, "check").exit_code == 2
+    assert fleet.processes["new"].returncode == 1
+    assert "both versions cannot run side by side" in fleet.log("new")
+    done = [len(program.completed) for program in programs]
+    wait_for(
+        lambda: all(len(p.completed) > n for p, n in zip(programs, done, strict=True)),
+        "each of them to go on",
+    )
+    for program in programs:
+        program.stop()
+
+    ran = [job_id for program in programs for job_id in program.completed]
+    theirs = {f"scheduler:job:{job_id}" for job_id in ran}
+    theirs |= {f"scheduler:session:user-{n}" for n in range(4)}
+    assert set(client.keys()) == before | theirs
+    assert len(set(ran)) == len(ran)
+    assert {client.hget(f"scheduler:job:{job_id}", "status") for job_id in ran} == {"finished"}
+    taken = [client.hget(f"scheduler:node:runtime:{node}", "current_jobs") for node in old.nodes]
+    assert set(taken) == {"0"}
+    assert_untouched(client, old)
+
+    history = tmp_path / "jobs.jsonl"
+    assert run_with(app, "migrate", "--apply", "--history", str(history)).exit_code == 0
+    assert len(history.read_text().splitlines()) == len(ran)
+    fleet.start_ready("new")
+    assert fleet.send("add", 1, 2).get(20) == 3
+    assert app.minsched.views.check() == []

@@ -1,0 +1,397 @@
+"""Lines at their limits: nobody starves, turns are fair, no call costs more for many who wait."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from celery_minsched import Backlogged, EmptyPool, MinimalSchedulerService, Settings
+from celery_minsched.core.models import DispatchResponse
+from celery_minsched.plugin.publish import BATCH
+
+from ..plugin.test_delayed import now
+from ..support.desk import Desk, silence
+
+#: Commands in one call of a script, whoever waits: what a call may cost.
+MOST_COMMANDS = 10_000
+
+
+def park_many(desk: Desk, demands: list[dict[str, Any]], pool: str | None = "asr") -> list[str]:
+    """Send a job for each demand, as ``dispatch_many`` does; the jobs."""
+    return [
+        place.job_id
+        for start in range(0, len(demands), BATCH)
+        for place in desk.send_many({"pool": pool} | d for d in demands[start : start + BATCH])
+    ]
+
+
+def running_at(desk: Desk, node_id: str) -> list[str]:
+    jobs: list[str] = desk.service.redis.zrange(desk.service.keys("node_jobs", node_id), 0, -1)
+    return jobs
+
+
+def finish(desk: Desk, node_id: str) -> str:
+    """End the one job of a node with one slot; the job that has the slot then."""
+    [job_id] = running_at(desk, node_id)
+    desk.complete(DispatchResponse(node_id=node_id, job_id=job_id))
+    return (running_at(desk, node_id) or [""])[0]
+
+
+def beat_until(desk: Desk, node_id: str, done: Callable[[], bool]) -> int:
+    """Heartbeats while the node is told to beat again at once; how many."""
+    for beats in range(1, 500):
+        answer = desk.beat(node_id)
+        if done() or answer.next_due_ms != 0:
+            return beats
+    raise AssertionError("there is always more to do")
+
+
+@pytest.fixture
+def bounded(client: redis.Redis) -> Callable[..., Any]:
+    """A context in which the calls run no more than so many commands each."""
+
+    @contextmanager
+    def context(most: int = MOST_COMMANDS) -> Iterator[None]:
+        before = commands(client)
+        yield
+        assert commands(client) - before < most
+
+    return context
+
+
+def commands(client: redis.Redis) -> int:
+    """Commands that the server has run so far, those of scripts included."""
+    return sum(stat["calls"] for stat in client.info("commandstats").values())
+
+
+class TestNobodyIsStarved:
+    def test_behind_a_thousand_lines_that_the_node_cannot_serve(
+        self, desk: Desk, bounded: Callable[..., Any]
+    ) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        park_many(desk, [{"capabilities": [f"voice-{n}"]} for n in range(1000)])
+        mine = desk.park("mine")
+        with bounded():
+            finish(desk, "n1")
+        with bounded(8 * MOST_COMMANDS):
+            beats = beat_until(desk, "n1", lambda: desk.status(mine) == "dispatched")
+        assert desk.status(mine) == "dispatched"
+        assert beats <= 8
+        assert desk.views.check() == []
+
+    def test_lines_that_were_passed_over_cost_nothing_any_more(
+        self, desk: Desk, bounded: Callable[..., Any]
+    ) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        park_many(desk, [{"capabilities": [f"voice-{n}"]} for n in range(1000)])
+        park_many(desk, [{} for _ in range(10)])
+        finish(desk, "n1")
+        beat_until(desk, "n1", lambda: desk.taken("n1") == 1)
+        for _ in range(8):
+            with bounded(120):
+                assert finish(desk, "n1"), "the slot went to nobody"
+
+    def test_lines_that_were_passed_over_are_seen_when_the_node_learns(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        special = desk.park("special", capabilities=["gpu"])
+        desk.dispatch()
+        desk.park("plain")
+        assert desk.status(special) == "waiting"
+        desk.node("n1", 2, caps=["gpu"])
+        assert desk.status(special) == "dispatched"
+
+    def test_by_a_pool_that_comes_to_serve_their_pair(self, desk: Desk) -> None:
+        listed = [{"id": "asr", "langs": [["zh", "en"]]}]
+        desk.node("n1", 1, listed)
+        french = desk.park("french", src_lang="fr", tgt_lang="en")
+        desk.beat("n1")
+        assert desk.status(french) == "waiting"
+        desk.service.set_language_pools("fr", "en", ["asr"])
+        assert desk.status(french) == "dispatched"
+
+    def test_by_a_pool_that_lists_no_pairs_any_more(self, desk: Desk) -> None:
+        desk.node("n1", 1, [{"id": "asr", "langs": [["zh", "en"]]}])
+        french = desk.park("french", src_lang="fr", tgt_lang="en")
+        desk.beat("n1")
+        desk.node("n1", 1, ["asr"])  # any language is as good as another
+        assert desk.status(french) == "dispatched"
+
+    def test_by_the_other_direction_when_the_first_is_served_no_more(self, desk: Desk) -> None:
+        desk.node("there", 1, [{"id": "p", "langs": [["zh", "en"]]}])
+        desk.node("back", 1, [{"id": "q", "langs": [["en", "zh"]]}])
+        auto = {"pool": None, "src_lang": "auto", "tgt_lang": "zh:en"}
+        assert desk.dispatch(**auto).node_id == "there"
+        job = desk.park("either", **auto)
+        assert desk.status(job) == "waiting"
+        desk.node("there", 1, ["p"])
+        assert (desk.status(job), desk.taken("back")) == ("dispatched", 1)
+
+    def test_a_node_that_registers_again_loses_no_line_to_the_other_direction(
+        self, desk: Desk
+    ) -> None:
+        there = [{"id": "p", "langs": [["zh", "en"]]}]
+        desk.node("there", 1, there)
+        desk.node("back", 1, [{"id": "q", "langs": [["en", "zh"]]}])
+        auto = {"pool": None, "src_lang": "auto", "tgt_lang": "zh:en"}
+        desk.dispatch(**auto)
+        job = desk.park("either", **auto)
+        desk.node("there", 2, there)
+        assert (desk.status(job), desk.taken("there"), desk.taken("back")) == ("dispatched", 2, 0)
+
+    def test_by_hundreds_of_lines_for_a_node_that_leaves(self, desk: Desk) -> None:
+        caps = [f"voice-{n}" for n in range(100)]
+        desk.node("a", 1, caps=caps)
+        desk.dispatch()
+        jobs = park_many(
+            desk,
+            [
+                {"capabilities": sorted({one, other}), "affinity": "require", "preferred_node": "a"}
+                for one in caps[:20]
+                for other in caps[:20]
+            ],
+        )
+        desk.node("b", 400, caps=caps)
+        assert desk.taken("b") == 0  # they wait for a
+        desk.service.drain_node("a")
+        desk.beat("a")
+        beat_until(desk, "b", lambda: desk.taken("b") == len(jobs))
+        assert {desk.status(job) for job in jobs} == {"dispatched"}
+
+    @pytest.mark.parametrize("leave", ["drain", "offline", "silence", "pool"])
+    def test_by_a_node_that_comes_back_and_leaves_again(
+        self, desk: Desk, client: redis.Redis, leave: str
+    ) -> None:
+        """Who waits for one node waits for others too, each time that it is not there."""
+
+        def go() -> None:
+            if leave == "drain":
+                desk.service.drain_node("a")
+            elif leave == "offline":
+                desk.beat("a", online=False)
+            elif leave == "pool":
+                desk.node("a", 1, ["other"])
+            else:
+                silence(desk, "a", 9000)
+                client.hset(desk.service.keys("heard"), mapping={"since": 1})
+                desk.beat("b")
+
+        def come() -> None:
+            desk.service.drain_node("a", draining=False)
+            desk.node("a", 1)
+
+        desk.node("a", 1)
+        held = desk.dispatch(session_id="u1")
+        desk.node("b", 1)
+        other = desk.dispatch(preferred_node="b")
+        mine = desk.park("mine", session_id="u1", affinity="require")
+        go()
+        assert desk.status(mine) == "waiting"  # b is full
+        come()
+        desk.complete(other)
+        assert desk.status(mine) == "waiting"  # for a, although b is free
+        assert desk.beat("b").current_jobs == 0
+        go()
+        desk.beat("b")
+        assert (desk.status(mine), desk.taken("b")) == ("dispatched", 1)
+        desk.complete(held)
+
+
+class TestFairTurns:
+    def test_a_flood_of_one_priority_costs_nobody_a_turn_in_another(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        park_many(desk, [{"fairness_key": "urgent"} for _ in range(30)])
+        flood = park_many(desk, [{"fairness_key": "flood", "priority": 9} for _ in range(30)])
+        for _ in range(30):
+            finish(desk, "n1")
+        [other] = park_many(desk, [{"fairness_key": "other", "priority": 9}])
+        order = [finish(desk, "n1") for _ in range(3)]
+        assert order == [flood[0], other, flood[1]]
+
+    def test_a_job_that_is_handed_back_is_the_oldest(self, desk: Desk, client: redis.Redis) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        first, second, third = park_many(desk, [{}, {}, {}])
+        assert finish(desk, "n1") == first
+        client.delete(desk.service.keys("node_queue", "n1"))
+        client.lpush(desk.service.keys("job_queue", first), first)
+        desk.service.drain_node("n1")
+        assert desk.service.place_jobs([first], handed_back_by="n1") == ["waiting"]
+        desk.service.drain_node("n1", draining=False)
+        assert running_at(desk, "n1") == [first]
+        assert [finish(desk, "n1") for _ in range(2)] == [second, third]
+
+    def test_what_never_ran_gives_its_turn_back(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        demands = [{"fairness_key": "hasty", "task_id": f"t{n}"} for n in range(5)]
+        park_many(desk, demands)
+        for demand in demands:
+            desk.service.revoke_tasks([demand["task_id"]], "n1")
+        park_many(desk, [{"fairness_key": "other"} for _ in range(3)])
+        [again] = park_many(desk, [{"fairness_key": "hasty"}])
+        assert again in [finish(desk, "n1") for _ in range(2)]
+
+
+class TestBounds:
+    def test_a_batch_is_no_way_around_the_bound(self, client: redis.Redis) -> None:
+        desk = Desk(MinimalSchedulerService(client, Settings(max_waiting=5)))
+        desk.node("n1", 1)
+        desk.dispatch()
+        with pytest.raises(Backlogged, match="5 jobs wait"):
+            park_many(desk, [{} for _ in range(7)])
+        assert [line.waiting for line in desk.views.lines()] == [5]  # those before were sent
+        assert len(desk.service.redis.keys("minsched.job.*")) == 5
+
+    def test_no_node_has_all_although_each_has_one(self, desk: Desk) -> None:
+        desk.node("a", caps=["gpu"])
+        desk.node("b", caps=["big"])
+        job = desk.send(capabilities=["gpu", "big"])
+        assert job.chosen_by == "impossible"
+        with pytest.raises(EmptyPool, match="--capability big --capability gpu"):
+            desk.dispatch(capabilities=["gpu", "big"])
+
+    def test_a_call_moves_a_bounded_number_of_jobs(
+        self, desk: Desk, bounded: Callable[..., Any]
+    ) -> None:
+        jobs = park_many(desk, [{"pool": None, "src_lang": "zh", "tgt_lang": "en"}] * 600)
+        for number in range(40):
+            desk.node(f"n{number}", 50)
+        with bounded():
+            desk.service.set_language_pools("zh", "en", ["asr"])
+        for number in range(40):
+            with bounded(4 * MOST_COMMANDS):
+                beat_until(desk, f"n{number}", lambda: False)
+        assert sum(desk.status(job) == "dispatched" for job in jobs) == 600
+
+    def test_a_freed_slot_costs_the_same_however_many_wait(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        def cost() -> int:
+            before = commands(client)
+            finish(desk, "n1")
+            return commands(client) - before
+
+        desk.node("n1", 1, caps=[f"c{n}" for n in range(40)])
+        desk.dispatch()
+        park_many(desk, [{"fairness_key": f"u{n}"} for n in range(10)])
+        few = max(cost() for _ in range(5))
+        park_many(desk, [{"fairness_key": f"u{n}"} for n in range(2000)])
+        park_many(desk, [{"capabilities": [f"c{n % 40}"]} for n in range(1000)])
+        assert max(cost() for _ in range(100)) <= few + 2
+
+
+class TestChores:
+    def test_who_waits_again_expires_too(self, desk: Desk, client: redis.Redis) -> None:
+        desk.node("n1", 1)
+        seconds, _ = client.time()
+        job = desk.dispatch(expires_ts=seconds * 1000 - 5000)
+        client.lpush(desk.service.keys("job_queue", job.job_id), "back")
+        desk.node("n2", 1, ["mt"])
+        desk.service.drain_node("n1")
+        assert desk.service.place_jobs([job.job_id], handed_back_by="n1") == ["waiting"]
+        desk.beat("n2")
+        assert desk.queue("n2") == ["back"]  # whose worker tells the caller
+        assert desk.status(job.job_id) == "failed"
+
+    def test_one_node_is_asked_to_come_for_a_delayed_job_and_another_if_it_does_not(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        def delay(milliseconds: int) -> str:
+            seconds, micro = client.time()
+            due_ts = seconds * 1000 + micro // 1000 + milliseconds
+            return desk.send(due_ts=due_ts).job_id
+
+        for node_id in "abc":
+            desk.node(node_id)
+        job = delay(60_000)
+        assert 0 < desk.beat("a").next_due_ms <= 60_000
+        assert desk.beat("b").next_due_ms == -1
+        assert 0 < desk.beat("a").next_due_ms <= 60_000
+        sooner = delay(30_000)
+        assert 0 < desk.beat("b").next_due_ms <= 30_000
+        assert desk.beat("a").next_due_ms == -1
+        for late in (job, sooner):  # and b did not come
+            client.zadd(desk.service.keys("delayed"), {late: 1})
+            client.hset(desk.service.keys("job", late), "due_ts", 1)
+        client.hset(desk.service.keys("alarm"), "at", 1)
+        delay(60_000)
+        assert 0 < desk.beat("c").next_due_ms <= 60_000
+        assert [desk.status(late) for late in (job, sooner)] == ["dispatched"] * 2
+
+    def test_nothing_is_kept_of_an_expiry_once_the_job_runs(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        job = desk.park("mine", expires_ts=10**15)
+        assert finish(desk, "n1") == job
+        assert client.zcard(desk.service.keys("expiring")) == 0
+
+
+#: Demands of a crowd: any number of them may be alike.
+CROWD: list[dict[str, Any]] = [
+    {},
+    {"pool": "mt"},
+    {"capabilities": ["gpu"]},
+    {"capabilities": ["gpu", "large"]},
+    {"priority": 9},
+    {"fairness_key": "x"},
+    {"session_id": "s1"},
+    {"session_id": "s2", "affinity": "require"},
+    {"session_id": "s2", "affinity": "none", "fairness_key": "x"},
+    {"pool": None, "src_lang": "zh", "tgt_lang": "en"},
+]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crowd_of_one_moment_stands_as_if_it_had_come_one_by_one(desk: Desk, seed: int) -> None:
+    """Delayed jobs that are placed by one heartbeat get the slots and the places of ones that are
+    sent at that time in their order.
+    """
+    client = desk.service.redis
+    crowd = random.Random(seed).choices(CROWD, k=80)
+    stood = []
+    for delay in (0, 60_000):
+        client.flushall()
+        desk.node("a", 2, ["asr"], ["gpu"])
+        desk.node("b", 2, ["asr", "mt"])
+        desk.node("c", 2, ["mt", {"id": "both", "langs": [["zh", "en"]]}], ["gpu", "large"])
+        for session in ("s1", "s2"):
+            desk.dispatch(session_id=session)
+        due = now(client) + delay
+        for number, demand in enumerate(crowd):
+            desk.send(**demand, due_ts=due + number if delay else 0)
+        for job_id in client.zrange(desk.service.keys("delayed"), 0, -1):  # time passes
+            client.hincrby(desk.service.keys("job", job_id), "due_ts", -2 * delay)
+            client.zincrby(desk.service.keys("delayed"), -2 * delay, job_id)
+        desk.beat("a")
+        stood.append(standing(desk))
+    assert stood[0] == stood[1]
+
+
+def standing(desk: Desk) -> dict[str, Any]:
+    """Which job has a slot where and by what, who stands where in line, and whose turn is next."""
+    client, keys = desk.service.redis, desk.service.keys
+    indexes = [keys("pool_waiting", pool) for pool in ("asr", "mt", "both")]
+    indexes += client.keys(keys("capable_waiting", "*", "*")) + client.keys(
+        keys("pool_turns", "*", "*")
+    )
+    found: dict[str, Any] = {
+        index: client.zrange(index, 0, -1, withscores=True) for index in indexes
+    }
+    found["lines"] = client.hgetall(keys("lines"))
+    for line in found["lines"]:
+        found[line] = client.zrange(keys("waiting", line), 0, -1, withscores=True)
+    for number in range(1, int(client.get(keys("job_id_seq"))) + 1):
+        for key in client.keys(f"{keys.prefix}job:*:{number}"):
+            fields = ("status", "node_id", "pool", "chosen_by", "line", "ticket")
+            found[key.removeprefix(keys.prefix)] = client.hmget(key, fields)
+    return found

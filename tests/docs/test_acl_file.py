@@ -1,0 +1,85 @@
+"""The roles of deploy/redis-acl.conf have the commands and keys of the scripts that they run."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+import pytest
+
+from celery_minsched.core import scripts
+from celery_minsched.core.keys import HOLDS, Keys, spell_keys
+
+from ..support.fleet import ROOT
+from ..support.server import Server
+
+CONF = ROOT / "deploy" / "redis-acl.conf"
+KEYS = Keys()
+
+#: The scripts that an administrator runs: they move in and out, see docs/migration.md.
+BY_THE_ADMIN = {"adopt_task", "carry_job", "carry_language"}
+SCRIPTS = {
+    "producer": {"dispatch_task", "release_job", "set_language_pools"},
+    "node": set(scripts.names()) - BY_THE_ADMIN,
+}
+#: The keys that a script names and does not touch for this role: a job that waits has no message
+#: at a node.
+UNTOUCHED: dict[str, set[str]] = {
+    "producer": {"node_unacked", "node_unacked_index", "node_acked"},
+    "node": set(),
+}
+
+#: The commands that redis-py, kombu, Celery's result backend and Python code here send.
+_CLIENT = (
+    "auth hello ping multi exec eval evalsha script|load script|exists mget setex hgetall brpop "
+    "publish subscribe unsubscribe "
+)
+BESIDE = {
+    "producer": _CLIENT + "llen",
+    "node": _CLIENT + "watch unwatch info expire hscan blmove lrange psubscribe punsubscribe",
+}
+
+
+def rules_of(role: str) -> list[str]:
+    [line] = re.findall(rf"^user {role} (.*)$", CONF.read_text(), re.MULTILINE)
+    return list(line.split())
+
+
+def is_named(source: str, name: str) -> bool:
+    """Does a script name keys of this family?"""
+    ids = ["ID"] * len(HOLDS[name][0])
+    spelled = re.escape(spell_keys(f"key.{name}({', '.join(ids)})"))
+    return re.search(spelled.replace("ID", ".+?"), source) is not None
+
+
+def keys_of(role: str) -> dict[str, str]:
+    """A key of each family that the role's scripts name."""
+    sources = [scripts.source(name) for name in SCRIPTS[role]]
+    return {
+        name: KEYS(name, *["a:b" if id == "src:tgt" else "x" for id in HOLDS[name][0]])
+        for name in HOLDS
+        if any(is_named(source, name) for source in sources)
+    }
+
+
+@pytest.mark.parametrize("role", SCRIPTS)
+def test_a_role_has_the_keys_of_its_scripts(role: str) -> None:
+    named = keys_of(role)
+    patterns = [rule[1:] for rule in rules_of(role) if rule.startswith("~")]
+    for name in named.keys() - UNTOUCHED[role]:
+        assert any(fnmatchcase(named[name], pattern) for pattern in patterns), named[name]
+    assert named.keys() >= UNTOUCHED[role]
+    own = [pattern for pattern in patterns if pattern.startswith(("scheduler:", "minsched."))]
+    keys = [*named.values(), "scheduler:layout", "scheduler:"]  # read at the start; the prefix
+    assert [p for p in own if not any(fnmatchcase(key, p) for key in keys)] == []
+
+
+@pytest.mark.parametrize("role", SCRIPTS)
+def test_a_role_has_the_commands_of_its_scripts_and_of_celery(role: str, server: Server) -> None:
+    with server.client() as client:
+        known = client.command()
+    text = "".join(map(scripts.source, SCRIPTS[role]))
+    called = {word.lower() for word in re.findall(r"'([A-Z]+)'", text)} & known.keys()
+    assert "zadd" in called
+    granted = {rule[1:] for rule in rules_of(role) if rule.startswith("+")}
+    assert granted == called | set(BESIDE[role].split())

@@ -1,0 +1,212 @@
+"""What deploy/ offers to Prometheus, Grafana and KEDA speaks of figures that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import pytest
+import yaml
+
+from ..monitor.test_metrics import Scrape, busy, scrape
+from ..support.desk import Desk
+from ..support.fleet import ROOT
+
+DEPLOY = ROOT / "deploy"
+NAME = re.compile(r"\bminsched_\w+")
+SELECTOR = re.compile(r"(minsched_\w+)\{([^}]*)\}")
+AGGREGATION = re.compile(r"\b(?:by|on) \(([^)]*)\)")
+#: PromQL's functions of a counter.
+RATED = re.compile(r"(?:rate|increase|irate)\((minsched_\w+)(?:\{[^}]*\})?\[\w+\]\)")
+
+
+@pytest.fixture
+def said(desk: Desk) -> Scrape:
+    busy(desk)
+    return scrape(desk.views)
+
+
+def rules() -> list[dict[str, Any]]:
+    loaded = yaml.safe_load((DEPLOY / "prometheus-alerts.yml").read_text())
+    return [rule for group in loaded["groups"] for rule in group["rules"]]
+
+
+def dashboard() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    return loaded
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def keda_trigger() -> dict[str, Any]:
+    loaded = yaml.safe_load((DEPLOY / "keda-scaledobject.yaml").read_text())
+    assert loaded["kind"] == "ScaledObject"
+    assert loaded["spec"]["minReplicaCount"] == 0
+    [trigger] = loaded["spec"]["triggers"]
+    return dict(trigger)
+
+
+def expressions() -> Iterator[str]:
+    yield from (rule["expr"] for rule in rules())
+    yield from (target["expr"] for panel in panels() for target in panel["targets"])
+    yield keda_trigger()["metadata"]["query"]
+
+
+def test_every_expression_asks_for_metrics_and_labels_that_a_scrape_has(said: Scrape) -> None:
+    labels = {sample.name: set(sample.labels) for sample in said.samples}
+    for expression in expressions():
+        names = set(NAME.findall(expression))
+        assert names, expression
+        assert names <= labels.keys(), expression
+        for name, matchers in SELECTOR.findall(expression):
+            assert set(re.findall(r"(\w+)=", matchers)) <= labels[name], expression
+        for group in AGGREGATION.findall(expression):
+            known = {"instance"}.union(*(labels[name] for name in names))
+            assert set(group.split(", ")) <= known, expression
+
+
+def test_counters_are_read_as_rates_and_gauges_are_not(said: Scrape) -> None:
+    counters = {
+        sample.name
+        for family in said.families.values()
+        for sample in family.samples
+        if family.type in ("counter", "histogram")
+    }
+    for expression in expressions():
+        asked = set(NAME.findall(expression))
+        assert asked & counters == set(RATED.findall(expression)), expression
+
+
+def test_every_metric_but_the_plainest_is_on_the_dashboard(said: Scrape) -> None:
+    shown = set(NAME.findall(" ".join(expressions())))
+    unseen = {sample.name for sample in said.samples} - shown
+    assert {name for name in unseen if not name.endswith("_created")} <= {"minsched_node_info"}
+
+
+def test_every_metric_is_in_the_documentation(said: Scrape) -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+    for row in text.splitlines():
+        names = re.findall(r"`(minsched_\w+|_\w+)`", row.partition(" | ")[0])
+        if names and names[0].startswith("minsched_"):
+            stem = re.match(r"minsched_[a-z]+", names[0])
+            assert stem
+            text += "".join(f"`{stem[0]}{name}`" for name in names if name.startswith("_"))
+    for name, family in said.families.items():
+        assert f"`{name}{'_total' * (family.type == 'counter')}`" in text, name
+
+
+def test_an_alert_says_when_how_bad_and_what_to_do() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names) >= 10
+    for rule in rules():
+        assert rule["alert"].startswith("Minsched")
+        assert re.fullmatch(r"\d+[smh]", rule["for"])
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def test_an_alert_speaks_of_labels_that_its_expression_leaves(said: Scrape) -> None:
+    labels = {sample.name: set(sample.labels) for sample in said.samples}
+    for rule in rules():
+        told = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        names = NAME.findall(rule["expr"])
+        left = {"instance"}.union(*(labels[name] for name in names))
+        for group in AGGREGATION.findall(rule["expr"]):
+            left = set(group.split(", "))
+        assert told <= left, rule["alert"]
+
+
+def test_the_commands_that_alerts_name_are_ours() -> None:
+    text = (DEPLOY / "prometheus-alerts.yml").read_text()
+    named = set(re.findall(r"celery -A app minsched (\w+)", text))
+    assert named <= {"exporter", "waiting", "why", "events", "resume"}
+
+
+def test_the_dashboard_has_its_rows_and_takes_any_datasource() -> None:
+    rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
+    assert rows == ["Fleet", "Pools", "Waiting", "Jobs", "Redis"]
+    sources = {panel["datasource"]["uid"] for panel in panels()}
+    assert sources == {"${datasource}"}
+    assert len({panel["id"] for panel in dashboard()["panels"]}) == len(dashboard()["panels"])
+    places = [panel["gridPos"] for panel in dashboard()["panels"]]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert not any(overlap(one, other) for one, other in combinations(places, 2))
+
+
+def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    return (
+        one["x"] < other["x"] + other["w"]
+        and other["x"] < one["x"] + one["w"]
+        and one["y"] < other["y"] + other["h"]
+        and other["y"] < one["y"] + one["h"]
+    )
+
+
+def test_keda_scales_by_the_value_of_the_pool_s_load() -> None:
+    trigger = keda_trigger()
+    assert (trigger["type"], trigger["metricType"]) == ("prometheus", "Value")
+    assert trigger["metadata"]["ignoreNullValues"] == "true"
+    assert "minsched_pool_load_ratio" in trigger["metadata"]["query"]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_finds_nothing(said: Scrape) -> None:
+    checked = subprocess.run(
+        ["promtool", "check", "rules", "--lint=all", "--lint-fatal", "prometheus-alerts.yml"],
+        cwd=DEPLOY,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=said.text, capture_output=True, text=True
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+class TestCompose:
+    """docker-compose.yml as it is read; tests/containers runs it."""
+
+    @pytest.fixture
+    def services(self) -> dict[str, Any]:
+        loaded = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+        return dict(loaded["services"])
+
+    def test_a_container_can_write_nothing_and_gain_nothing(self, services: dict[str, Any]) -> None:
+        for name, service in services.items():
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+
+    def test_redis_and_flower_ask_for_a_password_that_the_file_does_not_have(
+        self, services: dict[str, Any]
+    ) -> None:
+        assert "--requirepass ${REDIS_PASSWORD}" in services["redis"]["command"]
+        assert "ports" not in services["redis"]
+        environment = services["flower"]["environment"]
+        assert environment["FLOWER_BASIC_AUTH"].startswith("flower:${FLOWER_PASSWORD:?")
+        assert "FLOWER_UNAUTHENTICATED_API" not in environment
+        assert all(port.startswith("127.0.0.1:") for port in services["flower"]["ports"])
+        for name in services.keys() - {"redis"}:
+            url = services[name]["environment"]["DEMO_BROKER"]
+            assert url.startswith("redis://:${REDIS_PASSWORD:?"), name
+
+    def test_images_are_of_exact_versions_and_may_be_pinned_by_digest(
+        self, services: dict[str, Any]
+    ) -> None:
+        argument = services["large"]["build"]["args"]["PYTHON_IMAGE"]
+        of_python = re.fullmatch(r"\$\{PYTHON_IMAGE:-(python:\d+\.\d+\.\d+-slim)\}", argument)
+        assert of_python
+        assert (
+            f"ARG PYTHON_IMAGE={of_python[1]}\nFROM ${{PYTHON_IMAGE}}\n"
+            in (ROOT / "Dockerfile").read_text()
+        )
+        image = services["redis"]["image"]
+        assert re.fullmatch(r"\$\{REDIS_IMAGE:-redis:\d+\.\d+\.\d+\}", image)

@@ -1,0 +1,108 @@
+"""docs/protocol.md is the contract of the source, and all that a client without Python needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from celery_minsched.core import scripts
+from celery_minsched.core.keys import HOLDS, QUEUES, STATE
+from celery_minsched.monitor.queries import Views
+
+from ..core.test_keys import lives
+from ..support.desk import Desk
+from ..support.fleet import ROOT, Fleet, wait_for
+from ..support.server import Server
+
+PAGE = ROOT / "docs/protocol.md"
+COMMAND_LINE = shutil.which("redis-cli") or shutil.which("valkey-cli")
+END = "-- that was one --"
+
+
+def test_the_page_is_as_the_source_says() -> None:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs/make_reference.py")
+    assert spec
+    assert spec.loader
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    for page in writer.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert writer.rewrite(text) == text, f"{page} is not current: make docs-reference"
+
+
+def test_the_page_tells_of_each_script_and_each_key() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"^### (\w+)$", page, re.M)) == set(scripts.names())
+    assert HOLDS.keys() == STATE.keys() | QUEUES.keys()
+    for name, template in {**STATE, **QUEUES}.items():
+        assert len(HOLDS[name][0]) == template.count("{}"), name
+
+
+def test_each_key_is_of_the_type_that_the_page_says(desk: Desk, client: redis.Redis) -> None:
+    lives(desk)
+    desk.send(due_ts=10**15)
+    for _ in range(5):
+        desk.send(pool=None, src_lang="zh", tgt_lang="en")
+    seen = set()
+    for key in client.keys("*"):
+        name, _, _ = desk.service.keys.parse(key) or pytest.fail(f"{key} is on no page")
+        kind = HOLDS[name][1].removesuffix(", TTL")
+        assert {"sorted set": "zset"}.get(kind, kind) == client.type(key), key
+        seen.add(name)
+    assert seen >= {"node_info", "job", "session", "waiting", "delayed", "lang_waiting", "events"}
+
+
+def dialogue() -> list[tuple[str, str]]:
+    """The commands of the page, each with what stands below it."""
+    said = []
+    for block in re.findall(
+        r"^```console\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S
+    ):
+        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            command, answer = re.findall(r"\A(.*\n(?:>.*\n)*)((?s:.*))", part)[0]
+            said.append((re.sub(r"^> ?", "", command, flags=re.M), answer))
+    return said
+
+
+def answers(commands: list[str], server: Server, directory: Path) -> list[str]:
+    """What a shell says to each, in which redis-cli speaks to the server."""
+    script = f'redis-cli() {{ {COMMAND_LINE} -p {server.port} "$@"; }}\n'
+    script += "".join(f"{command}\necho '{END}'\n" for command in commands)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=directory,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout.split(f"{END}\n")[:-1]
+
+
+@pytest.mark.skipif(not COMMAND_LINE, reason="no redis-cli and no valkey-cli (make redis-cli)")
+def test_a_redis_command_line_and_the_page_are_enough(
+    server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    """The four flows; and a task that a node of Celery's runs."""
+    environment = {"OPERATIONS_BROKER": server.url, "PYTHONPATH": f"{ROOT}:{ROOT / 'docs'}"}
+    fleet = Fleet(server, "speech", **environment)
+    try:
+        fleet.start_ready("gpu-1", "-P", "threads")
+        said = dialogue()
+        heard = answers([command for command, _ in said], server, tmp_path)
+        assert list(zip([command for command, _ in said], heard, strict=True)) == said
+        wait_for(lambda: client.hget("scheduler:job:u42:4", "status") == "finished")
+        wait_for(lambda: Views(client, fleet.plugin.scheduler.keys).check() == [])
+    finally:
+        fleet.close()

@@ -1,0 +1,350 @@
+"""``celery minsched migrate``: from the layout of the original specification to this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+
+from celery_minsched import (
+    CompleteTaskRequest,
+    HeartbeatRequest,
+    MinimalSchedulerService,
+    RegisterNodeRequest,
+)
+from celery_minsched.core.layout import LAYOUT
+from celery_minsched.monitor.queries import Views
+
+from ..cli.test_cli import run_with
+from ..support.desk import Desk
+from ..support.fleet import ROOT, make_app, wait_for
+from ..support.old_layout import (
+    OldLayout,
+    OldProgram,
+    assert_untouched,
+    content,
+    fill,
+    leave_in_flight,
+)
+from ..support.server import Server
+
+NOTE = "scheduler:layout"
+
+
+@pytest.fixture
+def app(server: Server) -> Celery:
+    return make_app(server.url)
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.jsonl"
+
+
+def migrate(app: Celery, history: Path) -> dict[str, object]:
+    answer = run_with(app, "migrate", "--apply", "--history", str(history), "--json")
+    assert answer.exit_code == 0, answer.output
+    told: dict[str, object] = json.loads(answer.output)
+    return told
+
+
+def assert_carried_over(client: redis.Redis, old: OldLayout, history: Path) -> None:
+    """Nothing is lost, unknown keys are untouched, and it all fits together."""
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    assert Counter(line["job_id"] for line in lines) == Counter(list(old.jobs))
+    assert all(old.jobs[line.pop("job_id")] == line for line in lines)
+    for node_id, jobs in old.in_flight.items():
+        assert set(client.zrange(f"scheduler:node:jobs:{node_id}", 0, -1)) == jobs
+        assert client.hget(f"scheduler:node:runtime:{node_id}", "current_jobs") == str(len(jobs))
+    for session_id, record in old.sessions.items():
+        assert client.hgetall(f"scheduler:session:{session_id}") == record
+    for pair, pools in old.pairs.items():
+        assert sorted(client.smembers(f"scheduler:lang:{pair}")) == pools
+    for pool, members in old.pools.items():
+        assert client.smembers(f"scheduler:pool:{pool}:members") == members
+    for key in client.scan_iter("scheduler:job:*:*"):
+        assert client.ttl(key) > 0
+    assert client.get("scheduler:job:id_seq") == str(len(old.jobs))
+    assert client.get(NOTE) == str(LAYOUT)
+    assert_untouched(client, old)
+    assert Views(client, MinimalSchedulerService(client).keys).check() == []
+
+
+def test_a_dry_run_says_what_there_is_and_changes_nothing(
+    app: Celery, client: redis.Redis, history: Path
+) -> None:
+    old = fill(client, nodes=12, sessions=20, jobs=200)
+    before = {key: content(client, key) for key in client.scan_iter()}
+    answer = run_with(app, "migrate", "--json", "--history", str(history))
+    assert answer.exit_code == 1
+    told = json.loads(answer.output)
+    assert (told["found"], told["layout"], told["applied"]) == (1, LAYOUT, False)
+    assert (told["nodes"], told["pools"], told["sessions"], told["jobs"]) == (12, 2, 20, 200)
+    assert told["language_pairs"] == len(old.pairs)
+    below = [key for key in old.unknown if key.startswith("scheduler:")]
+    assert sorted(told["unknown"]) == sorted(below)
+    said = run_with(app, "migrate")
+    assert said.exit_code == 1
+    assert "12 nodes, 2 pools, 6 language pairs, 20 sessions, 200 jobs." in said.output
+    assert "Nothing was changed. Do it with --apply --history FILE." in said.output
+    assert "    scheduler:leader\n" in said.output
+    assert {key: content(client, key) for key in client.scan_iter()} == before
+    assert not history.exists()
+
+
+def test_all_is_carried_over(app: Celery, client: redis.Redis, history: Path) -> None:
+    old = fill(client, nodes=12, sessions=20, jobs=200)
+    told = migrate(app, history)
+    assert (told["applied"], told["written"]) == (True, 200)
+    assert told["held"] == sum(map(len, old.in_flight.values()))
+    assert_carried_over(client, old, history)
+
+
+def test_done_twice_is_done_once(app: Celery, client: redis.Redis, history: Path) -> None:
+    old = fill(client, nodes=3, sessions=5, jobs=80)
+    migrate(app, history)
+    answer = run_with(app, "migrate")
+    assert (answer.exit_code, answer.output) == (
+        0,
+        f"Redis has layout {LAYOUT}, which is this version's.\n",
+    )
+    client.set(NOTE, 1)  # as if it had been broken off just before its end
+    assert migrate(app, history)["written"] == 0
+    assert_carried_over(client, old, history)
+
+
+def test_a_line_of_the_history_that_was_cut_off_is_written_again(
+    app: Celery, client: redis.Redis, history: Path
+) -> None:
+    old = fill(client, nodes=3, sessions=5, jobs=80)
+    history.write_text('{"job_id": "user-1:1", "node')
+    migrate(app, history)
+    assert_carried_over(client, old, history)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("something else\n", "line 1 is no job"), ("[]\n", "line 1 is no job")]
+)
+def test_a_file_of_something_else_is_not_written_to(
+    app: Celery, client: redis.Redis, history: Path, text: str, said: str
+) -> None:
+    fill(client, nodes=3, sessions=5, jobs=20)
+    history.write_text(text)
+    before = sorted(client.scan_iter())
+    answer = run_with(app, "migrate", "--apply", "--history", str(history))
+    assert answer.exit_code == 2
+    assert said in answer.stderr
+    assert history.read_text() == text
+    assert sorted(client.scan_iter()) == before
+
+
+def test_it_is_not_done_without_a_place_for_the_jobs(app: Celery, client: redis.Redis) -> None:
+    fill(client, nodes=3, sessions=5, jobs=20)
+    answer = run_with(app, "migrate", "--apply")
+    assert answer.exit_code == 2
+    assert "--history FILE" in answer.stderr
+    assert not client.exists(NOTE)
+
+
+def test_a_key_that_this_version_would_take_for_its_own_is_in_the_way(
+    app: Celery, client: redis.Redis, history: Path
+) -> None:
+    fill(client, nodes=3, sessions=5, jobs=20)
+    client.set("scheduler:waiting:room", "occupied")
+    answer = run_with(app, "migrate", "--apply", "--history", str(history))
+    assert answer.exit_code == 2
+    assert "scheduler:waiting:room" in answer.stderr
+    assert not client.exists(NOTE)
+    assert client.get("scheduler:waiting:room") == "occupied"
+
+
+def test_what_the_specification_left_open_is_read_either_way(
+    app: Celery, client: redis.Redis, history: Path
+) -> None:
+    client.hset("scheduler:lang:zh:en", mapping={"pools": '["asr", 7]'})
+    info = {"max_jobs": "many", "cap_json": "?", "load_json": ""}
+    client.hset("scheduler:node:info:n1", mapping=info)
+    client.hset("scheduler:node:runtime:gone", "current_jobs", 3)
+    client.sadd("scheduler:pool:asr:members", "n1", "gone")
+    job = {"node_id": "n1", "status": "running", "created_ts": "1.5", "payload_json": "not JSON"}
+    client.hset("scheduler:job::7", mapping=job)
+    told = migrate(app, history)
+    assert (told["held"], told["nodes"]) == (0, 1)  # it began in 1970
+    assert client.smembers("scheduler:lang:zh:en") == {"asr", "7"}
+    assert client.smembers("scheduler:pool:asr:members") == {"n1"}
+    assert not client.exists("scheduler:node:runtime:gone")
+    assert client.get("scheduler:job:id_seq") == "7"  # no id is given twice
+    views = app.minsched.views
+    job_view = views.job(":7")
+    assert job_view is not None
+    assert (job_view.created_ts, job_view.payload_json) == (1500, '"not JSON"')
+    assert views.nodes()[0].max_jobs == 1
+    assert views.check() == []
+
+
+def test_nodes_that_still_run_are_named(app: Celery, client: redis.Redis, history: Path) -> None:
+    fill(client, nodes=3, sessions=1, jobs=1)
+    client.hset("scheduler:node:info:node-2", "last_heartbeat_ts", client.time()[0])
+    answer = run_with(app, "migrate")
+    assert "These nodes were heard a moment ago: node-2. Stop them" in answer.output
+
+
+def test_where_there_is_nothing_nothing_is_to_do(app: Celery, client: redis.Redis) -> None:
+    client.set("scheduler:leader", "x")
+    answer = run_with(app, "migrate")
+    assert (answer.exit_code, answer.output) == (0, "Redis has nothing of the scheduler.\n")
+    assert client.keys() == ["scheduler:leader"]
+
+
+def test_a_later_layout_is_not_touched(app: Celery, client: redis.Redis, history: Path) -> None:
+    client.set(NOTE, LAYOUT + 1)
+    answer = run_with(app, "migrate", "--apply", "--history", str(history))
+    assert answer.exit_code == 2
+    assert "WRONG_LAYOUT" in answer.stderr
+
+
+class TestInFlight:
+    """A job that was in flight finishes, or lapses."""
+
+    @pytest.fixture
+    def job(self, app: Celery, client: redis.Redis, history: Path) -> tuple[str, str]:
+        """A job, and its node."""
+        old = fill(client, nodes=2, sessions=1, jobs=40)
+        migrate(app, history)
+        [found] = [(job, node) for node, jobs in old.in_flight.items() for job in jobs]
+        return found
+
+    def taken(self, client: redis.Redis, node_id: str) -> str | None:
+        return client.hget(f"scheduler:node:runtime:{node_id}", "current_jobs")
+
+    def register(self, service: MinimalSchedulerService, node_id: str) -> None:
+        service.register_node(RegisterNodeRequest(node_id=node_id, max_jobs=2, pools_json='["1"]'))
+
+    def test_its_node_completes_it(
+        self, service: MinimalSchedulerService, client: redis.Redis, job: tuple[str, str]
+    ) -> None:
+        job_id, node_id = job
+        assert self.taken(client, node_id) == "1"
+        self.register(service, node_id)
+        service.complete_task(
+            CompleteTaskRequest(job_id=job_id, node_id=node_id, status="finished")
+        )
+        assert self.taken(client, node_id) == "0"
+
+    def test_it_holds_its_slot_while_its_node_is_started_anew(
+        self, service: MinimalSchedulerService, client: redis.Redis, job: tuple[str, str]
+    ) -> None:
+        _, node_id = job
+        self.register(service, node_id)
+        answer = service.heartbeat(HeartbeatRequest(node_id=node_id, jobs=[]))
+        assert (answer.current_jobs, answer.not_yours) == (1, [])
+
+    def test_the_earlier_version_completes_it_by_its_own_script(
+        self, desk: Desk, client: redis.Redis, job: tuple[str, str]
+    ) -> None:
+        job_id, node_id = job
+        client.hset(f"scheduler:job:{job_id}", "status", "finished")
+        client.hincrby(f"scheduler:node:runtime:{node_id}", "current_jobs", -1)
+        self.register(desk.service, node_id)
+        assert client.zrange(f"scheduler:node:jobs:{node_id}", 0, -1) == [job_id]
+        client.zadd(f"scheduler:node:jobs:{node_id}", {job_id: 1})  # the hour is over
+        desk.beat(node_id, jobs=[])
+        assert self.taken(client, node_id) == "0"
+
+    def test_one_of_which_nobody_ever_hears_lapses(
+        self, desk: Desk, client: redis.Redis, job: tuple[str, str]
+    ) -> None:
+        job_id, node_id = job
+        client.zadd(f"scheduler:node:jobs:{node_id}", {job_id: 1})  # the hour is over
+        self.register(desk.service, "another")
+        client.hset("scheduler:heard", mapping={"since": 1, "last": 10**15})
+        wait_for(lambda: desk.beat("another", jobs=[]) and self.taken(client, node_id) == "0")
+        assert desk.status(job_id) == "lost"
+
+    def test_a_silent_node_keeps_it_for_that_hour(
+        self, desk: Desk, client: redis.Redis, job: tuple[str, str]
+    ) -> None:
+        job_id, node_id = job
+        self.register(desk.service, "another")
+        client.hset("scheduler:heard", mapping={"since": 1, "last": 10**15})
+        wait_for(lambda: desk.beat("another", jobs=[]) and desk.views.is_rescue_pending(node_id))
+        desk.beat("another", jobs=[])
+        assert desk.status(job_id) == "dispatched"
+        assert self.taken(client, node_id) == "1"
+
+
+def test_what_a_program_of_the_earlier_layout_does_afterwards_is_found_and_mended(
+    server: Server, app: Celery, client: redis.Redis, history: Path
+) -> None:
+    """Nothing in the specification lets it be told, so whoever looks is told instead."""
+    fill(client, nodes=3, sessions=1, jobs=80)
+    migrate(app, history)
+    program = OldProgram(server, "1", "late")
+    program.start()
+    wait_for(lambda: len(program.completed) > 20, "it to work")
+    program.stop()
+    leave_in_flight(client, "1", "late")
+    found = run_with(app, "check")
+    assert found.exit_code == 1
+    assert "current_jobs" in found.output
+    run_with(app, "check", "--repair")
+    assert app.minsched.views.check() == []
+
+
+def killed(server: Server, client: redis.Redis, history: Path, after: int) -> bool:
+    """Run the command as a process of its own, and kill it when Redis has done so many commands
+    more; false where it had ended by then.
+    """
+    process = start(server, history)
+    wait_for(lambda: client.exists(NOTE) or process.poll() is not None, "it to begin")
+    began = client.info("stats")["total_commands_processed"]
+    polls = 0
+    while process.poll() is None:
+        polls += 1
+        if client.info("stats")["total_commands_processed"] - began - polls >= after:
+            process.kill()
+            break
+    return process.wait() != 0
+
+
+def start(server: Server, history: Path) -> subprocess.Popen[bytes]:
+    command = (
+        "-A",
+        "tests.support.app",
+        "minsched",
+        "migrate",
+        "--apply",
+        "--history",
+        str(history),
+    )
+    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "celery", *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sessions", "jobs", "kills"),
+    [(200, 1500, 2), pytest.param(1000, 10_000, 10, marks=pytest.mark.soak)],
+)
+def test_killed_at_any_point_it_loses_nothing(
+    server: Server, client: redis.Redis, history: Path, sessions: int, jobs: int, kills: int
+) -> None:
+    old = fill(client, nodes=50, sessions=sessions, jobs=jobs)
+    rand = random.Random(jobs)
+    for _ in range(kills):  # a whole run makes some ten commands for each job
+        assert killed(server, client, history, after=rand.randrange(9 * jobs))
+        assert client.get(NOTE) == "1"
+    assert start(server, history).wait(60) == 0
+    assert_carried_over(client, old, history)

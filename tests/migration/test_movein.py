@@ -1,0 +1,62 @@
+"""In from plain Celery and out again, while plain workers and nodes both run."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import redis
+
+from ..cli.test_cli import run_with
+from ..support.fleet import Fleet, wait_for
+from ..support.plain import lying, plain_worker, put
+from .test_release import ours
+
+NODES = ("n1", "n2")
+
+
+@pytest.mark.parametrize("number", [300, pytest.param(5000, marks=pytest.mark.soak)])
+def test_each_message_runs_once_adopted_released_or_neither(
+    fleet: Fleet, client: redis.Redis, number: int
+) -> None:
+    for node_id in NODES:
+        fleet.start(node_id, "-P", "threads", slots=4)
+    with plain_worker(fleet, "plain", "celery", threads=8):
+        fleet.wait_online(*NODES)
+        app = fleet.app
+        with app.pool.acquire(block=True) as connection, app.amqp.Producer(connection) as producer:
+            for n in range(number):  # of mixed priority, some not before a time
+                when = {"countdown": 1 + n % 2} if n % 7 == 0 else {}
+                what = (f"{n}", 0.2 if n < 300 else 0.02)  # seconds: some are there to be adopted
+                put(app, "note", *what, priority=n % 10, producer=producer, **when)
+        told = json.loads(run_with(app, "adopt", "plain", "--pool", "asr", "--json").stdout)
+        assert told["adopted"] > 0
+        assert lying(client) == 0
+
+        wait_for(lambda: ran(client, "celery@"), "nodes to run some")
+        for node_id in NODES:
+            assert run_with(app, "drain", node_id).exit_code == 0
+        fleet.wait_idle()
+        for node_id in NODES:
+            fleet.stop(node_id, signal.SIGTERM)
+        answer = run_with(app, "release", "--json")
+        assert answer.exit_code == 0, answer.output
+        assert json.loads(answer.stdout)["returned"]["celery"] > 0
+        assert ours(client) == []
+
+        wait_for(lambda: ended(client) == number, "plain workers to finish the rest", patience=180)
+    began = [client.lrange(f"test:began:{n}", 0, -1) for n in range(number)]
+    assert [hosts for hosts in began if len(hosts) != 1] == []
+    assert ran(client, "worker@")
+    assert ours(client) == []
+
+
+def ended(client: redis.Redis) -> int:
+    return sum(1 for _ in client.scan_iter("test:ended:*", count=1000))
+
+
+def ran(client: redis.Redis, host: str) -> bool:
+    """Has one of these hosts run one?"""
+    found = client.scan_iter("test:began:*", count=1000)
+    return any(client.lindex(key, 0).startswith(host) for key in found)

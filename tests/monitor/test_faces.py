@@ -1,0 +1,238 @@
+"""Each face of the fleet says the same of a node that takes no jobs: commands, metrics, alerts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+
+from celery_minsched.monitor.explain import why
+from celery_minsched.monitor.models import NODE_STATES
+from celery_minsched.web.answers import RANK, nodes
+
+from ..cli.test_cli import run_with
+from ..support.desk import Desk, silence
+from ..support.fleet import FAST, ROOT, Fleet, make_app, wait_for
+from ..support.server import Server
+from .test_metrics import scrape
+
+#: The states of nodes whose records can be read.
+SOUND_STATES = [word for word in NODE_STATES if word != "broken"]
+
+
+def run_one(desk: Desk, node_id: str, **demand: Any) -> str:
+    """A job that runs at the node; its id."""
+    job = desk.dispatch(preferred_node=node_id, **demand)
+    desk.service.claim_job(job.job_id, node_id)
+    return job.job_id
+
+
+def every_state(desk: Desk) -> dict[str, str]:
+    """A node in each state, named for it."""
+    for node_id in ("full", "free", "draining", "stopping", "stuck", "dead", "left"):
+        desk.node(node_id, 2)
+    desk.node("starting", 2, online=False)
+    for node_id in ("full", "full", "draining", "stopping", "stuck", "dead"):
+        run_one(desk, node_id)
+    desk.service.drain_node("draining")
+    desk.beat("stopping", state="stopping")
+    desk.beat("stuck", state="stuck")
+    desk.beat("left", online=False, jobs=[])
+    silence(desk, "dead", 3000)
+    desk.service.declare_dead("dead")
+    return {node.node_id: node.state for node in desk.views.nodes()}
+
+
+def test_a_node_has_one_state(desk: Desk) -> None:
+    assert every_state(desk) == {word: word for word in SOUND_STATES}
+    views = {node.node_id: node for node in desk.views.nodes()}
+    assert {word for word in views if views[word].takes_jobs} == {"free", "full"}
+    assert {word for word in views if not views[word].is_heard} == {"dead", "left"}
+
+
+def test_commands_say_the_state_and_what_it_means(desk: Desk, server: Server) -> None:
+    run = partial(run_with, make_app(server.url))
+    every_state(desk)
+    shown = dict(line.split()[:2] for line in run("nodes").stdout.splitlines()[1:])
+    assert shown == {word: word for word in SOUND_STATES}
+    states = {node["node_id"]: node["state"] for node in json.loads(run("nodes", "--json").stdout)}
+    assert states == shown
+    counted = ", ".join(f"1 {word}" for word in SOUND_STATES)
+    fleet = " ".join(run("top", "--once", "--interval", "0.1").stdout.split())
+    assert f"8 nodes ({counted}), 2/4 slots" in fleet
+    assert "asr   open      3/8    2/4" in run("pools").stdout
+    assert run("rescue", "stopping").stderr.endswith(
+        "ago. It finishes 1 job and leaves. Jobs that it had not begun are placed anew. To end it "
+        "sooner, kill its process.\n"
+    )
+    assert "It has 1 job. Jobs that it has not begun" in run("rescue", "stuck").stderr
+    for node_id, sentence in {"left": "has left", "dead": "is dead"}.items():
+        silence(desk, node_id, 3000)
+        said = run("rescue", node_id, "--timeout", "0").stdout
+        assert said.startswith(f"Node {node_id} {sentence}."), said
+
+
+def test_the_last_node_is_dead_as_soon_as_it_is_silent(desk: Desk) -> None:
+    """No other node sends heartbeats, so no script finds that it is silent."""
+    desk.node("n1", 2)
+    silence(desk, "n1", 60_000)
+    node, [pool] = desk.info("n1"), desk.views.pools()
+    assert (node.state, node.online) == ("dead", False)
+    assert (pool.online, pool.slots) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["stopping", "draining", "stuck"])
+def test_a_full_node_that_takes_no_more_jobs_does_not_raise_the_load(desk: Desk, how: str) -> None:
+    desk.node("n1", 2)
+    desk.node("n2", 2)
+    jobs = [run_one(desk, "n1"), run_one(desk, "n1")]
+    assert desk.views.pool("asr").load == 0.5
+    if how == "draining":
+        desk.service.drain_node("n1")
+    else:
+        desk.beat("n1", state=how, jobs=jobs)
+    pool = desk.views.pool("asr")
+    assert (pool.taken, pool.slots, pool.leaving, pool.load) == (0, 2, 2, 0)
+    said = scrape(desk.views)
+    assert said.value("minsched_pool_load_ratio", pool="asr") == 0
+    assert said.value("minsched_pool_slots_taken", pool="asr") == 0
+    assert said.value("minsched_pool_leaving_jobs", pool="asr") == 2
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.close()
+    assert fleet.views.check() == []
+
+
+def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> None:
+    """It is stopping until its jobs have ended, and then it has left; the load does not rise."""
+    for node_id in ("n1", "n2"):
+        fleet.start(node_id, "-P", "threads")
+    fleet.wait_online("n1", "n2")
+    for what in ("a", "b"):
+        fleet.send("hold", what, minsched={"preferred_node": "n1"})
+        wait_for(lambda what=what: client.exists(f"test:began:{what}"), what)
+    loads = {fleet.views.pool("asr").load}
+    assert loads == {0.5}
+    fleet.kill("n1", signal.SIGTERM)
+
+    def state() -> str:
+        loads.add(fleet.views.pool("asr").load)
+        node = fleet.node("n1")
+        return node.state if node else ""
+
+    wait_for(lambda: state() == "stopping", "n1 to be stopping")
+    later = fleet.views.now() + 3000  # more than a node may be silent
+    wait_for(lambda: (node := fleet.node("n1")) and node.last_heartbeat_ts > later)
+    assert state() == "stopping"
+    said = run_with(fleet.app, "rescue", "n1")
+    assert (said.exit_code, "It finishes 2 jobs and leaves." in said.stderr) == (2, True)
+    for what in ("a", "b"):
+        client.lpush(f"test:release:{what}", "go")
+    assert fleet.processes["n1"].wait(30) == 0
+    assert (state(), loads) == ("left", {0.5, 0.0})
+    events = [e.kind for e in fleet.views.events() if e.fields.get("node") == "n1"]
+    assert events == ["node_joined", "node_stopping", "node_left"]
+    fleet.destroy("n2")
+    wait_for(lambda: (node := fleet.node("n2")) and node.state == "dead", "n2 to be dead")
+
+
+def test_pages_know_every_state_and_event(desk: Desk) -> None:
+    rows = nodes(desk.views, "")["tables"]["nodes"] if every_state(desk) else []
+    assert {row["state"] for row in rows} == set(SOUND_STATES)
+    assert nodes(desk.views, "")["texts"]["dead"] == "2"  # the stuck node, too
+    static = ROOT / "celery_minsched" / "web" / "static"
+    assert set(RANK) == set(NODE_STATES)
+    styled = re.findall(r'data-state="(\w+)"', (static / "minsched.css").read_text())
+    kinds = {"node_joined", "node_stopping", "node_stuck", "node_recovered", "node_died"}
+    assert {*NODE_STATES, *kinds} - {"left"} <= set(styled)
+
+
+def test_metrics_say_the_state_and_a_node_that_stops_is_up(desk: Desk) -> None:
+    every_state(desk)
+    said = scrape(desk.views)
+    for word in SOUND_STATES:
+        assert said.value("minsched_nodes", state=word) == 1
+        if word not in ("dead", "left"):
+            assert said.value("minsched_node_state", node=word, state=word) == 1
+            assert said.value("minsched_node_up", node=word) == 1
+    assert said.value("minsched_node_up", node="dead") == 0
+    assert {labels["node"] for labels in said.of("minsched_node_up")} == {*SOUND_STATES} - {"left"}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_alerts_fire_for_dead_and_stuck_nodes_only(desk: Desk, tmp_path: Path) -> None:
+    every_state(desk)
+    said = scrape(desk.views)
+    series = [
+        {
+            "series": re.sub(r" \S+$", "", line),
+            "values": f"{line.rpartition(' ')[2]}+0x30",
+        }
+        for line in said.text.splitlines()
+        if line.startswith(("minsched_node", "minsched_pool"))
+    ]
+    alerts = {"MinschedNodeDown": ["dead"], "MinschedNodeStuck": ["stuck"]}
+    tested = {
+        "rule_files": [str(ROOT / "deploy" / "prometheus-alerts.yml")],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                        "eval_time": "20m",
+                        "exp_samples": [{"value": len(nodes)}],
+                    }
+                    for name, nodes in alerts.items()
+                ]
+                + [
+                    {
+                        "expr": 'ALERTS{alertstate="firing",node!="",node!~"dead|stuck"}',
+                        "eval_time": "20m",
+                    },
+                    {"expr": 'ALERTS{alertstate="firing",pool!=""}', "eval_time": "20m"},
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(yaml.safe_dump(tested))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_why_says_what_the_state_of_its_node_means_for_a_job(desk: Desk) -> None:
+    desk.node("n1", 3)
+    run_one(desk, "n1", task_id="runs")
+    desk.dispatch(preferred_node="n1", task_id="lies")
+
+    def said(task_id: str) -> str:
+        return why(desk.views, task_id).story[-1]
+
+    desk.beat("n1", state="stopping")
+    assert said("runs") == "The node is stopping: it finishes the job, and leaves."
+    assert said("lies") == "The node is stopping: it hands the job back, to be placed anew."
+    desk.beat("n1", state="stuck")
+    assert said("runs") == "The node is stuck: the job stays until the node recovers or ends."
+    assert said("lies") == "The node is stuck: the job is placed anew."
+    desk.park(task_id="waits")
+    assert "1 stuck" in said("waits")
+    silence(desk, "n1", 60_000)
+    assert said("runs") == "The node is dead: a live node rescues the job."

@@ -1,0 +1,379 @@
+"""What Prometheus sees, and that looking costs nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import redis
+from click.testing import CliRunner
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from celery_minsched import MinimalSchedulerService, NoAvailableNode, Settings
+from celery_minsched.cli.exporter import exporter
+from celery_minsched.core import scripts
+from celery_minsched.monitor.metrics import (
+    MOST_DEMANDS,
+    MOST_POOLS,
+    OTHER,
+    WAITED,
+    SchedulerCollector,
+    register,
+)
+from celery_minsched.monitor.queries import Views
+
+from ..support.desk import Desk, silence
+from ..support.fleet import ROOT, make_app, wait_for
+from ..support.server import Server, free_port
+
+Labels = dict[str, str]
+
+
+class Scrape:
+    """One scrape, read by prometheus_client's own parser."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.families: dict[str, Metric] = {
+            family.name: family for family in text_string_to_metric_families(text)
+        }
+        self.samples = [sample for family in self.families.values() for sample in family.samples]
+
+    def of(self, name: str) -> list[Labels]:
+        """The labels of all series of a metric."""
+        return [sample.labels for sample in self.samples if sample.name == name]
+
+    def value(self, name: str, **labels: str) -> float:
+        [value] = [
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        return float(value)
+
+
+def scrape(views: Views) -> Scrape:
+    registry = CollectorRegistry()
+    registry.register(SchedulerCollector(lambda: views))
+    return Scrape(generate_latest(registry).decode())
+
+
+def busy(desk: Desk) -> None:
+    """Some of everything that there is to see."""
+    desk.node("n1", 2, caps=["gpu"])
+    desk.node("n2", 1, ["asr", "mt"])
+    desk.beat("n1", load_json='{"cpu": 50, "gpu": 25, "disk": "full"}', jobs=None)
+    first = desk.dispatch(session_id="u1")
+    for _ in range(2):
+        desk.dispatch()
+    with pytest.raises(NoAvailableNode):
+        desk.dispatch()
+    for _ in range(3):
+        desk.park(session_id="u2")
+    desk.park(capabilities=["tpu"])
+    desk.complete(first, "failed")
+
+
+def test_a_scrape_says_who_is_full_and_what_waits(desk: Desk) -> None:
+    busy(desk)
+    said = scrape(desk.views)
+    assert said.value("minsched_up") == 1
+    assert said.value("minsched_node_slots", node="n1") == 2
+    assert said.value("minsched_node_slots_taken", node="n1") == 2
+    assert said.value("minsched_node_load_ratio", node="n1", resource="cpu") == 0.5
+    assert {"node": "n2", "pool": "mt"} in said.of("minsched_node_info")
+    assert said.value("minsched_waiting_jobs", demand="asr") == 2
+    assert said.value("minsched_waiting_jobs", demand="asr +tpu") == 1
+    assert said.value("minsched_impossible_jobs") == 1
+    assert 0 <= said.value("minsched_oldest_waiting_seconds", demand="asr") < 60
+    assert said.value("minsched_pool_load_ratio", pool="asr") == 2  # 3 taken and 3 wait for 3 slots
+    assert said.value("minsched_pool_load_ratio", pool="mt") == 1
+
+
+def test_a_scrape_says_what_became_of_jobs(desk: Desk) -> None:
+    busy(desk)
+    said = scrape(desk.views)
+    outcomes = {"least_loaded": 3, "first_free": 1, "busy": 3, "no_available_node": 1, "sticky": 0}
+    for outcome, number in outcomes.items():
+        assert said.value("minsched_dispatches_total", pool="asr", outcome=outcome) == number
+    assert said.value("minsched_dispatches_total", pool="", outcome="impossible") == 1
+    assert said.value("minsched_jobs_ended_total", pool="asr", status="failed") == 1
+    assert said.value("minsched_wait_seconds_count", pool="asr") == 1
+    assert said.value("minsched_wait_seconds_bucket", pool="asr", le="60.0") == 1
+    assert 0 <= said.value("minsched_wait_seconds_sum", pool="asr") < 60
+    assert said.value("minsched_script_calls_total") > 0
+    assert said.value("minsched_script_seconds_total") > 0
+    assert said.value("minsched_redis_commands_total") > said.value("minsched_script_calls_total")
+    assert 0 < said.value("minsched_redis_round_trip_seconds") < 5
+
+
+def test_a_job_that_was_never_sent_is_not_counted_as_lost(desk: Desk) -> None:
+    """Its caller was told."""
+    desk.node("n1", 1)
+    desk.service.release_job(desk.dispatch().job_id)
+    said = scrape(desk.views)
+    assert said.value("minsched_jobs_ended_total", pool="asr", status="unsent") == 1
+    assert said.value("minsched_jobs_ended_total", pool="asr", status="lost") == 0
+
+
+def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> None:
+    busy(desk)
+    said = scrape(desk.views)
+    for name, family in said.families.items():
+        assert re.fullmatch(r"minsched_[a-z][a-z_]*[a-z]", name), name
+        assert family.documentation.endswith("."), name
+        assert family.type in ("gauge", "counter", "histogram"), name
+        assert not re.search(r"milli|_ms|minutes|percent|_count$|_total$", name), name
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
+            known = {"node", "state", "pool", "resource", "demand", "outcome", "status", "le"}
+            assert set(sample.labels) <= known
+    series = [(sample.name, *sorted(sample.labels.items())) for sample in said.samples]
+    assert len(series) == len(set(series))
+    for secret in ("u1", "u2"):  # sessions, and job ids with them
+        assert f'"{secret}' not in said.text
+
+
+def test_a_wait_is_counted_below_the_bounds_of_the_script(desk: Desk) -> None:
+    [bounds] = re.findall(r"local WAITED = \{(.*)\}", scripts.source("dispatch_task"))
+    assert tuple(map(int, bounds.split(","))) == WAITED
+
+
+def test_a_wait_longer_than_all_bounds_is_in_the_last_bucket(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("n1", 1)
+    first = desk.dispatch()
+    job_id = desk.park()
+    client.hincrby(desk.service.keys("job", job_id), "waiting_ts", -7_200_000)
+    desk.complete(first)
+    said = scrape(desk.views)
+    assert said.value("minsched_wait_seconds_bucket", pool="asr", le="1800.0") == 0
+    assert said.value("minsched_wait_seconds_bucket", pool="asr", le="+Inf") == 1
+    assert 7200 <= said.value("minsched_wait_seconds_sum", pool="asr") < 7260
+
+
+def test_it_is_valid_openmetrics_too(desk: Desk) -> None:
+    busy(desk)
+    registry = CollectorRegistry()
+    registry.register(SchedulerCollector(lambda: desk.views))
+    assert generate_openmetrics(registry).endswith(b"# EOF\n")
+
+
+class TestLoad:
+    """(taken + waiting) / slots is right where an autoscaler starts: at nothing."""
+
+    def test_jobs_that_wait_for_a_pool_of_no_node_are_its_load(self, desk: Desk) -> None:
+        for _ in range(3):
+            desk.park(pool="cold")
+        said = scrape(desk.views)
+        assert said.value("minsched_pool_load_ratio", pool="cold") == 3
+        assert said.value("minsched_pool_nodes", pool="cold") == 0
+        desk.node("n1", 4, ["cold"])
+        assert scrape(desk.views).value("minsched_pool_load_ratio", pool="cold") == 0.75
+
+    def test_a_fleet_of_none_and_no_work_has_no_load(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.beat("n1", online=False, jobs=[])
+        assert scrape(desk.views).value("minsched_pool_load_ratio", pool="asr") == 0
+
+
+def test_demands_beyond_the_largest_are_one_series(desk: Desk) -> None:
+    desk.node("n1", 1)
+    for number in range(MOST_DEMANDS + 20):
+        desk.park(capabilities=[f"c{number:03}"])
+    desk.park(capabilities=["c065"])
+    said = scrape(desk.views)
+    demands = [labels["demand"] for labels in said.of("minsched_waiting_jobs")]
+    assert len(demands) == MOST_DEMANDS + 1
+    assert said.value("minsched_waiting_jobs", demand="asr +c065") == 2
+    assert said.value("minsched_waiting_jobs", demand=OTHER) == 20
+    assert said.value("minsched_impossible_jobs") == MOST_DEMANDS + 21
+
+
+class TestSeriesEnd:
+    def test_of_a_dead_node_only_that_it_is_down_is_left(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.node("n2", 1)
+        silence(desk, "n1", 60_000)
+        desk.service.declare_dead("n1")
+        desk.beat("n2", online=False, jobs=[])  # it leaves, and says so
+        said = scrape(desk.views)
+        series = [sample.name for sample in said.samples if "node" in sample.labels]
+        assert series == ["minsched_node_up"]
+        assert said.value("minsched_node_up", node="n1") == 0
+        assert said.value("minsched_node_deaths_total") == 1
+
+    def test_a_thousand_nodes_that_came_and_went_leave_no_series(
+        self, client: redis.Redis, server: Server
+    ) -> None:
+        service = MinimalSchedulerService(client, Settings(history_ttl=60))
+        desk = Desk(service)
+        desk.node("stays", 1)
+        before = len(scrape(desk.views).samples)
+        for number in range(1000):
+            desk.node(f"n{number}", 4, [f"pool{number % 10}"])
+        assert len(scrape(desk.views).samples) > before + 4000
+        hour = 3_600_000
+        with client.pipeline(transaction=False) as pipe:
+            for number in range(1000):
+                node_id = f"n{number}"
+                pipe.hincrby(service.keys("node_info", node_id), "last_heartbeat_ts", -hour)
+                pipe.zincrby(service.keys("nodes"), -hour, node_id)
+            pipe.execute()
+        client.hset(service.keys("heard"), mapping={"since": 1, "last": desk.views.now()})
+        for _ in range(45):  # each heartbeat buries and forgets a bounded number
+            desk.beat("stays", jobs=[])
+        assert [node.node_id for node in desk.views.nodes()] == ["stays"]
+        said = scrape(desk.views)
+        assert len(said.samples) == before
+        assert said.value("minsched_node_deaths_total") == 1000
+
+
+class TestWatching:
+    """A thousand nodes, and no look at them holds Redis up."""
+
+    @pytest.fixture
+    def crowd(self, client: redis.Redis) -> Desk:
+        desk = Desk(MinimalSchedulerService(client))
+        for number in range(1000):
+            desk.node(f"n{number}", 2, ["asr", f"p{number % 20}"], caps=["gpu"])
+        for _ in range(200):
+            desk.dispatch()
+        for number in range(200):
+            desk.park(pool="cold", session_id=f"u{number}")
+        return desk
+
+    def test_no_command_takes_long_none_is_unbounded_and_a_scrape_reads_each_node_once(
+        self, crowd: Desk, client: redis.Redis
+    ) -> None:
+        views = crowd.views
+
+        def look() -> None:
+            scrape(views)
+            views.nodes()
+            views.pools()
+            views.jobs()
+            views.lines()
+            views.jobs_at("n1")
+            views.events()
+
+        client.config_set("slowlog-log-slower-than", 5000)  # µs
+        try:
+            slow: set[str] = set()
+            for _ in range(5):  # a machine that is busy stops a server too, each time elsewhere
+                client.slowlog_reset()
+                client.config_resetstat()
+                look()
+                found = {entry["command"].split()[0] for entry in client.slowlog_get()}
+                slow = slow & found if slow else found
+                if not slow:
+                    break
+            assert slow == set()
+        finally:
+            client.config_set("slowlog-log-slower-than", 10_000)
+        called = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+        assert called & {"keys", "smembers", "hvals", "hkeys", "sort"} == set()
+        changes = {"set", "hset", "del", "zadd", "zrem", "expire", "evalsha", "eval"}
+        assert called & changes == set()
+
+        client.config_resetstat()
+        scrape(views)
+        calls = client.info("commandstats")
+        assert calls["cmdstat_hmget"]["calls"] == 1000
+        assert sum(command["calls"] for command in calls.values()) < 2300
+
+
+class TestExporter:
+    """``celery -A app minsched exporter`` for real."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[Server]:
+        """A server that may be stopped: connections to the other tests' server stay whole."""
+        server = Server()
+        yield server
+        server.close()
+
+    @pytest.fixture
+    def page(self, server: Server) -> Iterator[str]:
+        port = free_port()
+        process = run_exporter(server, "--port", str(port), "--address", "127.0.0.1")
+        yield f"http://127.0.0.1:{port}/metrics"
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+    def test_it_serves_while_redis_comes_and_goes(self, page: str, server: Server) -> None:
+        def read() -> Scrape | None:
+            try:
+                with urllib.request.urlopen(page, timeout=30) as answer:
+                    return Scrape(answer.read().decode())
+            except OSError:
+                return None
+
+        first = wait_for(read, "the exporter", patience=60)
+        assert first.value("minsched_up") == 1
+        server.stop()
+        try:
+            away = read()
+            assert away is not None
+            assert [sample.name for sample in away.samples] == ["minsched_up"]
+            assert away.value("minsched_up") == 0
+        finally:
+            server.start()
+        back = read()
+        assert back is not None
+        assert back.value("minsched_up") == 1
+
+    def test_a_port_that_is_taken_is_told_in_a_sentence(self, server: Server) -> None:
+        options = ["--port", str(server.port), "--address", "127.0.0.1"]
+        context = SimpleNamespace(app=make_app(server.url))
+        result = CliRunner().invoke(exporter, options, obj=context)
+        assert result.exit_code == 1
+        assert f"cannot listen at 127.0.0.1:{server.port}: Address already in" in result.output
+
+
+def run_exporter(server: Server, *options: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "celery", "-A", "tests.support.app", "minsched", "exporter"]
+    return subprocess.Popen(
+        [*command, *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_a_registry_is_given_the_scheduler_without_a_connection() -> None:
+    """Flower registers it at its start, when Redis may be away."""
+    registry = CollectorRegistry(auto_describe=True)
+    app = make_app(f"redis://127.0.0.1:{free_port()}/0")
+    began = time.monotonic()
+    register(app, registry)
+    assert time.monotonic() - began < 1
+    assert "minsched_up 0.0" in generate_latest(registry).decode()
+
+
+def test_pools_that_nodes_name_make_a_bounded_number_of_series(desk: Desk) -> None:
+    for number in range(5):
+        desk.node(f"n{number}", 1, [f"p{number}-{n}" for n in range(250)])
+    desk.node("large", 9, ["asr"])
+    desk.send()
+    said = scrape(desk.views)
+    labels = said.of("minsched_pool_slots")
+    assert len(labels) == MOST_POOLS + 1
+    assert {"pool": "asr"} in labels
+    assert len(said.of("minsched_node_info")) == MOST_POOLS
+    assert said.value("minsched_pool_slots", pool=OTHER) == 1251 - MOST_POOLS
+    assert sum(said.value("minsched_pool_slots", **label) for label in labels) == 1259

@@ -1,0 +1,116 @@
+"""Whatever a producer writes into Redis, all commands, pages and scrapes answer. Check names it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from celery_minsched.web.handlers import _answer
+from celery_minsched.web.paging import FIRST
+
+from ..cli.test_cli import run_with
+from ..support.scene import Scene, scrape
+
+N1, RUNTIME = "scheduler:node:info:n1", "scheduler:node:runtime:n1"
+JOB = "scheduler:job:u1:1"
+
+#: Commands by which a producer breaks something, and the breach that names it.
+BROKEN: dict[str, tuple[list[tuple[object, ...]], str]] = {
+    "slots are no number": ([("HSET", N1, "max_jobs", "x")], "node_unreadable"),
+    "no slots": ([("HSET", N1, "max_jobs", "0")], "node_unreadable"),
+    "load is no JSON": ([("HSET", N1, "load_json", "{")], "node_unreadable"),
+    "load is no number": ([("HSET", N1, "load_json", '{"cpu": 1e999}')], "node_unreadable"),
+    "load is deep": ([("HSET", N1, "load_json", "[" * 30_000)], "node_unreadable"),
+    "load for the order": ([("HSET", N1, "load", "nan")], "node_unreadable"),
+    "offers without a tab": ([("HSET", N1, "offers", "asr\n")], "node_unreadable"),
+    "too many offers": (
+        [("HSET", N1, "offers", "".join(f"p{n}\t\n" for n in range(999)))],
+        "node_unreadable",
+    ),
+    "a heartbeat is no time": ([("HSET", N1, "last_heartbeat_ts", "9" * 400)], "node_unreadable"),
+    "a turn is no number": ([("HSET", N1, "turn", "0x1f")], "node_unreadable"),
+    "slots in use": ([("HSET", RUNTIME, "current_jobs", "x")], "slot_count"),
+    "a record of the wrong type": ([("DEL", N1), ("SET", N1, "x")], "key_of_wrong_type"),
+    "an id is not UTF-8": ([("ZADD", "scheduler:nodes", 1, b"\xff")], "member_unreadable"),
+    "a key is not UTF-8": ([("HSET", b"scheduler:job:\xff:1", "status", "lost")], "key_unreadable"),
+    "a status": ([("HSET", JOB, "status", "resting")], "job_unreadable"),
+    "no status": ([("HDEL", JOB, "status")], "job_unreadable"),
+    "a payload is no JSON": ([("HSET", JOB, "payload_json", "{")], "job_unreadable"),
+    "a payload is no text": (
+        [("HSET", JOB, "payload_json", '{"task": "\\ud800"}')],
+        "job_unreadable",
+    ),
+    "a time of a job": ([("HSET", JOB, "started_ts", "soon")], "job_unreadable"),
+    "a decision": ([("HSET", JOB, "decision", "1 nan")], "job_unreadable"),
+    "a job of the wrong type": ([("DEL", JOB), ("SADD", JOB, "x")], "key_of_wrong_type"),
+    "a line's name": ([("HSET", "scheduler:lines", "asr", "asr\t\n")], "line_unreadable"),
+    "a line of the wrong type": (
+        [("DEL", "scheduler:waiting:asr//"), ("SET", "scheduler:waiting:asr//", "x")],
+        "key_of_wrong_type",
+    ),
+    "a count of jobs": ([("HSET", "scheduler:waiting_counts", "asr", "x")], "waiting_miscounted"),
+    "a counter": ([("HSET", "scheduler:counts", "rescues", "x")], "unusable_counter"),
+    "times": ([("SET", "scheduler:times", "3 seconds")], "times_unreadable"),
+    "pools": ([("DEL", "scheduler:pools"), ("SET", "scheduler:pools", "x")], "key_of_wrong_type"),
+    "a message": ([("SET", "minsched.job.u9:99", "x")], "key_of_wrong_type"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_one_broken_record_hides_no_other_and_is_named(scene: Scene, what: str) -> None:
+    commands, code = BROKEN[what]
+    for command in commands:
+        scene.raw.execute_command(*command)
+    said = dict(scene.answers())
+    assert "\nn2 " in said["nodes"]
+    assert "t-delayed" in said["jobs"]
+    assert 'minsched_node_slots{node="n2"} 1.0' in said["scrape"]
+    assert code in scene.codes()
+    if code == "node_unreadable" and "order" not in what and "turn" not in what:
+        assert "broken" in said["nodes"]
+        [node] = [n for n in json.loads(said["nodes --json"]) if n["node_id"] == "n1"]
+        assert (node["state"], node["online"], bool(node["broken"])) == ("broken", False, True)
+        assert node["broken"].count("max_jobs is ") <= 1
+        [row] = [line for line in said["nodes"].splitlines() if line.startswith("n1 ")]
+        assert " d " not in row  # a time that cannot be read is not the year 1970
+    if code == "job_unreadable":
+        assert "broken" in said["jobs"]
+        assert "Its record cannot be read" in said["why t-running"]
+
+
+def test_a_node_that_registers_anew_mends_its_record(scene: Scene) -> None:
+    for field in ("max_jobs", "load_json", "load", "offers", "last_heartbeat_ts", "turn", "state"):
+        scene.raw.hset(N1, field, b"\xff")
+        assert scene.codes() >= {"node_unreadable"}
+        scene.desk.node("n1", 2, ["asr"], ["gpu"])
+        scene.desk.beat("n1")
+        assert scene.codes() == set(), field
+
+
+def test_a_layout_that_is_no_number_is_an_error_that_names_the_key(scene: Scene) -> None:
+    for value in ("two", b"\xff", "9" * 5000):
+        scene.raw.set("scheduler:layout", value)
+        scene.app.minsched.__dict__.pop("scheduler", None)
+        said = run_with(scene.app, "nodes")
+        assert said.exit_code == 2
+        assert "scheduler:layout" in said.stderr
+        assert "minsched_up 0.0" in scrape(scene.app)
+        assert (
+            "scheduler:layout"
+            in _answer("nodes", lambda: scene.app.minsched.views, "", FIRST)["error"]
+        )
+
+
+def test_a_repair_passes_over_keys_of_the_wrong_type(scene: Scene) -> None:
+    """One breach that cannot be mended leaves the others to be mended."""
+    scene.raw.delete("scheduler:pool:mt:free")
+    scene.raw.set("scheduler:pool:mt:free", "x")
+    scene.raw.hset(RUNTIME, "current_jobs", "7")
+    scene.raw.hset("scheduler:node:runtime:n2", "current_jobs", "7")
+    said = run_with(scene.app, "check", "--repair")
+    assert said.exit_code == 1, said.output
+    assert "DEL the key, and run check --repair." in " ".join(said.output.split())
+    scene.raw.delete("scheduler:pool:mt:free")
+    assert run_with(scene.app, "check", "--repair").exit_code == 0
+    assert scene.codes() == set()

@@ -1,0 +1,306 @@
+"""The node agent: real processes, from start to stop, and what it does when things fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from ..support.fleet import FAST, ROOT, Fleet, wait_for
+from ..support.forked import NodeProcess
+from ..support.server import Server, free_port
+from ..support.work import start_work
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    """Nodes that are found dead in two seconds."""
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.close()
+    assert fleet.views.check() == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_node_works_and_leaves_nothing(fleet: Fleet, client: redis.Redis, pool: str) -> None:
+    fleet.start_ready("n1", "-P", pool)
+    assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+    family = psutil.Process(fleet.processes["n1"].pid).children(recursive=True)
+    assert fleet.stop("n1") == 0
+    node = fleet.node("n1")
+    assert node is not None
+    assert (node.online, node.current_jobs) == (False, 0)
+    assert client.keys("minsched.*") == []
+    assert not [process for process in family if process.is_running()]
+    fleet.start_ready("n1")  # its id is free at once
+
+
+def test_it_reports_its_load_and_what_it_runs(fleet: Fleet, client: redis.Redis) -> None:
+    fleet.start_ready("n1", "-P", "threads")
+    fleet.send("hold", "loaded")
+    wait_for(lambda: client.exists("test:began:loaded"))
+    node = fleet.node("n1")
+    assert node is not None
+    assert node.current_jobs == 1
+    assert 0 < wait_for(lambda: fleet.node("n1").load.get("mem")) <= 100  # type: ignore[union-attr]
+    client.lpush("test:release:loaded", "go")
+
+
+def test_the_pulse_goes_on_while_a_task_holds_the_interpreter(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads", "--without-heartbeat")
+    fleet.send("hogs", 4.0)
+    wait_for(lambda: client.exists("test:hogging"))
+    before = fleet.node("n1")
+    assert before is not None
+    later = before.last_heartbeat_ts + 3000  # more than node_ttl
+    wait_for(lambda: fleet.node("n1").last_heartbeat_ts > later)  # type: ignore[union-attr]
+    assert fleet.node("n1").online  # type: ignore[union-attr]
+    fleet.wait_idle()
+
+
+def test_slots_follow_the_pool(fleet: Fleet) -> None:
+    fleet.start_ready("n1", slots=2)
+    control = fleet.app.control
+
+    def slots() -> int:
+        node = fleet.node("n1")
+        return node.max_jobs if node else 0
+
+    wait_for(lambda: control.ping(destination=["celery@n1"]), "n1 to hear what workers are told")
+    control.pool_grow(2, destination=["celery@n1"])
+    wait_for(lambda: slots() == 4)
+    control.pool_shrink(1, destination=["celery@n1"])
+    wait_for(lambda: slots() == 3)
+    fleet.start_ready("n2", "--autoscale", "5,1", slots=5)
+    assert fleet.node("n2").max_jobs == 5  # type: ignore[union-attr]
+
+
+def test_a_solo_pool_has_one_slot(fleet: Fleet) -> None:
+    fleet.processes["n1"] = NodeProcess(
+        ["-A", "tests.support.app", "--node-id", "n1", "--pool", "asr", "-P", "solo", "-c", "4"],
+        fleet.environment,
+        fleet.log_path("n1"),
+    )
+    fleet.wait_online("n1")
+    assert fleet.node("n1").max_jobs == 1  # type: ignore[union-attr]
+    assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+
+
+def test_a_second_node_of_the_same_id_refuses_and_says_who_holds_it(fleet: Fleet) -> None:
+    fleet.start_ready("n1")
+    fleet.start("again", "--node-id", "n1")
+    assert fleet.processes["again"].wait(60) == 1
+    pid = fleet.processes["n1"].pid
+    assert f"node id 'n1' is held by {os.uname().nodename}/{pid}/" in fleet.log("again")
+    assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+
+
+def test_redis_away_for_a_while(client: redis.Redis) -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    fleet = Fleet(server, **FAST)
+    try:
+        fleet.start_ready("n1", "-P", "threads", slots=3)
+        work = start_work(fleet, 2)
+        server.stop()
+        wait_for(lambda: "Redis is away" in fleet.log("n1"))
+        work.let_end()
+        wait_for(lambda: len(work.ended) == 2)  # tasks go on
+        server.start()
+        fleet.wait_idle()
+        for result in work.jobs:
+            wait_for(lambda result=result: fleet.job(result.id).status == "finished")  # type: ignore[union-attr]
+        wait_for(lambda: "n1 is heard again" in fleet.log("n1"))
+        said = fleet.log("n1").count("the node is found again later")
+        assert said == 1
+        assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+        assert fleet.views.check() == []
+    finally:
+        fleet.close()
+        server.close()
+
+
+def test_redis_restarted_without_its_data(
+    fleet: Fleet, server: Server, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads", slots=3)
+    work = start_work(fleet)
+    [job_id] = [fleet.job(job.id).job_id for job in work.jobs]  # type: ignore[union-attr]
+    client.flushall()
+    wait_for(lambda: fleet.node("n1") and fleet.node("n1").current_jobs == 1)  # type: ignore[union-attr]
+    work.let_end()
+    wait_for(lambda: fleet.views.job(job_id).status == "finished")  # type: ignore[union-attr]
+    fleet.wait_idle()
+
+
+def test_an_eviction_policy_is_warned_of_at_start(fleet: Fleet, client: redis.Redis) -> None:
+    """And a Redis that does not let the node ask is taken as it is."""
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        fleet.start_ready("n1", "-P", "threads")
+        assert "Redis has maxmemory-policy allkeys-lru" in fleet.log("n1")
+        client.execute_command("ACL", "SETUSER", "default", "-info")
+        fleet.start_ready("n2", "-P", "threads")
+        assert "maxmemory-policy" not in fleet.log("n2")
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+info")
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def run(self, server: Server, tmp_path: Path) -> Callable[..., tuple[int, str]]:
+        """Runs the program to its end; its exit code and what it says."""
+
+        def run(*options: str, **env: str) -> tuple[int, str]:
+            environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, **env}
+            process = NodeProcess(list(options), environment, tmp_path / "log")
+            return process.wait(60), (tmp_path / "log").read_text()
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ("--pool asr", "Missing option '--node-id'"),
+            ("--node-id n1", "Missing option '--pool'"),
+            ("--node-id a:b --pool asr", "'a:b' is no name"),
+            ("--node-id n1 --pool asr --slots 0", "0 is not in the range"),
+            ("--node-id n1 --pool asr --lang zh", "'zh' is no language pair such as zh:en"),
+            ("--node-id n1 --pool asr --lang z/h:en", "'z/h' is no language"),
+            ("--node-id n1 --pool asr --capability a,b", "'a,b' is no name"),
+            ("--node-id n1 --pool asr --pool asr", "names a pool twice"),
+            ("--node-id n1 --pool asr -Q other", "leave out -Q/--queues: a node consumes its own"),
+            ("--node-id n1 --pool asr -c auto", "give --slots too"),
+        ],
+    )
+    def test_a_wrong_option_is_explained(self, run: Any, options: str, says: str) -> None:
+        code, said = run("-A", "tests.support.app", *options.split())
+        assert code == 2
+        assert says in said
+        assert "Traceback" not in said
+
+    def test_an_application_without_a_scheduler(self, run: Any, tmp_path: Path) -> None:
+        (tmp_path / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
+        code, said = run("-A", "plain", "--node-id", "n1", "--pool", "p", PYTHONPATH=str(tmp_path))
+        assert code == 1
+        assert "write MinSched(app) below its Celery(...)" in said
+
+    def test_redis_that_is_not_there(self, run: Any) -> None:
+        away = f"redis://127.0.0.1:{free_port()}/0"
+        options = ("-A", "tests.support.app", "--node-id", "n1", "--pool", "p")
+        no_patience = '{"broker_connection_retry_on_startup": false}'
+        code, said = run(*options, MINSCHED_TEST_BROKER=away, MINSCHED_TEST_CELERY=no_patience)
+        assert code == 1
+        assert "Connection refused" in said
+        assert "Traceback" not in said
+
+
+def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks() -> None:
+    server = Server()
+    server.stop()
+    fleet = Fleet(server, MINSCHED_TEST_CELERY='{"worker_concurrency": 3}', **FAST)
+    try:
+        args = ["-A", "tests.support.app", "--node-id", "n1", "--pool", "asr"]
+        path = fleet.log_path("n1")
+        fleet.processes["n1"] = NodeProcess(args, fleet.environment, path)
+        wait_for(lambda: "Redis is not ready yet" in fleet.log("n1"))
+        server.start()
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
+            wait_for(lambda: "used memory > 'maxmemory'" in fleet.log("n1"))
+            client.config_set("maxmemory", 0)
+        fleet.wait_online("n1")
+        assert fleet.node("n1").max_jobs == 3  # type: ignore[union-attr]
+        assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
+    finally:
+        fleet.close()
+        server.close()
+
+
+def test_every_option_from_the_environment(server: Server) -> None:
+    fleet = Fleet(
+        server,
+        NODE_AGENT_NODE_ID="from-env",
+        NODE_AGENT_POOLS="asr mt",
+        NODE_AGENT_LANGS="zh:en en:zh",
+        NODE_AGENT_CAPABILITIES="gpu whisper",
+        NODE_AGENT_SLOTS="3",
+        NODE_AGENT_APP="tests.support.app",
+        NODE_AGENT_WORKER_POOL="threads",
+    )
+    try:
+        fleet.processes["env"] = subprocess.Popen(
+            [str(Path(sys.executable).parent / "node-agent")],
+            cwd=ROOT,
+            env=fleet.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        fleet.wait_online("from-env")
+        node = fleet.node("from-env")
+        assert node is not None
+        assert (node.pools, node.max_jobs) == (["asr", "mt"], 3)
+        assert node.capabilities == ["gpu", "whisper"]
+        demand = {"pool": None, "src_lang": "en", "tgt_lang": "zh"}
+        assert fleet.send("where_am_i", minsched=demand).get(timeout=20)
+    finally:
+        fleet.close()
+
+
+def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redis.Redis) -> None:
+    fleet.start("n1", "-c", "1", slots=3)  # one process, three slots
+    fleet.start("n2", slots=3)
+    fleet.wait_online("n1", "n2")
+    fleet.plugin.scheduler.drain_node("n2")
+    results = [fleet.send("hold", f"stop{n}") for n in range(3)]
+    wait_for(lambda: client.exists("test:began:stop0"))
+    wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results))  # type: ignore[union-attr]
+    fleet.plugin.scheduler.drain_node("n2", draining=False)
+    fleet.kill("n1", signal.SIGTERM)
+    wait_for(lambda: client.exists("test:began:stop1") and client.exists("test:began:stop2"))
+    for n in range(3):  # the first one runs on until now
+        client.lpush(f"test:release:stop{n}", "go")
+    assert fleet.processes["n1"].wait(60) == 0
+    for result in results:
+        result.get(timeout=20)
+    assert client.lrange("test:ended:stop0", 0, -1) == ["celery@n1"]
+    assert [client.lrange(f"test:ended:stop{n}", 0, -1) for n in (1, 2)] == [["celery@n2"]] * 2
+    fleet.wait_idle()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_job_that_comes_while_the_node_stops_is_handed_back(
+    fleet: Fleet, client: redis.Redis, pool: str
+) -> None:
+    """Redis does not know yet that the node stops: its pulse gets no time to say so."""
+    fleet.start_ready("old", "-P", pool, "-c", "1", slots=3)
+    fleet.start_ready("new")
+    to_old = {"preferred_node": "old"}
+    long = fleet.send("hold", "long", minsched=to_old)
+    wait_for(lambda: client.exists("test:began:long"))
+    children = psutil.Process(fleet.processes["old"].pid).children()
+    pulse = min(children, key=psutil.Process.create_time)
+    pulse.suspend()
+    fleet.kill("old", signal.SIGTERM)
+    wait_for(lambda: "Warm shutdown" in fleet.log("old"))
+    short = [fleet.send("note", f"short{n}", minsched=to_old) for n in range(2)]
+    assert {fleet.job(result.id).node_id for result in short} == {"old"}  # type: ignore[union-attr]
+    pulse.resume()
+    for result in short:
+        result.get(timeout=60)
+    ran = [client.lrange(f"test:ended:short{n}", 0, -1) for n in range(2)]
+    assert ran == [["celery@new"]] * 2
+    assert not client.exists("test:ended:long")
+    client.lpush("test:release:long", "go")
+    long.get(timeout=60)
+    assert fleet.processes["old"].wait(30) == 0

@@ -1,0 +1,190 @@
+"""The node's calls to Redis: a refused or broken call never stands before the ending of a job."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+
+from node_agent.outbox import Courier, is_passing
+from node_agent.slots import Slots
+
+from ..support.desk import Desk
+from ..support.fleet import wait_for
+from ..support.server import Server
+
+NO_MEMORY = OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+BROKEN = redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+
+class Redis:
+    """Calls that fail for as long as a test wants; what succeeded, in order."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.tries: dict[str, int] = {}
+        self.errors: dict[str, Exception] = {}
+
+    def call(self, name: str, error: Exception | None = None) -> Callable[[], None]:
+        if error:
+            self.errors[name] = error
+
+        def make() -> None:
+            self.tries[name] = self.tries.get(name, 0) + 1
+            if name in self.errors:
+                raise self.errors[name]
+            self.done.append(name)
+
+        return make
+
+    def try_again(self, name: str) -> None:
+        """Wait until the call has failed again since now."""
+        tries = self.tries[name]
+        wait_for(lambda: self.tries[name] > tries)
+
+
+@pytest.fixture
+def courier() -> Iterator[Courier]:
+    courier = Courier()
+    courier.start()
+    yield courier
+    courier.stop(5)
+    assert not any(thread.name == "slots-courier" for thread in threading.enumerate())
+
+
+def test_a_refused_call_goes_to_the_back_and_is_made_later(courier: Courier) -> None:
+    r = Redis()
+    courier.put("revoke", r.call("revoke", NO_MEMORY))
+    for name in ("first", "second"):
+        courier.put_ending(name, r.call(name))
+    courier.put("claim", r.call("claim"))
+    wait_for(lambda: r.done == ["first", "second", "claim"])
+    r.try_again("revoke")
+    del r.errors["revoke"]
+    wait_for(lambda: r.done[3:] == ["revoke"])
+
+
+def test_a_call_that_never_gets_an_answer_stands_before_no_ending(courier: Courier) -> None:
+    r = Redis()
+    courier.put("place", r.call("place", redis.TimeoutError("Timeout reading from socket")))
+    wait_for(lambda: r.tries.get("place"))
+    courier.put_ending("end", r.call("end"))
+    wait_for(lambda: r.done == ["end"])
+    r.try_again("place")
+    del r.errors["place"]
+    wait_for(lambda: r.done == ["end", "place"])
+
+
+def test_endings_keep_their_order_while_redis_refuses_them(courier: Courier) -> None:
+    r = Redis()
+    read_only = ReadOnlyError("You can't write against a read only replica.")
+    courier.put_ending("first", r.call("first", read_only))
+    courier.put_ending("second", r.call("second"))
+    courier.put("claim", r.call("claim"))
+    wait_for(lambda: r.done == ["claim"])
+    r.try_again("first")
+    assert "second" not in r.tries
+    del r.errors["first"]
+    wait_for(lambda: r.done == ["claim", "first", "second"])
+
+
+def test_an_ending_that_frees_no_slot_lets_others_pass(courier: Courier) -> None:
+    r, begun, go_on = Redis(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    courier.put("first", first)
+    assert begun.wait(10)
+    courier.put_ending("revoked", r.call("revoked"), frees_slot=False)
+    courier.put_ending("ending", r.call("ending"))
+    go_on.set()
+    wait_for(lambda: r.done == ["ending", "revoked"])
+
+
+def test_a_broken_ending_is_kept_and_others_pass_it(courier: Courier) -> None:
+    """An operator may repair the job's record."""
+    r = Redis()
+    courier.put_ending("broken", r.call("broken", BROKEN))
+    courier.put_ending("ending", r.call("ending"))
+    wait_for(lambda: r.done == ["ending"])
+    r.try_again("broken")
+    del r.errors["broken"]
+    wait_for(lambda: r.done == ["ending", "broken"])
+
+
+def test_a_call_that_can_never_succeed_is_given_up_by_name(
+    courier: Courier, caplog: pytest.LogCaptureFixture
+) -> None:
+    r = Redis()
+    gave_up = threading.Event()
+    courier.put("revoke task t1", r.call("broken", BROKEN), give_up=gave_up.set)
+    courier.put("claim", r.call("claim"))
+    wait_for(lambda: r.done == ["claim"])
+    assert gave_up.is_set()
+    assert r.tries["broken"] == 1
+    assert "cannot revoke task t1, and gives up" in caplog.text
+
+
+def test_while_redis_is_away_everything_waits_and_endings_come_first(courier: Courier) -> None:
+    r, away = Redis(), redis.ConnectionError("refused")
+    courier.put("claim", r.call("claim", away))
+    wait_for(lambda: r.tries)
+    for name in ("first", "second"):
+        courier.put_ending(name, r.call(name, away))
+    wait_for(lambda: r.tries.get("first"))
+    r.try_again("first")
+    assert "second" not in r.tries
+    r.errors.clear()
+    wait_for(lambda: r.done == ["first", "second", "claim"])
+
+
+def test_endings_are_told_before_the_courier_leaves(courier: Courier) -> None:
+    r = Redis()
+    courier.put("refused", r.call("refused", NO_MEMORY))
+    courier.put_ending("ending", r.call("ending", NO_MEMORY))
+    wait_for(lambda: len(r.tries) == 2)
+    threading.Timer(0.2, lambda: r.errors.pop("ending")).start()
+    courier.stop(5)
+    assert r.done == ["ending"]
+
+
+def test_an_error_of_the_server_passes_and_one_of_the_call_does_not(server: Server) -> None:
+    with server.client() as client:
+        client.lpush("list", "entry")
+        set_it, read_it = "return redis.call('SET', 'key', 1)", "return redis.call('GET', 'list')"
+        client.config_set("maxmemory", 1)
+        with pytest.raises(redis.ResponseError) as no_memory:
+            client.eval(set_it, 0)
+        client.config_set("maxmemory", 0)
+        with pytest.raises(redis.ResponseError) as wrong_type:
+            client.eval(read_it, 0)
+        client.replicaof("127.0.0.1", "1")
+        with pytest.raises(redis.ResponseError) as read_only:
+            client.eval(set_it, 0)
+        client.replicaof("NO", "ONE")
+    assert [is_passing(e.value) for e in (no_memory, wrong_type, read_only)] == [True, False, True]
+
+
+def test_slots_end_jobs_behind_a_task_whose_record_is_broken(
+    desk: Desk, client: redis.Redis
+) -> None:
+    desk.node("n1", 1)
+    job = desk.dispatch()
+    bad, good = desk.park(task_id="bad"), desk.park(task_id="good")
+    client.rename("scheduler:task:bad", "kept")
+    client.lpush("scheduler:task:bad", "no string")
+    slots = Slots(desk.service, "n1", lambda: 1)
+    slots.start()
+    slots.revoke(["bad", "good"])
+    slots.end(job.job_id, "finished")
+    wait_for(lambda: desk.status(job.job_id) == "finished")
+    wait_for(lambda: desk.status(good) == "failed")
+    client.rename("kept", "scheduler:task:bad")
+    client.expire("scheduler:task:bad", 3600)  # as the step that gave it a slot did
+    slots.stop()
+    assert desk.status(bad) == "dispatched"

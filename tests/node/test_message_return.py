@@ -1,0 +1,347 @@
+"""A message comes back as it was sent, whatever brings it back: a rescue, a shutdown, a requeue."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, signals
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kombu.transport.redis import Channel
+
+from celery_minsched.core.keys import Keys
+from celery_minsched.plugin.messages import priority_of, read_message
+from celery_minsched.plugin.request_place import no_place
+from node_agent.rescue import park_messages
+
+from ..support.desk import Desk
+from ..support.fleet import FAST, Fleet, checked, make_app, wait_for
+from ..support.server import Server
+
+#: Priorities of every type that kombu takes, and of some that it reads as 0.
+PRIORITIES = [
+    *(None, 0, 3, 6, 9, -1, 42, True, "6", " 9 ", "high", "", "6.5", 6.0, 5.9, -0.5, [], {}),
+]
+NODE_QUEUE = "minsched.node.n1"
+
+
+def entry_of(client: redis.Redis, raw: str) -> None:
+    """Note the message as unacknowledged, as a node does that takes it."""
+    job_id = read_message(raw)["headers"]["minsched"]["job_id"]
+    noted = json.dumps([json.loads(raw), "", f"minsched.job.{job_id}"])
+    client.hset("minsched.unacked.n1", f"tag-{job_id}", noted)
+    client.zadd("minsched.unacked_index.n1", {f"tag-{job_id}": 1})
+
+
+@contextmanager
+def changing(properties_to_be: dict[str, Any], headers_to_be: dict[str, Any]) -> Iterator[None]:
+    """A handler of ``before_task_publish`` that changes messages."""
+
+    def change(headers: dict[str, Any], properties: dict[str, Any], **_: Any) -> None:
+        headers.update(headers_to_be)
+        properties.update(properties_to_be)
+
+    signals.before_task_publish.connect(change)
+    try:
+        yield
+    finally:
+        signals.before_task_publish.disconnect(change)
+
+
+@pytest.mark.parametrize("priority", PRIORITIES, ids=repr)
+def test_a_priority_is_read_as_kombu_reads_it(priority: object) -> None:
+    channel = Channel.__new__(Channel)
+    message = {"properties": {"priority": priority}}
+    assert priority_of(message) == channel._get_message_priority(message)
+    assert priority_of({}) == priority_of({"properties": None}) == 0
+
+
+@pytest.mark.parametrize("steps", [(0, 3, 6, 9), (0,), (2, 5), tuple(range(10))])
+def test_a_queue_s_list_for_a_priority_is_named_as_kombu_names_it(steps: tuple[int, ...]) -> None:
+    channel = Channel.__new__(Channel)
+    channel.priority_steps = steps
+    keys = Keys(priority_steps=steps)
+    for priority in range(10):
+        assert f"q{keys.suffix(priority)}" == channel._q_for_pri("q", priority)
+
+
+@pytest.fixture
+def app(server: Server) -> Iterator[Celery]:
+    app = make_app(server.url)
+    yield app
+    app.close()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    priority=st.sampled_from(PRIORITIES),
+    by_handler=st.booleans(),
+    headers=st.dictionaries(st.sampled_from(["team", "x-trace", "é"]), st.text(), max_size=2),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "compression": st.sampled_from(["zlib", "bzip2"]),
+            "serializer": st.sampled_from(["json", "pickle"]),
+            "expires": st.just(1000),
+            "reply_to": st.text(max_size=5),
+            "task_id": st.uuids() | st.just("mine"),
+        },
+    ),
+    args=st.lists(st.text() | st.floats(allow_nan=False) | st.just(uuid.UUID(int=1)), max_size=3),
+)
+def test_a_message_is_parked_where_its_record_says_and_comes_back_as_it_was(
+    app: Celery,
+    client: redis.Redis,
+    priority: Any,
+    by_handler: bool,
+    headers: dict[str, str],
+    options: dict[str, Any],
+    args: list[Any],
+) -> None:
+    client.flushall()
+    desk = Desk(app.minsched.scheduler)
+    desk.node("n1", 1)
+    given = {} if by_handler else {"priority": priority}
+    with changing({"priority": priority} if by_handler else {}, {}):
+        app.send_task("t", args, minsched={"pool": "asr"}, headers=headers, **given, **options)
+        waits = app.send_task("w", minsched={"pool": "asr"}, **given)
+    raw = client.rpop(NODE_QUEUE)
+    assert raw is not None
+    first, second = json.loads(raw)["headers"]["minsched"]["job_id"], app.minsched.where(waits.id)
+    for number in range(2):  # delivered, and delivered once more
+        desk.service.claim_job(first, "n1")
+        entry_of(client, raw)
+        assert list(park_messages(app.minsched, "n1")) == [first]
+        suffix = client.hget(f"scheduler:job:{first}", "suffix") or ""
+        assert client.lrange(f"minsched.job.{first}{suffix}", 0, -1) != []
+        assert desk.service.place_jobs([first], "n1") == ["dispatched"]
+        back = client.rpop(NODE_QUEUE)
+        sent, returned = json.loads(raw), json.loads(back)
+        assert returned["headers"].pop("redelivered") is True
+        assert returned["properties"]["delivery_info"].pop("redelivered") is True
+        if number:
+            sent["headers"].pop("redelivered")
+            sent["properties"]["delivery_info"].pop("redelivered")
+        assert returned == sent
+        raw = back
+    client.lpush(NODE_QUEUE, raw)  # it was not delivered: it comes back as it lay there
+    assert list(park_messages(app.minsched, "n1")) == [first]
+    assert desk.service.place_jobs([first], "n1") == ["dispatched"]
+    assert client.lrange(NODE_QUEUE, 0, -1) == [raw]
+    assert desk.views.check() == []
+    assert second.status == "waiting"
+
+
+def test_what_a_handler_changes_in_a_message_counts_for_its_job(
+    app: Celery, client: redis.Redis
+) -> None:
+    due = datetime(2100, 1, 1, tzinfo=UTC)
+    times = {"eta": due.isoformat(), "expires": due.replace(year=2101).isoformat()}
+    with changing({"priority": 9}, times):
+        result = app.send_task("t", minsched={"pool": "asr"})
+    job = app.minsched.where(result.id)
+    assert job.status == "delayed"
+    record = client.hgetall(f"scheduler:job:{job.job_id}")
+    assert (record["due_ts"], record["band"]) == (str(int(due.timestamp() * 1000)), "3")
+    assert record["suffix"] == "\x06\x169"
+    assert int(record["expires_ts"]) > int(record["due_ts"])
+
+
+def test_a_message_tells_where_it_is_parked_if_redis_has_lost_its_job(
+    app: Celery, client: redis.Redis
+) -> None:
+    desk = Desk(app.minsched.scheduler)
+    desk.node("n1", 2)
+    results = [app.send_task("t", minsched={"pool": "asr"}, priority="6") for _ in range(2)]
+    for result, is_made_anew in zip(results, (False, True), strict=True):
+        job_id = app.minsched.where(result.id).job_id
+        client.delete(f"scheduler:job:{job_id}", f"scheduler:task:{result.id}")
+        client.zrem("scheduler:node:jobs:n1", job_id)
+        if is_made_anew:
+            desk.beat("n1", jobs=[job_id])  # by a node that still holds it
+    jobs = sorted(set(park_messages(app.minsched, "n1")))
+    assert len(jobs) == 2
+    desk.service.place_jobs(jobs, "n1")
+    assert {desk.status(job_id) for job_id in jobs} == {"dispatched"}
+    assert desk.views.check() == []
+
+
+def test_a_message_that_is_acknowledged_meanwhile_is_not_parked(
+    app: Celery, client: redis.Redis
+) -> None:
+    desk = Desk(app.minsched.scheduler)
+    desk.node("n1", 1)
+    app.send_task("t", minsched={"pool": "asr"})
+    raw = client.rpop(NODE_QUEUE)
+    job_id = read_message(raw)["headers"]["minsched"]["job_id"]
+    entry_of(client, raw)
+    client.sadd("minsched.acked.n1", f"tag-{job_id}")
+    assert list(park_messages(app.minsched, "n1")) == []
+    assert client.keys("minsched.job.*") == []
+    desk.service.claim_job(job_id, "n1", f"tag-{job_id}")
+    assert desk.views.check() == []
+
+
+class TestRequeued:
+    """A task asks for its own message again: ``Reject(requeue=True)``."""
+
+    def test_joins_the_end_of_its_line(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        first = desk.send("first")
+        second, third = desk.park("second"), desk.park("third")
+        self.requeue(desk, first.job_id)
+        assert desk.queue("n1") == ["second"]
+        for job_id, text in ((second, "third"), (third, "first")):
+            desk.take("n1")
+            self.finish(desk, job_id)
+            assert desk.queue("n1") == [text]
+
+    def test_takes_the_next_turn_of_its_key(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        first = desk.send("a1", fairness_key="a")
+        for text in ("a2", "a3", "b1"):
+            desk.park(text, fairness_key=text[0])
+        self.requeue(desk, first.job_id)
+        order = []
+        for _ in range(4):
+            [job_id] = desk.service.redis.zrange("scheduler:node:jobs:n1", 0, -1)
+            order.append(desk.take("n1"))
+            self.finish(desk, job_id)
+        assert order == ["a2", "b1", "a3", "a1"]
+
+    def test_goes_on_at_once_if_nothing_waits(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        first = desk.send("first")
+        for _ in range(3):
+            self.requeue(desk, first.job_id)
+            assert desk.queue("n1") == ["first"]
+
+    def test_gives_its_slot_to_another_line_too(self, desk: Desk) -> None:
+        desk.node("n1", 1, ["asr", "mt"])
+        first = desk.send("first")
+        desk.park("other", pool="mt")
+        self.requeue(desk, first.job_id)
+        assert desk.queue("n1") == ["other"]
+        assert desk.status(first.job_id) == "waiting"
+
+    def test_a_job_that_a_node_hands_back_goes_to_the_head(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        first = desk.send("first")
+        desk.park("second")
+        self.requeue(desk, first.job_id, requeued=False)
+        assert desk.queue("n1") == ["first"]
+
+    def requeue(self, desk: Desk, job_id: str, requeued: bool = True) -> None:
+        redis, queue = desk.service.redis, desk.service.keys("node_queue", "n1")
+        desk.service.claim_job(job_id, "n1")
+        redis.lmove(queue, desk.service.keys("job_queue", job_id), "RIGHT", "LEFT")
+        desk.service.place_jobs([job_id], "n1", requeued=requeued)
+
+    def finish(self, desk: Desk, job_id: str) -> None:
+        desk.complete(SimpleNamespace(job_id=job_id, node_id="n1"))  # type: ignore[arg-type]
+
+
+def test_a_revoked_job_that_is_handed_back_is_not_dispatched_anew(
+    desk: Desk, client: redis.Redis
+) -> None:
+    """A node that stops may have it in its queue, and its worker has not told the caller yet."""
+    desk.node("n1", 1)
+    desk.node("n2", 1, ["mt"])
+    desk.send()
+    job_id = desk.park("revoked", task_id="t")
+    desk.service.revoke_tasks(["t"], "n1")
+    message = client.lpop(NODE_QUEUE)
+    lying = (job_id, message, "", "", "", NODE_QUEUE)
+    assert desk.service.park_messages([lying]) == ["gone"]
+    client.lpush(NODE_QUEUE, message)
+    assert desk.service.park_messages([lying]) == ["parked"]
+    assert desk.service.place_jobs([job_id], "n1") == ["unchanged"]
+    desk.beat("n2")
+    assert desk.queue("n2") == ["revoked"]  # its worker reports it to the caller
+    assert desk.status(job_id) == "failed"
+
+
+def test_a_message_to_a_node_s_own_queue_is_taken_whatever_its_priority(
+    desk: Desk, client: redis.Redis
+) -> None:
+    """kombu files it in another list; while it lay there, no slot of the node would lapse."""
+    desk.node("n1", 1)
+    desk.dispatch()  # its caller dies before it sends the message
+    for step, number in ((9, 1), (3, 150), (6, 1)):
+        client.lpush(f"{NODE_QUEUE}\x06\x16{step}", *(f"{step}-{n}" for n in range(number)))
+    client.lpush(NODE_QUEUE, "0-0")
+    desk.beat("n1")
+    assert client.llen(NODE_QUEUE) == 101
+    desk.beat("n1")
+    order = client.lrange(NODE_QUEUE, 0, -1)[::-1]
+    assert order == ["0-0", *(f"3-{n}" for n in range(150)), "6-0", "9-0"]
+    assert client.keys(f"{NODE_QUEUE}*") == [NODE_QUEUE]
+    client.delete(NODE_QUEUE)
+
+
+@pytest.fixture(scope="module")
+def fleet(_server: Server) -> Iterator[Fleet]:
+    """A node with more slots than threads, and others that come and go."""
+    with _server.client() as client:
+        client.flushall()
+    conf = json.dumps({"worker_deduplicate_successful_tasks": True})
+    with checked(Fleet(_server, MINSCHED_TEST_CELERY=conf, **FAST)) as fleet:
+        yield fleet
+
+
+def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
+    fleet.start_ready("p1", "-P", "threads", "-c", "1", slots=5)
+    with fleet.server.client() as client:
+        held = fleet.send("hold_late", "running")
+        wait_for(lambda: client.exists("test:began:running"))
+        results = [fleet.send("late", priority=priority) for priority in (6, "6", 6.0)]
+        with changing({"priority": "9"}, {}):
+            results.append(fleet.send("late", task_id=uuid.uuid4()))
+        # All are in the pool of p1: it hands back a job later whose claim is answered as it stops.
+        wait_for(lambda: fleet.log("p1").count("received") == 5, "p1 to have all jobs")
+        fleet.kill("p1", 15)
+        fleet.start_ready("p2", "-P", "threads", slots=2)
+        assert [result.get(timeout=20) for result in results] == ["late"] * 4
+        client.lpush("test:release:running", "go")
+        held.get(timeout=20)
+    assert fleet.processes["p1"].wait(60) == 0
+    for priority in (None, 3, "5", 9):  # sent to the node itself
+        own = {"queue": "minsched.node.p2", "priority": priority}
+        assert (
+            fleet.app.send_task("tests.support.app.anywhere", **own).get(timeout=20) == no_place()
+        )
+    fleet.stop("p2")
+
+
+def test_a_task_sees_that_its_message_is_redelivered(fleet: Fleet) -> None:
+    fleet.start_ready("r1", "-P", "threads", slots=1)
+    waits_for = fleet.send("requeues_until", "other")  # one slot: it must let the other run
+    fleet.send("mark", "other", "ran")
+    assert waits_for.get(timeout=20) == [False, True]
+    fleet.stop("r1")
+
+
+def test_a_task_that_has_succeeded_is_not_run_again_for_its_node_s_death(fleet: Fleet) -> None:
+    """``worker_deduplicate_successful_tasks`` looks at messages that are redelivered."""
+    fleet.start_ready("d1", slots=1)
+    result = fleet.send("stores_and_kills_its_node")
+    wait_for(lambda: (job := fleet.job(result.id)) and job.node_id == "d1")
+    fleet.processes["d1"].wait(60)
+    fleet.start_ready("d2", slots=1)
+    wait_for(lambda: (job := fleet.job(result.id)) and job.status == "finished")
+    with fleet.server.client() as client:
+        assert client.lrange(f"test:ran:{result.id}", 0, -1) == ["celery@d1"]
+    assert result.get(timeout=20) == "first"
+    fleet.stop("d2")

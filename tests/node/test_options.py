@@ -1,0 +1,102 @@
+"""Which options and pool implementations of ``celery worker`` a node refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+from celery import Celery, concurrency
+from celery.concurrency.base import BasePool
+from celery.concurrency.thread import TaskPool
+
+from node_agent.options import check_options, check_pool
+
+from ..support.fleet import make_app
+
+
+class OwnPool(BasePool):
+    """Not derived from one with which a node works."""
+
+
+class OwnThreads(TaskPool):
+    """Derived from one."""
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    app = make_app("redis://")
+    yield app
+    app.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("-Q other", "-Q/--queues: a node consumes its own queue and no other"),
+        ("-Qother", "-Q/--queues"),
+        ("--queues=celery", "-Q/--queues"),
+        ("-X other", "-X/--exclude-queues"),
+        ("-EXother", "-X/--exclude-queues"),
+        ("--exclude-queues other", "-X/--exclude-queues"),
+        ("-nx", "-n/--hostname"),
+        ("--hostname=x", "-n/--hostname"),
+        ("-D", "-D/--detach"),
+        ("-ED", "-D/--detach"),
+        ("--discard", "--purge/--discard: the jobs in the node's queue would be lost"),
+        ("--prefetch-multiplier=2", "--prefetch-multiplier: a node takes each message"),
+        ("--disable-prefetch", "--disable-prefetch"),
+        ("--no-such-option", "No such option"),
+    ],
+)
+def test_options_are_refused_in_every_spelling(app: Celery, options: str, says: str) -> None:
+    with pytest.raises(click.UsageError, match=re.escape(says)):
+        check_options(app, options.split())
+
+
+def test_other_options_are_taken(app: Celery) -> None:
+    check_options(app, ["-E", "--without-mingle", "-l", "INFO", "--statedb=x", "-B", "-Ofair"])
+
+
+def test_options_from_the_environment_are_refused_too(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_WORKER_EXCLUDE_QUEUES", "other")
+    with pytest.raises(click.UsageError, match="leave out -X/--exclude-queues"):
+        check_options(app, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "configured", "is_taken"),
+    [
+        ("prefork", None, True),
+        ("processes", None, True),
+        ("threads", None, True),
+        ("solo", None, True),
+        ("gevent", None, False),
+        ("eventlet", None, False),
+        ("custom", None, False),
+        ("prefork", "gevent", False),
+        ("prefork", "threads", True),
+        ("threads", "gevent", True),
+        ("prefork", f"{__name__}:OwnPool", False),
+        ("prefork", f"{__name__}:OwnThreads", True),
+        ("prefork", OwnThreads, True),
+        ("prefork", "no_such_module:Pool", False),
+    ],
+)
+def test_pool_implementations(app: Celery, given: str, configured: Any, is_taken: bool) -> None:
+    app.conf.worker_pool = configured
+    if is_taken:
+        check_pool(app, given)
+    else:
+        with pytest.raises(click.UsageError, match="the pool implementation"):
+            check_pool(app, given)
+
+
+def test_a_custom_pool_is_refused_by_name(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(concurrency.ALIASES, "custom", f"{__name__}:OwnPool")
+    with pytest.raises(click.UsageError, match="implementation 'custom'"):
+        check_pool(app, "custom")

@@ -1,0 +1,137 @@
+"""The pulse sends its heartbeat, whatever else fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import redis
+
+from ..support.fleet import FAST, Fleet, checked, wait_for
+from ..support.server import Server
+
+NODE_TTL = 2000  # ms
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """A node "other", which finds the dead."""
+    server = Server()
+    with checked(Fleet(server, **FAST)) as fleet:
+        fleet.start_ready("other", "-P", "threads", pool="other")
+        yield fleet
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(fleet: Fleet) -> Iterator[redis.Redis]:
+    with fleet.server.client() as client:
+        yield client
+
+
+def heartbeat(fleet: Fleet, node_id: str) -> int:
+    node = fleet.node(node_id)
+    assert node is not None
+    return node.last_heartbeat_ts
+
+
+def wait_heartbeats(fleet: Fleet, node_id: str) -> None:
+    """Wait for as long as a silent node would be declared dead."""
+    start = heartbeat(fleet, node_id)
+    wait_for(lambda: heartbeat(fleet, node_id) > start + NODE_TTL + 500)
+
+
+def test_a_node_that_stops_while_redis_has_no_memory_is_not_dead(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads")
+    early, late = fleet.send("hold", "early"), fleet.send("hold_late", "late")
+    wait_for(lambda: client.exists("test:began:early", "test:began:late") == 2)
+    client.config_set("maxmemory", 1)
+    try:
+        fleet.kill("n1", signal.SIGTERM)
+        wait_for(lambda: not fleet.node("n1").online)  # type: ignore[union-attr]
+        wait_heartbeats(fleet, "n1")
+    finally:
+        client.config_set("maxmemory", 0)
+    assert {fleet.job(job.id).status for job in (early, late)} == {"running"}  # type: ignore[union-attr]
+    for name in ("early", "late"):
+        client.lpush(f"test:release:{name}", "go")
+    assert fleet.processes["n1"].wait(60) == 0
+    for job, name in ((early, "early"), (late, "late")):
+        assert fleet.job(job.id).status == "finished"  # type: ignore[union-attr]
+        assert client.lrange(f"test:began:{name}", 0, -1) == ["celery@n1"]
+    assert "n1" not in fleet.log("other")
+
+
+def test_a_node_that_cannot_be_registered_sends_heartbeats(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n2", "-P", "prefork", slots=1)
+    client.rename("scheduler:pools", "kept")
+    client.set("scheduler:pools", "not a set")
+    fleet.app.control.pool_grow(1, destination=["celery@n2"])
+    wait_for(lambda: "Redis refuses" in fleet.log("n2"))
+    wait_heartbeats(fleet, "n2")
+    assert fleet.node("n2").online  # type: ignore[union-attr]
+    client.rename("kept", "scheduler:pools")
+    wait_for(lambda: fleet.node("n2").max_jobs == 2)  # type: ignore[union-attr]
+
+
+def test_a_pulse_that_cannot_be_started_again_is_started_later(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    """A machine without memory kills the pulse, and forks no other for a while."""
+    fleet.start_ready("n5", "-P", "threads")
+    agent = psutil.Process(fleet.processes["n5"].pid)
+    used = {int(fd) for fd in os.listdir(f"/proc/{agent.pid}/fd")}
+    limit = agent.rlimit(psutil.RLIMIT_NOFILE)
+    free = min(set(range(len(used) + 1)) - used)
+    agent.rlimit(psutil.RLIMIT_NOFILE, (free, limit[1]))  # it can open no pipe
+    for child in agent.children():
+        child.kill()
+    wait_for(lambda: "cannot be started now" in fleet.log("n5"))
+    agent.rlimit(psutil.RLIMIT_NOFILE, limit)
+    wait_heartbeats(fleet, "n5")
+    task = fleet.send("where_am_i", minsched={"preferred_node": "n5"})
+    assert task.get(timeout=20)["hostname"] == "celery@n5"
+
+
+def test_many_jobs_wait_for_the_term_of_a_prefork_node(fleet: Fleet, client: redis.Redis) -> None:
+    """Redis may have raised it while the pulse stood still. The jobs begin in order afterwards."""
+    most = 600  # more than Python's recursion limit allows as a call within a call
+    fleet.start_ready("n4", "-P", "prefork", "-c", "1", slots=most + 1, pool="many")
+    there = {"minsched": {"pool": "many"}}
+    fleet.send("hold", "first", **there)
+    wait_for(lambda: client.exists("test:began:first"))
+    marks = [
+        fleet.app.signature("tests.support.app.mark", ("many", n), **there) for n in range(most)
+    ]
+    fleet.plugin.dispatch_many(marks)
+    wait_for(lambda: client.hlen("minsched.unacked.n4") == most + 1)
+    agent = psutil.Process(fleet.processes["n4"].pid)
+    pulse = min(agent.children(), key=lambda child: child.pid)
+    term = client.hget("scheduler:node:info:n4", "term")
+    pulse.suspend()
+    silent_since = heartbeat(fleet, "n4")
+    wait_for(lambda: fleet.views.now() > silent_since + 700)  # more than two intervals
+    client.lpush("test:release:first", "go")
+    wait_for(lambda: client.hlen("minsched.unacked.n4") != most + 1)
+    pulse.resume()
+    wait_for(lambda: client.llen("test:marks:many") == most)
+    ran = client.lrange("test:marks:many", 0, -1)
+    assert sorted(map(int, ran)) == list(range(most))
+    if client.hget("scheduler:node:info:n4", "term") == term:  # else it was taken for dead
+        assert ran == [str(n) for n in range(most)]
+
+
+def test_a_node_that_cannot_read_proc_sends_heartbeats(fleet: Fleet) -> None:
+    fleet.environment["MINSCHED_TEST_PROCFS"] = fleet.logs.name
+    fleet.start_ready("n3", "-P", "threads")
+    del fleet.environment["MINSCHED_TEST_PROCFS"]
+    wait_heartbeats(fleet, "n3")
+    assert fleet.node("n3").online  # type: ignore[union-attr]
+    assert "the pulse process is gone" not in fleet.log("n3")

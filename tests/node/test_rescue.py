@@ -1,0 +1,201 @@
+"""A node that is killed, cut off or restarted: what it had runs again or is told of, and nothing
+of it is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from node_agent.rescue import park_messages
+
+from ..support.desk import Desk, silence
+from ..support.fleet import FAST, Fleet, make_app, stored, wait_for
+from ..support.server import Server
+from ..support.work import start_work
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    """Nodes that are found dead in two seconds."""
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.close()
+    assert fleet.views.check() == []
+
+
+def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-c", "1", slots=1)
+    # Not before it has said that it is there: to such a process celery (5.7) gives nothing.
+    assert fleet.send("add", 1).get(timeout=20) == 1
+    fleet.wait_idle()  # nor before it has said that this has ended, or the slot stays taken
+    agent = psutil.Process(fleet.processes["n1"].pid)
+    [child] = [process for process in agent.children() if process.children() == []][-1:]
+    child.suspend()
+    fleet.send("note", "unaccepted")
+    wait_for(lambda: fleet.node("n1").current_jobs == 1)  # type: ignore[union-attr]
+    wait_for(lambda: fleet.log("n1").count("received") == 2)
+    fleet.start_ready("n2")
+    fleet.cut("n1")
+    wait_for(lambda: fleet.log("n1").count("Connected to") == 2)
+    child.resume()
+    wait_for(lambda: client.exists("test:ended:unaccepted"))
+    fleet.wait_idle()
+    assert client.lrange("test:began:unaccepted", 0, -1) == ["celery@n1"]
+
+
+@pytest.mark.parametrize("task", ["note", "note_late"])
+def test_a_message_in_the_hands_of_a_node_that_is_killed_runs_elsewhere(
+    fleet: Fleet, client: redis.Redis, task: str
+) -> None:
+    fleet.start_ready("n1", "-P", "threads")
+    while True:
+        fleet.kill("n1", signal.SIGSTOP)  # Redis answers it all the same, and it does not read
+        result = fleet.send(task, "in-hand", priority=9)
+        if not client.exists("minsched.node.n1"):
+            break
+        fleet.kill("n1", signal.SIGCONT)  # it had not asked for a message just then
+        result.get(timeout=20)
+        client.delete("test:began:in-hand")
+    fleet.stop("n1", signal.SIGKILL)
+    fleet.start_ready("n2", "-P", "threads")
+    assert result.get(timeout=20) == "in-hand"
+    assert client.lrange("test:began:in-hand", 0, -1) == ["celery@n2"]
+
+
+def test_a_late_task_whose_end_nobody_heard_of_runs_again(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1")
+    result = fleet.send("hold_late", "unheard")
+    wait_for(lambda: client.exists("test:began:unheard"))
+    client.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    try:
+        client.lpush("test:release:unheard", "go")
+        wait_for(lambda: "now, and tries again" in fleet.log("n1"))
+        fleet.stop("n1", signal.SIGKILL)
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+evalsha")
+    client.lpush("test:release:unheard", "go")
+    fleet.start_ready("n2")
+    wait_for(lambda: client.lrange("test:ended:unheard", 0, -1) == ["celery@n1", "celery@n2"])
+    result.get(timeout=20)
+
+
+def test_nothing_is_left_of_messages_that_were_acknowledged(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    fleet.start_ready("n1", "-P", "threads", slots=8)
+    for result in fleet.plugin.dispatch_many(
+        fleet.app.signature("tests.support.app.where_am_i", options={"minsched": {"pool": "asr"}})
+        for _ in range(400)
+    ):
+        result.get(timeout=30)
+    fleet.wait_idle()
+    assert client.keys("minsched.*") == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    fleet = Fleet(server, **FAST)
+    try:
+        fleet.start_ready("n1", "-P", pool)
+        work = start_work(fleet, 2, "works_late")
+        server.stop(signal.SIGKILL)
+        wait_for(lambda: "Cannot connect" in fleet.log("n1") or fleet.processes["n1"].poll())
+        work.let_end()
+        wait_for(lambda: len(work.ended) == 2)
+        server.start()
+        wait_for(lambda: fleet.log("n1").count("Connected to") == 2)
+        assert stored(fleet.send("note", "after")) == "after"
+        fleet.wait_idle()
+        assert fleet.processes["n1"].poll() is None
+        assert len(work.ended) == 2
+        with server.client() as client:  # kombu's mutex lapses by itself
+            assert set(client.keys("minsched.*")) <= {"minsched.unacked_mutex.n1"}
+    finally:
+        fleet.close()
+        server.close()
+
+
+def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    fleet = Fleet(server, **{**FAST, "MINSCHED_TEST_CONF_lease": "2"})
+    try:
+        fleet.start_ready("n1", "-c", "1", slots=3)  # one process, three slots
+        work = start_work(fleet, 3, "works_late", at_once=1)
+        server.stop(signal.SIGKILL)
+        wait_for(lambda: fleet.log("n1").count("Cannot connect") == 2)
+        server.start()  # the pulse is back at once, the worker two seconds later
+        work.let_end()
+        for job in work.jobs:
+            wait_for(lambda job=job: fleet.job(job.id).status == "finished")  # type: ignore[union-attr]
+        assert len(work.ended) == 3
+    finally:
+        fleet.close()
+        server.close()
+
+
+def test_a_delayed_job_whose_message_is_gone_is_told_lost(desk: Desk, client: redis.Redis) -> None:
+    desk.node("n1", 1)
+    retry = desk.send(task_id="t", due_ts=10**15)
+    client.delete(desk.service.keys("job_queue", retry.job_id))
+    client.zadd(desk.service.keys("delayed"), {retry.job_id: 100})
+    desk.beat("n1")
+    assert desk.service.claim_lost_job() == retry.job_id
+
+
+@pytest.mark.parametrize("retry_status", ["delayed", "lost"])
+def test_a_lost_attempt_leaves_no_message_and_its_task_is_told_of_if_no_retry_goes_on(
+    desk: Desk, client: redis.Redis, retry_status: str
+) -> None:
+    desk.node("n1", 1)
+    keys = desk.service.keys
+    attempt = desk.dispatch(task_id="t")
+    desk.service.claim_job(attempt.job_id, "n1", "tag")
+    client.hset(keys("node_unacked", "n1"), "tag", "[]")
+    client.zadd(keys("node_unacked_index", "n1"), {"tag": 1})
+    client.sadd(keys("node_acked", "n1"), "tag")
+    retry = desk.send(task_id="t", due_ts=10**15)
+    lists = set(client.keys("minsched.job.*"))
+    if retry_status == "lost":
+        client.delete(*lists)
+        desk.service.repair_job(None, retry.job_id)
+        client.zrem(keys("lost"), retry.job_id)  # it was told
+        lists = set()
+    silence(desk, "n1", 60_000)
+    desk.service.rescue_node("n1")
+    told = desk.service.claim_lost_job()
+    assert told == (attempt.job_id if retry_status == "lost" else "")
+    left = set(client.keys("minsched.*")) - lists
+    assert bool(left) == (retry_status == "lost")  # till it is told
+
+
+def test_the_message_of_a_job_that_has_ended_is_settled_as_it_is_parked(
+    desk: Desk, client: redis.Redis
+) -> None:
+    """Whoever parks it may die before anything else, and nobody would look for it there."""
+    plugin: Any = SimpleNamespace(scheduler=desk.service, app=make_app("redis://127.0.0.1:1/0"))
+    desk.node("n1", 1)
+    keys = desk.service.keys
+    ended, revoked = desk.dispatch(), desk.send(task_id="t")
+    desk.service.revoke_tasks(["t"], "n1")
+    desk.complete(ended)
+    client.delete(keys("node_queue", "n1"))
+    for job in (ended, revoked):
+        message = {"headers": {"id": "", "minsched": {"job_id": job.job_id, "demand": {}}}}
+        client.hset(keys("node_unacked", "n1"), job.job_id, json.dumps([message, "", ""]))
+    assert sorted(park_messages(plugin, "n1")) == sorted([ended.job_id, revoked.job_id])
+    assert client.keys("minsched.*") == [keys("job_queue", revoked.job_id)]
+    desk.beat("n1")
+    assert len(desk.queue("n1")) == 1  # whose worker tells the caller

@@ -1,0 +1,257 @@
+"""Who rescues: another where a rescuer dies too, and the first that starts where no node lives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from redis.connection import AbstractConnection
+
+from celery_minsched import (
+    HeartbeatRequest,
+    MinimalSchedulerService,
+    NodeLostError,
+    RegisterNodeRequest,
+    Settings,
+)
+from node_agent.lost_jobs import tell_next
+from node_agent.rescuer import Rescuer, rescue
+
+from ..support.desk import Desk
+from ..support.fleet import FAST, Fleet, make_app, wait_for
+from ..support.server import Server, milliseconds
+
+
+class Died(BaseException):
+    """kill -9, to this rescuer."""
+
+
+class Deadly:
+    """Lets a rescuer send so many commands to Redis, and kills it at the next."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        send = AbstractConnection.send_packed_command
+        thread = threading.get_ident()
+
+        def send_or_die(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.left is not None and threading.get_ident() == thread:
+                if self.left <= 0:
+                    raise Died
+                self.left -= 1
+            return send(connection, *args, **kwargs)
+
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", send_or_die)
+
+    @contextmanager
+    def after(self, commands: int) -> Iterator[None]:
+        self.left = commands
+        try:
+            yield
+        finally:
+            self.left = None
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    assert fleet.views.check() == []
+    fleet.close()
+
+
+def rescuer(server: Server) -> Celery:
+    """An application that knows the task of a lost message."""
+    app = make_app(server.url, minsched_node_ttl=2, minsched_heartbeat_interval=0.3)
+
+    @app.task(name="tests.support.app.hold", shared=False)
+    def hold(what: str) -> None:
+        pass
+
+    @app.task(
+        name="tests.support.app.hold_and_retry",
+        shared=False,
+        retry_on_worker_lost=True,
+        default_retry_delay=0,
+    )
+    def hold_and_retry(what: str) -> None:
+        pass
+
+    return app
+
+
+def beat(app: Celery) -> bool:
+    """A heartbeat of some other node; is there something to rescue?"""
+    service = app.minsched.scheduler
+    return bool(service.heartbeat(HeartbeatRequest(node_id="other", rescues=True)).rescue_due)
+
+
+def rescue_and_tell(app: Celery) -> None:
+    rescue(app.minsched)
+    while tell_next(app.minsched):
+        pass
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+def test_at_whatever_step_a_rescuer_dies_another_goes_on(
+    fleet: Fleet, server: Server, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    client = server.client()
+    raw = redis.Redis(port=server.port)
+    fleet.start_ready("dead", "-P", "threads", slots=4)
+    early = fleet.send("hold", "early")
+    retried = fleet.send("hold_and_retry", "retried")
+    late = [fleet.send("hold_late", "late")]
+    wait_for(lambda: client.exists(*(f"test:began:{t}" for t in ("early", "retried", "late"))) == 3)
+    fleet.deafen("dead")
+    late += [fleet.send("hold_late", f"queued{n}") for n in range(2)]
+    fleet.destroy("dead")
+    app = rescuer(server)
+    app.minsched.scheduler.register_node(
+        RegisterNodeRequest(node_id="other", max_jobs=1, pools_json='["other"]')
+    )
+    wait_for(lambda: beat(app))
+    then = {key: raw.dump(key) for key in raw.keys("*")}
+    jobs = {fleet.job(result.id).job_id for result in late}  # type: ignore[union-attr]
+
+    deadly = Deadly(monkeypatch)
+    died = True
+    commands = 0
+    while died:
+        raw.flushall()
+        for key, value in then.items():
+            raw.restore(key, 0, value)
+        died = False
+        try:
+            with deadly.after(commands):
+                rescue_and_tell(rescuer(server))
+        except Died:
+            died = True
+            for claims in ("scheduler:rescues", "scheduler:lost"):  # ten seconds pass
+                for member in client.zrange(claims, 0, -1):
+                    client.zadd(claims, {member: 0})
+            rescue_and_tell(rescuer(server))
+
+        retry = fleet.job(retried.id)
+        assert retry is not None
+        lists = {f"minsched.job.{job_id}" for job_id in {*jobs, retry.job_id}}
+        assert set(client.keys("minsched.*")) == lists, commands
+        assert {client.llen(key) for key in lists} == {1}, commands
+        status = {fleet.job(result.id).status for result in (*late, retried)}  # type: ignore[union-attr]
+        assert status == {"waiting"}
+        told = fleet.app.backend.get_task_meta(early.id, cache=False)
+        assert isinstance(told["result"], NodeLostError)
+        assert not client.exists("scheduler:node:jobs:dead")
+        assert not any("dead" in m for m in client.smembers("_kombu.binding.celery.pidbox"))
+        assert not client.exists("scheduler:rescues", "scheduler:lost")
+        assert fleet.views.check() == []
+        commands += step
+    assert commands > 50
+
+
+def test_an_error_of_the_reports_does_not_end_the_rescuer(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may start no more threads."""
+    rings: list[str] = []
+
+    def start_none(self: threading.Thread) -> None:
+        rings.append(self.name)
+        raise RuntimeError("can't start new thread")
+
+    rescuer = Rescuer(fleet.plugin)
+    rescuer.start()
+    monkeypatch.setattr(threading.Thread, "start", start_none)
+    for ring in range(1, 3):
+        rescuer.ring()
+        wait_for(lambda ring=ring: len(rings) == ring)
+    rescuer.stop()
+    assert rings == ["lost-jobs"] * 2
+
+
+@pytest.mark.parametrize("successor", ["dead", "other"])
+def test_with_no_node_left_the_first_that_starts_does_it(
+    fleet: Fleet, server: Server, successor: str
+) -> None:
+    fleet.start_ready("dead", "-P", "threads", "-c", "1")
+    with server.client() as client:
+        results = [fleet.send("hold_late", "running"), fleet.send("hold_late", "reserved")]
+        wait_for(lambda: client.exists("test:began:running", "test:began:reserved"))
+        for result in results:
+            wait_for(lambda result=result: fleet.job(result.id).status == "running")  # type: ignore[union-attr]
+        early = fleet.send("hold", "waiting")
+        fleet.destroy("dead")
+        client.lpush("test:release:running", "go")
+        client.lpush("test:release:reserved", "go")
+        client.lpush("test:release:waiting", "go")
+        fleet.start(successor, "-P", "threads")
+        for result in (*results, early):
+            result.get(timeout=30)
+        ended = [client.lrange(f"test:ended:{what}", 0, -1) for what in ("running", "reserved")]
+        assert ended == [[f"celery@{successor}"]] * 2
+    fleet.wait_idle()
+
+
+def test_a_message_that_is_no_job_stays_and_is_in_nobodys_way(fleet: Fleet, server: Server) -> None:
+    """Sent to the node's queue by name, it is for this node alone, whenever it is back."""
+    fleet.start("dead", "-P", "threads")
+    fleet.start("other", "-P", "threads")
+    fleet.wait_online("dead", "other")
+    fleet.deafen("dead")
+    to_dead = {"preferred_node": "dead"}
+    first = fleet.send("note_late", "first", minsched=to_dead)
+    fleet.app.send_task("tests.support.app.anywhere", queue="minsched.node.dead")
+    with server.client() as client:
+        client.lpush("minsched.node.dead", "not a message")
+        second = fleet.send("note_late", "second", minsched=to_dead)
+        at_it = ("minsched.node.dead", "minsched.taken.dead")
+        assert sum(map(client.llen, at_it)) == 4
+        fleet.destroy("dead")
+        first.get(timeout=20)
+        second.get(timeout=20)
+        wait_for(lambda: not client.exists("scheduler:rescues"))
+        assert sum(map(client.llen, at_it)) == 2
+
+
+def test_a_node_that_is_heard_again_is_rescued_by_nobody(desk: Desk, client: redis.Redis) -> None:
+    """Nor while it stops, and finishes what it runs."""
+    desk.node("n1")
+    job = desk.dispatch()
+    desk.service.claim_job(job.job_id, "n1")
+    client.zadd("scheduler:rescues", {"n1": 0})  # it was found silent, and is back
+    assert not desk.beat("n1", online=False, jobs=[job.job_id], rescues=True).rescue_due
+    assert desk.service.claim_rescue() == ("", "")
+    desk.complete(job)
+
+
+def test_a_message_between_its_queue_and_its_node_is_not_taken_for_lost(
+    client: redis.Redis,
+) -> None:
+    """A slow node has taken it and not said so yet, and its lease has run out meanwhile."""
+    times = Settings(node_ttl=0.4, heartbeat_interval=0.1, lease=0.4)
+    desk = Desk(MinimalSchedulerService(client, times))
+    desk.node("n1")
+    told, untold = desk.dispatch(), desk.dispatch()
+    leases = desk.service.keys("node_jobs", "n1")
+    wait_for(
+        lambda: (
+            milliseconds(client) > max(s for _, s in client.zrange(leases, 0, -1, withscores=True))
+        )
+    )
+    desk.beat("n1", jobs=[])
+    assert desk.status(told.job_id) == desk.status(untold.job_id) == "dispatched"
+    desk.beat("n1", jobs=[told.job_id])
+    wait_for(lambda: desk.beat("n1", jobs=[told.job_id]) and desk.status(untold.job_id) == "lost")
+    assert desk.status(told.job_id) == "running"

@@ -1,0 +1,187 @@
+"""Nodes that are stopped and started again, politely and not: nothing is lost, and all is told."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery.result import AsyncResult
+
+from celery_minsched import NodeLostError
+from node_agent.rescue import transport_options
+
+from ..support.fleet import FAST, Fleet, make_app, wait_for
+from ..support.server import Server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    fleet.start_ready("safe", "-P", "threads", slots=6)
+    yield fleet
+    fleet.wait_idle()
+    assert fleet.views.check() == []
+    fleet.close()
+
+
+def hold(fleet: Fleet, client: redis.Redis, node_id: str) -> tuple[AsyncResult, AsyncResult]:
+    """A job acknowledged early and one late, which run at the node until they are let go."""
+    early, late = (
+        fleet.send(task, f"{what}-{node_id}", minsched={"preferred_node": node_id})
+        for task, what in (("hold", "early"), ("hold_late", "late"))
+    )
+    wait_for(
+        lambda: client.exists(f"test:began:early-{node_id}", f"test:began:late-{node_id}") == 2
+    )
+    return early, late
+
+
+def began(client: redis.Redis, what: str) -> list[str]:
+    return [name.removeprefix("celery@") for name in client.lrange(f"test:began:{what}", 0, -1)]
+
+
+def let_go(client: redis.Redis, *names: str) -> None:
+    for name in names:
+        client.lpush(f"test:release:{name}", "go")
+
+
+@pytest.mark.parametrize("how", ["SIGQUIT", "SIGINT twice"])
+def test_a_cold_shutdown_loses_nothing_in_silence(
+    fleet: Fleet, client: redis.Redis, how: str
+) -> None:
+    """Celery stores RETRY for what was acknowledged early, and nobody would retry it."""
+    name = how.split()[0]
+    fleet.start_ready(name, "-P", "prefork", slots=2)
+    early, late = hold(fleet, client, name)
+    if how == "SIGQUIT":
+        fleet.kill(name, signal.SIGQUIT)
+    else:
+        fleet.kill_all(name, signal.SIGINT)
+        wait_for(lambda: not fleet.node(name).online)  # type: ignore[union-attr]
+        assert fleet.processes[name].poll() is None  # it waits for what it runs
+        fleet.kill_all(name, signal.SIGINT)
+    fleet.processes[name].wait(60)
+    wait_for(lambda: began(client, f"late-{name}") == [name, "safe"])
+    let_go(client, f"late-{name}")
+    late.get(timeout=20)
+    with pytest.raises(NodeLostError, match="its node was lost while it ran"):
+        early.get(timeout=20)
+    assert fleet.job(early.id).status == "lost"  # type: ignore[union-attr]
+
+
+def test_a_cold_shutdown_waits_for_threads(fleet: Fleet, client: redis.Redis) -> None:
+    """They cannot be killed."""
+    fleet.start_ready("threads", "-P", "threads", slots=2)
+    results = hold(fleet, client, "threads")
+    fleet.kill("threads", signal.SIGQUIT)
+    wait_for(lambda: not fleet.node("threads").online)  # type: ignore[union-attr]
+    let_go(client, "early-threads", "late-threads")
+    for result in results:
+        result.get(timeout=20)
+    fleet.processes["threads"].wait(60)
+    for what in ("early-threads", "late-threads"):
+        assert client.lrange(f"test:ended:{what}", 0, -1)[0] == "celery@threads"
+
+
+def test_a_soft_shutdown_gives_time_and_is_cold_then(
+    fleet: Fleet, server: Server, client: redis.Redis
+) -> None:
+    soft = Fleet(server, **FAST, MINSCHED_TEST_CELERY='{"worker_soft_shutdown_timeout": 2}')
+    try:
+        soft.start_ready("soft", "-P", "prefork", slots=2)
+        early, late = hold(fleet, client, "soft")
+        soft.kill("soft", signal.SIGQUIT)
+        wait_for(lambda: not fleet.node("soft").online)  # type: ignore[union-attr]
+        let_go(client, "early-soft")
+        early.get(timeout=20)
+        assert soft.processes["soft"].poll() is None
+        soft.processes["soft"].wait(60)
+        wait_for(lambda: began(client, "late-soft") == ["soft", "safe"])
+        let_go(client, "late-soft")
+        late.get(timeout=20)
+        assert fleet.job(early.id).node_id == "soft"  # type: ignore[union-attr]
+    finally:
+        soft.close()
+
+
+def test_a_rolling_restart_under_load_loses_nothing(server: Server, client: redis.Redis) -> None:
+    """Polite for two of three; the third is killed, and what it had is acknowledged late."""
+    fleet = Fleet(server, **FAST)
+    nodes = ["roll-1", "roll-2", "roll-3"]
+    sent: dict[str, AsyncResult] = {}
+
+    def send(number: int, task: str) -> None:
+        for _ in range(number):
+            what = f"roll{len(sent)}"
+            sent[what] = fleet.send(task, what, 0.05, minsched={"pool": "roll"})
+
+    try:
+        for node_id in nodes:
+            fleet.start(node_id, "-P", "threads", "-c", "2", slots=4, pool="roll")
+        fleet.wait_online(*nodes)
+        for node_id in nodes[:2]:
+            send(40, "note")
+            assert fleet.stop(node_id) == 0
+            send(20, "note")
+            fleet.start(node_id, "-P", "threads", slots=4, pool="roll")
+            send(20, "note")
+            fleet.wait_online(node_id)
+        polite = len(sent)
+        for result in sent.values():
+            result.get(timeout=30)
+        send(40, "note_late")
+        fleet.destroy(nodes[2])
+        fleet.start(nodes[2], "-P", "threads", slots=4, pool="roll")
+        for what, result in sent.items():
+            assert result.get(timeout=30) == what
+        times = [client.llen(f"test:ended:{what}") for what in sent]
+        assert times[:polite] == [1] * polite
+        assert set(times[polite:]) <= {1, 2}
+        fleet.wait_idle()
+        assert fleet.views.check() == []
+    finally:
+        fleet.close()
+
+
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(25.0, marks=pytest.mark.soak)])
+def test_a_task_longer_than_the_visibility_timeout_runs_once(
+    server: Server, client: redis.Redis, seconds: float
+) -> None:
+    """A worker of kombu's (5.7) puts back what is overdue every ten seconds; here, all the time."""
+    options = {"broker_transport_options": {"visibility_timeout": 1}}
+    fleet = Fleet(server, **FAST, MINSCHED_TEST_CELERY=json.dumps(options))
+    what = f"long-{seconds}"
+    try:
+        fleet.start_ready("long", "-P", "threads", pool="long")
+        result = fleet.send("note_late", what, seconds, minsched={"pool": "long"})
+        wait_for(lambda: client.exists(f"test:began:{what}"))
+        app = make_app(server.url, **options)
+        with app.connection_for_read(
+            transport_options=transport_options(app, "long")
+        ) as connection:
+
+            def ends() -> bool:
+                connection.default_channel.qos.restore_visible(interval=1)
+                return bool(result.ready())
+
+            wait_for(ends, patience=60)
+        assert client.lrange(f"test:began:{what}", 0, -1) == ["celery@long"]
+        fleet.wait_idle()
+    finally:
+        fleet.close()

@@ -1,0 +1,280 @@
+"""Nodes that were taken for dead and come back: paused by a signal, or cut off by the network."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+from celery.result import AsyncResult
+
+from celery_minsched import NodeIdInUse
+
+from ..support.fleet import FAST, Fleet, wait_for
+from ..support.proxy import Proxy
+from ..support.server import Server, milliseconds
+
+#: What was stopped: all processes of the node; its agent, and not its children; its network.
+ZOMBIES = ("group", "agent", "net")
+HEARTBEAT, SLACK = 300, 2000  # ms
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def proxy(server: Server) -> Iterator[Proxy]:
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.release()
+    proxy.mend()
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def fleet(server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(server, **FAST)
+    fleet.start_ready("safe", "-P", "threads", slots=12)
+    yield fleet
+    fleet.wait_idle()
+    assert fleet.views.check() == []
+    fleet.close()
+
+
+@pytest.fixture(scope="module")
+def far(server: Server, proxy: Proxy) -> Iterator[Fleet]:
+    """Nodes that reach the server by the proxy only."""
+    fleet = Fleet(server, **FAST, MINSCHED_TEST_BROKER=proxy.url)
+    yield fleet
+    fleet.close()
+
+
+@dataclass
+class Return:
+    """What became of the jobs of those that are back."""
+
+    at: int  # when they were let go on, ms of the server's clock
+    results: dict[str, AsyncResult] = field(default_factory=dict)
+
+
+def has_begun(client: redis.Redis, what: str, node_id: str) -> bool:
+    return f"celery@{node_id}" in client.lrange(f"test:began:{what}", 0, -1)
+
+
+@pytest.fixture(scope="module")
+def back(fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis) -> Return:
+    """Each zombie had a job that ran and two that had not begun, was away for longer than node_ttl
+    while "safe" got them all, and is back.
+    """
+    fleet.start("group", "-P", "prefork", "-c", "1", slots=3)
+    fleet.start("agent", "-P", "prefork", "-c", "1", slots=3)
+    far.start("net", "-P", "threads", "-c", "1", slots=3)
+    fleet.wait_online(*ZOMBIES)
+    results = {}
+    for name in ZOMBIES:
+        jobs = {"running": "asks_late", "late": "note_late", "early": "note"}
+        for what, task in jobs.items():
+            demand = {"preferred_node": name}
+            results[f"{what}-{name}"] = fleet.send(task, f"{what}-{name}", minsched=demand)
+            if what == "running":
+                wait_for(lambda name=name: has_begun(client, f"running-{name}", name))
+    wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results.values()))  # type: ignore[union-attr]
+
+    fleet.kill_all("group", signal.SIGSTOP)
+    fleet.kill("agent", signal.SIGSTOP)
+    proxy.hold()
+    wait_for(lambda: all(has_begun(client, what, "safe") for what in results))
+    at = milliseconds(client)
+    fleet.kill_all("group", signal.SIGCONT)
+    fleet.kill("agent", signal.SIGCONT)
+    proxy.release()
+    return Return(at, results)
+
+
+def test_a_zombie_serves_again_within_one_heartbeat(
+    fleet: Fleet, client: redis.Redis, back: Return
+) -> None:
+    fleet.wait_online(*ZOMBIES)
+    for name in ZOMBIES:
+        assert fleet.node(name).last_heartbeat_ts - back.at < HEARTBEAT + SLACK  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ZOMBIES)
+def test_late_completions_are_refused_and_change_nothing(
+    fleet: Fleet, far: Fleet, client: redis.Redis, back: Return, name: str
+) -> None:
+    result = back.results[f"running-{name}"]
+    client.lpush(f"test:release:running-{name}", "go", "go")  # the zombie's, and the other
+    result.get(timeout=20)
+    both = sorted([f"celery@{name}", "celery@safe"])
+    wait_for(lambda: sorted(client.lrange(f"test:ended:running-{name}", 0, -1)) == both)
+    job = wait_for(lambda: (job := fleet.job(result.id)) and job.status == "finished" and job)
+    assert job.node_id == "safe"
+    log_of = far.log if name == "net" else fleet.log
+    wait_for(lambda: f"belongs to node 'safe', not to '{name}'" in log_of(name))
+
+
+@pytest.mark.parametrize("name", ZOMBIES)
+def test_a_task_can_ask_whether_its_job_is_still_its_own(
+    client: redis.Redis, back: Return, name: str
+) -> None:
+    def answers() -> list[str]:
+        return sorted(client.lrange(f"test:mine:running-{name}", 0, -1))
+
+    assert wait_for(lambda: len(answers()) == 2 and answers()) == sorted(
+        [f"celery@{name} False", "celery@safe True"]
+    )
+
+
+@pytest.mark.parametrize("name", ZOMBIES)
+def test_what_it_had_not_begun_is_dropped(
+    fleet: Fleet, client: redis.Redis, back: Return, name: str
+) -> None:
+    demand = {"preferred_node": name, "affinity": "require"}
+    next_one = fleet.send("where_am_i", minsched=demand)  # it would stand behind them
+    assert next_one.get(timeout=20)["hostname"] == f"celery@{name}"
+    for what in (f"late-{name}", f"early-{name}"):
+        assert back.results[what].get(timeout=20) == what
+        assert client.lrange(f"test:began:{what}", 0, -1) == ["celery@safe"]
+    # A job that the node asks for again stands there until Redis has answered.
+    worker = f"celery@{name}"
+    wait_for(
+        lambda: fleet.app.control.inspect([worker], timeout=10).reserved() == {worker: []},
+        "nothing to be reserved",
+    )
+    wait_for(lambda: not client.exists(f"minsched.unacked.{name}", f"minsched.acked.{name}"))
+
+
+@pytest.mark.parametrize("requeue", [False, True])
+def test_a_task_outlives_the_connection_over_which_its_message_came(
+    fleet: Fleet, far: Fleet, proxy: Proxy, back: Return, tmp_path: Path, requeue: bool
+) -> None:
+    """It is acknowledged, or asks for its message again, over another one."""
+    path = tmp_path / "go"
+    demand = {"preferred_node": "net", "affinity": "require"}
+    job = fleet.send("hold_by_file", str(path), requeue, minsched=demand, ignore_result=True)
+    wait_for(lambda: fleet.job(job.id).status == "running")  # type: ignore[union-attr]
+    made = far.log("net").count("Connected to")
+    proxy.cut()
+    wait_for(lambda: "Trying again in" in far.log("net").rpartition("Connected to")[2])
+    proxy.mend()
+    wait_for(lambda: far.log("net").count("Connected to") > made)
+    path.touch()
+    view = wait_for(lambda: (j := fleet.job(job.id)) and j.status == "finished" and j)
+    assert view.node_id == "net"
+    assert (tmp_path / "go.again").exists() == requeue
+    with fleet.server.client() as client:
+        wait_for(lambda: not client.exists("minsched.unacked.net", "minsched.acked.net"))
+
+
+def test_a_network_that_breaks_and_is_mended(
+    fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis, back: Return
+) -> None:
+    result = fleet.send("asks_late", "cut", minsched={"preferred_node": "net"})
+    wait_for(lambda: has_begun(client, "cut", "net"))
+    proxy.cut()
+    wait_for(lambda: client.llen("test:began:cut") == 2)  # at one of the others
+    proxy.mend()
+    fleet.wait_online("net")
+    client.lpush("test:release:cut", "go")
+    result.get(timeout=20)
+    job = wait_for(lambda: (job := fleet.job(result.id)) and job.status == "finished" and job)
+    assert job.node_id != "net"
+    demand = {"preferred_node": "net", "affinity": "require"}
+    wait_for(
+        lambda: (
+            fleet.send("where_am_i", minsched=demand).get(timeout=20)["hostname"] == "celery@net"
+        )
+    )
+    wait_for(lambda: fleet.node("net").current_jobs == 0)  # type: ignore[union-attr]
+
+
+def test_a_node_that_an_operator_declared_dead_drops_what_it_had_not_begun(
+    fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis, back: Return
+) -> None:
+    demand = {"preferred_node": "net"}
+    fleet.send("hold_late", "first", minsched=demand)
+    wait_for(lambda: has_begun(client, "first", "net"))
+    early = fleet.send("note", "declared", minsched=demand)
+    wait_for(lambda: fleet.job(early.id).status == "running")  # type: ignore[union-attr]
+    proxy.hold()
+
+    def is_declared() -> bool:
+        try:
+            fleet.plugin.scheduler.declare_dead("net")
+        except NodeIdInUse:
+            return False
+        return True
+
+    wait_for(is_declared)
+    assert early.get(timeout=20) == "declared"
+    proxy.release()
+    client.lpush("test:release:first", "go", "go")
+    fleet.wait_online("net")
+    fleet.wait_idle()
+    [runner] = client.lrange("test:began:declared", 0, -1)
+    assert runner != "celery@net"
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_node_begins_no_early_task_that_it_cannot_note_as_acknowledged(
+    fleet: Fleet, far: Fleet, proxy: Proxy, back: Return, tmp_path: Path, pool: str
+) -> None:
+    """The network breaks just before it begins: another node runs it, and this one does not."""
+    name = f"far-{pool}"
+    far.start_ready(name, "-P", pool, "-c", "1", slots=3)
+    demand = {"preferred_node": name}
+    paths = [tmp_path / "first", tmp_path / "second"]
+    _, second = (
+        fleet.send("works", str(path), minsched=demand, ignore_result=True) for path in paths
+    )
+    wait_for((tmp_path / "first.began").exists)
+    wait_for(lambda: fleet.job(second.id).status == "running")  # type: ignore[union-attr]
+    proxy.hold()
+    for path in paths:
+        path.touch()
+    began = tmp_path / "second.began"
+    wait_for(lambda: began.exists() and (j := fleet.job(second.id)) and j.status == "finished")
+    proxy.release()
+    fleet.wait_online(name)
+    fleet.wait_idle()
+    [runner] = began.read_text().split()
+    assert runner != f"celery@{name}"
+    assert (tmp_path / "first.began").read_text() == f"celery@{name}\n"
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_one_whose_id_was_taken_meanwhile_ends(
+    fleet: Fleet, client: redis.Redis, pool: str
+) -> None:
+    """All that is named by the id is the other's now: what it does there could only do harm."""
+    name = f"twin-{pool}"
+    fleet.start_ready(name, "-P", pool, pool=name)
+    result = fleet.send("hold_late", name, minsched={"pool": name})
+    wait_for(lambda: client.llen(f"test:began:{name}") == 1)
+    fleet.kill_all(name, signal.SIGSTOP)
+    fleet.start(f"{name}-2", "--node-id", name, "-P", pool, pool=name)
+    wait_for(lambda: client.llen(f"test:began:{name}") == 2)
+
+    fleet.kill_all(name, signal.SIGCONT)
+    assert fleet.processes[name].wait(60) == -signal.SIGKILL
+    assert "another process took its place" in fleet.log(name)
+    client.lpush(f"test:release:{name}", "go", "go")
+    result.get(timeout=20)
+    fleet.wait_idle()
+    assert client.llen(f"test:began:{name}") == 2
+    assert fleet.node(name).online  # type: ignore[union-attr]
+    assert fleet.stop(f"{name}-2") == 0

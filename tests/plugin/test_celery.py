@@ -1,0 +1,355 @@
+"""All of Celery works as before, for tasks that have a demand and for those that have none."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, chain, chord, group, signals, signature
+from celery.beat import Scheduler as BeatScheduler
+from celery.exceptions import ImproperlyConfigured
+from kombu.exceptions import EncodeError, OperationalError
+
+from celery_minsched import EmptyPool, InvalidDemand, MinSched, NoAvailableNode
+from celery_minsched.plugin.publish import SchedulingAMQP
+
+from ..support.fleet import ROOT, Fleet, make_app, wait_for
+from ..support.server import Server, free_port
+from ..support.work import start_work
+
+
+@pytest.fixture(scope="module")
+def fleet(_server: Server) -> Iterator[Fleet]:
+    """Two nodes for all the tests of this module."""
+    with _server.client() as client:
+        client.flushall()
+    fleet = Fleet(_server)
+    for node_id in ("n1", "n2"):
+        fleet.start(node_id, "-P", "threads", slots=3)
+    fleet.wait_online("n1", "n2")
+    yield fleet
+    fleet.wait_idle()
+    assert fleet.views.check() == []
+    fleet.close()
+
+
+@pytest.fixture
+def client(_server: Server) -> Iterator[redis.Redis]:
+    with _server.client() as client:
+        yield client
+
+
+def sig(fleet: Fleet, task: str, *args: Any, **options: Any) -> Any:
+    demand = {"pool": "asr", **options.pop("minsched", {})}
+    return signature(f"tests.support.app.{task}", args, app=fleet.app).set(
+        minsched=demand, **options
+    )
+
+
+class TestCanvas:
+    def test_chain(self, fleet: Fleet) -> None:
+        result = chain(sig(fleet, "add", 1, 2), sig(fleet, "add", 4), sig(fleet, "add", 8))()
+        assert result.get(timeout=20) == 15
+        assert fleet.job(result.id).status in ("running", "finished")  # type: ignore[union-attr]
+
+    def test_group_and_batch(self, fleet: Fleet) -> None:
+        tasks = group(sig(fleet, "add", n, n) for n in range(12))
+        assert tasks().get(timeout=20) == [2 * n for n in range(12)]
+        with fleet.plugin.batch():
+            result = tasks()
+        assert result.get(timeout=20) == [2 * n for n in range(12)]
+
+    def test_chord(self, fleet: Fleet) -> None:
+        header = [sig(fleet, "add", n) for n in range(8)]
+        assert chord(header)(sig(fleet, "add")).get(timeout=20) == sum(range(8))
+
+    def test_chunks(self, fleet: Fleet, client: redis.Redis) -> None:
+        """Each chunk is a task of Celery's own; a demand for it is stated by route."""
+        app = make_app(fleet.server.url, minsched_routes={"celery.starmap": {"pool": "asr"}})
+
+        @app.task(name="tests.support.app.add", shared=False)
+        def task(*numbers: int) -> None: ...
+
+        result = task.chunks([(n, 1) for n in range(6)], 2).apply_async()
+        assert result.get(timeout=20) == [[1, 2], [3, 4], [5, 6]]
+        assert fleet.job(result.results[0].id) is not None
+
+    def test_celerys_own_tasks_run_where_the_tasks_that_they_serve_run(
+        self, fleet: Fleet, tmp_path: Path
+    ) -> None:
+        """No plain worker runs here. Only a backend that cannot count needs ``chord_unlock``."""
+        conf = {"result_backend": f"file://{tmp_path}", "result_chord_retry_interval": 0.2}
+        node = Fleet(fleet.server, MINSCHED_TEST_CELERY=json.dumps(conf))
+        try:
+            node.start_ready("unlocks", pool="unlock")
+            asked = {"pool": "unlock"}
+            app = make_app(fleet.server.url, **conf)
+
+            @app.task(name="tests.support.app.add", minsched=asked, shared=False)
+            def task(*numbers: int) -> None: ...
+
+            result = chord([task.s(n) for n in range(3)])(task.s().set(minsched=asked))
+            wait_for(lambda: result.state == "SUCCESS", "the chord's body")
+            assert result.result == 3
+            mapped = task.starmap([(n, 1) for n in range(3)]).apply_async()
+            wait_for(lambda: mapped.state == "SUCCESS", "the starmap")
+            assert mapped.result == [1, 2, 3]
+            assert app.minsched.where(mapped.id).pool == "unlock"
+        finally:
+            node.close()
+
+    def test_callback_and_errback(self, fleet: Fleet, client: redis.Redis) -> None:
+        called = sig(fleet, "note", task_id="called-back", minsched={"session_id": "s"})
+        sig(fleet, "add", 1).apply_async(link=called)
+        wait_for(lambda: fleet.job("called-back") and fleet.job("called-back").ended_ts)
+        errback = signature("tests.support.app.errback", app=fleet.app)
+        failed = sig(fleet, "fails").apply_async(link_error=errback)
+        wait_for(lambda: client.lrange("test:errback", 0, -1) == [f"{failed.id} ValueError"])
+
+    def test_replace(self, fleet: Fleet) -> None:
+        assert sig(fleet, "replaced", 5).apply_async().get(timeout=20) == 105
+
+    def test_retry_with_a_delay(self, fleet: Fleet) -> None:
+        result = sig(fleet, "retries", 0.2, minsched={"session_id": "u1"}).apply_async()
+        assert result.get(timeout=20)["demand"] == {"pool": "asr", "session_id": "u1"}
+
+    def test_a_retry_keeps_its_priority(self, fleet: Fleet, client: redis.Redis) -> None:
+        result = fleet.send("retries", priority=6)
+        result.get(timeout=20)
+        job = fleet.job(result.id)
+        assert job is not None
+        band = client.hget(f"scheduler:job:{job.job_id}", "band")
+        assert band == str(fleet.plugin.scheduler.keys.band(6))
+
+
+class TestDemand:
+    def test_the_nearer_wins_key_by_key(self, fleet: Fleet, server_url: str) -> None:
+        routes = {"jobs.*": {"pool": "mt", "session_id": "routed", "affinity": "none"}}
+        app = make_app(server_url, minsched_routes=routes)
+
+        @app.task(name="jobs.one", minsched={"pool": "asr", "affinity": "prefer"})
+        def one() -> None: ...
+
+        stated = asked(app, one, minsched={"session_id": "called", "affinity": None})
+        assert stated == {"pool": "asr", "session_id": "called"}
+        assert asked(app, one) == {"pool": "asr", "session_id": "routed", "affinity": "prefer"}
+
+    def test_without_a_demand_celery_routes_as_ever(self, fleet: Fleet, server_url: str) -> None:
+        app = make_app(server_url, task_routes={"b": {"queue": "mine"}})
+        with app.connection_for_write() as connection:
+            for name, queue in (("a", "celery"), ("b", "mine")):
+                app.send_task(name)
+                message = connection.SimpleQueue(queue).get(timeout=60)
+                message.ack()
+                assert "minsched" not in message.headers
+
+    def test_a_queue_of_the_caller_s_takes_no_slot(self, fleet: Fleet, server_url: str) -> None:
+        result = fleet.send("add", 1, queue="elsewhere")
+        assert fleet.job(result.id) is None
+        with fleet.app.connection_for_write() as connection:
+            connection.SimpleQueue("elsewhere").get(timeout=60).ack()
+
+    def test_a_demand_that_cannot_be_read_sends_nothing(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
+        seq = client.get("scheduler:job:id_seq")
+        for demand, says in (
+            ({"pol": "asr"}, "Did you mean 'pool'"),
+            ({"pool": 7.5}, "given: 7.5"),
+            ({"pool": "a/b"}, "'a/b'"),
+            ({"pool": None, "src_lang": "zh"}, "give both or neither"),
+            ({"when_full": "later"}, "'wait' or 'error'"),
+            ({"capabilities": "gpu"}, "capabilities"),
+        ):
+            with pytest.raises(InvalidDemand, match=r".") as caught:
+                fleet.send("add", 1, minsched=demand)
+            assert says in str(caught.value)
+        with pytest.raises(InvalidDemand, match="is no dict"):
+            fleet.app.send_task("tests.support.app.add", minsched="asr")
+        assert client.get("scheduler:job:id_seq") == seq
+
+    def test_a_demand_that_nobody_can_meet_may_raise(self, fleet: Fleet) -> None:
+        with pytest.raises(EmptyPool, match="--pool nowhere"):
+            fleet.send("add", minsched={"pool": "nowhere", "when_full": "error"})
+
+    def test_eager_tasks_ask_nobody(self, server_url: str) -> None:
+        app = make_app("redis://127.0.0.1:1/0", task_always_eager=True)
+
+        @app.task(minsched={"pool": "asr"})
+        def twice(number: int) -> int:
+            return 2 * number
+
+        assert twice.apply_async((4,), minsched={"session_id": "u1"}).get() == 8
+        assert group(twice.s(n) for n in range(3))().get() == [0, 2, 4]
+
+
+def asked(app: Celery, task: Any, **options: Any) -> Any:
+    """The demand that the router states for a call."""
+    given = dict(options)
+    app.amqp.router.route(given, task.name, (), {}, task_type=task)
+    return given["headers"]["minsched"]["demand"]
+
+
+@pytest.fixture
+def server_url(_server: Server) -> str:
+    return _server.url
+
+
+class TestSeeing:
+    def test_the_task_and_the_caller_see_where_it_went(self, fleet: Fleet) -> None:
+        result = fleet.send("where_am_i")
+        seen = result.get(timeout=20)
+        job = fleet.job(result.id)
+        assert job is not None
+        assert seen["minsched"]["node_id"] == job.node_id == seen["hostname"].split("@")[1]
+        assert seen["minsched"]["job_id"] == job.job_id
+
+    def test_inspect_shows_nodes_by_their_id_and_their_own_queue(self, fleet: Fleet) -> None:
+        queues = fleet.app.control.inspect(["celery@n1", "celery@n2"], timeout=60).active_queues()
+        named = {
+            worker: [(queue["name"], queue["exchange"]["name"], queue["routing_key"])]
+            for worker, [queue] in queues.items()
+        }
+        assert named == {f"celery@{n}": [(f"minsched.node.{n}",) * 3] for n in ("n1", "n2")}
+
+    def test_flower_shows_nodes_as_workers(self, fleet: Fleet) -> None:
+        port = free_port()
+        flower = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "tests.support.app", "flower", f"--port={port}"],
+            cwd=ROOT,
+            env={**fleet.environment, "FLOWER_UNAUTHENTICATED_API": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+        def workers() -> Any:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/workers") as answer:
+                    return json.load(answer)
+            except OSError:
+                return None
+
+        try:
+            wait_for(lambda: set(workers() or ()) >= {"celery@n1", "celery@n2"})
+        finally:
+            flower.terminate()
+            flower.wait(60)
+
+
+def test_beat_sends_through_the_scheduler(fleet: Fleet) -> None:
+    fleet.app.conf.beat_schedule = {
+        "often": {
+            "task": "tests.support.app.add",
+            "schedule": 1.0,
+            "args": (2, 3),
+            "options": {"minsched": {"pool": "asr"}},
+        }
+    }
+    beat = BeatScheduler(fleet.app)
+    result = beat.apply_async(beat.schedule["often"], advance=False)
+    assert result.get(timeout=20) == 5
+    assert fleet.job(result.id) is not None
+
+
+class TestFailure:
+    def test_a_message_that_cannot_be_sent_gives_its_slot_back(self, fleet: Fleet) -> None:
+        with pytest.raises(EncodeError):
+            fleet.app.send_task("tests.support.app.add", (object(),), minsched={"pool": "asr"})
+        fleet.wait_idle()
+
+    def test_redis_away_is_celery_s_own_error(self, no_pauses: None) -> None:
+        app = make_app(f"redis://127.0.0.1:{free_port()}/0", result_backend="disabled://")
+        with pytest.raises(OperationalError):
+            app.send_task("x", minsched={"pool": "asr"})
+        with pytest.raises(OperationalError), app.minsched.batch():
+            app.send_task("x", minsched={"pool": "asr"})
+
+    def test_redis_that_goes_away_while_a_batch_is_sent_is_the_same_error(
+        self, no_pauses: None
+    ) -> None:
+        server = Server()
+        app = make_app(server.url, result_backend="disabled://")
+
+        def cut(**_: Any) -> None:  # after it was published into the batch, before that is flushed
+            server.stop(signal.SIGKILL)
+
+        signals.after_task_publish.connect(cut, sender="cut")
+        try:
+            with pytest.raises(OperationalError), app.minsched.batch():
+                app.send_task("cut", minsched={"pool": "asr"})
+        finally:
+            signals.after_task_publish.disconnect(cut, sender="cut")
+            server.close()
+
+    def test_a_broker_away_while_redis_is_there_frees_the_slot(
+        self, fleet: Fleet, server_url: str, client: redis.Redis, no_pauses: None
+    ) -> None:
+        app = make_app(
+            f"redis://127.0.0.1:{free_port()}/0",
+            result_backend="disabled://",
+            minsched_database_url=server_url,
+            minsched_when_full="error",
+        )
+        with pytest.raises(OperationalError):
+            app.send_task("tests.support.app.add", task_id="unsent", minsched={"pool": "asr"})
+        job = fleet.job("unsent")
+        assert job is not None
+        assert (job.status, job.reason) == ("lost", "its message could not be sent")
+        fleet.wait_idle()
+
+    def test_full_and_told_so(self, fleet: Fleet) -> None:
+        work = start_work(fleet, 6)
+        with pytest.raises(NoAvailableNode):
+            fleet.send("add", minsched={"when_full": "error"})
+        with pytest.raises(NoAvailableNode), fleet.plugin.batch():
+            fleet.send("add", 1, minsched={"when_full": "error"})
+        work.let_end()
+        fleet.wait_idle()
+
+
+def test_nothing_is_remembered_of_the_queues_that_were_sent_to(fleet: Fleet) -> None:
+    fleet.send("add", 1).get(timeout=20)
+    before = len(fleet.app.amqp.queues)
+    results = fleet.plugin.dispatch_many(sig(fleet, "add", n) for n in range(50))
+    assert [result.get(timeout=20) for result in results] == list(range(50))
+    assert len(fleet.app.amqp.queues) == before
+
+
+def test_batches_of_several_threads_do_not_mix(fleet: Fleet) -> None:
+    got: dict[int, list[int]] = {}
+
+    def send(number: int) -> None:
+        results = fleet.plugin.dispatch_many(sig(fleet, "add", number, n) for n in range(10))
+        got[number] = [result.get(timeout=30) for result in results]
+
+    threads = [Thread(target=send, args=(number,)) for number in range(0, 400, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {number: [number + n for n in range(10)] for number in range(0, 400, 100)}
+
+
+def test_an_application_that_was_pickled_still_dispatches(server_url: str) -> None:
+    app = make_app(server_url)
+    copy = pickle.loads(pickle.dumps(app))
+    assert isinstance(copy.amqp, SchedulingAMQP)
+
+
+def test_an_amqp_class_of_one_s_own_is_not_overwritten() -> None:
+    with pytest.raises(ImproperlyConfigured, match="Derive it from"):
+        MinSched(Celery("x", amqp=f"{__name__}:_Foreign"))
+
+
+class _Foreign:
+    pass

@@ -1,0 +1,257 @@
+"""Delayed, revoked, expired: what waits for its time, and what is never to run, with real nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
+
+from ..support.crowd import FAST, held, mark, marks, node_of, sig, status, wait_quiet, wait_status
+from ..support.fleet import Fleet, wait_for
+from ..support.server import Server
+
+#: Seconds by which a job may be late.
+LATE = 1.0
+
+
+@pytest.fixture(scope="module")
+def nodes(_server: Server) -> Iterator[Fleet]:
+    with _server.client() as client:
+        client.flushall()
+    fleet = Fleet(_server, **FAST)
+    for node_id in ("a", "b"):
+        fleet.start(node_id, "-P", "threads", slots=1)
+    fleet.wait_online("a", "b")
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def client(_server: Server) -> Iterator[redis.Redis]:
+    with _server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def fleet(nodes: Fleet, client: redis.Redis) -> Iterator[Fleet]:
+    """The nodes, and that nobody waits and nothing lies about when the test ends."""
+    yield nodes
+    wait_quiet(nodes, client)
+
+
+def soon(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def now(client: redis.Redis) -> int:
+    """The server's time, ms."""
+    seconds, micro = client.time()
+    return int(seconds) * 1000 + int(micro) // 1000
+
+
+def lateness(client: redis.Redis, *results: AsyncResult, since: int = 0) -> list[float]:
+    """Seconds from when each job was due until it was at a node, or in line; the latest last.
+
+    Where it was due before it was sent, or before nodes were there again, from then.
+    """
+    late = []
+    for start in range(0, len(results), 1000):
+        with client.pipeline(transaction=False) as pipe:
+            for result in results[start : start + 1000]:
+                pipe.get(f"scheduler:task:{result.id}")
+            for job_id in pipe.execute():
+                pipe.hgetall(f"scheduler:job:{job_id}")
+            jobs = pipe.execute()
+        for job in jobs:
+            waited = int(job.get("waited_ms") or 0)
+            placed = int(job.get("waiting_ts") or int(job["dispatched_ts"]) - waited)
+            late.append((placed - max(int(job["due_ts"]), int(job["created_ts"]), since)) / 1000)
+    return sorted(late)
+
+
+class TestDelayed:
+    @pytest.mark.parametrize(
+        "when", [lambda s: {"countdown": s}, lambda s: {"eta": soon(s)}], ids=["countdown", "eta"]
+    )
+    def test_it_is_at_no_node_before_its_time(
+        self, fleet: Fleet, client: redis.Redis, when: Any
+    ) -> None:
+        """It holds no slot and no worker's memory, and goes to where there is a slot then."""
+        with held(fleet, client, "a"):
+            later = fleet.send("where_am_i", **when(60))
+            result = fleet.send("where_am_i", **when(1.5))
+            assert status(fleet, later) == "delayed"
+            assert [fleet.node(name).current_jobs for name in "ab"] == [1, 0]  # type: ignore[union-attr]
+            inspect = fleet.app.control.inspect(timeout=60, destination=["celery@a", "celery@b"])
+            for answer in (inspect.scheduled(), inspect.reserved()):
+                assert sorted(answer) == ["celery@a", "celery@b"]
+                assert all(later.id not in str(tasks) for tasks in answer.values())
+            later.revoke()
+            assert result.get(timeout=20)["hostname"] == "celery@b"
+        assert 0 <= lateness(client, result)[0] < LATE
+
+    def test_a_retry_s_delay_is_at_no_node_either(self, fleet: Fleet, client: redis.Redis) -> None:
+        result = fleet.send("retries", 1.0)
+        wait_for(lambda: status(fleet, result) == "delayed")
+        fleet.wait_idle()
+        assert node_of(fleet, result) == ""
+        assert result.get(timeout=20)["demand"] == {"pool": "asr"}
+        assert 0 <= lateness(client, result)[0] < LATE
+
+    def test_it_waits_where_all_are_full_when_it_is_due(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
+        with held(fleet, client, "a", "b") as (_, b):
+            result = fleet.send("where_am_i", countdown=0.2)
+            wait_status(fleet, "waiting", result)
+            assert lateness(client, result)[0] < LATE
+            b.release()
+            assert result.get(timeout=20)["hostname"] == "celery@b"
+
+    def test_of_a_batch_that_is_due_while_it_is_sent_none_is_late(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
+        results = fleet.plugin.dispatch_many(
+            mark(fleet.app, "short", n, countdown=0.02) for n in range(200)
+        )
+        marks(client, "short", 200)
+        assert lateness(client, *results)[-1] < 2 * LATE
+
+    def test_a_crowd_of_one_moment_is_on_time(self, fleet: Fleet, client: redis.Redis) -> None:
+        """Also where most of them then wait in line; in the order in which they are due."""
+        eta = soon(3)
+        results = fleet.plugin.dispatch_many(
+            mark(fleet.app, "crowd", n, eta=eta) for n in range(600)
+        )
+        assert {status(fleet, result) for result in results[:5]} == {"delayed"}
+        assert sorted(map(int, marks(client, "crowd", 600))) == list(range(600))
+        assert lateness(client, *results)[-1] < LATE
+
+
+class TestNeverToRun:
+    """The caller is told, the signal is sent, and neither slot nor message is left."""
+
+    @pytest.mark.parametrize("delayed", [False, True], ids=["waiting", "delayed"])
+    @pytest.mark.parametrize("why", ["revoked", "expired"])
+    def test_revoked_and_expired(
+        self, fleet: Fleet, client: redis.Redis, why: str, delayed: bool
+    ) -> None:
+        options: dict[str, Any] = {"countdown": 60} if delayed else {}
+        if why == "expired":
+            options["expires"] = 0.5
+        with held(fleet, client, "a", "b"):
+            result = fleet.send("note", "never", **options)
+            wait_status(fleet, "delayed" if delayed else "waiting", result)
+            if why == "revoked":
+                result.revoke()
+            with pytest.raises(TaskRevokedError):
+                result.get(timeout=20)
+            assert result.state == "REVOKED"
+            wait_for(lambda: client.lrange(f"test:revoked:{result.id}", 0, -1) == [why])
+            job = fleet.job(result.id)
+            assert job is not None
+            assert (job.status, job.reason) == ("failed", why)
+            assert [fleet.node(name).current_jobs for name in "ab"] == [1, 1]  # type: ignore[union-attr]
+            assert not client.keys("minsched.job.*")
+        assert not client.exists("test:began:never")
+
+    def test_many_that_expire_at_once(self, fleet: Fleet, client: redis.Redis) -> None:
+        with held(fleet, client, "a", "b"):
+            results = fleet.plugin.dispatch_many(
+                sig(fleet.app, "note", "never", expires=1.0) for _ in range(300)
+            )
+            wait_for(lambda: not fleet.views.lines(), "all of them to have expired")
+            for result in results:
+                with pytest.raises(TaskRevokedError):
+                    result.get(timeout=20)
+        assert not client.exists("test:began:never")
+
+    def test_many_that_are_revoked_at_once(self, fleet: Fleet, client: redis.Redis) -> None:
+        """Their callers are told once. No queue grows, and the worker does its other work."""
+        with held(fleet, client, "a", "b"):
+            results = fleet.plugin.dispatch_many(
+                sig(fleet.app, "note", "never") for _ in range(600)
+            )
+            fleet.app.control.revoke([result.id for result in results])
+            longest = 0
+            while client.exists("scheduler:lines", "scheduler:expiring"):
+                longest = max(longest, *(client.llen(f"minsched.node.{name}") for name in "ab"))
+            assert longest <= 100
+            wait_status(fleet, "failed", *results)
+            for result in results:
+                with pytest.raises(TaskRevokedError):
+                    result.get(timeout=20)
+        wait_quiet(fleet, client)  # the workers have discarded all messages
+        assert {client.llen(f"test:revoked:{result.id}") for result in results} == {1}
+        assert not client.exists("test:began:never")
+
+    def test_terminated_while_it_waits(self, fleet: Fleet, client: redis.Redis) -> None:
+        """By ``celery control terminate``, a command of its own."""
+        with held(fleet, client, "a", "b"):
+            result = fleet.send("note", "never")
+            wait_status(fleet, "waiting", result)
+            fleet.app.control.broadcast(
+                "terminate", arguments={"signal": "TERM", "task_id": [result.id]}
+            )
+            with pytest.raises(TaskRevokedError):
+                result.get(timeout=20)
+            wait_status(fleet, "failed", result)
+
+    def test_several_revoked_by_one_call(self, fleet: Fleet, client: redis.Redis) -> None:
+        with held(fleet, client, "a", "b") as (a, _):
+            results = [fleet.send("note", f"several{n}") for n in range(6)]
+            wait_status(fleet, "waiting", *results)
+            fleet.app.control.revoke([result.id for result in results[:4]])
+            wait_status(fleet, "failed", *results[:4])
+            a.release()
+            assert [r.get(timeout=20) for r in results[4:]] == ["several4", "several5"]
+        assert not client.exists(*(f"test:began:several{n}" for n in range(4)))
+
+    def test_revoked_before_its_node_has_it_and_after_it_waited(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
+        """It has left the line: its node finds out by Celery's own rules, and the slot is free."""
+        with held(fleet, client, "a", "b") as (a, _):
+            result = fleet.send("note", "late", 0.2)
+            wait_status(fleet, "waiting", result)
+            result.revoke()
+            a.release()
+            with pytest.raises(TaskRevokedError):
+                result.get(timeout=20)
+        fleet.wait_idle()
+
+
+def test_delayed_tasks_survive_a_restart_of_every_process() -> None:
+    """1,000 of them: one sorted set and their messages, on a server that keeps what it is told."""
+    server = Server("--appendonly", "yes")
+    fleet = Fleet(server, **FAST)
+    try:
+        fleet.start_ready("a", "-P", "threads", slots=4)
+        first = soon(6)
+        etas = [first + timedelta(milliseconds=n) for n in range(1000)]
+        results = fleet.plugin.dispatch_many(
+            mark(fleet.app, "kept", n, eta=eta) for n, eta in enumerate(etas)
+        )
+        fleet.stop("a")
+        server.stop()
+        still_delayed = sum(eta > datetime.now(UTC) for eta in etas)  # all, but on a slow machine
+        server.start()
+        with server.client() as client:
+            assert client.zcard("scheduler:delayed") >= still_delayed
+            assert len(client.keys("minsched.job.*")) >= still_delayed
+            fleet.start("b", "-P", "threads", slots=4)
+            fleet.start("c", "-P", "threads", slots=2)
+            fleet.wait_online("b", "c")
+            back = now(client)
+            order = list(map(int, marks(client, "kept", 1000, patience=60)))
+            assert sorted(order) == list(range(1000))
+            assert lateness(client, *results, since=back)[-1] < LATE
+            wait_quiet(fleet, client)
+    finally:
+        fleet.close()
+        server.close()

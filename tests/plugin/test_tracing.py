@@ -1,0 +1,198 @@
+"""A dispatch is a span of the caller's trace; without OpenTelemetry there is none, and no cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, current_app, group
+from opentelemetry import trace
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from celery_minsched import Backlogged, NoAvailableNode, RegisterNodeRequest
+from celery_minsched.plugin.tracing import SPAN
+
+from ..support.fleet import ROOT, Fleet, make_app, wait_for
+from ..support.server import Server
+
+TASK = "tests.support.app.where_am_i"
+
+
+@pytest.fixture(scope="module")
+def exporter() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)  # once in a process
+    CeleryInstrumentor().instrument()
+    yield exporter
+    CeleryInstrumentor().uninstrument()
+    provider.shutdown()
+
+
+@pytest.fixture
+def spans(exporter: InMemorySpanExporter) -> InMemorySpanExporter:
+    exporter.clear()
+    return exporter
+
+
+@pytest.fixture
+def app(server: Server, spans: InMemorySpanExporter) -> Iterator[Celery]:
+    app = make_app(server.url)
+
+    @app.task(name=TASK, minsched={"pool": "asr"}, shared=False)
+    def where_am_i() -> None: ...
+
+    app.finalize()
+    before = current_app._get_current_object()
+    app.set_current()  # the instrumentation looks for the task there
+    yield app
+    before.set_current()
+    app.close()
+
+
+def register(app: Celery, slots: int = 1) -> None:
+    app.minsched.scheduler.register_node(
+        RegisterNodeRequest(node_id="n1", max_jobs=slots, pools_json='["asr"]')
+    )
+
+
+def of_dispatch(spans: InMemorySpanExporter) -> list[ReadableSpan]:
+    return [span for span in spans.get_finished_spans() if span.name == SPAN]
+
+
+def test_a_dispatch_says_where_the_job_went_and_why(app: Celery, spans: Any) -> None:
+    register(app)
+    result = app.tasks[TASK].delay()
+    [span] = of_dispatch(spans)
+    job = app.minsched.where(result.id)
+    assert span.attributes == {
+        "celery.task_name": TASK,
+        "messaging.message.id": result.id,
+        "minsched.demand": "asr",
+        "minsched.job_id": job.job_id,
+        "minsched.node": "n1",
+        "minsched.pool": "asr",
+        "minsched.chosen_by": "least_loaded",
+    }
+
+
+def test_it_stands_between_the_caller_and_the_producer(app: Celery, spans: Any) -> None:
+    register(app)
+    with trace.get_tracer("caller").start_as_current_span("caller") as caller:
+        app.tasks[TASK].delay()
+        assert trace.get_current_span() is caller
+    [dispatch] = of_dispatch(spans)
+    [producer] = [s for s in spans.get_finished_spans() if s.name == f"apply_async/{TASK}"]
+    assert dispatch.parent.span_id == caller.get_span_context().span_id
+    assert producer.parent.span_id == dispatch.context.span_id
+
+
+def test_each_of_a_batch_has_a_span(app: Celery, spans: Any) -> None:
+    register(app, 2)
+    results = app.minsched.dispatch_many([app.tasks[TASK].s()] * 3)
+    found = {span.attributes["messaging.message.id"]: span for span in of_dispatch(spans)}
+    assert set(found) == {result.id for result in results}
+    why = sorted(span.attributes["minsched.chosen_by"] for span in found.values())
+    assert why == ["busy", "least_loaded", "least_loaded"]
+    waiting = next(s for s in found.values() if s.attributes["minsched.chosen_by"] == "busy")
+    assert "minsched.node" not in waiting.attributes
+
+
+def test_a_refused_dispatch_is_an_error(app: Celery, spans: Any) -> None:
+    register(app)
+    app.tasks[TASK].delay()
+    spans.clear()
+    with pytest.raises(NoAvailableNode):
+        app.tasks[TASK].apply_async(minsched={"when_full": "error"})
+    [span] = of_dispatch(spans)
+    assert not span.status.is_ok
+    assert span.events[0].attributes["exception.type"].endswith("NoAvailableNode")
+
+
+def test_of_a_refused_batch_each_that_was_not_sent_is_an_error(app: Celery, spans: Any) -> None:
+    register(app)
+    with pytest.raises(NoAvailableNode):
+        app.minsched.dispatch_many(
+            [app.tasks[TASK].s().set(minsched={"when_full": "error"}) for _ in range(3)]
+        )
+    assert [span.status.is_ok for span in of_dispatch(spans)] == [True, False, False]
+
+
+@pytest.mark.parametrize(("pool", "late"), [("threads", ""), ("prefork", "1")])
+def test_the_consumer_s_span_is_in_the_trace_and_has_the_node(
+    server: Server, app: Celery, spans: Any, pool: str, late: str
+) -> None:
+    fleet = Fleet(server, "tests.support.traced_app", MINSCHED_TEST_LATE=late)
+    try:
+        fleet.start("traced", "-P", pool, slots=1)
+        result = app.tasks[TASK].apply_async()  # waits for the first node there is
+        result.get(timeout=60)
+        consumer = wait_for(lambda: span_in(fleet.log("traced")), "the consumer's span")
+    finally:
+        fleet.close()
+    [dispatch] = of_dispatch(spans)
+    [producer] = [
+        span
+        for span in spans.get_finished_spans()
+        if span.name == f"apply_async/{TASK}"
+        # The instrumentation leaves the span of a task that was refused open, and ends it later.
+        and span.attributes["messaging.message.id"] == result.id
+    ]
+    assert int(consumer["context"]["trace_id"], 16) == dispatch.context.trace_id
+    assert int(consumer["parent_id"], 16) == producer.context.span_id
+    assert consumer["attributes"]["minsched.node"] == "traced"
+    assert consumer["attributes"]["minsched.pool"] == "asr"
+    assert consumer["attributes"]["minsched.chosen_by"] == "first_free"
+    assert consumer["attributes"]["minsched.waited"] > 0
+    assert consumer["attributes"]["minsched.job_id"] == dispatch.attributes["minsched.job_id"]
+
+
+def span_in(log: str) -> dict[str, Any] | None:
+    spans = [json.loads(line) for line in log.splitlines() if line.startswith('{"name"')]
+    return next((dict(span) for span in spans if span["name"] == f"run/{TASK}"), None)
+
+
+def test_without_opentelemetry_nothing_of_it_is_imported(server: Server) -> None:
+    code = f"""
+import sys
+from importlib.abc import MetaPathFinder
+
+class Blocked(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "opentelemetry":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from tests.support.fleet import make_app
+from celery_minsched import RegisterNodeRequest
+import node_agent.worker
+app = make_app({server.url!r})
+scheduler = app.minsched.scheduler
+scheduler.register_node(RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]'))
+result = app.send_task("t", minsched={{"pool": "asr"}})
+print(app.minsched.where(result.id).node_id, [n for n in sys.modules if "opentelemetry" in n])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (ran.stdout, ran.stderr) == ("n1 []\n", "")
+
+
+@pytest.mark.parametrize("room", [1, 150])
+def test_no_span_of_a_batch_stays_open(app: Celery, spans: Any, room: int) -> None:
+    """Neither of a task that was sent, nor of one that was refused, nor of those after it."""
+    app.conf.minsched_max_waiting = room
+    tasks = group(app.tasks[TASK].s() for _ in range(350))
+    with pytest.raises(Backlogged), app.minsched.batch():
+        tasks.apply_async()
+    ended = of_dispatch(spans)
+    assert len(ended) == 350
+    assert sum(span.status.status_code is trace.StatusCode.ERROR for span in ended) == 350 - room

@@ -1,0 +1,102 @@
+"""What the tests of waiting share: nodes that are kept busy, and the quiet after each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from celery import Celery, Signature, signature
+from celery.result import AsyncResult
+
+from .fleet import Fleet, wait_for
+
+#: A node that dies is found dead in two seconds.
+FAST = {
+    "MINSCHED_TEST_CONF_node_ttl": "2",
+    "MINSCHED_TEST_CONF_heartbeat_interval": "0.5",
+    "MINSCHED_TEST_CONF_lease": "5",
+}
+
+
+def sig(app: Celery, task: str, *args: Any, **options: Any) -> Signature:
+    """A task of tests/support/app.py with a demand for pool "asr", and what else is given."""
+    demand = {"pool": "asr", **options.pop("minsched", {})}
+    return signature(f"tests.support.app.{task}", args, app=app).set(minsched=demand, **options)
+
+
+def mark(app: Celery, where: str, what: Any, **options: Any) -> Signature:
+    """A task that writes down that it ran, and whose result nobody waits for."""
+    return sig(app, "mark", where, what, ignore_result=True, **options)
+
+
+def status(fleet: Fleet, result: AsyncResult) -> str:
+    job = fleet.job(result.id)
+    return job.status if job else ""
+
+
+def node_of(fleet: Fleet, result: AsyncResult) -> str:
+    job = fleet.job(result.id)
+    return job.node_id if job else ""
+
+
+def wait_status(fleet: Fleet, wanted: str, *results: AsyncResult) -> None:
+    for result in results:
+        wait_for(
+            lambda result=result: status(fleet, result) == wanted,
+            f"{result.id} to be {wanted}: {fleet.job(result.id)}",
+        )
+
+
+class Held:
+    """A task that holds a slot until it is let go."""
+
+    def __init__(self, fleet: Fleet, client: redis.Redis, node_id: str, **demand: Any) -> None:
+        self.what = uuid.uuid4().hex
+        self._client = client
+        self._released = False
+        wanted = {"preferred_node": node_id, "affinity": "require", **demand}
+        self.result = fleet.send("hold", self.what, minsched=wanted)
+        wait_for(lambda: client.exists(f"test:began:{self.what}"), f"{node_id} to be held")
+        assert node_of(fleet, self.result) == node_id
+
+    def release(self) -> None:
+        """Let it go, once."""
+        if not self._released:
+            self._client.lpush(f"test:release:{self.what}", "now")
+            self.result.get(timeout=20)
+        self._released = True
+
+
+@contextmanager
+def held(fleet: Fleet, client: redis.Redis, *node_ids: str, **demand: Any) -> Iterator[list[Held]]:
+    """Each of these nodes has one slot fewer within; what the block lets go itself stays so."""
+    holds: list[Held] = []
+    try:
+        for node_id in node_ids:
+            holds.append(Held(fleet, client, node_id, **demand))
+        yield holds
+    finally:
+        for hold in holds:
+            hold.release()
+
+
+def marks(client: redis.Redis, where: str, count: int, patience: float = 60.0) -> list[str]:
+    """What the tasks ``mark`` wrote down, once there are so many."""
+    key = f"test:marks:{where}"
+    wait_for(lambda: client.llen(key) >= count, f"{count} marks: {client.llen(key)}", patience)
+    written: list[str] = client.lrange(key, 0, -1)
+    return written
+
+
+def wait_quiet(fleet: Fleet, client: redis.Redis) -> None:
+    """Every slot is free, and of those who waited nothing is left."""
+    keys = fleet.plugin.scheduler.keys
+    fleet.wait_idle(patience=60)
+    sets = [keys(name) for name in ("lines", "delayed", "expiring", "rescues", "lost")]
+    wait_for(lambda: not client.exists(*sets), "nobody to wait", patience=60)
+    wait_for(lambda: not client.keys("minsched.*"), "no message to lie about", patience=60)
+    assert not client.keys(keys("waiting", "*"))
+    assert fleet.views.check() == []

@@ -1,0 +1,105 @@
+"""The service in short words, for tests without Celery."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from celery_minsched import (
+    CompleteTaskRequest,
+    DispatchRequest,
+    HeartbeatRequest,
+    MinimalSchedulerService,
+    RegisterNodeRequest,
+    SchedulerError,
+)
+from celery_minsched.core.models import DispatchResponse
+from celery_minsched.monitor.queries import NodeView, Views
+
+
+class Desk:
+    """The service in short words."""
+
+    def __init__(self, service: MinimalSchedulerService) -> None:
+        self.service = service
+        self.views = Views(service.redis, service.keys)
+
+    def node(
+        self, node_id: str, slots: int = 2, pools: Any = ("asr",), caps: Any = (), **given: Any
+    ) -> None:
+        self.service.register_node(
+            RegisterNodeRequest(
+                node_id=node_id,
+                max_jobs=slots,
+                pools_json=json.dumps(list(pools)),
+                cap_json=json.dumps(list(caps)),
+                **given,
+            )
+        )
+
+    def beat(self, node_id: str, **given: Any) -> Any:
+        return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **given))
+
+    def dispatch(self, **demand: Any) -> DispatchResponse:
+        """Dispatch a job whose message its caller sends."""
+        return self.service.dispatch_task(DispatchRequest(**({"pool": "asr"} | demand)))
+
+    def send(self, message: str = "{}", **demand: Any) -> DispatchResponse:
+        """Dispatch a job with its message, which waits where no slot is free."""
+        return self.send_many([demand], message)[0]
+
+    def send_many(
+        self, demands: Iterable[dict[str, Any]], message: str = "{}"
+    ) -> list[DispatchResponse]:
+        """Dispatch jobs with their messages, in one step."""
+        usual = {"pool": "asr", "when_full": "wait"}
+        jobs = [DispatchRequest(**(usual | demand)) for demand in demands]
+        parts = (f'{{"text": {json.dumps(message)}, "job_id": ', "}")
+        outcomes = self.service.dispatch_tasks([(job, parts) for job in jobs])
+        for outcome in outcomes:
+            if isinstance(outcome, SchedulerError):
+                raise outcome
+        return [place for place in outcomes if isinstance(place, DispatchResponse)]
+
+    def complete(self, job: DispatchResponse, status: str = "finished") -> Any:
+        return self.service.complete_task(
+            CompleteTaskRequest(job_id=job.job_id, node_id=job.node_id, status=status)  # type: ignore[arg-type]
+        )
+
+    def park(self, message: str = "{}", **demand: Any) -> str:
+        """Send one that waits; the job."""
+        job = self.send(message, **demand)
+        assert job.node_id == ""
+        return job.job_id
+
+    def taken(self, node_id: str) -> int:
+        return self.info(node_id).current_jobs
+
+    def info(self, node_id: str) -> NodeView:
+        return next(node for node in self.views.nodes() if node.node_id == node_id)
+
+    def status(self, job_id: str) -> str:
+        job = self.views.job(job_id)
+        return job.status if job else "unknown"
+
+    def queue(self, node_id: str) -> list[str]:
+        """The messages in the node's queue, the last one first: the text, or all of another's."""
+        messages = self.service.redis.lrange(self.service.keys("node_queue", node_id), 0, -1)
+        return [
+            json.loads(message)["text"] if message.startswith('{"text"') else message
+            for message in messages
+        ]
+
+    def take(self, node_id: str) -> str:
+        """Take the next message from the node's queue; its text."""
+        message = self.service.redis.rpop(self.service.keys("node_queue", node_id))
+        return str(json.loads(message)["text"])
+
+
+def silence(desk: Desk, node_id: str, milliseconds: int) -> None:
+    """Make the node's last heartbeat so much older, while heartbeats of others came in."""
+    client, keys = desk.service.redis, desk.service.keys
+    client.hset(keys("heard"), mapping={"since": 1, "last": desk.views.now()})
+    client.hincrby(keys("node_info", node_id), "last_heartbeat_ts", -milliseconds)
+    client.zincrby(keys("nodes"), -milliseconds, node_id)

@@ -1,0 +1,231 @@
+"""Real nodes in processes of their own, which run the tasks of :mod:`tests.support.app`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from celery import Celery
+from celery.result import AsyncResult
+from celery.states import READY_STATES
+
+from celery_minsched import MinSched
+from celery_minsched.monitor.queries import JobView, NodeView, Views
+
+from .forked import NodeProcess
+from .server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Nodes that are found dead in two seconds.
+FAST = {
+    "MINSCHED_TEST_CONF_node_ttl": "2",
+    "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
+    "MINSCHED_TEST_CONF_lease": "5",
+}
+
+
+def stored(result: AsyncResult, patience: float = 60.0) -> Any:
+    """The result of a task, also while Redis is away for a moment."""
+    wait_for(lambda: result.state in READY_STATES, f"the result of {result.id}", patience)
+    assert result.state == "SUCCESS", result.result
+    return result.result
+
+
+def wait_for(
+    condition: Callable[[], Any], what: str | Callable[[], str] = "", patience: float = 60.0
+) -> Any:
+    """The first true answer of ``condition``; fails after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            name = what() if callable(what) else what
+            raise AssertionError(f"waited {patience} s in vain for {name or condition}")
+        time.sleep(0.02)
+    return answer
+
+
+class Fleet:
+    """Nodes of one application, a module that is named, on one server."""
+
+    def __init__(self, server: Server, app: str = "tests.support.app", **environment: str) -> None:
+        self.server = server
+        self.app_name = app
+        self.environment = {
+            **os.environ,
+            "MINSCHED_TEST_BROKER": server.url,
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        }
+        self.processes: dict[str, NodeProcess | subprocess.Popen[bytes]] = {}
+        self.logs = tempfile.TemporaryDirectory(prefix="minsched-logs-")
+        prefix = "MINSCHED_TEST_CONF_"
+        conf = {
+            f"minsched_{name.removeprefix(prefix)}": float(value)
+            for name, value in environment.items()
+            if name.startswith(prefix)
+        }
+        self.app = make_app(server.url, **conf)
+
+    @property
+    def plugin(self) -> MinSched:
+        plugin: MinSched = self.app.minsched
+        return plugin
+
+    @property
+    def views(self) -> Views:
+        return self.plugin.views
+
+    def start(self, node_id: str, *options: str, slots: int = 2, pool: str = "asr") -> None:
+        """Start a node; its output goes to a log of its own."""
+        args = [
+            *("-A", self.app_name, "--node-id", node_id, "--slots", str(slots), "--pool", pool),
+            *("--loglevel", "INFO", "--without-mingle", *options),
+        ]
+        self.processes[node_id] = NodeProcess(args, self.environment, self.log_path(node_id))
+
+    def start_ready(self, node_id: str, *options: str, slots: int = 2, pool: str = "asr") -> None:
+        """Start a node and wait until it takes jobs."""
+        self.start(node_id, *options, slots=slots, pool=pool)
+        self.wait_online(node_id)
+
+    def wait_online(self, *node_ids: str) -> None:
+        for node_id in node_ids:
+            wait_for(
+                lambda node_id=node_id: (node := self.node(node_id)) and node.online,
+                lambda node_id=node_id: f"{node_id} to come online:\n{self.log_tail(node_id)}",  # type: ignore[misc]
+            )
+
+    def send(self, task: str, *args: object, **options: Any) -> AsyncResult:
+        """Call a task by name, with a demand for pool "asr" and what else is given."""
+        demand = {"pool": "asr", **options.pop("minsched", {})}
+        return self.app.send_task(f"{self.app_name}.{task}", args, minsched=demand, **options)
+
+    def node(self, node_id: str) -> NodeView | None:
+        return next((node for node in self.views.nodes() if node.node_id == node_id), None)
+
+    def job(self, task_id: str) -> JobView | None:
+        return self.plugin.where(task_id)
+
+    def wait_idle(self, patience: float = 60.0) -> None:
+        """Wait until every slot is free."""
+        wait_for(
+            lambda: all(node.current_jobs == 0 for node in self.views.nodes()),
+            "all slots to be free",
+            patience,
+        )
+
+    def log_path(self, node_id: str) -> Path:
+        return Path(self.logs.name) / f"{node_id}.log"
+
+    def log(self, node_id: str) -> str:
+        path = self.log_path(node_id)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def log_tail(self, node_id: str, lines: int = 15) -> str:
+        """Its last lines, for a message."""
+        return "\n".join(self.log(node_id).splitlines()[-lines:])
+
+    def deafen(self, node_id: str) -> None:
+        """Have the node take no message any more: the messages stay in its queue. After some
+        seconds it is stuck.
+        """
+        worker = [f"celery@{node_id}"]
+        assert self.app.control.broadcast("deafen", destination=worker, reply=True, timeout=60)
+        addresses = self.addresses(psutil.Process(self.processes[node_id].pid))
+        with self.server.client() as client:
+            wait_for(
+                lambda: (
+                    not any(  # its last BLMOVE may go on for a second
+                        (c["cmd"], c["addr"] in addresses, "b" in c["flags"])
+                        == ("blmove", True, True)
+                        for c in client.client_list()
+                    )
+                ),
+                f"{node_id} to stop listening",
+            )
+
+    def cut(self, node_id: str) -> None:
+        """Break every connection of the node, and none of this process."""
+        agent = psutil.Process(self.processes[node_id].pid)
+        with self.server.client() as client:
+            for process in (agent, *agent.children(recursive=True)):
+                for address in self.addresses(process):
+                    client.client_kill_filter(addr=address)
+
+    @staticmethod
+    def addresses(process: psutil.Process) -> set[str]:
+        """The process's ends of its TCP connections, as the server names them."""
+        return {
+            f"{connection.laddr.ip}:{connection.laddr.port}"
+            for connection in process.net_connections("tcp")
+        }
+
+    def control(self, node_id: str, command: str, **arguments: object) -> None:
+        """Have the node's worker run a command of tests/support/hangs.py, or of Celery's."""
+        destination = [f"celery@{node_id}"]
+        wait_for(lambda: self.app.control.ping(destination=destination), f"{node_id} to hear")
+        self.app.control.broadcast(command, arguments=arguments, destination=destination)
+
+    def kill(self, node_id: str, signum: int) -> None:
+        self.processes[node_id].send_signal(signum)
+
+    def kill_all(self, node_id: str, signum: int) -> None:
+        """Signal the node's whole process group: the agent, its children, its pulse."""
+        os.killpg(self.processes[node_id].pid, signum)
+
+    def destroy(self, node_id: str) -> None:
+        """kill -9 of the whole process group; returns when all of it is dead."""
+        family = psutil.Process(self.processes[node_id].pid).children(recursive=True)
+        self.kill_all(node_id, signal.SIGKILL)
+        self.processes[node_id].wait()
+        psutil.wait_procs(family)
+
+    def stop(self, node_id: str, signum: int = signal.SIGTERM, patience: float = 60.0) -> int:
+        """Signal a node and wait for its end; the exit code."""
+        self.kill(node_id, signum)
+        return self.processes[node_id].wait(patience)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        # A result that is collected later must not look for a server that may be gone by then.
+        self.app.backend.result_consumer.subscribed_to.clear()
+        self.app.close()
+        self.logs.cleanup()
+
+
+@contextmanager
+def checked(fleet: Fleet) -> Iterator[Fleet]:
+    """At the end every slot is free and all in Redis fits together. The nodes end in any case."""
+    try:
+        yield fleet
+        fleet.wait_idle()
+        assert fleet.views.check() == []
+    finally:
+        fleet.close()
+
+
+def make_app(url: str, **conf: object) -> Celery:
+    """A fresh application with the tasks of tests/support/app.py by name, for a test process."""
+    backend = f"tests.support.results:PolledBackend+{url}" if url.startswith("redis:") else url
+    app = Celery("tests", broker=url, backend=backend, set_as_current=False)
+    app.conf.update(task_publish_retry_policy={"max_retries": 1}, **conf)
+    MinSched(app)
+    return app

@@ -1,0 +1,122 @@
+"""A fleet with a record of each kind, and all faces of it: commands, pages and the scrape."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import redis
+from celery import Celery
+from prometheus_client import CollectorRegistry, generate_latest
+
+from celery_minsched import MinimalSchedulerService, Settings
+from celery_minsched.consistency import Breach, Checker
+from celery_minsched.monitor.metrics import SchedulerCollector
+from celery_minsched.web.answers import ANSWERS
+from celery_minsched.web.handlers import _answer
+from celery_minsched.web.paging import Asked
+
+from ..cli.test_cli import run_with
+from .desk import Desk
+from .fleet import make_app
+from .server import Server
+
+#: Commands that look. ``check`` is asked as a class: as a command it looks twice, with a pause.
+LOOKS = (
+    *("nodes", "pools", "jobs", "waiting", "events"),
+    *("nodes --json", "pools --json", "jobs --json", "waiting --json", "events --json"),
+    *("why t-running", "why t-waiting", "why t-delayed", "why t-running --json"),
+)
+#: Commands that take too long for each example of a fuzz test, or change something.
+OTHERS = ("check", "top --once --interval 0.1", "top --once --interval 0.1 --json", "pause asr")
+
+#: What a terminal obeys: control characters, other than the end of a line.
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+#: Parts of a page's table.
+ASKED = (Asked(), *(Asked(sort=order, descending=True) for order in ("state", "slots", "load")))
+
+State = list[tuple[bytes, int, bytes]]
+
+
+def set_scene(desk: Desk) -> None:
+    """Nodes with slots, languages and capabilities; jobs that run, wait and are delayed."""
+    desk.node("n1", 2, ["asr"], ["gpu"])
+    desk.node("n2", 1, [{"id": "mt", "langs": [["zh", "en"]]}])
+    for node_id in ("n1", "n2"):
+        desk.beat(node_id, load_json='{"cpu": 12.5}')
+    payload = json.dumps({"task": "work.transcribe"})
+    running = desk.send(task_id="t-running", session_id="u1", payload_json=payload)
+    desk.service.claim_job(running.job_id, "n1")
+    desk.send(task_id="t-dispatched", fairness_key="k1")
+    desk.park(task_id="t-waiting", fairness_key="k2", payload_json=payload)
+    desk.park(capabilities=["gpu"])
+    desk.park(pool="nowhere", expires_ts=desk.views.now() + 600_000)
+    desk.send(pool=None, src_lang="zh", tgt_lang="en")
+    desk.park(pool=None, src_lang="zh", tgt_lang="en")
+    desk.send(task_id="t-delayed", due_ts=desk.views.now() + 600_000)
+
+
+def answers(app: Celery, looks: tuple[str, ...] = LOOKS) -> Iterator[tuple[str, str]]:
+    """Each face with all that it says. It fails for one that ends in a traceback."""
+    for look in looks:
+        result = run_with(app, *look.split())
+        crashed = result.exception and not isinstance(result.exception, SystemExit)
+        assert not crashed, (look, result.exc_info)
+        if look.endswith("--json") and result.exit_code != 2:
+            json.loads(result.stdout)
+        yield look, result.output
+    for page in ANSWERS:
+        for asked in ASKED:
+            of = {"node": "n1", "why": "t-waiting"}.get(page, "")
+            answer = _answer(page, lambda: app.minsched.views, of, asked)
+            assert "cannot be read" not in answer.get("error", ""), (page, answer)
+            yield f"page {page}", json.dumps(answer)
+    yield "scrape", scrape(app)
+
+
+def scrape(app: Celery) -> str:
+    """What Prometheus reads. It fails for a scrape that ends in a traceback."""
+    registry = CollectorRegistry()
+    registry.register(SchedulerCollector(lambda: app.minsched.views))
+    return generate_latest(registry).decode()
+
+
+class Scene:
+    """The scene, which may be written to and set again."""
+
+    def __init__(self, server: Server) -> None:
+        self.raw = redis.Redis(port=server.port)
+        self.app = make_app(server.url)
+        times = Settings(node_ttl=600, lease=600)  # no example is so slow that a node dies
+        self.desk = Desk(MinimalSchedulerService(server.client(), times))
+        set_scene(self.desk)
+        self._state: State = [
+            (key, max(self.raw.pttl(key), 0), self.raw.dump(key) or b"")
+            for key in self.raw.scan_iter()
+        ]
+
+    def reset(self) -> None:
+        with self.raw.pipeline(transaction=False) as pipe:
+            pipe.flushdb()
+            for key, ttl, value in self._state:
+                pipe.restore(key, ttl, value)
+            pipe.execute()
+        self.app.minsched.__dict__.pop("scheduler", None)  # it has looked at the layout
+
+    def breaches(self) -> list[Breach]:
+        """What check finds, looking once."""
+        return list(Checker(self.app.minsched.views)._look().values())
+
+    def codes(self) -> set[str]:
+        """The codes of what check finds."""
+        return {breach.code for breach in self.breaches()}
+
+    def close(self) -> None:
+        self.app.close()
+        self.raw.close()
+
+    def answers(self, looks: tuple[str, ...] = LOOKS) -> Iterator[tuple[str, str]]:
+        return answers(self.app, looks)

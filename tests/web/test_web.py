@@ -1,0 +1,457 @@
+"""Flower's pages about nodes, in a real browser: what they show, to whom, what they withstand."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from celery_minsched import MinimalSchedulerService
+from celery_minsched.monitor.queries import Views
+from celery_minsched.web.command import flower as flower_command
+
+from ..support import screenshots
+from ..support.desk import Desk, silence
+from ..support.fleet import Fleet, wait_for
+from ..support.flowers import CHROMEDRIVER, CHROMIUM, Browser, FlowerProcess
+from ..support.server import Server
+
+PAGES = ("nodes", "node?of=n1", "pools", "waiting", "events", "why?of=t", "why")
+
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and CHROMEDRIVER), reason="no chromium and chromedriver here (make browser)"
+)
+
+
+class NodeServer(Server):
+    """A server whose second database is for a real node, and the Flowers that watch it."""
+
+    @property
+    def nodes_url(self) -> str:
+        return self.url.removesuffix("0") + "1"
+
+
+class Flowers:
+    """Three, and a real node, started at once, since each takes seconds."""
+
+    def __init__(self, server: NodeServer) -> None:
+        #: For whoever comes, and only to look.
+        self.open = FlowerProcess(server.url, "--read_only", FLOWER_UNAUTHENTICATED_API="true")
+        #: Behind a password and a prefix, on the database of the real node.
+        self.closed = FlowerProcess(server.nodes_url, prefix="tools/flower", auth="ops:secret")
+        #: Without our pages.
+        self.plain = FlowerProcess(server.nodes_url, plain=True)
+        place = SimpleNamespace(url=server.nodes_url)
+        # By the setting's earlier name. A user without a password accepts any.
+        database = server.nodes_url.replace("//", "//default:s3cret@")
+        conf = json.dumps({"minsched_redis_url": database})
+        self.fleet = Fleet(place, MINSCHED_TEST_CELERY=conf)  # type: ignore[arg-type]
+        self.fleet.start("real-1", "-P", "threads")
+
+    def close(self) -> None:
+        for flower in (self.open, self.closed, self.plain):
+            flower.process.terminate()
+        self.fleet.close()
+        for flower in (self.open, self.closed, self.plain):
+            flower.close()
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def web(stack: ExitStack) -> NodeServer:
+    server = NodeServer()
+    stack.callback(server.close)
+    return server
+
+
+@pytest.fixture(scope="module")
+def flowers(stack: ExitStack, web: NodeServer) -> Flowers:
+    flowers = Flowers(web)
+    stack.callback(flowers.close)
+    return flowers
+
+
+@pytest.fixture
+def node(flowers: Flowers) -> Fleet:
+    """A fleet of one real node, real-1, and the Flowers that watch it."""
+    flowers.plain.wait_ready()
+    flowers.closed.wait_ready()
+    flowers.fleet.wait_online("real-1")
+    return flowers.fleet
+
+
+@pytest.fixture(scope="module")
+def browser(stack: ExitStack) -> Browser:
+    browser = Browser()
+    stack.callback(browser.close)
+    return browser
+
+
+@pytest.fixture
+def desk(web: NodeServer, flowers: Flowers) -> Iterator[Desk]:
+    """The service on the database that the open Flower shows, without nodes and jobs."""
+    with web.client() as client:
+        for key in [*client.scan_iter("scheduler:*"), *client.scan_iter("minsched.*")]:
+            client.delete(key)
+        service = MinimalSchedulerService(client)
+        flowers.open.wait_ready()
+        yield Desk(service)
+        assert Views(client, service.keys).check() == []
+
+
+@pytest.fixture
+def look(browser: Browser, flowers: Flowers) -> Iterator[Any]:
+    """Opens a page of the open Flower; it has nothing to complain of."""
+    yield lambda page, width=1280: browser.open(f"{flowers.open.root}/minsched/{page}", width)
+    assert browser.errors() == []
+
+
+def data(flower: FlowerProcess, page: str, **headers: str) -> Any:
+    status, text = flower.get(f"/minsched/data/{page}", **headers)
+    assert status == 200, text
+    return json.loads(text)
+
+
+@needs_browser
+class TestPages:
+    def test_an_empty_fleet_says_how_to_start_a_node(
+        self, desk: Desk, browser: Browser, look: Any
+    ) -> None:
+        look("nodes")
+        assert "Start one: node-agent" in browser.text("[data-table=nodes]")
+        assert browser.text("[data-text=nodes]") == "0 / 0"
+        assert browser.text(".app-nav .nav-link.active") == "Nodes"
+
+    def test_a_busy_fleet_is_seen_at_a_glance_the_dead_first(
+        self, desk: Desk, browser: Browser, look: Any
+    ) -> None:
+        screenshots.busy(desk)
+        look("nodes")
+        rows = browser.rows("nodes")
+        assert [row[0] for row in rows] == [
+            *("spare", "gpu-4", "cpu-3", "old-box", "gpu-1", "gpu-2", "cpu-1", "cpu-2", "gpu-3")
+        ]
+        assert rows[0][1:3] == ["dead", "0 / 4"]
+        assert [row[1:3] for row in rows[1:3]] == [["stuck", "1 / 4"], ["stopping", "1 / 4"]]
+        assert rows[4][1:5] == ["full", "4 / 4", "cpu 61 % gpu 97 % mem 48 %", "asr"]
+        cards = [browser.text(f"[data-text={name}]") for name in ("nodes", "slots", "waiting")]
+        assert cards == ["6 / 9", "19 / 28", "8"]
+        assert browser.text("[data-text=dead]") == "2"
+        look("pools")
+        assert browser.rows("pools")[0][:5] == ["asr", "open", "13 / 16", "6", "1.19"]
+        look("waiting")
+        assert ["ocr, tesseract-5", "impossible", "2"] in [r[:3] for r in browser.rows("lines")]
+        jobs = browser.rows("jobs")
+        assert {job[0].split()[0] for job in jobs} >= {"documents.read", "speech.transcribe"}
+        assert ["zh:en, whisper-large", "1"] in [job[1:3] for job in jobs]
+        look("events")
+        assert "node died" in browser.text("[data-table=events]")
+
+    def test_a_node_s_page_shows_the_jobs_in_its_slots(
+        self, desk: Desk, browser: Browser, look: Any
+    ) -> None:
+        desk.node("n1", 2)
+        desk.dispatch(task_id="t", session_id="u7", payload_json='{"task": "speech.transcribe"}')
+        look("node?of=n1")
+        assert browser.rows("jobs")[0][:2] == ["speech.transcribe t", "dispatched"]
+        silence(desk, "n1", 60_000)
+        desk.service.declare_dead("n1")
+        look("node?of=n1")
+        assert browser.text(".minsched-name .badge") == "dead"
+        assert browser.text("[data-text=heartbeat]").startswith("1 min")
+        look("node?of=nobody")
+        assert "unknown" in browser.text(".minsched-name")
+
+    def test_of_200_nodes_one_is_found(self, desk: Desk, browser: Browser, look: Any) -> None:
+        screenshots.many(desk, 200)
+        look("nodes")
+        first, second, third, *full = browser.rows("nodes")
+        assert [first[0], second[0], third[0]] == ["node-17", "node-118", "node-42"]  # by number
+        assert [first[1], second[1], third[1], full[0][1]] == ["dead", "dead", "draining", "full"]
+        assert len(browser.rows("nodes")) == 50
+        browser.script("$('[data-table=nodes]').DataTable().search('node-199').draw()")
+        wait_for(lambda: [row[0] for row in browser.rows("nodes")] == ["node-199"])
+
+    def test_lines_are_paged_and_found(self, desk: Desk, browser: Browser, look: Any) -> None:
+        desk.node("n1", 1)
+        for number in range(130):
+            desk.park(capabilities=[f"cap-{number:03}"], task_id=f"t{number}")
+
+        def ids() -> list[str]:
+            return [row[0] for row in browser.rows("lines")]
+
+        look("waiting")
+        assert (len(ids()), ids()[0]) == (50, "asr, cap-000")
+        assert browser.text("#DataTables_Table_0_info") == "1 to 50 of 130"
+        assert browser.rows("jobs")[0][0] == "— t0"
+        browser.script("$('[data-table=lines]').DataTable().page('next').draw('page')")
+        wait_for(lambda: ids()[:1] == ["asr, cap-050"])
+        assert browser.rows("jobs")[0][0] == "— t50"
+        browser.script("$('[data-table=lines]').DataTable().search('CAP-12 asr').draw()")
+        wait_for(lambda: len(ids()) == 10)
+        assert browser.text("#DataTables_Table_0_info") == "1 to 10 of 10 (of 130 in all)"
+        browser.script("$('[data-table=lines]').DataTable().search('nothing').draw()")
+        wait_for(lambda: ids() == ["Nothing matches."])
+
+    def test_why_answers_for_a_task_that_waits_is_placed_or_unknown(
+        self, desk: Desk, browser: Browser, look: Any
+    ) -> None:
+        desk.node("n1", 1)
+        first = desk.dispatch(task_id="t1")
+        desk.park(task_id="t2")
+        look("why?of=t1")
+        assert "It went to node n1, the least loaded" in browser.text("[data-list=story]")
+        look("why?of=t2")
+        assert browser.text(".minsched-story .badge") == "waiting"
+        assert browser.text("[data-text=line]") == "1"
+        assert browser.rows("candidates")[0][:3] == ["n1", "full", "1 / 1"]
+        desk.complete(first)
+        look("why?of=t2")
+        assert browser.text(".minsched-story .badge") == "placed"
+        look("why?of=t3")
+        assert "knows no task 't3'" in browser.text("[data-list=story]")
+
+    def test_no_page_is_wider_than_a_telephone(
+        self, desk: Desk, browser: Browser, look: Any
+    ) -> None:
+        long = "a" * 60
+        desk.node("n1", 2, ["asr", "p-" + long], ["c-" + long])
+        desk.node("n-" + long, 200)
+        for _ in range(3):
+            desk.send(task_id="t", session_id="s-" + long, pool="p-" + long)
+        desk.park(pool="p-" + long, session_id="s-" + long, capabilities=["c-" + long])
+        for page in PAGES:
+            look(page, 400)
+            assert browser.overflow() <= 0, page
+        assert browser.text(".navbar-toggler") == ""
+
+    def test_what_a_producer_writes_is_text(self, desk: Desk, browser: Browser, look: Any) -> None:
+        evil = "<img/src=x/onerror=document.title='pwned'>\"'"
+        desk.node("n1", 1)
+        desk.dispatch(task_id=evil, session_id=evil, payload_json=json.dumps({"task": evil}))
+        desk.park(task_id=evil + "2", session_id=evil, payload_json=json.dumps({"task": evil}))
+        for page in ("waiting", "events", f"why?of={evil}", f"node?of={evil}", "node?of=n1"):
+            look(page)
+            assert browser.script("return document.querySelectorAll('#minsched img').length") == 0
+            assert "pwned" not in browser.script("return document.title.split(' · ')[1]"), page
+        assert browser.rows("jobs")[0][0] == f"{evil} {evil}"
+
+
+@needs_browser
+def test_a_page_keeps_itself_fresh_but_asks_nothing_in_a_hidden_tab(
+    desk: Desk, browser: Browser, look: Any
+) -> None:
+    look("nodes")
+    desk.node("n1", 1)
+    browser.wait_text("[data-table=nodes]", "n1")
+    spy = """
+        window.timers = [];
+        const set = window.setTimeout;
+        window.setTimeout = (f, ms) => { window.timers.push(ms); return set(f, ms); };
+        Object.defineProperty(document, 'hidden', {get: () => window.away ?? true});
+    """
+    added = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": spy})
+    try:
+        look("nodes")
+        assert 2000 not in browser.script("return window.timers")
+        browser.script("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+        wait_for(lambda: 2000 in browser.script("return window.timers"), "the next look")
+    finally:
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+def test_every_page_of_flower_has_the_tab(desk: Desk, flowers: Flowers) -> None:
+    for page in ("/", "/workers", "/tasks", "/broker", "/minsched/pools"):
+        status, text = flowers.open.get(page)
+        assert (status, text.count('href="/minsched/nodes"')) >= (200, 1), page
+
+
+def test_data_are_sent_a_page_at_a_time(desk: Desk, flowers: Flowers) -> None:
+    for number in range(3):
+        desk.node(f"n{number}", 1)
+    answer = data(flowers.open, "nodes?offset=1&limit=1&sort=node&descending=1&find=ASR")
+    assert [row["id"] for row in answer["tables"]["nodes"]] == ["n1"]
+    assert answer["numbers"] == {"nodes": [3, 3]}
+    assert len(data(flowers.open, "nodes?limit=0&sort=nothing")["tables"]["nodes"]) == 1
+    assert flowers.open.get("/minsched/data/nodes?limit=many")[0] == 400
+
+
+def test_metrics_are_served_as_flower_does(desk: Desk, flowers: Flowers) -> None:
+    status, text = flowers.open.get("/metrics")
+    assert status == 200
+    assert "flower_" in text
+    assert "minsched_up 1.0" in text
+
+
+def test_read_only_means_that_nothing_is_changed(desk: Desk, flowers: Flowers) -> None:
+    desk.node("n1", 1)
+    assert flowers.open.post("/minsched/do/drain?of=n1") == (403, "Read only mode is enabled")
+    assert desk.info("n1").state == "free"
+    assert 'data-actions=""' in flowers.open.get("/minsched/nodes")[1]
+
+
+class TestAPageOfAnotherSite:
+    """Also where FLOWER_UNAUTHENTICATED_API lets every visitor act."""
+
+    @pytest.mark.parametrize(
+        "site",
+        [
+            {"Sec-Fetch-Site": "cross-site", "Origin": "http://elsewhere"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Origin": "http://elsewhere"},
+            {"Origin": "null"},
+        ],
+        ids=str,
+    )
+    def test_it_changes_nothing(self, desk: Desk, flowers: Flowers, site: dict[str, str]) -> None:
+        desk.node("n1", 1)
+        refused = (403, "A page of another site may not do this")
+        assert flowers.open.post("/minsched/do/drain?of=n1", **site) == refused
+        assert desk.info("n1").state == "free"
+
+    def test_our_own_page_and_a_program_are_not_refused_for_that(
+        self, desk: Desk, flowers: Flowers
+    ) -> None:
+        here = {"Origin": flowers.open.root}
+        for site in ({}, here, {**here, "Sec-Fetch-Site": "same-origin"}):
+            answer = flowers.open.post("/minsched/do/drain?of=n1", **site)
+            assert answer == (403, "Read only mode is enabled")
+
+    def test_it_reads_nothing(self, desk: Desk, flowers: Flowers) -> None:
+        for path in ("nodes", "data/nodes", "data/events"):
+            for method in ("GET", "OPTIONS"):
+                headers = flowers.open.headers(method, f"/minsched/{path}")
+                assert not [name for name in headers if name.startswith("access-control")], path
+        for path in ("/metrics", "/minsched/do/drain?of=n1"):
+            headers = flowers.open.headers("OPTIONS", path)
+            assert not [name for name in headers if name.startswith("access-control")], path
+
+    def test_it_shows_no_page_of_ours_in_a_frame(self, desk: Desk, flowers: Flowers) -> None:
+        """A visitor could click on an action without seeing it."""
+        for page in PAGES:
+            headers = flowers.open.headers("GET", f"/minsched/{page}")
+            assert headers["content-security-policy"] == "frame-ancestors 'self'", page
+
+
+class TestBehindAPassword:
+    def test_nothing_is_told_without_it(self, node: Fleet, flowers: Flowers) -> None:
+        for path in ("/minsched/nodes", "/minsched/data/nodes", "/minsched/why?of=t"):
+            assert flowers.closed.get(path)[0] == 401, path
+        assert flowers.closed.post("/minsched/do/drain?of=real-1")[0] == 401
+
+    def test_pages_and_links_keep_the_prefix(self, node: Fleet, flowers: Flowers) -> None:
+        _, text = flowers.closed.get("/workers", **flowers.closed.credentials)
+        assert 'href="/tools/flower/minsched/nodes"' in text
+        status, text = flowers.closed.get("/minsched/nodes", **flowers.closed.credentials)
+        assert status == 200
+        for path in ("data/nodes?of=", "static/minsched.js", "static/minsched.css", "pools", ""):
+            assert f'"/tools/flower/minsched/{path}' in text
+        assert flowers.closed.get("/minsched/static/minsched.js")[0] == 200
+
+    def test_nodes_are_drained_and_pools_paused(self, node: Fleet, flowers: Flowers) -> None:
+        def post(what: str, **headers: str) -> int:
+            return flowers.closed.post(
+                f"/minsched/do/{what}", **flowers.closed.credentials, **headers
+            )[0]
+
+        def states() -> tuple[bool, bool]:
+            [pool], real = node.views.pools(), node.node("real-1")
+            return bool(real and real.draining), pool.paused
+
+        assert (post("drain?of=real-1"), post("pause?of=asr"), states()) == (200, 200, (True, True))
+        assert (post("undrain?of=real-1"), post("resume?of=asr")) == (200, 200)
+        assert states() == (False, False)
+        assert (post("drain?of=nobody"), post("pause?of=nowhere")) == (404, 404)
+        for site in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://elsewhere"}):
+            assert (post("drain?of=real-1", **site), states()) == (403, (False, False))
+
+    def test_no_page_shows_the_password_of_the_database(
+        self, node: Fleet, flowers: Flowers
+    ) -> None:
+        """Flower shows each worker's configuration."""
+
+        def ask(path: str) -> str:
+            return flowers.closed.get(path, **flowers.closed.credentials)[1]
+
+        wait_for(lambda: "minsched_database_url" in ask("/api/workers?refresh=1"), "the worker")
+        for path in ("/api/workers", "/worker/celery@real-1", "/workers", "/minsched/data/nodes"):
+            assert "s3cret" not in ask(path), path
+        assert "s3cret" not in node.log("real-1")
+
+    @needs_browser
+    def test_a_button_does_it(self, node: Fleet, flowers: Flowers, browser: Browser) -> None:
+        pages = flowers.closed.root.replace("//", "//ops:secret@") + "/minsched"
+        for page in ("pools", "nodes"):
+            browser.open(f"{pages}/{page}", 400)
+            assert browser.overflow() <= 0, page
+        browser.script("document.querySelector('[data-action=drain]').click()")
+        browser.wait_text("[data-table=nodes]", "draining")
+        browser.script("document.querySelector('[data-action=undrain]').click()")
+        browser.wait_text("[data-table=nodes]", "free")
+        assert browser.errors() == []
+
+
+def test_nodes_are_workers_too_and_a_dead_one_is_offline(node: Fleet, flowers: Flowers) -> None:
+    def worker(flower: FlowerProcess) -> Any:
+        _, text = flower.get("/workers?json=1", **flowers.closed.credentials)
+        return {w["hostname"]: w["status"] for w in json.loads(text)["data"]}
+
+    for flower in (flowers.plain, flowers.closed):
+        wait_for(lambda flower=flower: worker(flower) == {"celery@real-1": True}, "the worker")
+    shown = data(flowers.closed, "nodes", **flowers.closed.credentials)["tables"]["nodes"]
+    assert [(row["id"], row["state"], row["slots"]) for row in shown] == [("real-1", "free", 2)]
+    node.stop("real-1", signal.SIGKILL)
+    for flower in (flowers.plain, flowers.closed):
+        wait_for(lambda flower=flower: worker(flower) == {"celery@real-1": False}, "it to go")
+
+
+def test_while_redis_is_silent_flower_is_not(desk: Desk, web: NodeServer, flowers: Flowers) -> None:
+    assert web.process
+    web.process.send_signal(signal.SIGSTOP)
+    try:
+        asking = threading.Thread(target=flowers.open.get, args=["/minsched/data/nodes"])
+        asking.start()
+        for _ in range(20):  # the request that waits for Redis comes before the last of these
+            assert flowers.open.get("/minsched/nodes")[0] == 200
+        assert asking.is_alive()
+    finally:
+        web.process.send_signal(signal.SIGCONT)
+    asking.join(20)
+
+
+@needs_browser
+def test_a_page_says_that_redis_is_away_and_goes_on_when_it_is_back(
+    desk: Desk, web: NodeServer, browser: Browser, look: Any
+) -> None:
+    look("nodes")
+    web.stop(signal.SIGKILL)
+    try:
+        browser.wait_text("#minsched-error", "The scheduler cannot be asked")
+        browser.wait_text("#minsched-status", "Update failed")
+    finally:
+        web.start()
+    browser.wait_text("#minsched-status", "Updated")
+    assert browser.text("#minsched-error") == ""
+    assert any("503" in error for error in browser.errors())
+
+
+def test_without_flower_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flower", None)  # type: ignore[arg-type]
+    for module in ("server", "handlers"):
+        monkeypatch.delitem(sys.modules, f"celery_minsched.web.{module}", raising=False)
+    said = CliRunner().invoke(flower_command, [])
+    assert said.exit_code == 1
+    assert "pip install 'celery-minsched[flower]'" in said.output
