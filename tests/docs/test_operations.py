@@ -84,3 +84,21 @@ def test_the_page_is_written_from_its_own_commands() -> None:
     assert re.sub(r"```console.*?```", "", page, flags=re.S) == re.sub(
         r"```console.*?```", "", PAGE, flags=re.S
     )
+
+
+def test_two_runs_write_the_same_text() -> None:
+    """Each time and rate of the page is the one that ``steady`` writes."""
+    output = (
+        "NODE   STATE  HEARD\n"
+        "gpu-1  full   1.7 s\n"
+        "gpu-2  dead   5.1 s\n"
+        "Redis   0.31 ms away, 1.204 ms a script, 7 scripts/s, 88 commands/s\n"
+    )
+    assert writer.steady(output) == (
+        "NODE   STATE  HEARD\n"
+        "gpu-1  full   0.4 s\n"
+        "gpu-2  dead   3.5 s\n"
+        "Redis   0.06 ms away, 0.250 ms a script, 4 scripts/s, 150 commands/s\n"
+    )
+    for _, answer in writer.dialogue(PAGE):
+        assert writer.steady(answer) == answer
