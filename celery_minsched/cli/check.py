@@ -12,7 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from ..consistency import Breach, Checker, Tell, repair
+from ..consistency.breach import Breach
+from ..consistency.checker import Checker
+from ..consistency.look import Tell
+from ..consistency.repair import repair
 from .common import console, json_option, plugin, print_json
 
 

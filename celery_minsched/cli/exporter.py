@@ -24,7 +24,7 @@ def exporter(ctx: click.Context, port: int, address: str) -> None:
     # Here: every celery command loads this group, a worker too, and needs none of it.
     from prometheus_client import CollectorRegistry, start_http_server
 
-    from ..monitor.metrics import register
+    from ..plugin.metrics import register
 
     app = ctx.obj.app
     _ = plugin_of(app).settings  # a wrong one is told here, and not at each scrape

@@ -14,9 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 
-from celery import Celery
-from kombu.exceptions import OperationalError
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -30,7 +27,6 @@ from redis.exceptions import RedisError
 
 from ..core.errors import WrongLayout
 from ..core.printing import printable
-from ..plugin.plugin import plugin_of
 from .line_queries import MOST_LINES
 from .models import NODE_STATES, LineView, NodeView, PoolView, ServerView
 from .queries import Views
@@ -66,10 +62,11 @@ STATUSES = ("finished", "failed", "lost", "unsent")
 
 
 class SchedulerCollector(Collector):
-    """The scheduler's figures, of the ``views`` of one Redis.
+    """The metrics of one scheduler. Each scrape calls ``views`` and reads Redis.
 
-    If Redis does not answer, has another layout, or cannot be read, ``minsched_up`` is 0 and there
-    is nothing else: a page that has other figures too, as Flower's has, is still scraped.
+    ``views`` raises redis-py's ``ConnectionError`` if Redis is unreachable. If Redis does not
+    answer, has another layout or is unreadable, the only metric is ``minsched_up`` with the value
+    0. So a page that also has other metrics, such as Flower's, still answers the scrape.
     """
 
     def __init__(self, views: Callable[[], Views]) -> None:
@@ -85,7 +82,7 @@ class SchedulerCollector(Collector):
         began = time.perf_counter()
         try:
             metrics = [_in_print(metric) for metric in _metrics(self._views())]
-        except (RedisError, OperationalError, WrongLayout) as exc:
+        except (RedisError, WrongLayout) as exc:
             logger.warning("there is nothing to scrape: %s", exc)
             yield GaugeMetricFamily("minsched_up", up, value=0)
             return
@@ -114,13 +111,6 @@ def _in_print(metric: Metric) -> Metric:
         found.setdefault((sample.name, *labels.items()), sample._replace(labels=labels))
     metric.samples = list(found.values())
     return metric
-
-
-def register(app: Celery, registry: CollectorRegistry) -> SchedulerCollector:
-    """Have the registry scrape the application's scheduler. Connects at the first scrape."""
-    collector = SchedulerCollector(lambda: plugin_of(app).views)
-    registry.register(collector)
-    return collector
 
 
 def _metrics(views: Views) -> Iterator[Metric]:

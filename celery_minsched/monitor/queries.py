@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import redis
 from redis.exceptions import NoPermissionError
@@ -25,9 +25,6 @@ from .job_record import read_job, unreadable_job
 from .line_queries import LineViews
 from .models import Event, JobView, NodeView, PoolView, ServerView
 from .node_record import NODE_FIELDS, read_node, unreadable_node
-
-if TYPE_CHECKING:
-    from ..consistency import Breach
 
 
 class Views(LineViews):
@@ -278,12 +275,6 @@ class Views(LineViews):
             script_us=scripts.get("usec", 0),
             commands=sum(command["calls"] for command in commands.values()),
         )
-
-    def check(self) -> list[Breach]:
-        """What does not fit together in Redis; nothing on a sound state."""
-        from ..consistency import Checker  # which asks its questions by way of this class
-
-        return Checker(self).check()
 
     def _members(self, name: str) -> list[str]:
         """Of a set."""

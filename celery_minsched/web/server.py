@@ -24,7 +24,7 @@ from prometheus_client import REGISTRY
 from tornado.options import options
 from tornado.template import DictLoader
 
-from ..monitor import metrics
+from ..plugin import metrics
 from .handlers import ROUTES
 
 logger = logging.getLogger(__name__)

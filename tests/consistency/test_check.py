@@ -11,7 +11,9 @@ import pytest
 import redis
 
 from celery_minsched import CompleteTaskRequest, DispatchRequest, MinimalSchedulerService
-from celery_minsched.consistency import Breach, Checker, repair
+from celery_minsched.consistency.breach import Breach
+from celery_minsched.consistency.checker import Checker
+from celery_minsched.consistency.repair import repair
 from celery_minsched.core.models import DispatchResponse
 from node_agent.rescue import _park_queue
 

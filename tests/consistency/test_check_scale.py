@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from celery_minsched.consistency import Checker
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.consistency.job_scan import JobScan
 from celery_minsched.consistency.look import Look
 
@@ -34,10 +34,10 @@ def test_a_sound_job_at_no_node_costs_three_commands(
 ) -> None:
     desk.node("n1", 1)
     desk.send_many([{}, demand])
-    few = calls(client, lambda: desk.views.check())
+    few = calls(client, lambda: Checker(desk.views).check())
     desk.send_many([demand] * 100)
     assert (
-        calls(client, lambda: desk.views.check()) - few == 300
+        calls(client, lambda: Checker(desk.views).check()) - few == 300
     )  # two for its record, and one for the list of its message
 
 

@@ -23,6 +23,7 @@ from pytest_celery import (
 from pytest_docker_tools import build, container, fxtr
 
 from celery_minsched import MinSched, NodeLostError
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import NodeView
 
 from ..support.fleet import ROOT, wait_for
@@ -171,7 +172,7 @@ def test_jobs_are_spread_over_the_nodes_and_end(celery_setup: CeleryTestSetup) -
     wait_for(lambda: all(node.current_jobs == 0 for node in nodes(celery_setup).values()))
     ran = sorted(status(celery_setup, result) for result in results)
     assert ran == [("finished", "n1")] * 2 + [("finished", "n2")] * 2
-    assert celery_setup.app.minsched.views.check() == []
+    assert Checker(celery_setup.app.minsched.views).check() == []
 
 
 def test_a_container_that_is_stopped_finishes_what_it_runs(celery_setup: CeleryTestSetup) -> None:
@@ -202,7 +203,7 @@ def test_a_node_that_the_network_lost_is_taken_for_dead_and_comes_back(
     assert status(celery_setup, result) == ("lost", "n1")
     default_pytest_celery_network.connect(n1)
     assert runs(celery_setup, "n1")
-    assert celery_setup.app.minsched.views.check() == []
+    assert Checker(celery_setup.app.minsched.views).check() == []
 
 
 def test_the_fleet_registers_anew_at_a_broker_that_forgot_all(

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService, NoAvailableNode
-from celery_minsched.consistency import Checker, repair
+from celery_minsched.consistency.checker import Checker
+from celery_minsched.consistency.repair import repair
 
 from ..support.desk import Desk, silence
 
@@ -69,7 +70,7 @@ def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
     make_lines(desk, lines)
     assert commands(client, lambda: desk.node("n1", pools=SPEAKER)) < MOST
     assert filed(client, "mt") < lines
-    assert desk.views.check() == []  # it goes on
+    assert Checker(desk.views).check() == []  # it goes on
     beats = beat_until_done(desk, client, "n1")
     assert beats <= lines // 96 + 2
     assert filed(client, "mt") == lines
@@ -157,7 +158,7 @@ def test_a_node_that_is_full_keeps_no_lines_after_it_changed(desk: Desk) -> None
     desk.node("b", 400, caps=caps)
     assert desk.taken("b") == 0
     desk.node("a", 1)
-    assert desk.views.check() == []  # it goes on
+    assert Checker(desk.views).check() == []  # it goes on
     for _ in range(14):
         desk.beat("b")
     assert desk.taken("b") == 300

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from celery_minsched.consistency.checker import Checker
 from node_agent.rescue import park_messages, settle
 
 from ..support.desk import Desk, silence
@@ -210,7 +211,7 @@ def test_revoked_tasks_leave_their_line_at_once_and_go_to_nodes_as_these_read(
     assert revoked == [100, 100, 50]
     assert desk.views.lines() == []
     assert client.llen("minsched.node.n1") == 100
-    assert desk.views.check() == []
+    assert Checker(desk.views).check() == []
     # A node that is asked too finds them revoked.
     cost = commands(client, lambda: revoked.append(desk.service.revoke_tasks(tasks[:100], "n2")))
     assert (revoked[3], cost) == (0, 204)  # two a task, and two a call

@@ -12,6 +12,7 @@ from celery_minsched import (
     NoAvailableNode,
     RegisterNodeRequest,
 )
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import Views
 
 from ..support.server import Server
@@ -43,4 +44,4 @@ def test_exactly_100_of_the_asked_get_one_of_100_slots(server: Server, run: int)
         got = [node_id for nodes in pool.map(ask, range(DISPATCHERS)) for node_id in nodes]
     assert len(got) == sum(SLOTS) == 100
     assert [got.count(f"n{number}") for number in range(len(SLOTS))] == SLOTS
-    assert Views(service.redis, service.keys).check() == []
+    assert Checker(Views(service.redis, service.keys)).check() == []

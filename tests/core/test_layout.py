@@ -10,8 +10,9 @@ from celery import Celery
 from prometheus_client import CollectorRegistry, generate_latest
 
 from celery_minsched import DispatchRequest, MinimalSchedulerService, WrongLayout
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.layout import LAYOUT, layout_of
-from celery_minsched.monitor.metrics import register
+from celery_minsched.plugin.metrics import register
 
 from ..cli.test_cli import run_with
 from ..support.desk import Desk
@@ -146,4 +147,4 @@ def test_programs_of_the_earlier_layout_work_on_undisturbed_while_this_version_i
     assert len(history.read_text().splitlines()) == len(ran)
     fleet.start_ready("new")
     assert fleet.send("add", 1, 2).get(20) == 3
-    assert app.minsched.views.check() == []
+    assert Checker(app.minsched.views).check() == []

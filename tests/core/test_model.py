@@ -27,6 +27,7 @@ from celery_minsched import (
     NodeMismatch,
     RegisterNodeRequest,
 )
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.queries import Views
 
@@ -65,7 +66,7 @@ class Scheduler(RuleBasedStateMachine):
                 self.follow_waiting()
         for node in self.views.nodes():  # every slot is free
             assert node.current_jobs == len(self.model.nodes[node.node_id].jobs)
-        assert self.views.check() == []
+        assert Checker(self.views).check() == []
         self.client.close()
 
     @rule(name=NODES, slots=st.integers(1, 3), pools=POOLS, caps=CAPS, online=st.booleans())
@@ -255,7 +256,7 @@ class Scheduler(RuleBasedStateMachine):
 
     @invariant()
     def redis_and_the_model_agree(self) -> None:
-        assert self.views.check() == []  # invariants 1, 2, 3 and 7
+        assert Checker(self.views).check() == []  # invariants 1, 2, 3 and 7
         for node in self.views.nodes():
             known = self.model.nodes[node.node_id]
             jobs = self.client.zrange(self.service.keys("node_jobs", node.node_id), 0, -1)

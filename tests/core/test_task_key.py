@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from celery_minsched import DispatchRequest, MinimalSchedulerService, Settings
+from celery_minsched.consistency.checker import Checker
 
 from ..support.desk import Desk, silence
 from ..support.fleet import wait_for
@@ -127,7 +128,7 @@ def test_a_first_job_that_waits_after_its_retry_has_lapsed_is_sound(desk: Desk) 
         desk.service.drain_node(node_id)
     it.hand_back()
     desk.service.repair_job(None, it.first.job_id)
-    assert desk.views.check() == []
+    assert Checker(desk.views).check() == []
     assert not it.client.exists(it.key)
     it.client.delete(desk.service.keys("node_queue", "n2"))
 

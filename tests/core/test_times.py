@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService, NoAvailableNode, Settings
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.layout import check_layout
 from celery_minsched.monitor.queries import Views
 
@@ -90,7 +91,7 @@ def test_a_node_that_starts_after_all_have_stopped_changes_the_times(
     silence(fleet, "n1", 10_000)
     silence(fleet, "n2", 10_000)
     assert {fleet.dispatch().node_id for _ in range(2)} == {"n1", "n2"}  # it runs all the time
-    assert Views(fleet.service.redis, fleet.service.keys).check() == []
+    assert Checker(Views(fleet.service.redis, fleet.service.keys)).check() == []
 
 
 def test_a_node_that_stops_and_still_runs_jobs_belongs_to_the_fleet(fleet: Desk) -> None:

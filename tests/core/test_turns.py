@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_minsched import NoAvailableNode
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 
 from ..support.desk import Desk
@@ -92,7 +93,7 @@ def test_a_freed_slot_takes_the_first_place_of_all_lines_that_its_node_can_serve
         band = priority // 3
         if not job.node_id:
             waiting[job.job_id] = Waiting(caps, key, band, turns[band].take(key))
-    assert desk.views.check() == []
+    assert Checker(desk.views).check() == []
 
 
 def order_of_ends(desk: Desk, node_id: str, number: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 
 from ..plugin.test_delayed import now
@@ -170,7 +171,7 @@ class Walk:
 
     def look(self) -> None:
         """No breach, no job overtaken, and no turn of a key without jobs is kept."""
-        assert self.desk.views.check() == []
+        assert Checker(self.desk.views).check() == []
         waiting = self.read_lines()
         for job_id in self.waiting.keys() - waiting.keys() - self.again:
             if self.status(job_id) in ("dispatched", "running"):

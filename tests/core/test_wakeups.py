@@ -25,6 +25,7 @@ from celery_minsched import (
     RegisterNodeRequest,
     Settings,
 )
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.queries import Views
 from node_agent.rescue import _park_queue
@@ -232,7 +233,7 @@ class World:
 
     def everything_ended_once(self) -> None:
         assert self.is_quiet(), self.client.keys("*")
-        assert self.views.check() == []
+        assert Checker(self.views).check() == []
         for job_id in self.sent:
             job = self.views.job(job_id)
             assert job is not None

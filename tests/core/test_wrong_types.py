@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService
-from celery_minsched.consistency import Checker
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 from node_agent.rescuer import rescue
 

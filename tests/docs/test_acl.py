@@ -18,6 +18,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry
 
 from celery_minsched import NodeLostError
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.explain import why
 from celery_minsched.monitor.queries import Views
 from celery_minsched.monitor.snapshot import look
@@ -74,7 +75,7 @@ def nodes(guarded: Guarded, flower: FlowerProcess) -> Iterator[Fleet]:
     fleet.close()
     assert guarded.denials() == []
     with guarded.client() as admin:
-        assert Views(admin, fleet.plugin.scheduler.keys).check() == []
+        assert Checker(Views(admin, fleet.plugin.scheduler.keys)).check() == []
 
 
 @pytest.fixture

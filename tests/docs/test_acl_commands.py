@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from celery_minsched import MinimalSchedulerService
 from celery_minsched.cli import minsched
-from celery_minsched.monitor.metrics import register
+from celery_minsched.plugin.metrics import register
 
 from ..cli.test_cli import run_with
 from ..support.acl import PAGE, Guarded, complete_file, programs

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from celery_minsched import MinimalSchedulerService
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import Views
 
 from ..support import snippets
@@ -54,7 +55,7 @@ def broker() -> Iterator[Server]:
             views = Views(client, MinimalSchedulerService(client).keys)
             wait_for(lambda: sum(node.takes_jobs for node in views.nodes()) == len(nodes))
             yield server
-            wait_for(lambda: views.check() == [])
+            wait_for(lambda: Checker(views).check() == [])
     finally:
         for node in nodes:
             node.terminate()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core import scripts
 from celery_minsched.core.keys import HOLDS, QUEUES, STATE
 from celery_minsched.monitor.queries import Views
@@ -103,6 +104,6 @@ def test_a_redis_command_line_and_the_page_are_enough(
         heard = answers([command for command, _ in said], server, tmp_path)
         assert list(zip([command for command, _ in said], heard, strict=True)) == said
         wait_for(lambda: client.hget("scheduler:job:u42:4", "status") == "finished")
-        wait_for(lambda: Views(client, fleet.plugin.scheduler.keys).check() == [])
+        wait_for(lambda: Checker(Views(client, fleet.plugin.scheduler.keys)).check() == [])
     finally:
         fleet.close()

@@ -16,6 +16,8 @@ import pytest
 import redis
 from celery import Celery
 
+from celery_minsched.consistency.checker import Checker
+
 from ..cli.test_cli import run_with
 from ..support.desk import Desk
 from ..support.fleet import ROOT, make_app, wait_for
@@ -318,4 +320,4 @@ def test_killed_half_way_it_has_lost_and_doubled_nothing(
     assert start(server.url).wait(60) == 0
     assert lying(client) == 0
     assert sorted(where()) == sorted(sent)
-    assert desk.views.check() == []
+    assert Checker(desk.views).check() == []

@@ -20,6 +20,7 @@ from celery_minsched import (
     MinimalSchedulerService,
     RegisterNodeRequest,
 )
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.layout import LAYOUT
 from celery_minsched.monitor.queries import Views
 
@@ -75,7 +76,7 @@ def assert_carried_over(client: redis.Redis, old: OldLayout, history: Path) -> N
     assert client.get("scheduler:job:id_seq") == str(len(old.jobs))
     assert client.get(NOTE) == str(LAYOUT)
     assert_untouched(client, old)
-    assert Views(client, MinimalSchedulerService(client).keys).check() == []
+    assert Checker(Views(client, MinimalSchedulerService(client).keys)).check() == []
 
 
 def test_a_dry_run_says_what_there_is_and_changes_nothing(
@@ -187,7 +188,7 @@ def test_what_the_specification_left_open_is_read_either_way(
     assert job_view is not None
     assert (job_view.created_ts, job_view.payload_json) == (1500, '"not JSON"')
     assert views.nodes()[0].max_jobs == 1
-    assert views.check() == []
+    assert Checker(views).check() == []
 
 
 def test_nodes_that_still_run_are_named(app: Celery, client: redis.Redis, history: Path) -> None:
@@ -296,7 +297,7 @@ def test_what_a_program_of_the_earlier_layout_does_afterwards_is_found_and_mende
     assert found.exit_code == 1
     assert "current_jobs" in found.output
     run_with(app, "check", "--repair")
-    assert app.minsched.views.check() == []
+    assert Checker(app.minsched.views).check() == []
 
 
 def killed(server: Server, client: redis.Redis, history: Path, after: int) -> bool:

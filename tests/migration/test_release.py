@@ -15,6 +15,7 @@ from celery.exceptions import TaskRevokedError
 from kombu import Exchange, Queue
 
 from celery_minsched import CompleteTaskRequest
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.plugin.request_place import no_place
 
 from ..cli.test_cli import run_with
@@ -146,7 +147,7 @@ def test_while_a_drained_node_is_there_the_keys_stay(
         "These nodes are still there: n1. Wait until they have no jobs, and stop them."
     ]
     assert ids(client, "minsched.node.n1") == ["runs"]  # it will finish what it has
-    assert desk.views.check() == []
+    assert Checker(desk.views).check() == []
     finish(desk, "runs")
     desk.beat("n1", online=False, jobs=[])
     assert released(app)["left"] == []

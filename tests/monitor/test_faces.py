@@ -16,6 +16,7 @@ import pytest
 import redis
 import yaml
 
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.explain import why
 from celery_minsched.monitor.models import NODE_STATES
 from celery_minsched.web.answers import RANK, nodes
@@ -114,7 +115,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
     fleet = Fleet(server, **FAST)
     yield fleet
     fleet.close()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
 
 
 def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> None:

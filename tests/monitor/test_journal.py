@@ -10,7 +10,8 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_minsched.consistency import Checker, repair
+from celery_minsched.consistency.checker import Checker
+from celery_minsched.consistency.repair import repair
 from celery_minsched.monitor.queries import Views
 from celery_minsched.web.answers import ANSWERS
 

@@ -28,9 +28,9 @@ from celery_minsched.monitor.metrics import (
     OTHER,
     WAITED,
     SchedulerCollector,
-    register,
 )
 from celery_minsched.monitor.queries import Views
+from celery_minsched.plugin.metrics import register
 
 from ..support.desk import Desk, silence
 from ..support.fleet import ROOT, make_app, wait_for

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.line_queries import MOST_LINES
 from celery_minsched.monitor.metrics import MOST_DEMANDS, OTHER
 from celery_minsched.monitor.queries import Views
@@ -64,7 +65,7 @@ def crowd() -> Iterator[tuple[Desk, dict[str, dict[str, int]]]]:
         send(desk, islice(jobs, MANY - FEW))
         send(desk, [{"pool": "asr"}] * 10)
         yield desk, before
-        assert desk.views.check() == []
+        assert Checker(desk.views).check() == []
     server.close()
 
 

@@ -14,6 +14,8 @@ import psutil
 import pytest
 import redis
 
+from celery_minsched.consistency.checker import Checker
+
 from ..support.fleet import FAST, ROOT, Fleet, wait_for
 from ..support.forked import NodeProcess
 from ..support.server import Server, free_port
@@ -26,7 +28,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
     fleet = Fleet(server, **FAST)
     yield fleet
     fleet.close()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -123,7 +125,7 @@ def test_redis_away_for_a_while(client: redis.Redis) -> None:
         said = fleet.log("n1").count("the node is found again later")
         assert said == 1
         assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
-        assert fleet.views.check() == []
+        assert Checker(fleet.views).check() == []
     finally:
         fleet.close()
         server.close()

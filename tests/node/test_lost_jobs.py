@@ -12,6 +12,7 @@ from celery.backends.redis import RedisBackend
 from celery.result import AsyncResult
 
 from celery_minsched import MinimalSchedulerService, NodeLostError, Settings
+from celery_minsched.consistency.checker import Checker
 from node_agent.lost_jobs import tell_next
 from node_agent.rescuer import rescue
 
@@ -26,7 +27,7 @@ def slow_fleet(server: Server) -> Iterator[Fleet]:
     celery = json.dumps({"result_backend_always_retry": True})
     fleet = Fleet(server, **FAST, MINSCHED_TEST_CELERY=celery)
     yield fleet
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
     fleet.close()
 
 

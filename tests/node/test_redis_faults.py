@@ -11,6 +11,8 @@ import redis
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
+from celery_minsched.consistency.checker import Checker
+
 from ..support.fleet import FAST, Fleet, stored, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server, free_port
@@ -47,7 +49,7 @@ def fleet(_fleet: Fleet) -> Iterator[Fleet]:
         place = stored(_fleet.send("where_am_i", minsched=demand))
         assert place["hostname"] == f"celery@{node_id}"
     _fleet.wait_idle()
-    assert _fleet.views.check() == []
+    assert Checker(_fleet.views).check() == []
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +181,7 @@ def test_a_message_is_asked_for_again_while_redis_does_not_answer(tmp_path: Path
         server.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
         wait_for(lambda: fleet.job(result.id).status == "finished")  # type: ignore[union-attr]
         fleet.wait_idle()
-        assert fleet.views.check() == []
+        assert Checker(fleet.views).check() == []
     finally:
         fleet.close()
         server.close()

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import redis
 
+from celery_minsched.consistency.checker import Checker
 from node_agent.rescue import park_messages
 
 from ..support.desk import Desk, silence
@@ -28,7 +29,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
     fleet = Fleet(server, **FAST)
     yield fleet
     fleet.close()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
 
 
 def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(

@@ -19,6 +19,7 @@ from celery_minsched import (
     RegisterNodeRequest,
     Settings,
 )
+from celery_minsched.consistency.checker import Checker
 from node_agent.lost_jobs import tell_next
 from node_agent.rescuer import Rescuer, rescue
 
@@ -68,7 +69,7 @@ def server() -> Iterator[Server]:
 def fleet(server: Server) -> Iterator[Fleet]:
     fleet = Fleet(server, **FAST)
     yield fleet
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
     fleet.close()
 
 
@@ -156,7 +157,7 @@ def test_at_whatever_step_a_rescuer_dies_another_goes_on(
         assert not client.exists("scheduler:node:jobs:dead")
         assert not any("dead" in m for m in client.smembers("_kombu.binding.celery.pidbox"))
         assert not client.exists("scheduler:rescues", "scheduler:lost")
-        assert fleet.views.check() == []
+        assert Checker(fleet.views).check() == []
         commands += step
     assert commands > 50
 

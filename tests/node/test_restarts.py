@@ -11,6 +11,7 @@ import redis
 from celery.result import AsyncResult
 
 from celery_minsched import NodeLostError
+from celery_minsched.consistency.checker import Checker
 from node_agent.rescue import transport_options
 
 from ..support.fleet import FAST, Fleet, make_app, wait_for
@@ -36,7 +37,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
     fleet.start_ready("safe", "-P", "threads", slots=6)
     yield fleet
     fleet.wait_idle()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
     fleet.close()
 
 
@@ -154,7 +155,7 @@ def test_a_rolling_restart_under_load_loses_nothing(server: Server, client: redi
         assert times[:polite] == [1] * polite
         assert set(times[polite:]) <= {1, 2}
         fleet.wait_idle()
-        assert fleet.views.check() == []
+        assert Checker(fleet.views).check() == []
     finally:
         fleet.close()
 

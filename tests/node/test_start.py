@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from celery_minsched.consistency.checker import Checker
+
 from ..support.desk import Desk
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.proxy import Proxy
@@ -51,7 +53,7 @@ def test_redis_is_killed_while_a_node_sees_to_what_was_left(fleet: Fleet, server
     with server.client() as client:
         wait_for(lambda: client.llen("test:marks:left") == LEFT, "all jobs to run", 60)
     fleet.wait_idle()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
 
 
 def test_a_node_that_cannot_start_ends(fleet: Fleet, server: Server) -> None:

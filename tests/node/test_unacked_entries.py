@@ -7,7 +7,8 @@ import json
 import pytest
 import redis
 
-from celery_minsched.consistency import Checker, repair
+from celery_minsched.consistency.checker import Checker
+from celery_minsched.consistency.repair import repair
 from node_agent.rescue import take_over
 from node_agent.rescuer import rescue
 

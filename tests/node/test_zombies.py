@@ -12,6 +12,7 @@ import redis
 from celery.result import AsyncResult
 
 from celery_minsched import NodeIdInUse
+from celery_minsched.consistency.checker import Checker
 
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.proxy import Proxy
@@ -50,7 +51,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
     fleet.start_ready("safe", "-P", "threads", slots=12)
     yield fleet
     fleet.wait_idle()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
     fleet.close()
 
 

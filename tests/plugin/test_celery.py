@@ -21,6 +21,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import EncodeError, OperationalError
 
 from celery_minsched import EmptyPool, InvalidDemand, MinSched, NoAvailableNode
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.plugin.publish import SchedulingAMQP
 
 from ..support.fleet import ROOT, Fleet, make_app, wait_for
@@ -39,7 +40,7 @@ def fleet(_server: Server) -> Iterator[Fleet]:
     fleet.wait_online("n1", "n2")
     yield fleet
     fleet.wait_idle()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
     fleet.close()
 
 

@@ -16,6 +16,7 @@ import pytest
 from kombu import Connection
 
 from celery_minsched import DispatchRequest
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.keys import queue_name
 from celery_minsched.monitor.queries import JobView
 from celery_minsched.plugin.router import HEADER
@@ -54,7 +55,7 @@ def ended(fleet: Fleet, task_id: str) -> JobView:
         look, f"the end of {task_id}: {fleet.job(task_id)}\n{fleet.log_tail(NODE)}"
     )
     fleet.wait_idle()
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
     return job
 
 

@@ -13,6 +13,7 @@ import redis
 from pydantic import ValidationError
 
 from celery_minsched import DispatchRequest, HeartbeatRequest
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.plugin.messages import job_id_of, read_message, request_of
 
 from ..support.fleet import ROOT, Fleet
@@ -141,5 +142,5 @@ def test_a_node_goes_on_whatever_lies_in_its_queue(fleet: Fleet, client: redis.R
     fleet.wait_idle()
     assert fleet.processes["n1"].poll() is None
     assert client.keys("minsched.*") == []
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []
     assert set(client.keys("scheduler:job:*")) == {"scheduler:job:id_seq", "scheduler:job::1"}

@@ -10,6 +10,7 @@ import redis
 from celery import Celery
 
 from benchmarks.trace import ideal
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.core import scripts
 from celery_minsched.core.keys import Keys
 from celery_minsched.monitor.queries import Views
@@ -74,7 +75,7 @@ def test_all_jobs_end_and_nothing_of_them_is_left(client: redis.Redis) -> None:
     simulate(client, some_jobs(300), TRIO)
     left = [key for key in client.scan_iter("*") if ":job:" in key or ":task:" in key]
     assert left == ["scheduler:job:id_seq"]
-    assert Views(client, Keys()).check() == []
+    assert Checker(Views(client, Keys())).check() == []
 
 
 def test_a_job_of_no_nodes_pool_is_refused(client: redis.Redis) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celery_minsched import MinSched
+from celery_minsched.consistency.checker import Checker
 
 from ..core.test_keys import LASTING
 from .faults import Faults, Rescue
@@ -129,7 +130,7 @@ def state_promises(plugin: MinSched) -> list[Promise]:
     for node in plugin.views.nodes():
         slots.check(node.current_jobs == 0, f"{node.node_id} holds {node.current_jobs}")
     sound = Promise("the check finds nothing")
-    breaches = plugin.views.check()
+    breaches = Checker(plugin.views).check()
     sound.check(not breaches, "; ".join(f"{b.sentence} {b.keys}" for b in breaches))
     return [slots, sound]
 

@@ -11,6 +11,8 @@ import redis
 from celery import Celery, Signature, signature
 from celery.result import AsyncResult
 
+from celery_minsched.consistency.checker import Checker
+
 from .fleet import Fleet, wait_for
 
 #: A node that dies is found dead in two seconds.
@@ -99,4 +101,4 @@ def wait_quiet(fleet: Fleet, client: redis.Redis) -> None:
     wait_for(lambda: not client.exists(*sets), "nobody to wait", patience=60)
     wait_for(lambda: not client.keys("minsched.*"), "no message to lie about", patience=60)
     assert not client.keys(keys("waiting", "*"))
-    assert fleet.views.check() == []
+    assert Checker(fleet.views).check() == []

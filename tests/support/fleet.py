@@ -18,6 +18,7 @@ from celery.result import AsyncResult
 from celery.states import READY_STATES
 
 from celery_minsched import MinSched
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import JobView, NodeView, Views
 
 from .forked import NodeProcess
@@ -217,7 +218,7 @@ def checked(fleet: Fleet) -> Iterator[Fleet]:
     try:
         yield fleet
         fleet.wait_idle()
-        assert fleet.views.check() == []
+        assert Checker(fleet.views).check() == []
     finally:
         fleet.close()
 

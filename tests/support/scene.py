@@ -11,7 +11,8 @@ from celery import Celery
 from prometheus_client import CollectorRegistry, generate_latest
 
 from celery_minsched import MinimalSchedulerService, Settings
-from celery_minsched.consistency import Breach, Checker
+from celery_minsched.consistency.breach import Breach
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.metrics import SchedulerCollector
 from celery_minsched.web.answers import ANSWERS
 from celery_minsched.web.handlers import _answer

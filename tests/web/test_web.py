@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from celery_minsched import MinimalSchedulerService
+from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import Views
 from celery_minsched.web.command import flower as flower_command
 
@@ -109,7 +110,7 @@ def desk(web: NodeServer, flowers: Flowers) -> Iterator[Desk]:
         service = MinimalSchedulerService(client)
         flowers.open.wait_ready()
         yield Desk(service)
-        assert Views(client, service.keys).check() == []
+        assert Checker(Views(client, service.keys)).check() == []
 
 
 @pytest.fixture
