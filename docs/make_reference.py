@@ -1,7 +1,7 @@
-"""Writes what pages say of the source, from the source: ``make docs-reference``.
+"""Generates parts of the pages from the source: ``make docs-reference``.
 
-In a page a comment ``<!-- made: NAME -->`` begins such a part and ``<!-- end -->`` ends it. All
-else is left as it is.
+A generated part stands between the comments ``<!-- made: NAME -->`` and ``<!-- end -->``. All other
+text stays as it is.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from celery_minsched.core.keys import HOLDS, QUEUES, STATE, Keys
 DOCS = Path(__file__).resolve().parent
 LUA = DOCS.parent / "celery_minsched/lua"
 PAGES = (DOCS / "protocol.md", DOCS / "settings.md", DOCS.parent / "README.md")
-#: The scripts that come first; the others are in alphabetical order.
+#: These scripts come first. The others follow in alphabetical order.
 FLOWS = ("register_node", "heartbeat", "dispatch_task", "complete_task")
 
 _PART = re.compile(r"(?<=^<!-- made: )(?P<name>\w+) -->\n.*?(?=^<!-- end -->$)", re.M | re.S)
 
 
 def rewrite(page: str) -> str:
-    """The page with its made parts made anew."""
+    """The page with its parts generated again."""
     return _PART.sub(lambda part: f"{part['name']} -->\n\n{MADE[part['name']]()}\n\n", page)
 
 
@@ -35,22 +35,22 @@ def _scripts() -> str:
 
 
 def _script(name: str) -> str:
-    """What the header of a script says: in words, and its contract as it stands."""
+    """The header of a script: its description, and its contract unchanged."""
     header, _, _ = (LUA / f"{name}.lua").read_text(encoding="utf-8").partition("\n\n")
     lines = [line for line in header.splitlines() if not line.startswith("-- include: ")]
-    words, _, contract = "\n".join(line[3:] for line in lines).partition("\n\n")
-    return f"### {name}\n\n{words}\n\n```text\n{contract}\n```"
+    description, _, contract = "\n".join(line[3:] for line in lines).partition("\n\n")
+    return f"### {name}\n\n{description}\n\n```text\n{contract}\n```"
 
 
 def _errors() -> str:
-    found = sorted(errors.SchedulerError.__subclasses__(), key=lambda error: error.code)
-    spoken = "".join(path.read_text(encoding="utf-8") for path in LUA.rglob("*.lua"))
+    classes = sorted(errors.SchedulerError.__subclasses__(), key=lambda error: error.code)
+    lua = "".join(path.read_text(encoding="utf-8") for path in LUA.rglob("*.lua"))
     return _table(
         ("code", "in Python", "means"),
         (
             (f"`{error.code}`", f"`{error.__name__}`", (error.__doc__ or "").partition("\n")[0])
-            for error in found
-            if f"'{error.code}'" in spoken
+            for error in classes
+            if f"'{error.code}'" in lua
         ),
     )
 
@@ -98,7 +98,7 @@ MADE: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Write the pages anew."""
+    """Write the pages again."""
     for page in PAGES:
         page.write_text(rewrite(page.read_text(encoding="utf-8")), encoding="utf-8")
 
