@@ -1,4 +1,4 @@
-"""The producer of docker-compose.yml: it gives the demo's work to the nodes, round after round."""
+"""The producer of docker-compose.yml. It sends the work of the demo to the nodes in rounds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from celery import Signature
 from demo_app import app, compress, index
 
 SOURCES = Path(sysconfig.get_path("stdlib"))
-ALIVE = Path("/tmp/producer-alive")  # touched at each result: the health check looks at its age
+ALIVE = Path("/tmp/producer-alive")  # the time of the last result, for the health check
 PAUSE = 5.0  # seconds between two rounds
 
 
 def work() -> list[Signature]:
-    """Two jobs for each source file of the standard library's packages; a package is a session."""
+    """Two jobs for each source file in packages of the standard library. A package is a session."""
     return [
         task.s(str(path)).set(minsched={"session_id": path.parent.name})
         for path in sorted(SOURCES.glob("*/*.py"))
@@ -27,7 +27,7 @@ def work() -> list[Signature]:
 
 
 def do_round(number: int) -> None:
-    """Send all the work, wait for it, and say who did it."""
+    """Send all the work, wait for it, and print which node did how much."""
     began = time.monotonic()
     results = app.minsched.dispatch_many(work())
     for result in results:

@@ -1,7 +1,7 @@
-"""The demo: an embedded server, four unequal nodes, real work, and where it went.
+"""The demo: an embedded server, four unequal nodes, real work, and a report of each node's work.
 
-``make demo``, or ``python examples/demo.py [--quick]``. Under a minute; ends by itself; leaves no
-process behind, also on Ctrl-C.
+Run ``make demo`` or ``python examples/demo.py [--quick]``. It takes less than a minute. It leaves
+no process behind, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from celery_minsched.monitor.queries import JobView, NodeView
 
 HERE = Path(__file__).resolve().parent
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MOST_WAITING = 30  # the next burst comes when fewer wait
+MOST_WAITING = 30  # the demo sends the next burst when fewer jobs wait
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Box:
     options: tuple[str, ...]
 
 
-# Indexing runs in threads: so a node has one index of a package, not one for each child process.
+# Nodes index in threads, so a node has one index of a package, not one for each child process.
 BOXES = [
     Box("big", 6, "pack", ("--lang", "py:xz")),
     Box("small", 2, "pack", ("--lang", "py:xz")),
@@ -62,8 +62,10 @@ BOXES = [
 
 @contextmanager
 def server(directory: Path) -> Iterator[str]:
-    """An embedded Valkey; its URL. On a socket of its own, so that no other demo meets this one,
-    and in a session of its own: Ctrl-C reaches us alone, who still need it to end.
+    """Start an embedded Valkey. Yields its URL.
+
+    It has its own socket, so several demos can run at once. It has its own process session, because
+    Ctrl-C must not stop it before the demo has ended.
     """
     socket = directory / "valkey.sock"
     command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket)]
@@ -79,7 +81,7 @@ def server(directory: Path) -> Iterator[str]:
 
 
 def start(box: Box, logs: Path) -> subprocess.Popen[bytes]:
-    """A node in a session of its own: Ctrl-C reaches it by us, and its family is ours to end."""
+    """Start a node in its own process session. Ctrl-C reaches it only through the demo."""
     command = [sys.executable, "-m", "node_agent", "-A", "demo_app", "--node-id", box.name]
     command += ["--slots", str(box.slots), "--pool", box.pool, *box.options]
     command += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
@@ -89,7 +91,7 @@ def start(box: Box, logs: Path) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def nodes(plugin: MinSched, logs: Path) -> Iterator[None]:
-    """The nodes, ready. They shut down warmly at the end, and at once if that does not come."""
+    """Start the nodes and wait until they are ready. At the end, shut them down, then kill them."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for box in BOXES:
@@ -107,7 +109,7 @@ def nodes(plugin: MinSched, logs: Path) -> Iterator[None]:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
     finally:
-        for signum in STOPS:  # a second Ctrl-C must not end this half-way
+        for signum in STOPS:  # a second Ctrl-C must not interrupt the cleanup
             signal.signal(signum, signal.SIG_IGN)
         for process in processes.values():
             with suppress(ProcessLookupError):
@@ -116,11 +118,11 @@ def nodes(plugin: MinSched, logs: Path) -> Iterator[None]:
 
 
 def bursts(quick: bool) -> list[list[Signature]]:
-    """The work, a burst for each of some packages of the standard library.
+    """The work: one burst for each package.
 
-    The files of a package are compressed in any order, by any node. They are indexed one after the
-    other, and are a session: they like to go where the package's index is. Every fourth package's
-    are for a GPU only.
+    Any node can compress the files of a package, in any order. The index tasks of a package run one
+    after the other. They are a session, so they prefer the node with the index of the package. The
+    index tasks of every fourth package need a GPU.
     """
     from demo_app import compress, index
 
@@ -130,17 +132,17 @@ def bursts(quick: bool) -> list[list[Signature]]:
         for directory in sorted(library.iterdir())
         if directory.name != "site-packages" and len(list(directory.glob("*.py"))) >= 4
     }
-    found = []
+    result = []
     for number, (name, files) in enumerate(list(packages.items())[: 4 if quick else 24]):
         files = files[: 6 if quick else 25]
         demand = {"session_id": name, "capabilities": ["gpu"] if number % 4 == 0 else []}
         indexing = chain(index.si(file).set(minsched=demand) for file in files)
-        found.append([*(compress.s(file) for file in files), indexing])
-    return found
+        result.append([*(compress.s(file) for file in files), indexing])
+    return result
 
 
 def task_ids(results: list[AsyncResult]) -> Iterator[str]:
-    """The ids of all tasks; a chain's result is its last task's."""
+    """The ids of all tasks. The result of a chain is the result of its last task."""
     for result in results:
         link: AsyncResult | None = result
         while link:
@@ -150,7 +152,7 @@ def task_ids(results: list[AsyncResult]) -> Iterator[str]:
 
 @dataclass
 class Progress:
-    """What the fleet does right now."""
+    """The state of the fleet at one moment."""
 
     fleet: list[NodeView]
     done: Counter[str]
@@ -162,7 +164,7 @@ class Progress:
         return f"{self.done.total():4} done, {self.waiting:2} waiting, {self.rate:4.1f}/s; {slots}"
 
     def table(self) -> Table:
-        """Slots as bars, and the figures."""
+        """The slots as bars, and the numbers."""
         table = Table(
             title=f"{self.done.total()} done, {self.waiting} waiting, {self.rate:.1f} a second",
             title_justify="left",
@@ -177,13 +179,13 @@ class Progress:
 
 
 def work(plugin: MinSched, console: Console, quick: bool) -> list[JobView]:
-    """Send all the work, in bursts, and watch it; what became of each task."""
+    """Send all the work in bursts and show its progress. Returns the ended jobs."""
     to_come = bursts(quick)
     unfinished: set[str] = set()
     ended: list[JobView] = []
     done: Counter[str] = Counter()
     history = deque([(time.monotonic(), 0)], maxlen=12)
-    told = 0.0
+    printed_at = 0.0
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while to_come or unfinished:
             waiting = plugin.views.waiting_count()
@@ -199,16 +201,17 @@ def work(plugin: MinSched, console: Console, quick: bool) -> list[JobView]:
             history.append((now, len(ended)))
             progress = Progress(plugin.views.nodes(), done, waiting, rate)
             live.update(progress.table() if console.is_terminal else "")
-            if not console.is_terminal and now - told > 1:
+            if not console.is_terminal and now - printed_at > 1:
                 console.print(str(progress), highlight=False)
-                told = now
+                printed_at = now
             time.sleep(0.25)
     return ended
 
 
 def ideal_response(jobs: list[JobView], slots: int) -> float:
-    """Mean seconds from sending to end, had one queue, first come first served, stood in front of
-    all the pool's slots: the same jobs, sent when they were and running for as long as they did.
+    """The mean response in seconds of one first-come-first-served queue for all slots of the pool.
+
+    It uses the same jobs, with the same send times and running times.
     """
     free = [0.0] * slots
     total = 0.0
@@ -220,7 +223,7 @@ def ideal_response(jobs: list[JobView], slots: int) -> float:
 
 
 def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
-    """Who did what, and how near that came to the ideal."""
+    """Print which node did how much, and compare the response with the ideal."""
     pools: defaultdict[str, list[JobView]] = defaultdict(list)
     for job in jobs:
         pools[job.pool].append(job)
@@ -229,7 +232,7 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
         slots[box.pool] += box.slots
     fleet = plugin.views.nodes()
 
-    table = Table(title="Who did what", title_justify="left")
+    table = Table(title="Work of each node", title_justify="left")
     for column in ("node", "pool", "slots", "jobs", "busy s", "share", "ideal", "slots taken now"):
         table.add_column(column, justify="left" if column in ("node", "pool") else "right")
     for at in fleet:
@@ -242,7 +245,9 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
             str(at.current_jobs),
         )
     console.print(table)
-    console.print("share: of the pool's busy time. ideal: of the pool's slots.\n", style="dim")
+    console.print(
+        "share: part of the pool's busy time. ideal: part of the pool's slots.\n", style="dim"
+    )
 
     for pool, of_pool in sorted(pools.items()):
         mean = sum(job.ended_ts - job.created_ts for job in of_pool) / len(of_pool) / 1000
@@ -250,8 +255,8 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
         times = f"{mean / ideal:.2f} times the ideal's {ideal:.2f} s"
         console.print(f"{pool}: mean response {mean:.2f} s, {times}")
     console.print(
-        "ideal: one queue, first come first served, before all the pool's slots; the same\n"
-        "jobs, sent when they were, running as long as they did; no sessions, no GPU.\n",
+        "ideal: one first-come-first-served queue for all slots of the pool. It has the\n"
+        "same jobs, send times and running times, but no sessions and capabilities.\n",
         style="dim",
     )
 
@@ -264,8 +269,8 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
             moved += home not in (None, job.node_id)
             homes[job.session_id] = job.node_id
     console.print(
-        f"{len(homes)} sessions: {stayed} of their {stayed + moved} later jobs ran where the one "
-        f"before did;\n{moved} found that node full and moved the session to another."
+        f"{len(homes)} sessions: {stayed} of {stayed + moved} later jobs ran on the node of the "
+        f"job before.\n{moved} jobs moved their session because that node was full."
     )
     ends = ", ".join(
         f"{count} {status}" for status, count in Counter(j.status for j in jobs).items()
@@ -278,7 +283,7 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
 @click.command()
 @click.option("--quick", is_flag=True, help="Less work, for a test.")
 def main(quick: bool) -> None:
-    """Show where the scheduler sends real work."""
+    """Run real work and report which node ran what."""
     for signum in STOPS[1:]:
         signal.signal(signum, lambda number, _: sys.exit(128 + number))
     console = Console(highlight=False)
@@ -288,11 +293,11 @@ def main(quick: bool) -> None:
         from demo_app import app
 
         plugin: MinSched = app.minsched
-        console.print("An embedded server, and nodes of unequal size:")
+        console.print("Starting an embedded server and nodes of unequal size:")
         for box in BOXES:
             console.print(f"  {box.name:6} {box.slots} slots, pool {box.pool}")
         stack.enter_context(nodes(plugin, directory))
-        console.print("At work on the standard library's sources.\n")
+        console.print("Processing the sources of the standard library.\n")
         report(plugin, work(plugin, console, quick), console)
 
 

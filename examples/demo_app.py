@@ -1,8 +1,8 @@
-"""The application of the demo: real work on the standard library's sources.
+"""The application of the demo: real work on the sources of the standard library.
 
-Two kinds of it, as "languages" that a source is turned into: ``py`` to ``xz`` is compressed (by
-nodes of pool "pack"), ``py`` to ``words`` is indexed (pool "index"). To index a package is a
-session: its files like to stay at one node, which has the package's index in memory.
+The language pairs stand for two kinds of work. The nodes of pool "pack" compress a source
+(``py`` to ``xz``). The nodes of pool "index" index it (``py`` to ``words``). Each package is a
+session, so its files prefer the node that has the index of the package in memory.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ app.conf.minsched_routes = {
 }
 MinSched(app)
 
-#: What this process knows of each package: the gain of a session that stays where it is.
+#: The index of each package, in the memory of this process. A session that stays here reuses it.
 words: defaultdict[str, Counter[str]] = defaultdict(Counter)
 words_lock = threading.Lock()
 
 
 def step_back() -> None:
-    """Let the nodes' own threads go first: here all "machines" share a few cores."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
+    """Let the other threads of the nodes run first, because all nodes share a few cores."""
+    if sys.platform == "linux":  # here each thread has its own priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 @app.task
 def compress(path: str) -> float:
-    """How many times smaller a file gets, with the literal context that suits it best."""
+    """The compression ratio of a file, with the best number of literal context bits."""
     step_back()
     data = Path(path).read_bytes()
     preset = 6 | lzma.PRESET_EXTREME
@@ -51,7 +51,7 @@ def compress(path: str) -> float:
 
 @app.task
 def index(path: str) -> int:
-    """Count a file's names into its package's index; the size of that by now."""
+    """Count the names of a file in the index of its package. Returns the size of this index."""
     step_back()
     source = Path(path).read_text(encoding="utf-8", errors="replace")
     names: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def index(path: str) -> int:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.NAME:
                 names[token.string] += 1
-    except (tokenize.TokenError, SyntaxError):  # sources that are wrong on purpose, for tests
+    except (tokenize.TokenError, SyntaxError):  # some sources for tests are invalid on purpose
         pass
     with words_lock:
         package = words[os.path.dirname(path)]

@@ -1,14 +1,14 @@
-"""The design that celery_minsched replaces: all state in one process, behind locks.
+"""The design that celery_minsched replaces: all state in one process, protected by locks.
 
     python examples/locked_scheduler.py
 
-A table of nodes behind a read-write lock, a table of jobs behind a mutex, and a mutex for each
-session. It is small, and it is meant well: a job is created in two phases, so that the search goes
-on under the read lock and only the reservation needs the write lock. docs/migration.md goes from
-each of its calls to what takes its place. ``register_node``, ``heartbeat``, ``dispatch`` and
-``complete`` are the same in short words, for the benchmark.
+A read-write lock protects the table of nodes. A mutex protects the table of jobs. Each session has
+its own mutex. The scheduler creates a job in two phases: the search needs only the read lock, and
+the reservation needs the write lock. docs/migration.md shows the replacement of each call.
+``register_node``, ``heartbeat``, ``dispatch`` and ``complete`` are short forms for the benchmark.
 
-What it cannot do: run in two processes, outlive its own, or free a slot that nobody frees by hand.
+This design cannot run in two processes. Its state ends with its process. A slot stays taken until
+the program frees it explicitly.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NODE_TTL = 8.0  # seconds
-LEAST_VERSION = "1.0"
+MINIMUM_VERSION = "1.0"
 PHASE_2_TRIES = 3
 
 
 class ReadWriteLock:
-    """Many readers, or one writer. Who waits to write goes before those who come to read later."""
+    """Many readers or one writer. A waiting writer goes before readers that come later."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -106,7 +106,7 @@ class Job:
 
 @dataclass
 class Session:
-    """What is remembered of a session: where its last job went."""
+    """A session: the node of its last job."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     node_id: str = ""
@@ -114,15 +114,15 @@ class Session:
 
 
 class NoNode(Exception):
-    """No node speaks the languages, or all that do are full or silent."""
+    """No node has the languages, or all nodes that have them are full or silent."""
 
 
 class RefusedByPolicy(Exception):
-    """The node may not join."""
+    """The policy refuses the node."""
 
 
 class LockedScheduler:
-    """Nodes, jobs and sessions, in dicts of this process."""
+    """Nodes, jobs and sessions in dicts of this process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -134,10 +134,10 @@ class LockedScheduler:
         self._sessions_lock = threading.Lock()
         self._numbers = itertools.count(1)
 
-    # Nodes join and tell of themselves.
+    # Nodes register and send heartbeats.
 
     def handle_node_register(self, message: dict[str, Any]) -> str:
-        """A node's first message; the pool that it is in from now on."""
+        """Handle the first message of a node. Returns its pool."""
         return self.register_node_with_policy(**message)
 
     def register_node_with_policy(
@@ -153,24 +153,28 @@ class LockedScheduler:
         languages: Sequence[str],
         max_jobs: int = 4,
     ) -> str:
-        """Let the node in, unless the policy is against it, and compute its pool.
+        """Register the node and return its pool. Raises :class:`RefusedByPolicy`.
 
-        Nodes that speak the same languages are one pool. Raises :class:`RefusedByPolicy`.
+        Nodes with the same languages are one pool.
         """
-        if version < LEAST_VERSION:
-            raise RefusedByPolicy(f"{node_id} has version {version}; {LEAST_VERSION} is the least")
+        if version < MINIMUM_VERSION:
+            raise RefusedByPolicy(
+                f"{node_id} has version {version}, the minimum is {MINIMUM_VERSION}"
+            )
         pool = "-".join(sorted(languages))
-        described = (name, version, platform, hardware)
-        offered = (list(models), list(services), list(features), list(languages))
-        node = Node(node_id, *described, *offered, max_jobs, pool, last_heartbeat=self._clock())
+        description = (name, version, platform, hardware)
+        capabilities = (list(models), list(services), list(features), list(languages))
+        node = Node(
+            node_id, *description, *capabilities, max_jobs, pool, last_heartbeat=self._clock()
+        )
         with self._nodes_lock.write():
-            if node_id in self.nodes:  # it connects again
+            if node_id in self.nodes:  # the node connects again
                 node.current_jobs = self.nodes[node_id].current_jobs
             self.nodes[node_id] = node
         return pool
 
     def handle_node_heartbeat(self, message: dict[str, Any]) -> bool:
-        """A node's message every second; false where it has to register first."""
+        """Handle the heartbeat of a node. Returns false if the node must register first."""
         return self.update_node_heartbeat(**message)
 
     def update_node_heartbeat(
@@ -183,7 +187,7 @@ class LockedScheduler:
         models: Sequence[str] = (),
         metrics: dict[str, Any] | None = None,
     ) -> bool:
-        """Note the load. It stops every dispatch for as long as it takes: it is a writer."""
+        """Record the load. This is a writer, so no dispatch runs meanwhile."""
         with self._nodes_lock.write():
             node = self.nodes.get(node_id)
             if node is None:
@@ -195,7 +199,7 @@ class LockedScheduler:
             node.last_heartbeat = self._clock()
         return True
 
-    # Jobs are created in two phases.
+    # A job is created in two phases.
 
     def create_job(
         self,
@@ -207,12 +211,12 @@ class LockedScheduler:
     ) -> Job:
         """Find a node for an utterance and reserve one of its slots. Raises :class:`NoNode`.
 
-        The payload is what the node gets beside: utterance, dialect, features, audio, tenant,
-        trace id and so on.
+        The payload has the other fields of the message: utterance, dialect, features, audio,
+        tenant, trace id and so on.
         """
         with self._sessions_lock:
             session = self.sessions.setdefault(session_id, Session())
-        with session.lock:  # one utterance of a session after the other
+        with session.lock:  # the utterances of a session run one after the other
             for _ in range(PHASE_2_TRIES):
                 wanted = preferred_node or session.node_id
                 candidates = self.create_job_phase1(src_lang, tgt_lang, wanted)
@@ -229,9 +233,9 @@ class LockedScheduler:
         return job
 
     def create_job_phase1(self, src_lang: str, tgt_lang: str, wanted: str = "") -> list[str]:
-        """Under the read lock: the nodes that could do it, best first. It looks at every node.
+        """The nodes that can run the job, best first. Holds the read lock and reads every node.
 
-        Raises :class:`NoNode` where none speaks the languages.
+        Raises :class:`NoNode` if no node has the languages.
         """
         alive = self._clock() - NODE_TTL
         with self._nodes_lock.read():
@@ -246,12 +250,13 @@ class LockedScheduler:
                 if node.current_jobs < node.max_jobs and node.last_heartbeat >= alive
             ]
         if not able:
-            raise NoNode(f"no node speaks {src_lang} and {tgt_lang}")
+            raise NoNode(f"no node has the languages {src_lang} and {tgt_lang}")
         return [node_id for *_, node_id in sorted(free)]
 
     def create_job_with_phase2_lock(self, candidates: Sequence[str]) -> str:
-        """Under the write lock: the first that still has a slot, which is taken. "" for none: what
-        phase 1 saw has changed meanwhile.
+        """Take a slot of the first candidate with a free slot. Holds the write lock.
+
+        Returns "" if no candidate has a free slot, because the state has changed since phase 1.
         """
         with self._nodes_lock.write():
             for node_id in candidates:
@@ -261,25 +266,25 @@ class LockedScheduler:
                     return node_id
         return ""
 
-    # Jobs end. Whoever sees an end frees the slot and sets the status by hand.
+    # A job ends. Each handler sets the status and frees the slot explicitly.
 
     def handle_job_result(self, job_id: str) -> None:
-        """The node sent a result."""
+        """Handle a result from the node."""
         job = self._set_status(job_id, "finished")
         self._free_slot(job.node_id)
 
     def handle_job_error(self, job_id: str) -> None:
-        """The node sent an error."""
+        """Handle an error from the node."""
         job = self._set_status(job_id, "failed")
         self._free_slot(job.node_id)
 
     def handle_job_timeout(self, job_id: str) -> None:
-        """Nothing came in time. Should the result come after all, the slot is freed twice."""
+        """Handle a job without an answer in time. A late result frees the slot a second time."""
         job = self._set_status(job_id, "failed")
         self._free_slot(job.node_id)
 
     def remove_silent_nodes(self) -> list[str]:
-        """Called now and then. The jobs of these nodes stay "dispatched" for ever."""
+        """Remove silent nodes. Their jobs stay "dispatched" for ever."""
         alive = self._clock() - NODE_TTL
         with self._nodes_lock.write():
             silent = [node.node_id for node in self.nodes.values() if node.last_heartbeat < alive]
@@ -298,30 +303,30 @@ class LockedScheduler:
             if node_id in self.nodes:
                 self.nodes[node_id].current_jobs -= 1
 
-    # The same in short words.
+    # Short forms for the benchmark.
 
     def register_node(self, node_id: str, max_jobs: int, languages: Sequence[str]) -> str:
-        """The pool of a node of which nothing else is told."""
+        """Register a node with default properties. Returns its pool."""
         return self.register_node_with_policy(
             node_id, node_id, "1.0", "linux", {}, [], [], [], languages, max_jobs
         )
 
     def heartbeat(self, node_id: str, cpu: float = 0, gpu: float = 0, mem: float = 0) -> bool:
-        """False where the node has to register first."""
+        """Send a heartbeat. Returns false if the node must register first."""
         return self.update_node_heartbeat(node_id, cpu, gpu, mem)
 
     def dispatch(self, session_id: str, src_lang: str, tgt_lang: str) -> tuple[str, str]:
-        """The job and its node. Raises :class:`NoNode`."""
+        """Create a job. Returns the ids of the job and its node. Raises :class:`NoNode`."""
         job = self.create_job(session_id, src_lang, tgt_lang)
         return job.job_id, job.node_id
 
     def complete(self, job_id: str) -> None:
-        """The job is finished."""
+        """Finish the job."""
         self.handle_job_result(job_id)
 
 
 def main() -> None:
-    """Three nodes, and four threads that send 200 utterances."""
+    """Run three nodes and four threads that send 200 utterances."""
     scheduler = LockedScheduler()
     for node_id, max_jobs in (("gpu-1", 4), ("gpu-2", 2), ("cpu-1", 1)):
         scheduler.register_node(node_id, max_jobs, ["zh", "en"])
@@ -333,9 +338,11 @@ def main() -> None:
         return node_id
 
     with ThreadPoolExecutor(4) as threads:
-        went = list(threads.map(speak, range(200)))
+        node_ids = list(threads.map(speak, range(200)))
     for node in scheduler.nodes.values():
-        print(f"{node.node_id}: {went.count(node.node_id)} jobs, {node.current_jobs} slots taken")
+        print(
+            f"{node.node_id}: {node_ids.count(node.node_id)} jobs, {node.current_jobs} slots taken"
+        )
 
 
 if __name__ == "__main__":

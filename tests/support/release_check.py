@@ -1,4 +1,4 @@
-"""Installs a wheel into empty environments and runs the README's fifteen lines there.
+"""Installs a wheel into empty environments and runs the README's quick start there.
 
 ``python -m tests.support.release_check dist/*.whl`` uses the oldest and the newest Python that the
 project supports and this machine has. It names the versions that are missing.
