@@ -20,27 +20,21 @@ import click
 import pytest
 import redis
 from celery import Celery
-from celery.bin.base import CLIContext
 from celery.bin.control import control, inspect
-from click.testing import CliRunner, Result
+from click.testing import Result
 from kombu.utils.imports import symbol_by_name
 
 from celery_minsched.cli import minsched
 from celery_minsched.monitor.models import Event, JobView, LineView, NodeView, PoolView
 from celery_minsched.plugin import remote
 
+from ..support.commands import run_with
 from ..support.desk import Desk, silence
 from ..support.fleet import ROOT, Fleet, make_app, wait_for
 from ..support.server import Server
 
 TASK = "6f1c1f2e-9d0a-4b7e-8a51-0d1f3c2b4a5{}"
 Run = Callable[..., Result]
-
-
-def run_with(app: Any, *args: str, command: click.Command = minsched) -> Result:
-    """What a command says to a pipe, run as celery runs it for this application."""
-    context = CLIContext(app=app, no_color=False, workdir=None)
-    return CliRunner(env={"COLUMNS": "80"}).invoke(command, args, obj=context)
 
 
 @pytest.fixture

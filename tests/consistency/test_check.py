@@ -17,8 +17,8 @@ from celery_minsched.consistency.repair import repair
 from celery_minsched.core.models import DispatchResponse
 from node_agent.rescue import _park_queue
 
-from ..core.test_wakeups import World as Wakeups
 from ..support.desk import Desk, silence
+from ..support.interleaving import Interleaving
 from ..support.server import Server
 
 LATER = 10**15
@@ -580,7 +580,7 @@ def test_a_breach_counts_when_it_stands_in_two_looks(world: World) -> None:
     assert Busy(world.desk.views).check(pause=0) == []
 
 
-class Meddled(Wakeups):
+class Meddled(Interleaving):
     """The publishers and nodes of test_wakeups.py, while somebody breaks and repairs things."""
 
     broken = 0

@@ -14,7 +14,7 @@ import pytest
 import redis
 from celery import Celery
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk
 from ..support.fleet import ROOT, make_app
 from ..support.server import Server, free_port

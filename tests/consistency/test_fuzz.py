@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from celery_minsched.core.keys import HOLDS, Keys
 
-from ..docs.test_acl_file import rules_of
+from ..support.acl import rules_of
 from ..support.scene import CONTROLS, Scene
 
 KEYS = Keys()

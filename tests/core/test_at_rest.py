@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 
+from ..support.bounds import count_commands
 from ..support.desk import Desk, silence
 from ..support.server import milliseconds
-from .test_bounds import commands
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def beat(desk: Desk) -> Callable[[], Any]:
         return desk.beat("idle", jobs=[job], rescues=True, takes_at_once=True)
 
     beat()
-    assert commands(desk.service.redis, beat) <= 16
+    assert count_commands(desk.service.redis, beat) <= 16
     return beat
 
 
@@ -92,7 +92,7 @@ def test_a_job_in_line_is_not_to_run(
     job = desk.park(pool="cold", expires_ts=now + 600_000)
     if is_revoked:
         client.hset(f"scheduler:job:{job}", "reason", "revoked")
-    assert commands(client, beat) <= 20
+    assert count_commands(client, beat) <= 20
     client.zadd("scheduler:expiring", {job: 0 if is_revoked else now - 2000})
     beat()
     assert desk.queue("idle")[0] == "{}"

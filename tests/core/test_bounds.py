@@ -5,8 +5,7 @@ Counted in commands, which do not depend on the machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import combinations, count, islice
+from itertools import combinations, islice
 
 import pytest
 import redis
@@ -15,21 +14,11 @@ from celery_minsched import MinimalSchedulerService, NoAvailableNode
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.consistency.repair import repair
 
-from ..support.desk import Desk, silence
+from ..support.bounds import MOST, beat_until_done, count_commands
+from ..support.desk import PAIR, Desk, silence
 
-PAIR = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
 SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
 FEW, MANY = 300, 900  # lines; both are more than one call links
-MOST = 6000  # commands of a call; some 96 lines, of about ten commands each
-
-
-def commands(client: redis.Redis, call: Callable[[], object]) -> int:
-    """How many commands a script runs."""
-    client.config_resetstat()
-    call()
-    stats = client.info("commandstats")
-    others = ("cmdstat_config", "cmdstat_info", "cmdstat_evalsha", "cmdstat_eval")
-    return sum(int(stat["calls"]) for name, stat in stats.items() if not name.startswith(others))
 
 
 def make_lines(desk: Desk, number: int) -> None:
@@ -49,26 +38,12 @@ def filed(client: redis.Redis, pool: str) -> int:
     return sum(f"{pool}\t" in record for record in records)
 
 
-def beat_until_done(desk: Desk, client: redis.Redis, node_id: str) -> int:
-    """Heartbeats, each bounded, until none is asked for at once; their number."""
-    for number in count(1):
-        due = [0]
-
-        def beat(due: list[int] = due) -> None:
-            due[0] = desk.beat(node_id).next_due_ms
-
-        assert commands(client, beat) < MOST
-        if due[0] != 0:
-            return number
-    raise AssertionError
-
-
 @pytest.mark.parametrize("lines", [FEW, MANY])
 def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
     desk: Desk, client: redis.Redis, lines: int
 ) -> None:
     make_lines(desk, lines)
-    assert commands(client, lambda: desk.node("n1", pools=SPEAKER)) < MOST
+    assert count_commands(client, lambda: desk.node("n1", pools=SPEAKER)) < MOST
     assert filed(client, "mt") < lines
     assert Checker(desk.views).check() == []  # it goes on
     beats = beat_until_done(desk, client, "n1")
@@ -77,9 +52,10 @@ def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
     assert not client.exists("scheduler:relinking")
     desk.service.set_language_pools("zh", "en", ["mt"])  # nothing changes
     assert not client.exists("scheduler:relinking")
-    assert commands(client, lambda: desk.node("n2", pools=SPEAKER)) < 1500  # nor here
+    assert count_commands(client, lambda: desk.node("n2", pools=SPEAKER)) < 1500  # nor here
     assert (
-        commands(client, lambda: desk.service.set_language_pools("zh", "en", ["mt", "new"])) < MOST
+        count_commands(client, lambda: desk.service.set_language_pools("zh", "en", ["mt", "new"]))
+        < MOST
     )
     beat_until_done(desk, client, "n1")
     assert filed(client, "new") == lines
@@ -103,10 +79,10 @@ def test_a_pair_that_many_pools_serve_files_few_lines_in_a_call(
     desk.node("idle", pools=["other"])
     make_lines(desk, FEW)
     pools = [f"mt{number}" for number in range(32)]
-    assert commands(client, lambda: desk.service.set_language_pools("zh", "en", pools)) < MOST
+    assert count_commands(client, lambda: desk.service.set_language_pools("zh", "en", pools)) < MOST
     beat_until_done(desk, client, "idle")
     assert {filed(client, pool) for pool in pools} == {FEW}
-    assert commands(client, lambda: desk.service.set_language_pools("zh", "en", [])) < MOST
+    assert count_commands(client, lambda: desk.service.set_language_pools("zh", "en", [])) < MOST
     beat_until_done(desk, client, "idle")
     assert {filed(client, pool) for pool in pools} == {0}
 
@@ -121,7 +97,7 @@ def test_nodes_are_forgotten_bit_by_bit(desk: Desk, client: redis.Redis) -> None
         client.zadd("scheduler:nodes", {f"n{number}": -1})  # long ago
     client.hset("scheduler:heard", mapping={"since": 1})
     for _ in range(10):
-        assert commands(client, lambda: desk.beat("idle")) < MOST
+        assert count_commands(client, lambda: desk.beat("idle")) < MOST
     beat_until_done(desk, client, "idle")
     assert client.zcard("scheduler:nodes") == 1
     assert filed(client, "mt") == 0
@@ -140,7 +116,10 @@ def test_a_search_for_two_capabilities_is_bounded_and_charges_hits_nothing(
     ]
     for number in range(1200):
         desk.node(f"one{number}", 1, caps=["z0" if number % 2 else "z1"])
-    assert commands(client, lambda: desk.send_many([{"capabilities": ["z0", "z1"]}, *page])) < MOST
+    assert (
+        count_commands(client, lambda: desk.send_many([{"capabilities": ["z0", "z1"]}, *page]))
+        < MOST
+    )
     assert {line.possible for line in desk.views.lines()} == {False}
     desk.node("rare", 1, caps=["z0", "z1"])
     assert desk.taken("rare") == 1
@@ -170,7 +149,7 @@ def test_nodes_of_many_indexes_are_filled_a_few_in_a_call(desk: Desk, client: re
         desk.node(f"n{number}", 1, pools, caps)
     desk.send(pool="p0", capabilities=["none"])
     desk.service.pause_pool("p0")
-    assert commands(client, lambda: desk.service.pause_pool("p0", paused=False)) < MOST
+    assert count_commands(client, lambda: desk.service.pause_pool("p0", paused=False)) < MOST
 
 
 def test_a_batch_for_a_pair_of_many_pools_is_dispatched_in_several_calls(
@@ -179,7 +158,7 @@ def test_a_batch_for_a_pair_of_many_pools_is_dispatched_in_several_calls(
     desk.service.set_language_pools("zh", "en", [f"p{number}" for number in range(200)])
     desk.node("n1", 20, ["p7"])
     jobs = []
-    ran = commands(client, lambda: jobs.extend(desk.send_many([PAIR for _ in range(60)])))
+    ran = count_commands(client, lambda: jobs.extend(desk.send_many([PAIR for _ in range(60)])))
     assert ran / client.info("commandstats")["cmdstat_evalsha"]["calls"] < MOST
     assert [job.node_id for job in jobs] == ["n1"] * 20 + [""] * 40
 
@@ -195,7 +174,7 @@ def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: r
         with pytest.raises(NoAvailableNode):
             desk.dispatch()
 
-    assert commands(client, dispatch) < MOST
+    assert count_commands(client, dispatch) < MOST
     job_ids = {desk.send().job_id for _ in range(2)}
     desk.beat("alive")
     assert desk.taken("alive") == 1

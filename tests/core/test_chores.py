@@ -15,9 +15,9 @@ import redis
 from celery_minsched.consistency.checker import Checker
 from node_agent.rescue import park_messages, settle
 
+from ..support.bounds import beat_until_done, count_commands
 from ..support.desk import Desk, silence
 from ..support.fleet import make_app, wait_for
-from .test_bounds import beat_until_done, commands
 
 MOST = 6000  # commands of a call
 
@@ -72,7 +72,7 @@ def test_a_burial_reads_a_bounded_number_of_jobs(desk: Desk, client: redis.Redis
         desk.node(node_id, 700, concurrency=1)
         fill(desk, node_id, 650)
         silence(desk, node_id, 9000)
-    costs = [commands(client, lambda: desk.beat("alive")) for _ in range(2)]
+    costs = [count_commands(client, lambda: desk.beat("alive")) for _ in range(2)]
     assert max(costs) < 2 * 650 + 200
     assert client.zcount("scheduler:nodes", 0, "+inf") == 1
 
@@ -95,7 +95,7 @@ def test_a_dead_node_with_many_jobs_is_rescued_in_bounded_calls_without_a_pause(
 
     def counted(node_id: str, page: list[str]) -> Any:
         answers = []
-        calls.append(commands(client, lambda: answers.append(rescue_node(node_id, page))))
+        calls.append(count_commands(client, lambda: answers.append(rescue_node(node_id, page))))
         return answers[0]
 
     desk.service.rescue_node = counted  # type: ignore[method-assign, assignment]
@@ -173,7 +173,7 @@ def test_a_node_that_leaves_many_acknowledged_messages_looks_at_few(
     for number in range(2000):
         client.hset("minsched.unacked.n1", str(number), "[]")
         client.sadd("minsched.acked.n1", str(number))
-    assert commands(client, lambda: desk.beat("n1", online=False, jobs=[])) < 300
+    assert count_commands(client, lambda: desk.beat("n1", online=False, jobs=[])) < 300
     assert client.zcard("scheduler:rescues") == 1  # a reader of messages looks at them
     client.delete("minsched.unacked.n1", "minsched.acked.n1")
     beat_until_done(desk, client, "idle")
@@ -213,7 +213,9 @@ def test_revoked_tasks_leave_their_line_at_once_and_go_to_nodes_as_these_read(
     assert client.llen("minsched.node.n1") == 100
     assert Checker(desk.views).check() == []
     # A node that is asked too finds them revoked.
-    cost = commands(client, lambda: revoked.append(desk.service.revoke_tasks(tasks[:100], "n2")))
+    cost = count_commands(
+        client, lambda: revoked.append(desk.service.revoke_tasks(tasks[:100], "n2"))
+    )
     assert (revoked[3], cost) == (0, 204)  # two a task, and two a call
     assert desk.beat("n2").next_due_ms == 0
     desk.beat("n2")

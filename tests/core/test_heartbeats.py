@@ -10,10 +10,10 @@ from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.heartbeats import MOST_JOBS
 from celery_minsched.core.settings import Settings
 
+from ..support.bounds import count_commands
 from ..support.desk import Desk, silence
 from ..support.fleet import Fleet, checked, wait_for
 from ..support.server import Server, milliseconds
-from .test_bounds import commands
 
 BUSY, IDLE = '{"cpu": 30}', '{"cpu": 3}'  # of one level
 
@@ -27,7 +27,7 @@ def test_at_rest_it_takes_few_commands(desk: Desk, client: redis.Redis) -> None:
     for number in range(1, 4):
         for load in (BUSY, IDLE):
             assert (
-                commands(
+                count_commands(
                     client,
                     lambda load=load: desk.beat(  # type: ignore[misc]
                         "n1", jobs=jobs, load_json=load, takes_at_once=True, rescues=True
@@ -57,7 +57,7 @@ def test_a_waiting_job_of_another_pool_leaves_full_nodes_at_rest(
     running = desk.dispatch()
     desk.beat("n1", jobs=[running.job_id])
     desk.park()
-    assert commands(client, lambda: desk.beat("n1", jobs=[running.job_id])) <= 16
+    assert count_commands(client, lambda: desk.beat("n1", jobs=[running.job_id])) <= 16
 
 
 def test_the_interval_grows_with_the_fleet_and_shrinks_with_it(client: redis.Redis) -> None:

@@ -10,55 +10,9 @@ import redis
 from celery_minsched import MinimalSchedulerService, NoAvailableNode, Settings
 from celery_minsched.core.keys import Keys, spell_keys
 
+from ..support.all_keys import LASTING, use_every_key
 from ..support.desk import Desk, silence
 from ..support.fleet import wait_for
-
-#: Keys without a TTL, and why.
-LASTING = {
-    r"scheduler:layout": "the number of the layout",
-    r"scheduler:times": "the fleet's times, which the next node gets",
-    r"scheduler:nodes": "the nodes that are registered; one that is silent for history_ttl leaves",
-    r"scheduler:node:(info|runtime|jobs):n1": "of a node that is registered",
-    r"scheduler:pools": "the pools that have nodes",
-    r"scheduler:pool:asr:.*": "of a pool that has nodes",
-    r"scheduler:lang:zh:en(:in:asr)?": "of a pair that a node serves",
-    r"scheduler:job:id_seq": "a counter: an id is never used twice",
-    r"scheduler:turn": "a counter: who was chosen longest ago",
-    r"scheduler:events": "what happened; a stream of bounded length",
-    r"scheduler:counts": "counters, a bounded number",
-}
-
-
-def lives(desk: Desk) -> None:
-    """Everything that can happen to jobs, nodes, sessions and lines."""
-    pair = [{"id": "asr", "langs": [["zh", "en"]]}]
-    desk.node("n1", 2, pair, caps=["gpu"])
-    desk.node("n2", 2, [*pair, "mt"], caps=["gpu", "big"])
-    client, keys = desk.service.redis, desk.service.keys
-    speech = {"pool": None, "src_lang": "zh", "tgt_lang": "en", "capabilities": ["gpu"]}
-    jobs = [desk.dispatch(session_id=f"u{n}", task_id=f"t{n}", **speech) for n in range(4)]
-    waiting = [desk.park(f"m{n}", session_id="u9", task_id=f"w{n}", **speech) for n in range(4)]
-    desk.park("mine", session_id="u0", affinity="require", expires_ts=5)
-    desk.park("more", capabilities=["gpu", "big"], task_id="revoked")
-    desk.send("delayed", due_ts=10**15, task_id="delayed")
-    desk.service.revoke_tasks(["revoked"], "n1")
-    desk.service.revoke_tasks(["delayed"], "n1")
-    for job, status in zip(jobs, ("finished", "failed", "finished", "finished"), strict=True):
-        desk.beat(job.node_id, jobs=[job.job_id])
-        desk.complete(job, status)
-    for job_id in waiting:
-        job = desk.views.job(job_id)
-        assert job is not None
-        for node_id in ("n1", "n2"):
-            if job_id in client.zrange(keys("node_jobs", node_id), 0, -1):
-                desk.service.claim_job(job_id, node_id)
-                desk.service.release_job(job_id)
-                desk.complete(jobs[0].model_copy(update={"job_id": job_id, "node_id": node_id}))
-    desk.beat("n1")
-    for node_id in ("n1", "n2"):
-        client.delete(keys("node_queue", node_id))  # as their workers would empty it
-    desk.service.set_language_pools("fr", "de", ["asr"])
-    desk.service.set_language_pools("fr", "de", [])
 
 
 def lasting(client: redis.Redis) -> set[str]:
@@ -66,7 +20,7 @@ def lasting(client: redis.Redis) -> set[str]:
 
 
 def test_every_key_has_a_ttl_or_a_reason(desk: Desk, client: redis.Redis) -> None:
-    lives(desk)
+    use_every_key(desk)
     patterns = [pattern.replace("n1", "n[12]").replace("asr", "(asr|mt)") for pattern in LASTING]
     left = {key for key in lasting(client) if not any(re.fullmatch(p, key) for p in patterns)}
     assert left == set()
@@ -76,7 +30,7 @@ def test_a_node_that_is_gone_for_good_leaves_nothing(client: redis.Redis) -> Non
     times = {"history_ttl": 0.5, "session_ttl": 0.2}  # shorter than the settings allow
     settings = Settings().model_copy(update=times)
     desk = Desk(MinimalSchedulerService(client, settings))
-    lives(desk)
+    use_every_key(desk)
     silence(desk, "n2", 60_000)
     client.hset(desk.service.keys("heard"), mapping={"since": 1})
     desk.beat("n1", jobs=[])  # n2 is found silent

@@ -14,7 +14,7 @@ from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.layout import LAYOUT, layout_of
 from celery_minsched.plugin.metrics import register
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk
 from ..support.fleet import Fleet, make_app, wait_for
 from ..support.old_layout import OldProgram, assert_untouched, fill

@@ -12,44 +12,12 @@ import redis
 
 from celery_minsched import Backlogged, EmptyPool, MinimalSchedulerService, Settings
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.core.models import DispatchResponse
-from celery_minsched.plugin.publish import BATCH
 
-from ..plugin.test_delayed import now
-from ..support.desk import Desk, silence
+from ..support.desk import Desk, beat_until, finish, park_many, running_at, silence
+from ..support.server import milliseconds
 
 #: Commands in one call of a script, whoever waits: what a call may cost.
 MOST_COMMANDS = 10_000
-
-
-def park_many(desk: Desk, demands: list[dict[str, Any]], pool: str | None = "asr") -> list[str]:
-    """Send a job for each demand, as ``dispatch_many`` does; the jobs."""
-    return [
-        place.job_id
-        for start in range(0, len(demands), BATCH)
-        for place in desk.send_many({"pool": pool} | d for d in demands[start : start + BATCH])
-    ]
-
-
-def running_at(desk: Desk, node_id: str) -> list[str]:
-    jobs: list[str] = desk.service.redis.zrange(desk.service.keys("node_jobs", node_id), 0, -1)
-    return jobs
-
-
-def finish(desk: Desk, node_id: str) -> str:
-    """End the one job of a node with one slot; the job that has the slot then."""
-    [job_id] = running_at(desk, node_id)
-    desk.complete(DispatchResponse(node_id=node_id, job_id=job_id))
-    return (running_at(desk, node_id) or [""])[0]
-
-
-def beat_until(desk: Desk, node_id: str, done: Callable[[], bool]) -> int:
-    """Heartbeats while the node is told to beat again at once; how many."""
-    for beats in range(1, 500):
-        answer = desk.beat(node_id)
-        if done() or answer.next_due_ms != 0:
-            return beats
-    raise AssertionError("there is always more to do")
 
 
 @pytest.fixture
@@ -367,7 +335,7 @@ def test_a_crowd_of_one_moment_stands_as_if_it_had_come_one_by_one(desk: Desk, s
         desk.node("c", 2, ["mt", {"id": "both", "langs": [["zh", "en"]]}], ["gpu", "large"])
         for session in ("s1", "s2"):
             desk.dispatch(session_id=session)
-        due = now(client) + delay
+        due = milliseconds(client) + delay
         for number, demand in enumerate(crowd):
             desk.send(**demand, due_ts=due + number if delay else 0)
         for job_id in client.zrange(desk.service.keys("delayed"), 0, -1):  # time passes

@@ -14,9 +14,9 @@ from celery_minsched.core.models import DispatchResponse
 from celery_minsched.core.paging import MOST_BYTES, MOST_ITEMS, pages
 from celery_minsched.core.scripts import sha, source
 
-from ..plugin.test_bulk import numbers
 from ..support.desk import Desk, silence
 from ..support.fleet import make_app
+from ..support.sent_messages import numbers
 from ..support.server import Server
 
 Job = tuple[DispatchRequest, tuple[str, str]]

@@ -15,9 +15,8 @@ from celery_minsched import NoAvailableNode
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 
-from ..support.desk import Desk
-from .test_bounds import PAIR, commands
-from .test_lines import beat_until, finish, park_many, running_at
+from ..support.bounds import count_commands
+from ..support.desk import PAIR, Desk, beat_until, finish, park_many, running_at
 
 CAPS = ("gpu", "big")
 TURN = 1024
@@ -238,7 +237,7 @@ class TestSearch:
         assert finish(desk, "n1") == ""
         assert beat_until(desk, "n1", lambda: False) <= 3
         client = desk.service.redis
-        assert commands(client, lambda: desk.beat("n1")) < 60
+        assert count_commands(client, lambda: desk.beat("n1")) < 60
         assert client.pttl("scheduler:node:searches:n1") > 0
         busy = desk.dispatch()
         late = self.wait(desk)

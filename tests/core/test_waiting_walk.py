@@ -12,9 +12,8 @@ import pytest
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 
-from ..plugin.test_delayed import now
-from ..support.desk import Desk, silence
-from .test_lines import beat_until
+from ..support.desk import Desk, beat_until, silence
+from ..support.server import milliseconds
 
 NODES = ("a", "b", "c", "d")
 POOLS = ("p", "q", "r")
@@ -89,9 +88,9 @@ class Walk:
         elif self.random.random() < 0.3:
             demand |= {"session_id": "s", "affinity": self.random.choice(["prefer", "require"])}
         if self.random.random() < 0.1:
-            demand["due_ts"] = now(self.client) + 10**7
+            demand["due_ts"] = milliseconds(self.client) + 10**7
         elif self.random.random() < 0.1:
-            demand["expires_ts"] = now(self.client) + 10**7
+            demand["expires_ts"] = milliseconds(self.client) + 10**7
         batch = self.random.choice([1, 1, 3])
         sent = self.desk.send_many(
             [demand | {"task_id": f"t{self.sent}.{n}"} for n in range(batch)]

@@ -23,8 +23,8 @@ from celery_minsched.monitor.explain import why
 from celery_minsched.monitor.queries import Views
 from celery_minsched.monitor.snapshot import look
 
-from ..cli.test_cli import run_with
 from ..support.acl import CONF, ROLES, Guarded, complete_file
+from ..support.commands import run_with
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.flowers import FlowerProcess
 from ..support.old_layout import fill

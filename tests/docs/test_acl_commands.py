@@ -15,8 +15,8 @@ from celery_minsched import MinimalSchedulerService
 from celery_minsched.cli import minsched
 from celery_minsched.plugin.metrics import register
 
-from ..cli.test_cli import run_with
 from ..support.acl import PAGE, Guarded, complete_file, programs
+from ..support.commands import run_with
 from ..support.desk import Desk
 
 TASK = "6f1c1f2e-9d0a-4b7e-8a51-0d1f3c2b4a51"

@@ -10,6 +10,7 @@ import pytest
 from celery_minsched.core import scripts
 from celery_minsched.core.keys import HOLDS, Keys, spell_keys
 
+from ..support.acl import rules_of
 from ..support.fleet import ROOT
 from ..support.server import Server
 
@@ -38,11 +39,6 @@ BESIDE = {
     "producer": _CLIENT + "llen",
     "node": _CLIENT + "watch unwatch info expire hscan blmove lrange psubscribe punsubscribe",
 }
-
-
-def rules_of(role: str) -> list[str]:
-    [line] = re.findall(rf"^user {role} (.*)$", CONF.read_text(), re.MULTILINE)
-    return list(line.split())
 
 
 def is_named(source: str, name: str) -> bool:

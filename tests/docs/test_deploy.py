@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ..monitor.test_metrics import Scrape, busy, scrape
 from ..support.desk import Desk
 from ..support.fleet import ROOT
+from ..support.scrape import Scrape, busy, scrape
 
 DEPLOY = ROOT / "deploy"
 NAME = re.compile(r"\bminsched_\w+")

@@ -11,7 +11,7 @@ import pytest
 
 from celery_minsched.cli import minsched
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk
 from ..support.fleet import ROOT, make_app
 from ..support.server import Server

@@ -18,7 +18,7 @@ from celery_minsched.core import scripts
 from celery_minsched.core.keys import HOLDS, QUEUES, STATE
 from celery_minsched.monitor.queries import Views
 
-from ..core.test_keys import lives
+from ..support.all_keys import use_every_key
 from ..support.desk import Desk
 from ..support.fleet import ROOT, Fleet, wait_for
 from ..support.server import Server
@@ -48,7 +48,7 @@ def test_the_page_tells_of_each_script_and_each_key() -> None:
 
 
 def test_each_key_is_of_the_type_that_the_page_says(desk: Desk, client: redis.Redis) -> None:
-    lives(desk)
+    use_every_key(desk)
     desk.send(due_ts=10**15)
     for _ in range(5):
         desk.send(pool=None, src_lang="zh", tgt_lang="en")

@@ -18,7 +18,7 @@ from celery import Celery
 
 from celery_minsched.consistency.checker import Checker
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk
 from ..support.fleet import ROOT, make_app, wait_for
 from ..support.plain import QUEUE, lying, put

@@ -24,7 +24,7 @@ from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.layout import LAYOUT
 from celery_minsched.monitor.queries import Views
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk
 from ..support.fleet import ROOT, make_app, wait_for
 from ..support.old_layout import (

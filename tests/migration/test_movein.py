@@ -8,10 +8,10 @@ import signal
 import pytest
 import redis
 
-from ..cli.test_cli import run_with
+from ..support.all_keys import scheduler_keys
+from ..support.commands import run_with
 from ..support.fleet import Fleet, wait_for
 from ..support.plain import lying, plain_worker, put
-from .test_release import ours
 
 NODES = ("n1", "n2")
 
@@ -43,13 +43,13 @@ def test_each_message_runs_once_adopted_released_or_neither(
         answer = run_with(app, "release", "--json")
         assert answer.exit_code == 0, answer.output
         assert json.loads(answer.stdout)["returned"]["celery"] > 0
-        assert ours(client) == []
+        assert scheduler_keys(client) == []
 
         wait_for(lambda: ended(client) == number, "plain workers to finish the rest", patience=180)
     began = [client.lrange(f"test:began:{n}", 0, -1) for n in range(number)]
     assert [hosts for hosts in began if len(hosts) != 1] == []
     assert ran(client, "worker@")
-    assert ours(client) == []
+    assert scheduler_keys(client) == []
 
 
 def ended(client: redis.Redis) -> int:

@@ -18,7 +18,8 @@ from celery_minsched import CompleteTaskRequest
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.plugin.request_place import no_place
 
-from ..cli.test_cli import run_with
+from ..support.all_keys import scheduler_keys
+from ..support.commands import run_with
 from ..support.desk import Desk, silence
 from ..support.fleet import Fleet, make_app, wait_for
 from ..support.server import Server
@@ -43,10 +44,6 @@ def released(app: Celery, code: int = 0) -> dict[str, Any]:
     assert answer.exit_code == code, answer.output
     told: dict[str, Any] = json.loads(answer.stdout)
     return told
-
-
-def ours(client: redis.Redis) -> list[str]:
-    return [key for key in client.scan_iter() if key.startswith(("scheduler:", "minsched."))]
 
 
 def ids(client: redis.Redis, place: str = "celery") -> list[str]:
@@ -82,7 +79,7 @@ def test_what_waits_goes_back_in_order_and_nothing_is_left(
     assert released(app)["returned"] == {"celery": 251}
     assert ids(client) == [f"t{n}" for n in range(0, 250, 2)] + ["later"]
     assert ids(client, "celery\x06\x169") == [f"t{n}" for n in range(1, 250, 2)]
-    assert ours(client) == []
+    assert scheduler_keys(client) == []
 
 
 def test_a_message_is_as_celery_alone_would_send_it(
@@ -151,7 +148,7 @@ def test_while_a_drained_node_is_there_the_keys_stay(
     finish(desk, "runs")
     desk.beat("n1", online=False, jobs=[])
     assert released(app)["left"] == []
-    assert ours(client) == []
+    assert scheduler_keys(client) == []
     assert "0 keys deleted; none of the scheduler's is left." in run_with(app, "release").output
 
 
@@ -188,7 +185,7 @@ def test_a_task_that_was_revoked_does_not_run(app: Celery, desk: Desk, client: r
     with pytest.raises(TaskRevokedError):
         waits.get(timeout=1)
     assert client.llen("celery") == 0
-    assert ours(client) == []
+    assert scheduler_keys(client) == []
 
 
 def test_what_somebody_sent_to_a_node_itself_goes_back_too(
@@ -196,7 +193,7 @@ def test_what_somebody_sent_to_a_node_itself_goes_back_too(
 ) -> None:
     app.send_task("tests.support.app.mark", ("x", 1), task_id="t1", queue="minsched.node.n1")
     assert released(app)["returned"] == {"celery": 1}
-    assert ours(client) == []
+    assert scheduler_keys(client) == []
     assert not client.exists("_kombu.binding.minsched.node.n1")
 
 
@@ -250,7 +247,7 @@ def test_broken_off_it_is_run_again(app: Celery, desk: Desk, client: redis.Redis
     again.send_task("tests.support.app.mark", ("x", 2), task_id="t2", minsched={"pool": "asr"})
     assert released(again)["left"] == []
     assert ids(client) == ["t1", "t2"]
-    assert ours(client) == []
+    assert scheduler_keys(client) == []
 
 
 def test_real_nodes_are_wound_down(fleet: Fleet, client: redis.Redis) -> None:
@@ -265,5 +262,5 @@ def test_real_nodes_are_wound_down(fleet: Fleet, client: redis.Redis) -> None:
     held.get(timeout=20)
     fleet.stop("n1", signal.SIGTERM)
     assert released(fleet.app)["left"] == []
-    assert ours(client) == []
+    assert scheduler_keys(client) == []
     assert ids(client) == [waits.id]

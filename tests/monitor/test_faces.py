@@ -21,11 +21,11 @@ from celery_minsched.monitor.explain import why
 from celery_minsched.monitor.models import NODE_STATES
 from celery_minsched.web.answers import RANK, nodes
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk, silence
 from ..support.fleet import FAST, ROOT, Fleet, make_app, wait_for
+from ..support.scrape import scrape
 from ..support.server import Server
-from .test_metrics import scrape
 
 #: The states of nodes whose records can be read.
 SOUND_STATES = [word for word in NODE_STATES if word != "broken"]

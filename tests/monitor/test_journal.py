@@ -15,7 +15,7 @@ from celery_minsched.consistency.repair import repair
 from celery_minsched.monitor.queries import Views
 from celery_minsched.web.answers import ANSWERS
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk, silence
 from ..support.fleet import make_app
 from ..support.server import Server

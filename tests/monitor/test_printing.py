@@ -22,7 +22,7 @@ from node_agent.cli import _explained
 
 from ..support.desk import Desk
 from ..support.scene import CONTROLS, LOOKS, OTHERS, Scene
-from .test_metrics import scrape
+from ..support.scrape import scrape
 
 #: Sets a terminal's title, clears it, and turns letters round.
 ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"

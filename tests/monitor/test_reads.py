@@ -19,11 +19,11 @@ from celery_minsched.monitor.snapshot import count, look
 from celery_minsched.web.answers import nodes, pools, waiting
 from celery_minsched.web.paging import FIRST, MOST_ROWS, Asked
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.desk import Desk
 from ..support.fleet import make_app
+from ..support.scrape import scrape
 from ..support.server import Server
-from .test_metrics import scrape
 
 FEW, MANY = MOST_LINES + 200, 3 * MOST_LINES
 CAPABILITIES = [f"cap-{number}" for number in range(60)]

@@ -9,7 +9,7 @@ import pytest
 from celery_minsched.web.handlers import _answer
 from celery_minsched.web.paging import FIRST
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.scene import Scene, scrape
 
 N1, RUNTIME = "scheduler:node:info:n1", "scheduler:node:runtime:n1"

@@ -16,6 +16,7 @@ from celery_minsched import Backlogged, NoAvailableNode, RegisterNodeRequest
 
 from ..support.fleet import make_app, wait_for
 from ..support.proxy import Proxy
+from ..support.sent_messages import numbers, sent
 from ..support.server import Server
 
 
@@ -35,28 +36,6 @@ def app(server: Server, client: redis.Redis) -> Iterator[Celery]:
 
     with app:
         yield app
-
-
-def sent(client: redis.Redis) -> list[dict[str, Any]]:
-    """All messages in the order of their jobs, with the ids that differ each time left out."""
-    found = []
-    for key in client.keys("minsched.job.*") + client.keys("celery"):
-        for raw in client.lrange(key, 0, -1):
-            message = json.loads(raw)
-            headers, properties = message["headers"], message["properties"]
-            ids = {headers.pop("id"), headers.pop("root_id"), properties.pop("correlation_id")}
-            assert len(ids) == 1
-            assert len(properties.pop("delivery_tag")) == 36
-            order = int(headers.get("minsched", {"job_id": ":0"})["job_id"].rpartition(":")[2])
-            headers.get("minsched", {}).pop("job_id", None)
-            for when in ("eta", "expires"):
-                headers[when] = bool(headers[when])
-            message["body"] = json.loads(base64.b64decode(message["body"]))
-            for later in message["body"][2]["chain"] or ():
-                later["options"].pop("task_id")
-            found.append((order, message))
-    client.flushall()
-    return [message for _, message in sorted(found, key=lambda pair: pair[0])]
 
 
 class Stamp(StampingVisitor):
@@ -153,11 +132,6 @@ def test_the_first_refusal_ends_a_batch(app: Celery, client: redis.Redis) -> Non
             [add.s(number).set(minsched={"when_full": "error"}) for number in range(9)]
         )
     assert client.llen("minsched.node.n1") == 3
-
-
-def numbers(client: redis.Redis) -> list[int]:
-    """The first argument of each message, in the order of their jobs."""
-    return [message["body"][0][0] for message in sent(client)]
 
 
 @pytest.mark.parametrize("at", [50, 150, 299])

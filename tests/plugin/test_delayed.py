@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import redis
 from celery.exceptions import TaskRevokedError
-from celery.result import AsyncResult
 
 from ..support.crowd import FAST, held, mark, marks, node_of, sig, status, wait_quiet, wait_status
+from ..support.due_times import lateness, soon
 from ..support.fleet import Fleet, wait_for
-from ..support.server import Server
+from ..support.server import Server, milliseconds
 
 #: Seconds by which a job may be late.
 LATE = 1.0
@@ -42,36 +42,6 @@ def fleet(nodes: Fleet, client: redis.Redis) -> Iterator[Fleet]:
     """The nodes, and that nobody waits and nothing lies about when the test ends."""
     yield nodes
     wait_quiet(nodes, client)
-
-
-def soon(seconds: float) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=seconds)
-
-
-def now(client: redis.Redis) -> int:
-    """The server's time, ms."""
-    seconds, micro = client.time()
-    return int(seconds) * 1000 + int(micro) // 1000
-
-
-def lateness(client: redis.Redis, *results: AsyncResult, since: int = 0) -> list[float]:
-    """Seconds from when each job was due until it was at a node, or in line; the latest last.
-
-    Where it was due before it was sent, or before nodes were there again, from then.
-    """
-    late = []
-    for start in range(0, len(results), 1000):
-        with client.pipeline(transaction=False) as pipe:
-            for result in results[start : start + 1000]:
-                pipe.get(f"scheduler:task:{result.id}")
-            for job_id in pipe.execute():
-                pipe.hgetall(f"scheduler:job:{job_id}")
-            jobs = pipe.execute()
-        for job in jobs:
-            waited = int(job.get("waited_ms") or 0)
-            placed = int(job.get("waiting_ts") or int(job["dispatched_ts"]) - waited)
-            late.append((placed - max(int(job["due_ts"]), int(job["created_ts"]), since)) / 1000)
-    return sorted(late)
 
 
 class TestDelayed:
@@ -247,7 +217,7 @@ def test_delayed_tasks_survive_a_restart_of_every_process() -> None:
             fleet.start("b", "-P", "threads", slots=4)
             fleet.start("c", "-P", "threads", slots=2)
             fleet.wait_online("b", "c")
-            back = now(client)
+            back = milliseconds(client)
             order = list(map(int, marks(client, "kept", 1000, patience=60)))
             assert sorted(order) == list(range(1000))
             assert lateness(client, *results, since=back)[-1] < LATE

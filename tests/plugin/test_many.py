@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from ..support.crowd import FAST, mark, marks, wait_quiet
+from ..support.due_times import lateness, soon
 from ..support.fleet import ROOT, Fleet, make_app, wait_for
-from ..support.server import Server
-from .test_delayed import lateness, now, soon
+from ..support.server import Server, milliseconds
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_100_000_delayed_tasks_survive_a_restart_and_are_on_time() -> None:
             for node_id in "bcde":
                 fleet.start(node_id, "-P", "threads", slots=8)
             fleet.wait_online(*"bcde")
-            back = now(client)
+            back = milliseconds(client)
             assert back < first.timestamp() * 1000, "the machine is too slow for this test"
             wait_for(lambda: not client.exists("scheduler:delayed"), "all to be due", 900)
             late = lateness(client, *results, since=back)
@@ -203,7 +203,7 @@ def test_jobs_of_one_moment_are_placed_though_no_node_was_there(
         )
         wait_for(lambda: lateness_of_head(client) > 0.2, "some to be due")
         fleet.start_ready("a", "-P", "threads", slots=4)
-        back = now(client)
+        back = milliseconds(client)
         marks(client, "nobody", 600)
         assert lateness(client, *results, since=back)[-1] < 1
         wait_quiet(fleet, client)
@@ -213,4 +213,4 @@ def test_jobs_of_one_moment_are_placed_though_no_node_was_there(
 
 def lateness_of_head(client: redis.Redis) -> float:
     [(_, due)] = client.zrange("scheduler:delayed", 0, 0, withscores=True)
-    return (now(client) - due) / 1000
+    return (milliseconds(client) - due) / 1000

@@ -19,7 +19,7 @@ from redis.exceptions import AuthenticationError
 from celery_minsched import MinSched, Settings
 from celery_minsched.plugin.database_url import EARLIER_NAME, NAME
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.server import Server, free_port
 
 PASSWORD = "s3cret"

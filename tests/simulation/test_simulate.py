@@ -17,7 +17,7 @@ from celery_minsched.monitor.queries import Views
 from celery_minsched.simulation import Job, Node, clock, play, simulate
 from celery_minsched.simulation.trace import jobs_of, repeat, synthesize
 
-from ..cli.test_cli import run_with
+from ..support.commands import run_with
 from ..support.server import Server
 
 TRIO = [Node("big", 8, ("a",)), Node("middle", 4, ("a",)), Node("small", 2, ("a",))]

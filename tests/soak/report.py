@@ -14,7 +14,7 @@ from rich.table import Table
 from celery_minsched import MinSched
 from celery_minsched.consistency.checker import Checker
 
-from ..core.test_keys import LASTING
+from ..support.all_keys import LASTING
 from .faults import Faults, Rescue
 from .fleet import Worker
 from .ledger import Run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,8 @@ def complete_file(path: Path) -> Path:
     """Write the file with passwords."""
     path.write_text(with_passwords(CONF.read_text()))
     return path
+
+
+def rules_of(role: str) -> list[str]:
+    [line] = re.findall(rf"^user {role} (.*)$", CONF.read_text(), re.MULTILINE)
+    return list(line.split())

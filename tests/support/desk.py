@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery_minsched import (
@@ -16,6 +16,7 @@ from celery_minsched import (
 )
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.queries import NodeView, Views
+from celery_minsched.plugin.publish import BATCH
 
 
 class Desk:
@@ -103,3 +104,36 @@ def silence(desk: Desk, node_id: str, milliseconds: int) -> None:
     client.hset(keys("heard"), mapping={"since": 1, "last": desk.views.now()})
     client.hincrby(keys("node_info", node_id), "last_heartbeat_ts", -milliseconds)
     client.zincrby(keys("nodes"), -milliseconds, node_id)
+
+
+PAIR = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
+
+
+def park_many(desk: Desk, demands: list[dict[str, Any]], pool: str | None = "asr") -> list[str]:
+    """Send a job for each demand, as ``dispatch_many`` does; the jobs."""
+    return [
+        place.job_id
+        for start in range(0, len(demands), BATCH)
+        for place in desk.send_many({"pool": pool} | d for d in demands[start : start + BATCH])
+    ]
+
+
+def running_at(desk: Desk, node_id: str) -> list[str]:
+    jobs: list[str] = desk.service.redis.zrange(desk.service.keys("node_jobs", node_id), 0, -1)
+    return jobs
+
+
+def finish(desk: Desk, node_id: str) -> str:
+    """End the one job of a node with one slot; the job that has the slot then."""
+    [job_id] = running_at(desk, node_id)
+    desk.complete(DispatchResponse(node_id=node_id, job_id=job_id))
+    return (running_at(desk, node_id) or [""])[0]
+
+
+def beat_until(desk: Desk, node_id: str, done: Callable[[], bool]) -> int:
+    """Heartbeats while the node is told to beat again at once; how many."""
+    for beats in range(1, 500):
+        answer = desk.beat(node_id)
+        if done() or answer.next_due_ms != 0:
+            return beats
+    raise AssertionError("there is always more to do")

@@ -18,7 +18,7 @@ from celery_minsched.web.answers import ANSWERS
 from celery_minsched.web.handlers import _answer
 from celery_minsched.web.paging import Asked
 
-from ..cli.test_cli import run_with
+from .commands import run_with
 from .desk import Desk
 from .fleet import make_app
 from .server import Server
