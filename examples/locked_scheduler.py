@@ -187,7 +187,7 @@ class LockedScheduler:
         models: Sequence[str] = (),
         metrics: dict[str, Any] | None = None,
     ) -> bool:
-        """Record the load. This is a writer, so no dispatch runs meanwhile."""
+        """Record the load. This is a writer, so no dispatch runs at the same time."""
         with self._nodes_lock.write():
             node = self.nodes.get(node_id)
             if node is None:
