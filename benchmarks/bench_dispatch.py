@@ -202,7 +202,7 @@ def main(
         measure(fleets, rounds, jobs)
         print_table(
             f"By what is beside {fleets[0].nodes:,} nodes; {unit}",
-            ["beside them", "dispatch + complete", "ratio"],
+            ["other data in Redis", "dispatch + complete", "ratio"],
             [[name, *row(one, fleets[0])] for name, one in beside.items()],
         )
 

@@ -85,7 +85,7 @@ def main(pools: tuple[str, ...], slots: int, noops: int, naps: int, rounds: int)
             gaps.append([f"{pool}, {name}", gap])
     print_table(
         f"{noops:,} tasks that do nothing, {slots} slots: median (middle half of the rounds)",
-        ["", "tasks a second", "ours / this, of the same round"],
+        ["", "tasks a second", "ours / this, same round"],
         rates,
     )
     print_table(

@@ -34,7 +34,7 @@ GROUPS: dict[str, Sequence[Case]] = {
     "Changes": scale_changes.CASES,
     "Jobs that end together": scale_jobs.CASES,
     "Real nodes": scale_nodes.CASES,
-    "Looks": scale_reads.CASES,
+    "Reads": scale_reads.CASES,
     "A fleet at rest": scale_rest.CASES,
 }
 CASES = {case.__name__: case for cases in GROUPS.values() for case in cases}

@@ -1,10 +1,10 @@
-"""Does a simulation tell what a real fleet does?
+"""Does a simulation predict the times of a real fleet?
 
-The jobs of the replay (bench_trace.py) go to real nodes, and then through what is behind ``celery
-minsched simulate``. That is told when they arrived and how long each worked, and for how long a
-slot was taken beside that: once of each job, and once the mean, which is what a user may know. All
-else is for it to find out. (To it a job ends as its slot is freed; here, as in the replay, when its
-work is done. What is between is taken off.)
+The jobs of the replay (bench_trace.py) run on real nodes, and then in the simulation of ``celery
+minsched simulate``. The simulation gets the arrival of each job, its work time, and its overhead:
+the time for which the slot was taken beyond the work. One run gets the overhead of each job. The
+other run gets the mean, which a user can know. In the simulation a job ends when its slot is free.
+In the replay it ends when its work is done. So the mean time between the two is subtracted.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from tests.support.server import Server
 
 
 def simulations(real: Replay, jobs: Sequence[Job], nodes: Sequence[Node]) -> dict[str, Result]:
-    """By what is told of the overhead, what comes of it."""
-    beside = [before + after for before, after in zip(real.before, real.after, strict=True)]
-    held = [took + overhead for took, overhead in zip(real.took, beside, strict=True)]
+    """The result of a simulation for each way to state the overhead."""
+    overheads = [before + after for before, after in zip(real.before, real.after, strict=True)]
+    held = [took + overhead for took, overhead in zip(real.took, overheads, strict=True)]
     return {
         "each job's overhead": play(with_work(jobs, held), nodes, 0.0),
-        f"an overhead of {1000 * mean(beside):.1f} ms": play(
-            with_work(jobs, real.took), nodes, mean(beside)
+        f"an overhead of {1000 * mean(overheads):.1f} ms": play(
+            with_work(jobs, real.took), nodes, mean(overheads)
         ),
     }
 
 
 def play(jobs: Sequence[Job], nodes: Sequence[Node], overhead: float) -> Result:
-    """A simulation, on a server of its own."""
+    """Run a simulation on a server of its own."""
     server = Server()
     try:
         with redis.Redis(port=server.port) as client:
@@ -49,12 +49,12 @@ def play(jobs: Sequence[Job], nodes: Sequence[Node], overhead: float) -> Result:
 def row(real: Replay, simulated: Result) -> list[str]:
     """Mean and 99th percentile of both, and their ratios."""
     cells = []
-    for measured, told in (
+    for measured, simulated_time in (
         (mean(real.responses), simulated.responses.mean),
         (p99(real.responses), simulated.responses.p99),
     ):
-        told -= mean(real.after)
-        cells += [f"{measured:.3f}", f"{told:.3f}", f"{told / measured:.3f}"]
+        predicted = simulated_time - mean(real.after)
+        cells += [f"{measured:.3f}", f"{predicted:.3f}", f"{predicted / measured:.3f}"]
     return cells
 
 
@@ -63,7 +63,7 @@ def row(real: Replay, simulated: Result) -> list[str]:
 @click.option("--seconds", default=90.0, help="Length of a replay.")
 @click.option("--work", default=0.3, help="Mean work of a job, seconds.")
 def main(trace: Path | None, seconds: float, work: float) -> None:
-    """Time from arrival to end, as it was and as it is simulated."""
+    """Time from arrival to end, measured and simulated."""
     requests, of = requests_of(trace)
     server = Server()
     with server.client() as client:
@@ -73,8 +73,8 @@ def main(trace: Path | None, seconds: float, work: float) -> None:
     for scenario, (nodes, shares) in SCENARIOS.items():
         jobs = jobs_of(requests, seconds, work, BUSY, shares)
         real = replay("ours", nodes, jobs)
-        for told, simulated in simulations(real, jobs, nodes).items():
-            rows.append([f"{scenario}; told {told}", *row(real, simulated)])
+        for overhead, simulated in simulations(real, jobs, nodes).items():
+            rows.append([f"{scenario}, with {overhead}", *row(real, simulated)])
     print_table(
         f"{len(jobs):,} jobs of {of} in {seconds:g} s; seconds from arrival to end",
         ["", *("mean", "simulated", "ratio"), *("p99", "simulated", "ratio")],

@@ -42,7 +42,7 @@ def test_the_cost_of_a_dispatch_is_told_by_nodes_sessions_and_jobs() -> None:
     rows = run(bench_dispatch.main, "--nodes 2 --nodes 20 --rounds 2 --jobs 5 --stored 3")
     assert [row[0] for row in rows] == [
         *("nodes", "2", "20"),
-        *("beside them", "nothing", "3 ended jobs, a session each", "3 waiting jobs"),
+        *("other data in Redis", "nothing", "3 ended jobs, a session each", "3 waiting jobs"),
     ]
     assert [rows[1][2], rows[4][2]] == ["1.00", "1.00"]
 
@@ -167,9 +167,9 @@ def test_a_simulation_is_told_beside_a_real_run(monkeypatch: pytest.MonkeyPatch)
     nodes = [Node("only", 4, ("a", "b"))]
     monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
     rows = run(bench_simulate.main, "--seconds 1 --work 0.1")
-    assert rows[1][0] == "small; told each job's overhead"
+    assert rows[1][0] == "small, with each job's overhead"
     assert 0.5 < float(rows[1][3]) < 2  # a busy machine may be slow to send
-    overhead = re.fullmatch("small; told an overhead of (.+) ms", rows[2][0])
+    overhead = re.fullmatch("small, with an overhead of (.+) ms", rows[2][0])
     assert overhead
     assert float(overhead[1]) > 0
 
