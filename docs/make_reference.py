@@ -6,18 +6,23 @@ text stays as it is.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import click
+
 from celery_minsched import Settings
+from celery_minsched.cli import minsched
+from celery_minsched.cli.command import EXIT_CODES, Command
 from celery_minsched.core import errors, scripts
 from celery_minsched.core.keys import HOLDS, QUEUES, STATE, Keys
 
 DOCS = Path(__file__).resolve().parent
 LUA = DOCS.parent / "celery_minsched/lua"
-PAGES = (DOCS / "protocol.md", DOCS / "settings.md", DOCS.parent / "README.md")
+PAGES = tuple(DOCS / name for name in ("protocol.md", "settings.md", "commands.md", "../README.md"))
 #: These scripts come first. The others follow in alphabetical order.
 FLOWS = ("register_node", "heartbeat", "dispatch_task", "complete_task")
 
@@ -84,6 +89,54 @@ def _choices(schema: dict[str, Any]) -> list[str]:
     return [", ".join(f"`{choice}`" for choice in schema["enum"])] if "enum" in schema else []
 
 
+def _exit_codes() -> str:
+    rows = ((f"{code:d}", meaning) for code, meaning in EXIT_CODES.items())
+    return _table(("exit code", "meaning"), rows)
+
+
+def _commands() -> str:
+    return "\n\n".join(_command(name, minsched.commands[name]) for name in minsched.commands)
+
+
+def _command(name: str, command: click.Command) -> str:
+    """A command's usage, help, options and exit codes."""
+    arguments = [
+        param.human_readable_name for param in command.params if isinstance(param, click.Argument)
+    ]
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    usage = " ".join(
+        ["celery -A APP minsched", name, *(["[OPTIONS]"] if options else []), *arguments]
+    )
+    parts = [f"### {name}", f"```text\n{usage}\n```", _help(command)]
+    if options:
+        rows = ((_names(option), _meaning(option)) for option in options)
+        parts.append(_table(("option", "meaning"), rows))
+    if isinstance(command, Command) and command.exit_codes:
+        codes = ((f"{code:d}", meaning) for code, meaning in command.exit_codes.items())
+        parts.append(_table(("exit code", "meaning"), codes))
+    return "\n\n".join(parts)
+
+
+def _help(command: click.Command) -> str:
+    """The help text. Paragraphs that click does not wrap become blocks."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    return "\n\n".join(
+        f"```text{text[1:]}\n```" if text.startswith("\b") else text for text in paragraphs
+    )
+
+
+def _names(option: click.Option) -> str:
+    return ", ".join(f"`{name}`" for name in option.opts)
+
+
+def _meaning(option: click.Option) -> str:
+    default = option.default
+    if not option.show_default:
+        return option.help or ""
+    shown = ", ".join(map(str, default)) if isinstance(default, list | tuple) else f"{default}"
+    return f"{option.help} Default: {shown}."
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     rule = ("---" for _ in head)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
@@ -94,6 +147,8 @@ MADE: dict[str, Callable[[], str]] = {
     "errors": _errors,
     "keys": _keys,
     "settings": _settings,
+    "exit_codes": _exit_codes,
+    "commands": _commands,
 }
 
 

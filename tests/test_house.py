@@ -33,7 +33,6 @@ _NOT_YET: set[str] = {
     "arrow: celery_minsched.core.settings -> celery",
     "arrow: celery_minsched.core.settings -> celery.exceptions",
     "arrow: celery_minsched.core.settings -> celery_minsched.plugin.database_url",
-    "arrow: celery_minsched.web.handlers -> celery_minsched",
     "circle: celery_minsched.plugin.batch",
     "circle: celery_minsched.plugin.messages",
     "circle: celery_minsched.plugin.plugin",

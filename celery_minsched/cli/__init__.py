@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 
 from ..core.errors import SchedulerError
 from ..plugin import remote  # noqa: F401 - celery inspect and control know what their own process knows
-from ..web.command import flower
 from .act import drain, pause, rescue, resume, undrain
 from .check import check
-from .common import Failure
+from .command import Failure
 from .exporter import exporter
+from .flower import flower
 from .migrate import migrate
 from .move import adopt, release
 from .scripts import scripts

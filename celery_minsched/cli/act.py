@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from difflib import get_close_matches
 
@@ -13,9 +12,9 @@ from ..core.errors import EmptyPool, NodeIdInUse, UnknownNode
 from ..monitor.models import JobView, NodeView
 from ..monitor.queries import Views
 from ..plugin.plugin import MinSched
-from .common import Failure, console, duration, json_option, plugin, plural, print_json
-
-_LOOK_AGAIN = 0.1  # seconds between two looks at whether a rescue is done
+from .command import Command, ExitCode, Failure
+from .common import console, duration, json_option, plugin, plural, print_json
+from .waiting import poll, timeout_option
 
 
 @click.command()
@@ -100,15 +99,15 @@ class Rescue(BaseModel):
     jobs: list[JobView]
 
 
-@click.command()
-@click.argument("node_id", metavar="NODE")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    help="Seconds to wait for the rescue.",
+@click.command(
+    cls=Command,
+    exit_codes={
+        ExitCode.DONE: "All jobs of the node have another place: a node, a line, or lost.",
+        ExitCode.NOT_DONE: "The rescue is not complete. Live nodes go on with it.",
+    },
 )
+@click.argument("node_id", metavar="NODE")
+@timeout_option("Seconds to wait for the rescue.")
 @json_option
 def rescue(node_id: str, timeout: float, as_json: bool) -> None:
     """Have the jobs of a node that is gone placed anew, now.
@@ -116,10 +115,6 @@ def rescue(node_id: str, timeout: float, as_json: bool) -> None:
     Live nodes do so by themselves, once the node was silent for minsched_node_ttl. An operator who
     knows that the node is gone need not wait. A node that sent a heartbeat in the last two
     intervals is left alone, and the command says what the node does.
-
-    \b
-    Exit code  0  its jobs are placed anew, in line, or lost
-               1  not yet, or no live node is there to do it; it will be done
     """
     scheduler = plugin()
     views = scheduler.views
@@ -138,7 +133,7 @@ def rescue(node_id: str, timeout: float, as_json: bool) -> None:
         print_json(Rescue(node_id=node_id, rescued=not trouble, jobs=jobs))
     else:
         console().print(_in_words(node_id, node, jobs, trouble))
-    click.get_current_context().exit(1 if trouble else 0)
+    click.get_current_context().exit(ExitCode.NOT_DONE if trouble else ExitCode.DONE)
 
 
 def _why_no_rescue(node: NodeView, age: str) -> str:
@@ -163,14 +158,12 @@ def _why_no_rescue(node: NodeView, age: str) -> str:
 def _await_rescue(scheduler: MinSched, node_id: str, timeout: float) -> str:
     """Wait until a live node has seen to it; what went wrong, "" for nothing."""
     views = scheduler.views
-    deadline = time.monotonic() + timeout
-    while views.is_rescue_pending(node_id):
+    for _ in poll(timeout):
+        if not views.is_rescue_pending(node_id):
+            return ""
         if not _is_anyone_alive(scheduler):
             return "No live node is there to see to them; the next that starts will."
-        if time.monotonic() > deadline:
-            return f"They are not all seen to after {timeout:g} s; live nodes go on with it."
-        time.sleep(_LOOK_AGAIN)
-    return ""
+    return f"They are not all seen to after {timeout:g} s; live nodes go on with it."
 
 
 def _is_anyone_alive(scheduler: MinSched) -> bool:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from ..consistency.breach import Breach
 from ..consistency.checker import Checker
-from ..consistency.look import Tell
 from ..consistency.repair import repair
+from .command import Command, ExitCode
 from .common import console, json_option, plugin, print_json
+from .waiting import progress
 
 
 class Answer(BaseModel):
@@ -27,7 +23,13 @@ class Answer(BaseModel):
     left: list[Breach]
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    exit_codes={
+        ExitCode.DONE: "The state is consistent, or is so after the repair.",
+        ExitCode.NOT_DONE: "A violation is left.",
+    },
+)
 @click.option("--repair", "mend", is_flag=True, help="Mend what is found.")
 @json_option
 @click.pass_context
@@ -35,36 +37,18 @@ def check(context: click.Context, mend: bool, as_json: bool) -> None:
     """Does what is in Redis fit together? Names each breach with its keys.
 
     Reads only, in small pieces, and may run at any time. With --repair each is mended in one step,
-    by what is true at that moment; what cannot be mended is named, with what to do. Exits with 0
-    where all is sound at the end, and with 1 where it is not.
+    by what is true at that moment; what cannot be mended is named, with what to do.
     """
     scheduler = plugin()
-    with _bar(hidden=as_json) as tell:
-        checker = Checker(scheduler.views, tell)
+    with progress() as bar:
+        checker = Checker(scheduler.views, bar.update)
         found = checker.check()
         left = repair(scheduler.scheduler, checker, found) if mend else found
     if as_json:
         print_json(Answer(sound=not left, found=found, left=left))
     else:
         _print(console(), found, left, mend)
-    context.exit(1 if left else 0)
-
-
-@contextmanager
-def _bar(hidden: bool) -> Iterator[Tell]:
-    """A bar on a terminal while the check runs; nothing is left of it."""
-    if hidden or not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield lambda step, done, total: None
-        return
-    no_color = bool(click.get_current_context().obj.no_color)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(
-        *columns, console=Console(stderr=True, no_color=no_color), transient=True
-    ) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda step, done, total: progress.update(
-            task, description=step, completed=done, total=total
-        )
+    context.exit(ExitCode.NOT_DONE if left else ExitCode.DONE)
 
 
 def _print(out: Console, found: list[Breach], left: list[Breach], mend: bool) -> None:

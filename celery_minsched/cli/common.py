@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +16,7 @@ from rich.text import Text
 
 from ..core.printing import printable
 from ..plugin.plugin import MinSched
+from .command import Failure
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -37,16 +36,6 @@ STYLES = {
     "busy": "yellow",
     "impossible": "red",
 }
-
-
-class Failure(click.ClickException):
-    """It could not be done or answered."""
-
-    exit_code = 2
-
-    def format_message(self) -> str:
-        """The sentence. What it cites from Redis is printable."""
-        return printable(self.message, keep="\n")
 
 
 class Terminal(Console):
@@ -185,14 +174,3 @@ def names(values: Iterable[str]) -> str:
 def plural(number: int, what: str) -> str:
     """``1 job``, ``2 jobs``."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-@contextmanager
-def progress(total: int, what: str, hidden: bool) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, where that is a terminal; what is yielded is called at each step."""
-    if hidden or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    made: Any = click.progressbar(length=total, label=what, file=sys.stderr)
-    with made as bar:
-        yield lambda: bar.update(1)

@@ -8,6 +8,7 @@ import threading
 import click
 
 from ..plugin.plugin import plugin_of
+from .command import Failure
 
 
 @click.command("exporter")
@@ -33,7 +34,7 @@ def exporter(ctx: click.Context, port: int, address: str) -> None:
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as exc:
-        raise click.ClickException(
+        raise Failure(
             f"cannot listen at {address}:{port}: {exc.strerror}. Choose with --port and --address."
         ) from exc
     stopped = threading.Event()

@@ -11,17 +11,9 @@ from ..core.layout import LAYOUT, check_layout
 from ..core.scheduler import MinimalSchedulerService
 from ..migration import from_v1 as migration
 from ..monitor.queries import Views
-from .common import (
-    Failure,
-    console,
-    duration,
-    json_option,
-    plugin,
-    plural,
-    print_json,
-    printable,
-    progress,
-)
+from .command import Command, ExitCode, Failure
+from .common import console, duration, json_option, plugin, plural, print_json, printable
+from .waiting import progress
 
 _HEARD = 60.0  # seconds
 _MOST = 20  # unknown keys that are printed
@@ -48,7 +40,13 @@ class Answer(BaseModel):
     in_the_way: list[str] = []
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    exit_codes={
+        ExitCode.DONE: "Redis has the layout of this version, or is empty.",
+        ExitCode.NOT_DONE: "Redis has another layout. The command has changed nothing.",
+    },
+)
 @click.option("--apply", is_flag=True, help="Do it. Without, nothing is changed.")
 @click.option(
     "--history",
@@ -63,10 +61,6 @@ def migrate(context: click.Context, apply: bool, history: Path | None, as_json: 
     Nodes, pools, language pairs and sessions are carried over; slots are counted anew from the jobs
     that nodes hold; all jobs are written to the file, and those that ended lapse. Keys that are not
     known are listed, and left as they are. Broken off anywhere, it can be run again.
-
-    \b
-    Exit code  0  Redis has this version's layout
-               1  a dry run, and there is something to do
     """
     scheduler = plugin()
     service = scheduler.unchecked_scheduler()
@@ -88,12 +82,12 @@ def migrate(context: click.Context, apply: bool, history: Path | None, as_json: 
     )
     is_done = found.layout == LAYOUT or found.is_empty
     if apply and not is_done:
-        answer = _apply(service, found, history, answer, as_json)
+        answer = _apply(service, found, history, answer)
     if as_json:
         print_json(answer)
     else:
         _print(answer, history, found.is_empty)
-    context.exit(0 if is_done or apply else 1)
+    context.exit(ExitCode.DONE if is_done or apply else ExitCode.NOT_DONE)
 
 
 def _heard(service: MinimalSchedulerService, found: migration.Survey) -> list[str]:
@@ -109,7 +103,6 @@ def _apply(
     found: migration.Survey,
     history: Path | None,
     answer: Answer,
-    as_json: bool,
 ) -> Answer:
     if found.in_the_way:
         raise Failure(
@@ -120,8 +113,8 @@ def _apply(
     if history is None:
         raise click.UsageError("--apply needs --history FILE: the jobs are written there first")
     try:
-        with migration.History(history) as file, progress(found.jobs, "jobs", as_json) as step:
-            done = migration.carry_over(service, found, file, step)
+        with migration.History(history) as file, progress("jobs", found.jobs) as bar:
+            done = migration.carry_over(service, found, file, bar.advance)
     except (migration.HistoryError, OSError) as exc:
         raise Failure(f"{history} cannot take the jobs: {exc}. Run it again then.") from exc
     return answer.model_copy(update={"held": done["held"], "written": done["written"]})

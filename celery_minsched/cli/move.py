@@ -7,20 +7,18 @@ import click
 from ..core.errors import InvalidDemand
 from ..migration.adopt import Adopter, Adoption
 from ..migration.release import NodesAtWork, Release, Releaser
-from .common import (
-    Failure,
-    console,
-    json_option,
-    plugin,
-    plural,
-    print_json,
-    printable,
-    progress,
-    table,
+from .command import Command, ExitCode, Failure
+from .common import console, json_option, plugin, plural, print_json, printable, table
+from .waiting import progress
+
+
+@click.command(
+    cls=Command,
+    exit_codes={
+        ExitCode.DONE: "All messages, or --limit of them, are adopted, or would be.",
+        ExitCode.NOT_DONE: "Some messages stay in the queue. The output says why.",
+    },
 )
-
-
-@click.command()
 @click.argument("queue")
 @click.option("--pool", help="For tasks without a demand of their own.")
 @click.option("--limit", type=click.IntRange(min=1), help="Adopt so many messages at most.")
@@ -40,10 +38,6 @@ def adopt(
     Plain workers may go on to consume the queue: each message goes to the one or to the other. Ids,
     priorities and times are kept. What a task asks for is told by minsched_routes and the task
     itself, as for a new call. Broken off anywhere, it can be run again.
-
-    \b
-    Exit code  0  all is adopted, or would be; or as many as --limit says
-               1  some messages stay where they are; it says why
     """
     try:
         adopter = Adopter(plugin(), queue, pool)
@@ -53,13 +47,14 @@ def adopt(
         done = adopter.look(limit)
     else:
         most = adopter.waiting() if limit is None else min(limit, adopter.waiting())
-        with progress(most, "messages", as_json) as step:
-            done = adopter.adopt(limit, step)
+        with progress("messages", most) as bar:
+            done = adopter.adopt(limit, bar.advance)
     if as_json:
         print_json(done)
     else:
         _print_adoption(done, dry_run)
-    context.exit(1 if done.refused or any(kind.stays for kind in done.kinds) else 0)
+    is_complete = not done.refused and not any(kind.stays for kind in done.kinds)
+    context.exit(ExitCode.DONE if is_complete else ExitCode.NOT_DONE)
 
 
 def _print_adoption(done: Adoption, dry_run: bool) -> None:
@@ -85,7 +80,13 @@ def _print_adoption(done: Adoption, dry_run: bool) -> None:
     return None
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    exit_codes={
+        ExitCode.DONE: "No key of the scheduler is left.",
+        ExitCode.NOT_DONE: "Keys are left. The output says why, and what to do.",
+    },
+)
 @json_option
 @click.pass_context
 def release(context: click.Context, as_json: bool) -> None:
@@ -95,15 +96,11 @@ def release(context: click.Context, as_json: bool) -> None:
     refused while one takes jobs. Each task goes to the queue to which Celery sends it without the
     scheduler; ids, priorities and times are kept. Run it again once the nodes have stopped: the
     keys go when nothing is left that needs them.
-
-    \b
-    Exit code  0  no key of the scheduler is left
-               1  something is; it says what, and what to do
     """
     releaser = Releaser(plugin())
     try:
-        with progress(releaser.waiting(), "messages", as_json) as step:
-            done = releaser.release(step)
+        with progress("messages", releaser.waiting()) as bar:
+            done = releaser.release(bar.advance)
     except NodesAtWork as exc:
         raise Failure(
             f"nothing was changed, since these nodes take jobs: {exc}. Drain them (celery -A APP "
@@ -113,7 +110,7 @@ def release(context: click.Context, as_json: bool) -> None:
         print_json(done)
     else:
         _print_release(done)
-    context.exit(1 if done.left else 0)
+    context.exit(ExitCode.NOT_DONE if done.left else ExitCode.DONE)
 
 
 def _print_release(done: Release) -> None:

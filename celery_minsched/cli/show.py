@@ -12,6 +12,7 @@ from ..monitor import explain as why_module
 from ..monitor.line_queries import MOST_LINES
 from ..monitor.models import Event, JobView, LineView, NodeView, PoolView, place_of
 from ..monitor.queries import Views
+from .command import Command, ExitCode
 from .common import (
     ROWS,
     clock,
@@ -38,14 +39,14 @@ UUID = 36  # characters: Celery's own task ids are shown on one line
 
 #: Exit codes of ``why`` by its verdict.
 VERDICTS = {
-    "placed": 0,
-    "ended": 0,
-    "unknown": 1,
-    "waiting": 3,
-    "delayed": 3,
-    "impossible": 4,
-    "lost": 4,
-    "broken": 4,
+    "placed": ExitCode.DONE,
+    "ended": ExitCode.DONE,
+    "unknown": ExitCode.NOT_DONE,
+    "waiting": ExitCode.WAITING,
+    "delayed": ExitCode.WAITING,
+    "impossible": ExitCode.BLOCKED,
+    "lost": ExitCode.BLOCKED,
+    "broken": ExitCode.BLOCKED,
 }
 
 
@@ -226,18 +227,20 @@ def lines_table(found: Sequence[LineView], now: int) -> Table:
     return made
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    exit_codes={
+        ExitCode.DONE: "The task has a slot, or has ended.",
+        ExitCode.NOT_DONE: "The scheduler does not know the task.",
+        ExitCode.WAITING: "The task waits or is delayed.",
+        ExitCode.BLOCKED: "The task is lost, no registered node could ever run it, or its record "
+        "is unreadable.",
+    },
+)
 @click.argument("task_id")
 @json_option
 def why(task_id: str, as_json: bool) -> None:
-    """Why a task is where it is, or what it waits for.
-
-    \b
-    Exit code  0  it has a slot, or has ended
-               1  the scheduler does not know it
-               3  it waits, or is delayed
-               4  it is lost, no registered node could ever do it, or its record cannot be read
-    """
+    """Why a task is where it is, or what it waits for."""
     said = why_module.why(plugin().views, task_id)
     if as_json:
         print_json(said)

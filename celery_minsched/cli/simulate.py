@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,9 @@ from pydantic import ValidationError
 
 from ..simulation import Node, Result, simulate, trace
 from ..simulation.result import Times
-from .common import Failure, console, json_option, print_json, table
+from .command import Failure
+from .common import console, json_option, print_json, table
+from .waiting import progress
 
 POOL = "default"
 _POSITIVE = click.FloatRange(0, min_open=True)
@@ -90,13 +91,8 @@ def simulate_command(
     requests = read(path, jobs)
     arriving = trace.jobs_of(requests, len(requests) / rate, work, shares)
     try:
-        with (
-            database(url) as client,
-            click.progressbar(
-                length=len(arriving), file=sys.stderr, hidden=not sys.stderr.isatty()
-            ) as bar,
-        ):
-            result = simulate(client, arriving, nodes, overhead / 1000, bar.update)
+        with database(url) as client, progress("jobs", len(arriving)) as bar:
+            result = simulate(client, arriving, nodes, overhead / 1000, bar.advance)
     except ValidationError as exc:
         raise Failure("; ".join(error["msg"] for error in exc.errors())) from exc
     if as_json:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 
 import click
 from redis.exceptions import RedisError
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from ..monitor.models import NODE_STATES, NodeView
 from ..monitor.queries import Views
-from ..monitor.snapshot import Snapshot, count, look
+from ..monitor.snapshot import Counters, Snapshot, count, look
 from .common import (
     console,
     duration,
@@ -29,6 +30,7 @@ from .common import (
     table,
 )
 from .show import lines_table, pools_table
+from .waiting import poll
 
 _BAR = 12  # cells
 _MOST = 8  # pools, and lines, that are shown
@@ -58,16 +60,21 @@ def top(once: bool, interval: float | None, as_json: bool) -> None:
     out = console()
     with suppress(KeyboardInterrupt):
         if once:
-            before = count(views)
-            time.sleep(interval or _ONCE)
-            return _write(out, look(views, before), as_json)
-        pause, snapshot = interval or _INTERVAL, look(views)
+            snapshot = next(_snapshots(views, interval or _ONCE))
+            return _write(out, snapshot, as_json)
         if out.is_terminal and not as_json:
-            return _watch(out, views, snapshot, pause)
-        while True:
-            time.sleep(pause)
-            snapshot = look(views, snapshot)
+            return _watch(out, views, interval or _INTERVAL)
+        for snapshot in _snapshots(views, interval or _INTERVAL):
             _write(out, snapshot, as_json)
+    return None
+
+
+def _snapshots(views: Views, interval: float) -> Iterator[Snapshot]:
+    """The fleet after each interval, with the rates of the interval."""
+    before: Counters = count(views)
+    for _ in islice(poll(interval=interval), 1, None):
+        before = snapshot = look(views, before)
+        yield snapshot
 
 
 def _write(out: Console, snapshot: Snapshot, as_json: bool) -> None:
@@ -77,16 +84,16 @@ def _write(out: Console, snapshot: Snapshot, as_json: bool) -> None:
         out.print(_page(snapshot), "")
 
 
-def _watch(out: Console, views: Views, snapshot: Snapshot, interval: float) -> None:
-    trouble = ""
-    with Live(console=out, screen=True, auto_refresh=False) as live:
-        while True:
-            live.update(_page(snapshot, out.height, trouble), refresh=True)
-            time.sleep(interval)
+def _watch(out: Console, views: Views, interval: float) -> None:
+    snapshot, trouble = look(views), ""
+    page = _page(snapshot, out.height)
+    with Live(page, console=out, screen=True, auto_refresh=False) as live:
+        for _ in islice(poll(interval=interval), 1, None):
             try:
                 snapshot, trouble = look(views, snapshot), ""
             except RedisError as exc:
                 trouble = f"Redis is away, this was before: {exc}"
+            live.update(_page(snapshot, out.height, trouble), refresh=True)
 
 
 def _page(snapshot: Snapshot, height: int | None = None, trouble: str = "") -> RenderableType:

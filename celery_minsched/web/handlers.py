@@ -11,6 +11,7 @@ handlers do not.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,6 @@ from redis.exceptions import RedisError
 from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, StaticFileHandler, authenticated, url
 
-from .. import __version__
 from ..core.errors import SchedulerError, WrongLayout
 from ..monitor.queries import Views
 from ..plugin.plugin import MinSched, plugin_of
@@ -37,6 +37,11 @@ from .paging import Asked
 logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
+
+#: Changes when a static file changes, so that browsers do not use an old copy.
+STATIC_VERSION = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(STATIC.iterdir()))
+).hexdigest()[:8]
 
 #: Redis is away or has another layout, or the application's settings are wrong.
 UNAVAILABLE = (RedisError, OperationalError, ImproperlyConfigured, WrongLayout)
@@ -88,7 +93,7 @@ class Page(OwnSite):
             of=self.get_argument("of", "", escape=False),  # templates escape
             refresh=self.application.options.auto_refresh,
             may_act=may_act(self),
-            version=__version__,
+            version=STATIC_VERSION,
         )
 
 

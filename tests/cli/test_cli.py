@@ -25,6 +25,8 @@ from click.testing import Result
 from kombu.utils.imports import symbol_by_name
 
 from celery_minsched.cli import minsched
+from celery_minsched.cli.command import EXIT_CODES, ExitCode
+from celery_minsched.cli.show import VERDICTS, why
 from celery_minsched.monitor.models import Event, JobView, LineView, NodeView, PoolView
 from celery_minsched.plugin import remote
 
@@ -283,6 +285,17 @@ class TestActing:
             "a": "lost",
             "b": "dispatched",
         }
+
+
+class TestExitCodes:
+    def test_the_help_lists_the_exit_codes_of_a_command(self, run: Run) -> None:
+        text = run("rescue", "--help").stdout
+        codes = re.findall(r"^  (\d)  (\S.*)", text.partition("Exit codes:\n")[2], re.MULTILINE)
+        assert [code for code, _ in codes] == ["0", "1", "2"]
+        assert dict(codes)["2"] == EXIT_CODES[ExitCode.FAILED]
+
+    def test_each_verdict_of_why_has_a_documented_exit_code(self) -> None:
+        assert set(VERDICTS.values()) == why.exit_codes.keys()
 
 
 class TestTrouble:

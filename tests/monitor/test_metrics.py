@@ -290,7 +290,7 @@ class TestExporter:
         options = ["--port", str(server.port), "--address", "127.0.0.1"]
         context = SimpleNamespace(app=make_app(server.url))
         result = CliRunner().invoke(exporter, options, obj=context)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert f"cannot listen at 127.0.0.1:{server.port}: Address already in" in result.output
 
 

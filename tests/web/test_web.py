@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from celery_minsched import MinimalSchedulerService
+from celery_minsched.cli.flower import flower as flower_command
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import Views
-from celery_minsched.web.command import flower as flower_command
 
 from ..support import screenshots
 from ..support.desk import Desk, silence
@@ -454,5 +454,5 @@ def test_without_flower_the_command_says_what_to_install(monkeypatch: pytest.Mon
     for module in ("server", "handlers"):
         monkeypatch.delitem(sys.modules, f"celery_minsched.web.{module}", raising=False)
     said = CliRunner().invoke(flower_command, [])
-    assert said.exit_code == 1
+    assert said.exit_code == 2
     assert "pip install 'celery-minsched[flower]'" in said.output

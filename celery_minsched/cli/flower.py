@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from .command import Failure
+
 
 @click.command("flower", context_settings={"ignore_unknown_options": True})
 @click.argument("tornado_argv", metavar="[FLOWER OPTIONS]", nargs=-1, type=click.UNPROCESSED)
@@ -11,11 +13,11 @@ import click
 def flower(ctx: click.Context, tornado_argv: tuple[str, ...]) -> None:
     """Flower, with nodes, pools, what waits and why. Takes every option of celery flower."""
     try:
-        from . import server
+        from ..web import server
     except ModuleNotFoundError as exc:
         if exc.name not in ("flower", "tornado", "prometheus_client"):
             raise
-        raise click.ClickException(
+        raise Failure(
             "Flower is not installed. Install it with: pip install 'celery-minsched[flower]'"
         ) from exc
     server.serve(ctx, tornado_argv)

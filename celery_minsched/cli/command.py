@@ -1,0 +1,63 @@
+"""The exit codes of all commands, and the command class that documents them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+import click
+
+from ..core.printing import printable
+
+
+class ExitCode(IntEnum):
+    """The exit codes. Scripts of users depend on the numbers."""
+
+    DONE = 0
+    NOT_DONE = 1
+    FAILED = 2
+    WAITING = 3
+    BLOCKED = 4
+
+
+#: What an exit code means for all commands. A command says more with its ``exit_codes``.
+EXIT_CODES: Mapping[ExitCode, str] = {
+    ExitCode.DONE: "The command has done its work, or has answered.",
+    ExitCode.NOT_DONE: "Work is left, or the object does not exist. The output says what.",
+    ExitCode.FAILED: "The command failed. Standard error says why.",
+    ExitCode.WAITING: "The task waits or is delayed.",
+    ExitCode.BLOCKED: "The task does not run without help.",
+}
+
+
+class Command(click.Command):
+    """A command whose help lists its own exit codes."""
+
+    def __init__(
+        self, *args: Any, exit_codes: Mapping[ExitCode, str] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.exit_codes = exit_codes or {}
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the exit codes below the options."""
+        super().format_epilog(ctx, formatter)
+        if self.exit_codes:
+            with formatter.section("Exit codes"):
+                codes = sorted({ExitCode.FAILED: "", **self.exit_codes})
+                formatter.write_dl([(str(int(code)), self.meaning(code)) for code in codes])
+
+    def meaning(self, code: ExitCode) -> str:
+        """What the exit code means for this command."""
+        return self.exit_codes.get(code) or EXIT_CODES[code]
+
+
+class Failure(click.ClickException):
+    """The command failed. The message is a sentence for standard error."""
+
+    exit_code = ExitCode.FAILED
+
+    def format_message(self) -> str:
+        """The sentence, printable even if it quotes data from Redis."""
+        return printable(self.message, keep="\n")
