@@ -1,7 +1,7 @@
 """Every Redis key and queue name of the scheduler, in one place.
 
-Python formats them with :class:`Keys`; in the scripts :func:`spell_keys` spells them out by the
-same tables, so a key is spelled once.
+Python formats them with :class:`Keys`. :mod:`.lua_source` spells them out in the scripts by the same
+tables, so each key is spelled once.
 """
 
 from __future__ import annotations
@@ -332,45 +332,3 @@ def node_of_queue(queue: str) -> str | None:
     """The node whose queue this is, ``None`` for any other queue."""
     head, _, node_id = queue.partition("minsched.node.")
     return node_id if node_id and not head else None
-
-
-def spell_keys(script: str) -> str:
-    """The Lua script with ``key.node_jobs(node_id)`` spelled out as ``(KEYS[1] .. 'node:jobs:' ..
-    (node_id))``; the prefixes come in as KEYS[1] and KEYS[2]. Raises ``KeyError`` for a name that
-    is in no table.
-
-    Functions would say the same, and are made anew by Redis at each call of a script: spelled out,
-    the keys take a fifth off a script's time.
-    """
-    spelled, at = "", 0
-    while call := _KEY_CALL.search(script, at):
-        arguments, end = _arguments(script, call.end())
-        spelled += script[at : call.start()] + _spell(call[1], [spell_keys(a) for a in arguments])
-        at = end
-    return spelled + script[at:]
-
-
-_KEY_CALL = re.compile(r"\bkey\.(\w+)\(")
-
-
-def _arguments(script: str, start: int) -> tuple[list[str], int]:
-    """The arguments of the call whose parenthesis opens before ``start``, and where it ends."""
-    arguments, depth, begin = [], 1, start
-    for at in range(start, len(script)):
-        depth += {"(": 1, ")": -1}.get(script[at], 0)
-        if depth == 0 or (depth == 1 and script[at] == ","):
-            arguments.append(script[begin:at].strip())
-            begin = at + 1
-        if depth == 0:
-            return [argument for argument in arguments if argument], begin
-    raise ValueError(f"a call has no end: {script[start - 20 : start + 20]!r}")
-
-
-def _spell(name: str, arguments: Sequence[str]) -> str:
-    prefix = "KEYS[2]" if name in QUEUES else "KEYS[1]"
-    template = QUEUES[name] if name in QUEUES else STATE[name]
-    first, *others = template.split("{}")
-    parts = [prefix, f"'{first}'"]
-    for argument, piece in zip(arguments, others, strict=True):
-        parts += [f"({argument})", f"'{piece}'"]
-    return f"({' .. '.join(part for part in parts if part != chr(39) * 2)})"

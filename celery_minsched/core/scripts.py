@@ -1,82 +1,16 @@
-"""Loads the Lua scripts and calls them by EVALSHA.
-
-A script may name includes, one a line: ``-- include: node``. The loader puts an include where it is
-first named. It leaves out the functions that the script does not call, since Redis makes all
-functions of a script anew at each call. A script that often ends early names the includes that it
-needs only later below that place. The loader writes a number in place of its name, if the name is
-in capitals: Lua allows a script 200 local names. Keys are written ``key.node_jobs(node_id)``, and
-spelled out by :func:`celery_minsched.core.keys.spell_keys`.
-"""
+"""Calls the Lua scripts by EVALSHA. Their texts come from :mod:`.lua_source`."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import redis
 from redis.exceptions import NoScriptError, ReadOnlyError
 
-from .keys import Keys, spell_keys
-
-_INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
-#: A function of an include, on one line or up to the next "end" that is not indented.
-_FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)
-#: A number with a name, and the comment behind it.
-_NUMBER = re.compile(r"^local ([A-Z_]+) = (\d+) *(?:--.*)?\n", re.MULTILINE)
-
-
-def _joined(path: str, seen: set[str]) -> str:
-    """The text of a file with its includes, or nothing if the file is in ``seen``."""
-    if path in seen:
-        return ""
-    seen.add(path)
-    return _INCLUDE.sub(lambda found: _joined(f"include/{found[1]}", seen), _read(path))
-
-
-def _read(name: str) -> str:
-    return (files("celery_minsched") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _without_unused(text: str) -> str:
-    """``text`` without the functions that it does not call; a call is below what it calls."""
-    for function in reversed(list(_FUNCTION.finditer(text))):
-        below = re.sub(r"--.*", "", text[function.end() :])
-        if not re.search(rf"\b{function[1]}\b", below):
-            text = text[: function.start()] + text[function.end() :]
-    return text
-
-
-def _with_numbers(text: str) -> str:
-    """``text`` with its numbers in place of their names."""
-    numbers = dict(_NUMBER.findall(text))
-    names = "|".join(numbers)
-    if not names:
-        return text
-    return re.sub(rf"\b({names})\b", lambda name: numbers[name[1]], _NUMBER.sub("", text))
-
-
-def names() -> list[str]:
-    """The names of all scripts."""
-    lua = (files("celery_minsched") / "lua").iterdir()
-    return sorted(entry.name.removesuffix(".lua") for entry in lua if entry.name.endswith(".lua"))
-
-
-@cache
-def source(name: str) -> str:
-    """The whole Lua text of script ``name``."""
-    return spell_keys(_with_numbers(_without_unused(_joined(name, set()))))
-
-
-@cache
-def sha(name: str) -> str:
-    """The SHA1 by which Redis knows script ``name``."""
-    return hashlib.sha1(source(name).encode()).hexdigest()
-
+from .keys import Keys
+from .lua_source import sha, source
 
 def call(client: redis.Redis, keys: Keys, name: str, *args: str | bytes | int | float) -> list[Any]:
     """Run script ``name``; the first item of its answer is ``OK`` or an error code.

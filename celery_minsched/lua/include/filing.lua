@@ -39,7 +39,8 @@ local function places_in(pools, line, ticket, place)
     for _, pool in ipairs(pools) do places[pool] = place end
     return places
   end
-  local job = key.job(string.match(ticket, ' (.*)$') or '')
+  local job_id = string.match(ticket, ' (.*)$') or ''
+  local job = key.job(job_id)
   local status, known, fairness = unpack(attempt(redis.call, 'HMGET', job, 'status', 'places', 'fairness') or {})
   for pool, at in lines(known or '') do places[pool] = place_of(0, number(at)) end
   local band, added = math.floor(place / BAND), ''
