@@ -7,12 +7,19 @@ Redis set limits to a script, and Redis makes all functions of a script anew at 
   includes that it needs later below the place where it ends.
 - A number with a name in capitals stands in place of its name. Lua allows 200 local names.
 - ``key.node_jobs(node_id)`` becomes ``(KEYS[1] .. 'node:jobs:' .. (node_id))``.
+- ``ARGV.node_id`` becomes ``ARGV[2]``, if the header of the script says ``ARGV[2] node_id``.
+
+The header names the arguments after the last single one too: ``ARGV[3...] job_ids``, or with the
+fields of each item ``ARGV[2...] jobs (demand, payload_json)``. In the script, ``#ARGV.jobs`` is the
+number of items, ``for demand, payload_json in ARGV.jobs do`` a loop over them, and
+``{ARGV.job_ids}`` a table of items without fields.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -23,6 +30,13 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)
 #: A number with a name, and the comment behind it.
 _NUMBER = re.compile(r"^local ([A-Z_]+) = (\d+) *(?:--.*)?\n", re.MULTILINE)
+#: A named argument in a header: its number, dots if it is the first of many, its name, its fields.
+_STATED = re.compile(r"ARGV\[(\d+)(\.\.\.)?\] (\w+)(?: \(([\w, ]+)\))?")
+#: The ways to use an argument in a script: a loop over items, their number, a table, one value.
+_LOOP = re.compile(r"\bfor ([\w, ]+) in ARGV\.(\w+) do\b")
+_COUNT = re.compile(r"#ARGV\.(\w+)")
+_TABLE = re.compile(r"\{ARGV\.(\w+)\}")
+_VALUE = re.compile(r"\bARGV\.(\w+)")
 #: A key with its ids. No id contains parentheses.
 _KEY = re.compile(r"\bkey\.(\w+)\(([^()]*)\)")
 
@@ -34,10 +48,42 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".lua") for name in entries if name.endswith(".lua")))
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a script, as its header states them."""
+
+    #: The names of ``ARGV[1]``, ``ARGV[2]`` and so on.
+    single: tuple[str, ...]
+    #: The name of the items that follow, "" for none.
+    items: str = ""
+    #: The names of the arguments of each item, itself if it has one.
+    fields: tuple[str, ...] = ()
+
+
+@cache
+def arguments(name: str) -> Arguments:
+    """The arguments of script ``name``. Raises ``ValueError`` if they are not numbered in order."""
+    header, _, _ = _read(name).partition("\n\n")
+    stated = _STATED.findall(header)
+    if [int(number) for number, *_ in stated] != list(range(1, len(stated) + 1)):
+        raise ValueError(f"{name}.lua: the arguments in the header are not numbered in order")
+    if not stated[-1][1]:
+        return Arguments(tuple(argument for _, _, argument, _ in stated))
+    *single, (_, _, items, fields) = stated
+    return Arguments(
+        tuple(argument for _, _, argument, _ in single),
+        items,
+        tuple(fields.split(", ")) if fields else (items,),
+    )
+
+
 @cache
 def source(name: str) -> str:
-    """The text of script ``name``, as Redis gets it."""
-    return spell_keys(_with_numbers(_without_unused(_joined(name, set()))))
+    """The text of script ``name``, as Redis gets it. Raises ``ValueError`` for an argument that
+    the header does not name, an argument by its number, and a key that is not in :mod:`.keys`.
+    """
+    text = _with_numbers(_without_unused(_joined(name, set())))
+    return spell_keys(number_arguments(text, arguments(name)))
 
 
 @cache
@@ -81,6 +127,36 @@ def _with_numbers(text: str) -> str:
     return re.sub(
         rf"\b({'|'.join(numbers)})\b", lambda name: numbers[name[1]], _NUMBER.sub("", text)
     )
+
+
+def number_arguments(text: str, stated: Arguments) -> str:
+    """``text`` with the numbers of arguments in place of their names."""
+    if by_number := re.search(r".*\bARGV\b(?!\.).*", _code(text)):
+        raise ValueError(f"an argument without its name: {by_number[0].strip()}")
+    first, size = len(stated.single) + 1, len(stated.fields)
+
+    def loop(match: re.Match[str]) -> str:
+        names = tuple(match[1].split(", "))
+        if match[2] != stated.items or len(names) != size or (size > 1 and names != stated.fields):
+            raise ValueError(f"not as the header says: {match[0]}")
+        values = ["ARGV[at]", *(f"ARGV[at + {offset}]" for offset in range(1, size))]
+        head = f"for at = {first}, #ARGV, {size} do"
+        return f"{head} local {match[1]} = {', '.join(values)}"
+
+    def of_items(name: str, replacement: str) -> str:
+        if name != stated.items:
+            raise ValueError(f"the header names no items ARGV.{name}")
+        return replacement
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in stated.single:
+            raise ValueError(f"the header does not name {match[0]}")
+        return f"ARGV[{stated.single.index(match[1]) + 1}]"
+
+    text = _LOOP.sub(loop, text)
+    text = _COUNT.sub(lambda match: of_items(match[1], f"((#ARGV - {first - 1}) / {size})"), text)
+    text = _TABLE.sub(lambda match: of_items(match[1], f"{{unpack(ARGV, {first})}}"), text)
+    return _VALUE.sub(value, text)
 
 
 def spell_keys(text: str) -> str:

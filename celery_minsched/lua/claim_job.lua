@@ -1,23 +1,25 @@
 -- include: job
--- A node received a job's message and asks whether to run it. It does where it holds the job's slot.
+-- A node that received a job's message asks whether to run the job. It runs the job if it holds the job's slot.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] job_id       ARGV[3] node_id      ARGV[4] the message's delivery tag
--- ARGV[5] a name of this claim, by which it is told from an earlier one of the same job
+-- ARGV[2] job_id
+-- ARGV[3] node_id
+-- ARGV[4] delivery_tag of the message
+-- ARGV[5] claim: a name that differs from those of earlier claims of the same job
 --
--- Returns {"OK", "run", pool, chosen_by, ms in line, the node's term}  the slot is the job's
---         {"OK", "discard"}    revoked or expired: the worker tells the caller, and runs nothing
---         {"OK", "drop"}       the job has ended, or it is elsewhere: the message came twice
---         {"OK", "hand_back"}  the slot lapsed, and the node has no other: to be dispatched anew
---         {"OK", "full"}       the same, of a job whose record Redis has lost: ask again
+-- Returns {"OK", "run", pool, chosen_by, ms in line, the node's term}   the node holds the job's slot
+--         {"OK", "discard"}    the job was revoked or has expired: the worker reports that and runs nothing
+--         {"OK", "drop"}       the job has ended, or it is at another node: this message is a second copy
+--         {"OK", "hand_back"}  the slot has expired, and the node has no other: place the job again
+--         {"OK", "full"}       the same for a job whose record Redis has lost: ask again later
 
-local job, node_id = read_job(ARGV[2]), ARGV[3]
+local job, node_id = read_job(ARGV.job_id), ARGV.node_id
 
 write_even_without_memory()
-local was_given_up = job.status == 'lost'
-if job.status ~= '' and (job.node_id ~= node_id or PARKED[job.status]) then return {'OK', 'drop'} end
-if ENDED[job.status] and not was_given_up then
+local was_lost = job.status == 'lost'
+if job.status ~= '' and (job.node_id ~= node_id or UNASSIGNED[job.status]) then return {'OK', 'drop'} end
+if ENDED[job.status] and not was_lost then
   local reason = redis.call('HGET', key.job(job.id), 'reason')
   return {'OK', DISCARDED[reason] and 'discard' or 'drop'}
 end
@@ -30,15 +32,15 @@ if not has_slot then
 end
 redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
 redis.call('HSET', key.job(job.id), 'node_id', node_id, 'status', 'running', 'started_ts', NOW,
-  'tag', ARGV[4], 'claim', ARGV[5])
-if was_given_up then
+  'tag', ARGV.delivery_tag, 'claim', ARGV.claim)
+if was_lost then
   redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
   redis.call('ZREM', key.lost(), job.id)
 end
 if not has_slot then
   expire_record(job)
-  place_node(node_id)
+  update_free_sets(node_id)
 end
-local place = redis.call('HMGET', key.job(job.id), 'pool', 'chosen_by', 'waited_ms')
-return {'OK', 'run', place[1] or '', place[2] or '', number(place[3]),
+local record = redis.call('HMGET', key.job(job.id), 'pool', 'chosen_by', 'waited_ms')
+return {'OK', 'run', record[1] or '', record[2] or '', number(record[3]),
   number(redis.call('HGET', key.node_info(node_id), 'term'))}

@@ -1,5 +1,5 @@
 -- include: rescue
--- Gives out one node that is gone, for a reader of messages: it moves the node's messages to their jobs' own
+-- Returns one node that is gone, for a caller that reads messages. The caller moves the node's messages to the jobs' own
 -- lists, and then calls rescue_node. No other caller gets the node for ten seconds.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
@@ -9,10 +9,10 @@
 --         {"OK", "", ""}   no rescue is due
 
 write_even_without_memory()
-for _, node_id in ipairs(due_of(key.rescues(), RESCUE_CLAIM, MOST_NODES)) do
+for _, node_id in ipairs(due_members(key.rescues(), RESCUE_CLAIM, MOST_NODES)) do
   redis.call('ZADD', key.rescues(), NOW + RESCUE_CLAIM, node_id)
-  local is_due, dead = attempt(function() return is_gone(node_id), has_died(node_id) end)
-  if is_due then return {'OK', node_id, dead and 'dead' or 'left'} end
+  local is_due, is_dead = attempt(function() return is_gone(node_id), has_died(node_id) end)
+  if is_due then return {'OK', node_id, is_dead and 'dead' or 'left'} end
   if is_due == false then redis.call('ZREM', key.rescues(), node_id) end
 end
 return {'OK', '', ''}

@@ -1,37 +1,39 @@
 -- include: place
--- Moves the message of a job from its node to the list that the job's record names, in one step. The
--- message of a job that has ended is settled, since nothing looks for it there.
+-- Moves the message of a job from its node to the job's own list, in one step. If the job has ended, decides what becomes
+-- of the message, since no node searches for it there.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] job_id       ARGV[3] the message, as it is parked
--- ARGV[4] suffix of the list for the message's priority: counts if Redis has lost what the job asks for
--- ARGV[5] node_id      ARGV[6] delivery tag of an unacknowledged message, "" if the message lies in a list
--- ARGV[7] key of that list, from which ARGV[3] is taken
+-- ARGV[2] job_id
+-- ARGV[3] message to put into the job's own list
+-- ARGV[4] priority_suffix of the list for the message's priority. It counts if Redis has lost the job's demand
+-- ARGV[5] node_id
+-- ARGV[6] delivery_tag of an unacknowledged message, "" if the message is in a list
+-- ARGV[7] source_list: key of that list, which has the same message
 --
 -- Returns {"OK", "parked"}
---         {"OK", "incomplete"}   it is parked; Redis has lost what the job asks for, and repair_job is due
---         {"OK", "acknowledged"} its job goes on: nothing is changed
---         {"OK", "gone"}         it does not lie there any more
+--         {"OK", "incomplete"}    moved, but Redis has lost the job's demand: call repair_job
+--         {"OK", "acknowledged"}  the job goes on, and nothing was changed
+--         {"OK", "gone"}          the message is no longer there
 
-local job, node_id, tag = read_job(ARGV[2]), ARGV[5], ARGV[6]
+local job, node_id, delivery_tag = read_job(ARGV.job_id), ARGV.node_id, ARGV.delivery_tag
 local is_complete = job.where ~= ''
 
 local function take()
-  if tag == '' then return redis.call('LREM', ARGV[7], -1, ARGV[3]) == 1 end
-  redis.call('ZREM', key.node_unacked_index(node_id), tag)
-  return redis.call('HDEL', key.node_unacked(node_id), tag) == 1
+  if delivery_tag == '' then return redis.call('LREM', ARGV.source_list, -1, ARGV.message) == 1 end
+  redis.call('ZREM', key.node_unacked_index(node_id), delivery_tag)
+  return redis.call('HDEL', key.node_unacked(node_id), delivery_tag) == 1
 end
 
 write_even_without_memory()
-if tag ~= '' and redis.call('SISMEMBER', key.node_acked(node_id), tag) == 1 then
+if delivery_tag ~= '' and redis.call('SISMEMBER', key.node_acked(node_id), delivery_tag) == 1 then
   return {'OK', 'acknowledged'}
 end
 if not take() then return {'OK', 'gone'} end
 if not is_complete then
-  job.suffix = ARGV[4]
+  job.suffix = ARGV.priority_suffix
   if job.status ~= '' then redis.call('HSET', key.job(job.id), 'suffix', job.suffix) end
 end
-redis.call('RPUSH', parked_list(job), ARGV[3])
-if job.status ~= 'lost' and ENDED[job.status] then settle_ended(job) end
+redis.call('RPUSH', own_list(job), ARGV.message)
+if job.status ~= 'lost' and ENDED[job.status] then finalize_ended(job) end
 return {'OK', is_complete and 'parked' or 'incomplete'}

@@ -1,18 +1,19 @@
--- include: filing
--- Counts anew the jobs that wait for a demand.
+-- include: line_index
+-- Counts the jobs that wait for a demand again.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] where, see dispatch_task           ARGV[3...] all lines of this demand
+-- ARGV[2] pool_selector, see dispatch_task
+-- ARGV[3...] lines, all that have this selector
 --
 -- Returns {"OK", jobs}
 
 local waiting = 0
 write_even_without_memory()
-for i = 3, #ARGV do waiting = waiting + redis.call('ZCARD', key.waiting(ARGV[i])) end
+for line in ARGV.lines do waiting = waiting + redis.call('ZCARD', key.waiting(line)) end
 if waiting > 0 then
-  redis.call('HSET', key.waiting_counts(), ARGV[2], waiting)
+  redis.call('HSET', key.waiting_counts(), ARGV.pool_selector, waiting)
 else
-  redis.call('HDEL', key.waiting_counts(), ARGV[2])
+  redis.call('HDEL', key.waiting_counts(), ARGV.pool_selector)
 end
 return {'OK', waiting}

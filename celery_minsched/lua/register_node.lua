@@ -1,54 +1,58 @@
--- include: relink
--- (Re)announces a node: its slots, capabilities, pools and language pairs. What it offered before
--- and does not offer now, it is taken out of. The jobs that it holds stay its own. Jobs that wait
--- for what it offers take its free slots in the same step.
+-- include: reindex
+-- Registers a node, or changes its registration: its slots, capabilities, pools and language pairs. The node leaves the
+-- indexes and language pairs that it no longer advertises. It keeps the jobs that it holds. In the same step, waiting
+-- jobs that it can do take its free slots.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] node_id      ARGV[3] instance: the process that is the node
--- ARGV[4] max_jobs     ARGV[5] online, "true" or "false"
--- ARGV[6] cap_json     ARGV[7] pools_json, both as given
--- ARGV[8] offers, a line "pool<TAB>" a pool and a line "pool<TAB>capability" a capability in it
--- ARGV[9] speaks, a line "pool<TAB>src:tgt" a language pair
--- ARGV[10] concurrency: the most jobs that it runs at once, max_jobs if it is not given
+-- ARGV[2] node_id
+-- ARGV[3] instance: the process that is the node
+-- ARGV[4] max_jobs
+-- ARGV[5] online, "true" or "false"
+-- ARGV[6] cap_json, as given
+-- ARGV[7] pools_json, as given
+-- ARGV[8] advertised_indexes: a line "pool<TAB>" for each pool, a line "pool<TAB>capability" for each capability in it
+-- ARGV[9] language_pairs: a line "pool<TAB>src:tgt" for each pair
+-- ARGV[10] concurrency: the most jobs that it runs at once; max_jobs if left out
 --
--- Returns {"OK", slots taken}
---         {"NODE_ID_IN_USE", the instance that holds it, ms since its last heartbeat}
+-- Returns {"OK", taken slots}
+--         {"NODE_ID_IN_USE", the instance that has the id, ms since its last heartbeat}
 
-local node_id, instance, max_jobs, online = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local cap_json, pools_json, offers, speaks = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local concurrency = ARGV[10] or max_jobs
+local node_id, instance, max_jobs, online = ARGV.node_id, ARGV.instance, ARGV.max_jobs, ARGV.online
+local cap_json, pools_json = ARGV.cap_json, ARGV.pools_json
+local advertised_indexes, language_pairs = ARGV.advertised_indexes, ARGV.language_pairs
+local concurrency = ARGV.concurrency or max_jobs
 
-local held = redis.call('HMGET', key.node_info(node_id),
+local before = redis.call('HMGET', key.node_info(node_id),
   'instance', 'last_heartbeat_ts', 'online', 'term', 'turn')
-local age = NOW - heard_at(node_id, held[2])
-if held[1] and held[1] ~= '' and held[1] ~= instance and age <= TTL.node then
-  return {'NODE_ID_IN_USE', held[1], age}
+local age = NOW - correct_last_heartbeat(node_id, before[2])
+if before[1] and before[1] ~= '' and before[1] ~= instance and age <= TTL.node then
+  return {'NODE_ID_IN_USE', before[1], age}
 end
 
-write_even_without_memory()  -- first: a caller that may not write is refused here, with nothing done
+write_even_without_memory()  -- first: a caller without write access is refused here, before any change
 redis.call('ZADD', key.nodes(), NOW, node_id)
-withdraw_offers(node_id)
--- Another process is the node now, or Redis has lost the node.
-if held[1] ~= instance or not held[4] then
-  if (held[1] or '') ~= '' then note_suspects(node_id) end  -- that process has died
-  end_term(node_id)
+leave_indexes(node_id)
+-- Another process has become the node, or Redis has lost the node.
+if before[1] ~= instance or not before[4] then
+  if (before[1] or '') ~= '' then record_suspects(node_id) end  -- the earlier process has died
+  start_term(node_id)
 end
 redis.call('HSET', key.node_info(node_id),
   'online', online, 'state', '', 'instance', instance, 'max_jobs', max_jobs,
   'concurrency', concurrency,
-  'cap_json', cap_json, 'pools_json', pools_json, 'offers', offers, 'speaks', speaks,
-  'last_heartbeat_ts', NOW, 'registered_ts', NOW, 'turn', string.format('%.0f', number(held[5])),
-  'turn_base', string.format('%.0f', turn_base(number(redis.call('GET', key.turn())))))
+  'cap_json', cap_json, 'pools_json', pools_json, 'offers', advertised_indexes, 'speaks', language_pairs,
+  'last_heartbeat_ts', NOW, 'registered_ts', NOW, 'turn', string.format('%.0f', number(before[5])),
+  'turn_base', string.format('%.0f', last_chosen_base(number(redis.call('GET', key.turn())))))
 redis.call('HDEL', key.node_info(node_id), 'unread', 'unread_ms', 'stuck_until')
 redis.call('HSETNX', key.node_info(node_id), 'load_json', '{}')
 redis.call('HSETNX', key.node_info(node_id), 'draining', 'false')
-enter_offers(node_id, offers)
+enter_indexes(node_id, advertised_indexes)
 redis.call('DEL', key.node_searches(node_id))
-for pool, pair in lines(speaks) do serve_pair(pair, pool, node_id) end
-place_node(node_id)
-if online == 'true' and held[3] ~= 'true' then tell('node_joined', 'node', node_id) end
-open_lines(node_id)
-relink_changed()
-fill_node(node_id)
+for pool, pair in each_pair(language_pairs) do serve_pair(pair, pool, node_id) end
+update_free_sets(node_id)
+if online == 'true' and before[3] ~= 'true' then emit_event('node_joined', 'node', node_id) end
+release_lines_of_node(node_id)
+reindex_changed_pairs()
+assign_waiting_jobs(node_id)
 return {'OK', redis.call('ZCARD', key.node_jobs(node_id))}

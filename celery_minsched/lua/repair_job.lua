@@ -1,37 +1,47 @@
 -- include: rescue
--- Puts a job right. Its record says where it belongs, and it is taken out of wherever else it was seen.
--- A slot that the record states and that is gone is taken again: the node confirms it or it lapses. A
--- message whose job is nowhere is placed. A job with no message and no slot is lost, and its caller gets
--- an error. Changes nothing of a job that is right.
+-- Repairs a job. Its record says where it belongs, and it is removed from all other places. If the record says that the
+-- job has a slot, and the slot is gone, the job takes the slot again: the node confirms it, or its lease ends. A job with
+-- a message and no place is placed. A job without a message and a slot is lost, and its caller gets an error. A job
+-- without a fault is not changed.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
--- ARGV[1] times, see include/context.lua     ARGV[2] job_id
--- ARGV[3] a node in whose set it was seen, "" for none
--- ARGV[4] a line in which it was seen, "" for none
--- ARGV[5] its ticket there
--- ARGV[6] JSON object of strings: the fields of the job as its message tells them, "" for none
--- ARGV[7] a task whose key names the job, "" for none
+-- ARGV[1] times, see include/context.lua
+-- ARGV[2] job_id
+-- ARGV[3] seen_at: a node in whose set the job was seen, "" for none
+-- ARGV[4] line in which it was seen, "" for none
+-- ARGV[5] queue_entry of the job in that line
+-- ARGV[6] message_fields: JSON object of strings, the job's fields as its message states them; "" for none
+-- ARGV[7] task_id whose key names the job, "" for none
 --
 -- Returns {"OK"}
 
 write_even_without_memory()
-local job, seen_at, line, ticket = read_job(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local told, task_id = ARGV[6] ~= '' and cjson.decode(ARGV[6]), ARGV[7]
+local job, seen_at, line, queue_entry = read_job(ARGV.job_id), ARGV.seen_at, ARGV.line, ARGV.queue_entry
+local message_fields, task_id = ARGV.message_fields ~= '' and cjson.decode(ARGV.message_fields), ARGV.task_id
 
 local function is_in(set) return redis.call('ZSCORE', set, job.id) ~= false end
 
--- What a job without a record is, its node's set tells, or its message. That tells too what a job asks
--- for whose record was made anew by its node.
+local function has_lost_demand()
+  return message_fields and job.where == ''
+    and redis.call('EXISTS', key.job_queue(job.id) .. message_fields.suffix) == 1
+end
+
+-- Restores the demand from the message.
+local function restore_demand()
+  if job.status == 'waiting' then leave_line(job) end
+  if job.status == '' then message_fields.status, message_fields.created_ts = 'parked', NOW end
+  for field, value in pairs(message_fields) do redis.call('HSET', key.job(job.id), field, value) end
+  if message_fields.task_id ~= '' and not redis.call('SET', key.task(message_fields.task_id), job.id, 'NX') then
+    local latest = redis.call('GET', key.task(message_fields.task_id))
+    if latest ~= job.id then record_successor(job.id, latest) end
+  end
+end
+
+-- If the record is lost, the node's set or the message has what the record said.
 if job.status == '' and seen_at ~= '' and is_in(key.node_jobs(seen_at)) then
   confirm_job(seen_at, job.id)
-elseif told and job.where == '' and redis.call('EXISTS', key.job_queue(job.id) .. told.suffix) == 1 then
-  if job.status == 'waiting' then leave_line(job) end
-  if job.status == '' then told.status, told.created_ts = 'parked', NOW end
-  for field, value in pairs(told) do redis.call('HSET', key.job(job.id), field, value) end
-  if told.task_id ~= '' and not redis.call('SET', key.task(told.task_id), job.id, 'NX') then
-    local latest = redis.call('GET', key.task(told.task_id))
-    if latest ~= job.id then note_successor(job.id, latest) end
-  end
+elseif has_lost_demand() then
+  restore_demand()
 end
 job = read_job(job.id)
 if job.node_id == '' and (job.status == 'dispatched' or job.status == 'running') then
@@ -39,71 +49,70 @@ if job.node_id == '' and (job.status == 'dispatched' or job.status == 'running')
   job.status = 'parked'
 end
 local has_slot = job.status == 'dispatched' or job.status == 'running'
-local can_be_placed = is_parked(job) and job.where ~= ''
+local can_be_placed = has_own_message(job) and job.where ~= ''
 
--- Where it does not belong.
+-- Remove the job from places where it does not belong.
 local freed
 if seen_at ~= '' and not (has_slot and job.node_id == seen_at) and is_in(key.node_jobs(seen_at)) then
   redis.call('ZREM', key.node_jobs(seen_at), job.id)
-  place_node(seen_at)
+  update_free_sets(seen_at)
   freed = seen_at
 end
-if line ~= '' and not (job.status == 'waiting' and job.line == line and job.ticket == ticket) then
-  leave_line({line = line, ticket = ticket, band = job.band})
+if line ~= '' and not (job.status == 'waiting' and job.line == line and job.ticket == queue_entry) then
+  leave_line({line = line, ticket = queue_entry, band = job.band})
 end
 if job.status ~= 'delayed' then redis.call('ZREM', key.delayed(), job.id) end
-if not PARKED[job.status] then redis.call('ZREM', key.expiring(), job.id) end
+if not UNASSIGNED[job.status] then redis.call('ZREM', key.expiring(), job.id) end
 
--- Where it belongs.
-local function put_in_place()
+-- Restores the slot of a job that has one, or finalizes a job that has ended.
+local function repair_assigned()
   if job.status == '' then
     redis.call('PEXPIRE', key.job(job.id), TTL.history)
   elseif has_slot then
     if not is_in(key.node_jobs(job.node_id)) then
       redis.call('ZADD', key.node_jobs(job.node_id), NOW + TTL.lease, job.id)
-      place_node(job.node_id)
-      if is_absent(job.node_id) then give_up_node(job.node_id) end
+      update_free_sets(job.node_id)
+      if is_absent(job.node_id) then enqueue_rescue(job.node_id) end
     end
     expire_record(job)
   elseif ENDED[job.status] then
     expire_record(job)
-    if is_in(key.lost()) or not is_parked(job) then return end
+    if is_in(key.lost()) or not has_own_message(job) then return end
     if job.status ~= 'lost' then
-      settle_ended(job)
+      finalize_ended(job)
     elseif can_be_placed then
-      place_parked(job)
+      place_unassigned(job)
     end
   end
 end
 
--- Of a job that is parked.
-local function put_in_line()
-  local is_right
-  if job.status == 'waiting' then
-    is_right = redis.call('ZSCORE', key.waiting(job.line), job.ticket) ~= false
-  elseif job.status == 'delayed' then
-    is_right = is_in(key.delayed())
-  else
-    is_right = is_in(key.expiring())  -- it ended, and its message is yet to be discarded
-  end
-  if job.status ~= 'parked' and is_latest(job) then
+local function is_in_its_place()
+  if job.status == 'waiting' then return redis.call('ZSCORE', key.waiting(job.line), job.ticket) ~= false end
+  if job.status == 'delayed' then return is_in(key.delayed()) end
+  return is_in(key.expiring())  -- the job has ended, and its message waits for a node that discards it
+end
+
+-- Places a job without a slot, or marks it lost if its message is gone.
+local function repair_unassigned()
+  local is_right = is_in_its_place()
+  if job.status ~= 'parked' and is_latest_of_task(job) then
     redis.call('SET', key.task(job.task_id), job.id, 'NX')
   end
-  if job.status ~= 'parked' or not is_right then keep_record(job) end
-  if is_parked(job) then
-    if not is_right and can_be_placed then place_parked(job) end
+  if job.status ~= 'parked' or not is_right then persist_record(job) end
+  if has_own_message(job) then
+    if not is_right and can_be_placed then place_unassigned(job) end
   else
-    if job.status == 'waiting' then give_up_place(job) end
+    if job.status == 'waiting' then abandon_place(job) end
     redis.call('ZREM', key.delayed(), job.id)
     redis.call('ZREM', key.expiring(), job.id)
-    lose_job(job, 'its message is gone')
+    mark_job_lost(job, 'its message is gone')
   end
 end
 
-if PARKED[job.status] then put_in_line() else put_in_place() end
-if task_id ~= '' and not PARKED[read_job(job.id).status]
+if UNASSIGNED[job.status] then repair_unassigned() else repair_assigned() end
+if task_id ~= '' and not UNASSIGNED[read_job(job.id).status]
   and redis.call('GET', key.task(task_id)) == job.id then
   redis.call('PEXPIRE', key.task(task_id), TTL.history)
 end
-if freed then fill_node(freed) end
+if freed then assign_waiting_jobs(freed) end
 return {'OK'}

@@ -1,20 +1,21 @@
--- include: relink
--- Maps a language pair to pools, without a node saying so; replaces what was mapped this way before.
--- What nodes say of the pair stands beside it.
+-- include: reindex
+-- Maps a language pair to pools on behalf of a program, and replaces its earlier mapping. The mappings that nodes
+-- advertise stay beside it.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2] "src:tgt"    ARGV[3...] pools; none takes the mapping back
+-- ARGV[2] pair, "src:tgt"
+-- ARGV[3...] pools; none removes the mapping
 --
 -- Returns {"OK"}
 
-local pair = ARGV[2]
+local pair = ARGV.pair
 
 for _, pool in ipairs(redis.call('SMEMBERS', key.lang(pair))) do
   unserve_pair(pair, pool, '*')
 end
-for i = 3, #ARGV do
-  serve_pair(pair, ARGV[i], '*')
+for pool in ARGV.pools do
+  serve_pair(pair, pool, '*')
 end
-relink_changed()
+reindex_changed_pairs()
 return {'OK'}

@@ -1,12 +1,12 @@
--- What every script knows: the time, and how long things last.
+-- The time, and functions that every script may need.
 
--- Milliseconds of the server's clock. Never a client's: their clocks differ.
+-- Milliseconds of the server's clock. The clocks of clients differ.
 local time = redis.call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- The fleet's times: "node_ttl lease history_ttl session_ttl", milliseconds, and max_rescues. ARGV[1] of
--- every script has those of its caller, which count until a node has registered, and while the fleet's are
--- unreadable.
+-- Parses the fleet's times: "node_ttl lease history_ttl session_ttl max_rescues". The first four are milliseconds. The
+-- argument `times` of every script has the caller's times. They count until a node has registered, and while the
+-- fleet's times are unreadable.
 local function read_times(text)
   local times = type(text) == 'string' and {string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')} or {}
   for i = 1, 5 do
@@ -18,17 +18,17 @@ end
 local times_of_fleet = read_times(redis.pcall('GET', key.times()))
 local TTL = {}
 local MAX_RESCUES
-TTL.node, TTL.lease, TTL.history, TTL.session, MAX_RESCUES = unpack(times_of_fleet or read_times(ARGV[1]))
+TTL.node, TTL.lease, TTL.history, TTL.session, MAX_RESCUES = unpack(times_of_fleet or read_times(ARGV.times))
 
--- The number that a field of a record holds, 0 if the field is missing or is no number. Any program with access to
--- the key may have written the field, and a broken record of one node or job must not stop others.
+-- The number in a field of a record, 0 if the field is missing or is no number. Another program may have written the
+-- field. A broken record of one node or job must not stop the others.
 local function number(stored)
   local value = tonumber(stored)
   return value and math.abs(value) <= 9007199254740992 and value or 0
 end
 
--- Does a step about one node, job or line, and returns its two answers. A program may have put a key of another
--- type in place of one of that node's: then the step ends with nil, and no other step. `check` names the key.
+-- Runs a step for one node, job or line, and returns its first two results. If a key has a wrong type, only this step
+-- fails, with nil. `check` reports such a key.
 local function attempt(step, ...)
   local is_done, answer, more = pcall(step, ...)
   if is_done then return answer, more end
@@ -36,7 +36,7 @@ local function attempt(step, ...)
   if not string.find(fault, 'WRONGTYPE', 1, true) then error(answer, 0) end
 end
 
--- The next number of a counter. It begins anew if it holds none, with a number above all that it ever had.
+-- The next number of a counter. If the key holds no number, the counter starts again above all earlier numbers.
 local function next_number(counter)
   local value = redis.pcall('INCR', counter)
   if type(value) ~= 'number' or number(value) <= 0 then
@@ -46,11 +46,11 @@ local function next_number(counter)
   return value
 end
 
--- Redis without memory refuses a script at its first write, if that write may grow the data
--- (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). It refuses no later write of the script. A
--- script that ends jobs, moves them, or changes a node begins with a write that cannot grow.
+-- Makes the script's first write one that cannot grow the data. Redis without memory refuses a script only at its first
+-- write (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). A script that ends or moves jobs, or changes a node,
+-- calls this before any other write.
 local function write_even_without_memory() redis.call('PERSIST', key.nodes()) end
 
--- A stored time lies so many milliseconds in the future at most. If it lies further, the clock was set back
--- since, or another server with a slower clock has taken over.
+-- A stored time, at most `ahead` milliseconds in the future. A later time shows that the clock was set back, or that
+-- another server with a slower clock has taken over.
 local function clamp(stored, ahead) return math.min(number(stored), NOW + (ahead or 0)) end

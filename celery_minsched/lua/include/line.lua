@@ -1,28 +1,28 @@
--- include: filing
--- Jobs in line. A job's place is computed once, when it joins: its priority, then its turn. The job's `places` are
--- its places in the pools of a language pair, as lines "pool<TAB>place".
+-- include: line_index
+-- How jobs join and leave lines. A job's place is computed once, when it joins: its priority, then its virtual time. The
+-- field `places` has a job's places in the pools of its language pair, as lines "pool<TAB>place".
 
-local function line_of(job, required) return job.where .. '/' .. job.caps .. '/' .. required end
+local function line_name(job, required) return job.where .. '/' .. job.caps .. '/' .. required end
 
-local function count_waiting(line, by)
-  local where = parse_line(line)
-  if add(key.waiting_counts(), where, by) <= 0 then
-    redis.call('HDEL', key.waiting_counts(), where)
+local function adjust_waiting_count(line, by)
+  local pool_selector = parse_line(line)
+  if increment_field(key.waiting_counts(), pool_selector, by) <= 0 then
+    redis.call('HDEL', key.waiting_counts(), pool_selector)
   end
 end
 
--- Of many jobs that one call places most stand in few lines. So a job takes its turn at once, and all jobs of a line
--- join it together, with `join_lines`.
+-- Computes the job's place, and adds the job to `joining`. If one call places many jobs, most of them stand in few
+-- lines, and all jobs of a line join it together in `join_lines`.
 local function join_later(job, joining)
-  -- A job that its node gives back stands before all others of its priority: it has had its turn.
+  -- A job that its node gives back was served before. It stands before all others of its priority.
   local is_given_back = job.node_id ~= '' and not job.is_requeued
-  local take = is_given_back and take_turn_again or take_turn
-  local function take_place(clock) return place_of(job.band, take(clock, job.band, job.fairness)) end
-  -- Among equals the older job is first: ids end with a number that counts up.
+  local join = is_given_back and rejoin_clock or join_clock
+  local function place_by(clock) return to_place(job.band, join(clock, job.band, job.fairness)) end
+  -- Ids end with a number that grows. So of two jobs with the same place, the older one is first.
   job.ticket = string.format('%015.0f', number(string.match(job.id, '%d+$'))) .. ' ' .. job.id
-  job.place, job.places = take_place(clock_of(job.where)), ''
-  for _, pool in ipairs(parse_where(job.where) and {} or pools_of(job.where)) do
-    job.places = job.places .. pool .. '\t' .. take_place(pool) .. '\n'
+  job.place, job.places = place_by(clock_name(job.where)), ''
+  for _, pool in ipairs(parse_selector(job.where) and {} or pools_of(job.where)) do
+    job.places = job.places .. pool .. '\t' .. place_by(pool) .. '\n'
   end
   if not joining[job.line] then
     joining[job.line] = {}
@@ -31,28 +31,28 @@ local function join_later(job, joining)
   table.insert(joining[job.line], job)
 end
 
--- Has jobs of one line join it.
+-- Adds jobs of one line to it.
 local function join_line(jobs)
-  local line, places, tickets = jobs[1].line, {}, {}
+  local line, places, queue_entries = jobs[1].line, {}, {}
   for _, job in ipairs(jobs) do
     places[#places + 1] = job.place
     places[#places + 1] = job.ticket
-    tickets[job.ticket] = true
+    queue_entries[job.ticket] = true
     local fields = {'status', 'waiting', 'line', line, 'ticket', job.ticket}
-    local function also(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
-    if job.places ~= '' then also('places', job.places) end
+    local function set(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
+    if job.places ~= '' then set('places', job.places) end
     if (job.waiting_ts or '') == '' then
-      also('waiting_ts', NOW)
-      tell('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
+      set('waiting_ts', NOW)
+      emit_event('job_waited', 'job', job.id, 'task', job.task_id, 'line', line)
     end
     redis.call('HSET', key.job(job.id), unpack(fields))
   end
   redis.call('ZADD', key.waiting(line), unpack(places))
-  count_waiting(line, #jobs)
+  adjust_waiting_count(line, #jobs)
   if redis.call('HSETNX', key.lines(), line, '') == 1 then
-    file_line(line)
-  elseif tickets[first_in_line(line)] then
-    rank_line(line)
+    index_line(line)
+  elseif queue_entries[first_in_line(line)] then
+    update_line(line)
   end
 end
 
@@ -62,23 +62,23 @@ local function join_lines(joining)
 end
 
 local function leave_line(job)
-  if redis.call('ZREM', key.waiting(job.line), job.ticket) == 1 then count_waiting(job.line, -1) end
-  rank_line(job.line)
+  if redis.call('ZREM', key.waiting(job.line), job.ticket) == 1 then adjust_waiting_count(job.line, -1) end
+  update_line(job.line)
 end
 
--- A job leaves its clocks. `pool` is the pool in which it was served, nil for none. In the clocks of other pools it
--- leaves unserved.
+-- The job leaves its clocks: served in `pool`, or unserved if that is nil. In the clocks of other pools it leaves
+-- unserved.
 local function leave_clocks(job, place, pool)
   local function leave(clock, at)
-    leave_clock(clock, job.band, job.fairness, at and at - job.band * BAND)
+    leave_clock(clock, job.band, job.fairness, at and at - job.band * PRIORITY_UNIT)
   end
-  leave(clock_of(job.where), pool and place)
-  for name, at in lines(job.places) do leave(name, name == pool and number(at) or nil) end
+  leave(clock_name(job.where), pool and place)
+  for name, at in each_pair(job.places) do leave(name, name == pool and number(at) or nil) end
   write_clocks()
 end
 
--- Leaves the line unserved.
-local function give_up_place(job)
+-- The job leaves its line unserved.
+local function abandon_place(job)
   leave_clocks(job)
   leave_line(job)
 end

@@ -1,18 +1,18 @@
 -- include: context
--- A node that takes each message as soon as it comes leaves none in its queue. A message that lies there beat
--- after beat is evidence that the node's worker is stuck, whatever the worker reports.
+-- Detects a stuck worker by its queue. Some nodes take each message as soon as it arrives. If a message stays in such a
+-- node's queue over several heartbeats, the node's worker is stuck, whatever the worker reports.
 
 local UNREAD_GRACE = 4000  -- ms more than node_ttl: the worker may find out first that it is stuck
 
--- Is there such evidence? `seen` is the message that an earlier beat found, and for how long. The time
--- between two beats counts as a quarter of node_ttl at most, which is the longest interval: Redis itself may
--- have been paused.
+-- Has a message stayed in the node's queue for too long? `seen` identifies the message that an earlier heartbeat found.
+-- `seen_ms` is for how long it was there. The time between two heartbeats counts as a quarter of node_ttl at most, the
+-- longest interval: Redis itself may have been paused.
 local function is_left_unread(node_id, seen, seen_ms, last_heartbeat)
   if redis.call('EXISTS', key.node_queue(node_id)) == 0 then
     if seen then redis.call('HDEL', key.node_info(node_id), 'unread', 'unread_ms') end
     return false
   end
-  -- The end of a message has its delivery tag.
+  -- The delivery tag is at the end of a message.
   local next_message = redis.call('LINDEX', key.node_queue(node_id), -1)
   local unread, unread_ms = redis.sha1hex(string.sub(next_message, -1024)), 0
   if unread == seen then
@@ -22,9 +22,9 @@ local function is_left_unread(node_id, seen, seen_ms, last_heartbeat)
   return unread_ms > TTL.node + UNREAD_GRACE
 end
 
--- Returns the state of a node that reports that it takes jobs: "stuck" by evidence, or "". It stays stuck for a
--- lease: its queue gets no message, and so cannot show that the node reads again.
-local function state_by_evidence(node_id, takes_at_once, seen, seen_ms, last_heartbeat, stuck_until)
+-- The state of a node that reports that it takes jobs: "stuck" by its queue, or "". It stays stuck for the length of a
+-- lease. Its queue gets no message meanwhile, so the queue cannot show that the worker reads again.
+local function state_by_queue(node_id, takes_at_once, seen, seen_ms, last_heartbeat, stuck_until)
   if takes_at_once and is_left_unread(node_id, seen, seen_ms, last_heartbeat) then
     redis.call('HSET', key.node_info(node_id), 'stuck_until', NOW + TTL.lease)
     redis.call('HDEL', key.node_info(node_id), 'unread', 'unread_ms')
