@@ -27,7 +27,7 @@ from celery_minsched import (
     SchedulerError,
     Settings,
 )
-from celery_minsched.core import scripts
+from celery_minsched.core import lua_source
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.queries import Views
 from tests.support.server import Server
@@ -115,7 +115,7 @@ class _Recorder(redis.Redis):
     kept: str = ""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        if args[0] == "EVALSHA" and args[1] == scripts.sha(self.kept):
+        if args[0] == "EVALSHA" and args[1] == lua_source.sha(self.kept):
             raise _Recorded(args)
         return super().execute_command(*args, **options)
 
@@ -138,9 +138,9 @@ class Fleet:
         self.keys = self.service.keys
         self._raw = redis.Redis(unix_socket_path=socket)  # as the commands have it
         self.views = Views(self._raw, self.keys, self.settings)
-        self._names = {scripts.sha(name): name for name in scripts.names()}
-        for name in scripts.names():  # so that no call has to send its source
-            self.client.script_load(scripts.source(name))
+        self._names = {lua_source.sha(name): name for name in lua_source.names()}
+        for name in lua_source.names():  # so that no call has to send its source
+            self.client.script_load(lua_source.source(name))
 
     def __enter__(self) -> Fleet:
         return self

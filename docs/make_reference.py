@@ -17,7 +17,7 @@ import click
 from celery_minsched import Settings
 from celery_minsched.cli import minsched
 from celery_minsched.cli.command import EXIT_CODES, Command
-from celery_minsched.core import errors, scripts
+from celery_minsched.core import errors, lua_source
 from celery_minsched.core.keys import HOLDS, QUEUES, STATE, Keys
 
 DOCS = Path(__file__).resolve().parent
@@ -35,7 +35,7 @@ def rewrite(page: str) -> str:
 
 
 def _scripts() -> str:
-    others = [name for name in scripts.names() if name not in FLOWS]
+    others = [name for name in lua_source.names() if name not in FLOWS]
     return "\n\n".join(_script(name) for name in (*FLOWS, *others))
 
 

@@ -40,7 +40,6 @@ _NOT_YET: set[str] = {
     "circle: celery_minsched.plugin.request_place",
     "circle: celery_minsched.plugin.router",
     "circle: celery_minsched.plugin.tracing",
-    "file: celery_minsched/lua/include/demand.lua",
     "file: tests/cli/test_cli.py",
     "file: tests/consistency/test_check.py",
     "file: tests/core/test_scripts.py",

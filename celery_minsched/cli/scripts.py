@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..core import scripts as lua
+from ..core import lua_source
 
 
 @click.command()
@@ -17,5 +17,5 @@ def scripts(directory: Path) -> None:
     For clients in other languages, see docs/protocol.md. Needs no application and no Redis.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for name in lua.names():
-        (directory / f"{name}.lua").write_text(lua.source(name), encoding="utf-8")
+    for name in lua_source.names():
+        (directory / f"{name}.lua").write_text(lua_source.source(name), encoding="utf-8")

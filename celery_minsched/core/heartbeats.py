@@ -19,29 +19,29 @@ def lua_bool(value: bool) -> str:
 
 def heartbeat_calls(
     request: HeartbeatRequest, interval: float, suffixes: str
-) -> Iterator[tuple[str | int | float, ...]]:
-    """The arguments of the calls that make a heartbeat, after the times. The last one counts.
+) -> Iterator[dict[str, Any]]:
+    """The arguments of the calls that make a heartbeat, without the times. The last one counts.
 
     ``interval`` is the process's setting, and ``suffixes`` are those of the message lists.
     """
     jobs = request.jobs or []
     last = max(0, len(jobs) - 1) // MOST_JOBS * MOST_JOBS
     for start in range(0, last + 1, MOST_JOBS):
-        all_told = "" if request.jobs is None else "jobs"
-        yield (
-            request.node_id,
-            request.instance or "",
-            lua_bool(request.online and not request.state),
-            request.load_json,
-            request.load,
-            suffixes,
-            all_told if start == last else "some",
-            lua_bool(request.rescues),
-            request.state,
-            lua_bool(request.takes_at_once),
-            round(1000 * (request.interval or interval)),
-            *jobs[start : start + MOST_JOBS],
-        )
+        last_listing = "" if request.jobs is None else "jobs"
+        yield {
+            "node_id": request.node_id,
+            "instance": request.instance or "",
+            "online": lua_bool(request.online and not request.state),
+            "load_json": request.load_json,
+            "load": request.load,
+            "priority_suffixes": suffixes,
+            "listing": last_listing if start == last else "some",
+            "is_rescuer": lua_bool(request.rescues),
+            "state": request.state,
+            "takes_at_once": lua_bool(request.takes_at_once),
+            "interval_ms": round(1000 * (request.interval or interval)),
+            "job_ids": jobs[start : start + MOST_JOBS],
+        }
 
 
 def read_heartbeat(answer: list[Any], node_id: str, interval: float) -> HeartbeatResponse:

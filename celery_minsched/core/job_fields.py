@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 from .keys import Keys
 from .models import DispatchRequest
-from .paging import Args
 
 
-def asked(keys: Keys, max_waiting: int, request: DispatchRequest, message: tuple[str, str]) -> Args:
-    """A job and its message, as dispatch_task takes them."""
-    ask = {
+class JobArguments(NamedTuple):
+    """A job and its message. The fields are those of ``jobs`` in the header of dispatch_task."""
+
+    demand: str
+    payload_json: str
+    message_head: str
+    message_tail: str
+
+
+def job_arguments(
+    keys: Keys, max_waiting: int, request: DispatchRequest, message: tuple[str, str]
+) -> JobArguments:
+    """The arguments of dispatch_task for a job."""
+    demand = {
         **job_fields(keys, request),
         "when_full": request.when_full,
         "max_waiting": str(max_waiting),
     }
-    return (json.dumps(ask), request.payload_json, *message)
+    return JobArguments(json.dumps(demand), request.payload_json, *message)
 
 
 def job_fields(keys: Keys, request: DispatchRequest) -> dict[str, str]:

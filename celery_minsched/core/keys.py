@@ -1,7 +1,7 @@
 """Every Redis key and queue name of the scheduler, in one place.
 
-Python formats them with :class:`Keys`. :mod:`.lua_source` spells them out in the scripts by the same
-tables, so each key is spelled once.
+Python formats them with :class:`Keys`. :mod:`.lua_source` spells them out in the scripts by the
+same tables, so each key is spelled once.
 """
 
 from __future__ import annotations

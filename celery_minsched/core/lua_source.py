@@ -155,7 +155,8 @@ def number_arguments(text: str, stated: Arguments) -> str:
 
     text = _LOOP.sub(loop, text)
     text = _COUNT.sub(lambda match: of_items(match[1], f"((#ARGV - {first - 1}) / {size})"), text)
-    text = _TABLE.sub(lambda match: of_items(match[1], f"{{unpack(ARGV, {first})}}"), text)
+    if size == 1:
+        text = _TABLE.sub(lambda match: of_items(match[1], f"{{unpack(ARGV, {first})}}"), text)
     return _VALUE.sub(value, text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any, TypeVar
 
 from .outcomes import is_refused
@@ -47,11 +46,11 @@ def pages(items: Sequence[Args]) -> Iterator[Sequence[Args]]:
 def to_first_refused(
     call: Callable[..., list[Any]], jobs: Sequence[Args], answers: Sequence[list[Any]] = ()
 ) -> list[list[Any]]:
-    """The answers for all jobs, to the first that is refused, from a script that takes many.
+    """The answers for all jobs, to the first that is refused, from a script that takes ``jobs``.
 
     ``answers`` are those for the first jobs, if there are any already.
     """
     found = list(answers)
     while len(found) < len(jobs) and not (found and is_refused(found[-1])):
-        found += call(*chain.from_iterable(page_at(jobs, len(found))))
+        found += call(jobs=page_at(jobs, len(found)))
     return found

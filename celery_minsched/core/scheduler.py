@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
-from itertools import chain
 from typing import Any
 
 import redis
 
-from . import errors, scripts, times
+from . import errors, lua_source, scripts, times
 from .heartbeats import heartbeat_calls, lua_bool, read_heartbeat
-from .job_fields import asked, job_fields
+from .job_fields import JobArguments, job_arguments, job_fields
 from .keys import Keys
 from .layout import note_layout
 from .models import (
@@ -28,6 +27,7 @@ from .models import (
 )
 from .outcomes import outcome_of, outcomes_of
 from .paging import MOST_REVOKED, Args, page_at, pages, slices, to_first_refused
+from .registration import registration
 from .settings import Settings
 
 
@@ -74,19 +74,7 @@ class MinimalSchedulerService:
         """
         note_layout(self.redis, self.keys)
         self._follow(times.agree(self.redis, self.keys, self._own))
-        pools, capabilities = request.pools, request.capabilities
-        code, *values = self._call(
-            "register_node",
-            request.node_id,
-            request.instance,
-            request.max_jobs,
-            lua_bool(request.online),
-            request.cap_json,
-            request.pools_json,
-            "".join(f"{pool.id}\t{cap}\n" for pool in pools for cap in ["", *capabilities]),
-            "".join(f"{pool.id}\t{pair}\n" for pool in pools for pair in _pairs(pool)),
-            request.concurrency or request.max_jobs,
-        )
+        code, *values = self._call("register_node", **registration(request))
         if code == errors.NodeIdInUse.code:
             raise errors.NodeIdInUse(node_id=request.node_id, holder=values[0], age_ms=values[1])
         return RegisterNodeResponse(node_id=request.node_id, current_jobs=values[0])
@@ -99,8 +87,8 @@ class MinimalSchedulerService:
         """
         interval, suffixes = self.settings.heartbeat_interval, "\n".join(self.keys.suffixes)
         answers = [
-            read_heartbeat(self._call("heartbeat", *args), request.node_id, interval)
-            for args in heartbeat_calls(request, interval, suffixes)
+            read_heartbeat(self._call("heartbeat", **given), request.node_id, interval)
+            for given in heartbeat_calls(request, interval, suffixes)
         ]
         not_yours = [job_id for answer in answers for job_id in answer.not_yours]
         return answers[-1].model_copy(update={"not_yours": not_yours})
@@ -110,7 +98,7 @@ class MinimalSchedulerService:
 
         Raises :class:`UnknownNode`.
         """
-        code, *values = self._call("drain_node", node_id, lua_bool(draining))
+        code, *values = self._call("drain_node", node_id=node_id, draining=lua_bool(draining))
         if code == errors.UnknownNode.code:
             raise errors.UnknownNode(node_id=node_id)
         return int(values[0])
@@ -120,7 +108,7 @@ class MinimalSchedulerService:
 
         Raises :class:`EmptyPool` for a pool in which no node is registered.
         """
-        code, *values = self._call("pause_pool", pool, lua_bool(paused))
+        code, *values = self._call("pause_pool", pool=pool, paused=lua_bool(paused))
         if code == errors.EmptyPool.code:
             raise errors.EmptyPool(pool=values[0], with_capability="", flags="")
 
@@ -130,7 +118,7 @@ class MinimalSchedulerService:
         Raises :class:`UnknownNode`, or :class:`NodeIdInUse` where the node lives.
         """
         silence = round(2000 * self.settings.heartbeat_interval)
-        code, *values = self._call("declare_dead", node_id, silence)
+        code, *values = self._call("declare_dead", node_id=node_id, least_silence_ms=silence)
         if code == errors.UnknownNode.code:
             raise errors.UnknownNode(node_id=node_id)
         if code == errors.NodeIdInUse.code:
@@ -168,8 +156,10 @@ class MinimalSchedulerService:
         to be called. Both raise redis-py's errors; :meth:`dispatch_tasks` then asks again.
         """
         calls, dispatch = self._asked_of(jobs), partial(self._call, "dispatch_task")
-        first = chain.from_iterable(page_at(calls, 0))
-        answer = scripts.begin(self.redis, self.keys, "dispatch_task", self._times, *first)
+        first = page_at(calls, 0)
+        answer = scripts.begin(
+            self.redis, self.keys, "dispatch_task", times=self._times, jobs=first
+        )
         return lambda: outcomes_of(to_first_refused(dispatch, calls, answer()), jobs)
 
     def adopt_tasks(
@@ -182,7 +172,7 @@ class MinimalSchedulerService:
         """
         told = self._asked_of([(request, message) for _, request, message in jobs])
         lying = [(raw, *args) for (raw, _, _), args in zip(jobs, told, strict=True)]
-        answers = to_first_refused(partial(self._call, "adopt_task", queue), lying)
+        answers = to_first_refused(partial(self._call, "adopt_task", queue_list=queue), lying)
         return [
             None if answer[0] == "GONE" else outcome_of(answer, job[1])
             for answer, job in zip(answers, jobs, strict=False)
@@ -190,12 +180,15 @@ class MinimalSchedulerService:
 
     def return_messages(self, messages: Sequence[tuple[str | bytes, ...]]) -> list[str]:
         """Return messages to ordinary queues and forget their jobs, each in one step; what became
-        of each. See the script, also for what is told of each.
+        of each. See the script, also for the fields of each message.
         """
-        return [str(answer[1]) for answer in self._call_many("return_message", messages)]
+        fields = ("source_list", "message", "queue_list", "ordinary_message", "job_id")
+        return [str(answer[1]) for answer in self._call_many("return_message", fields, messages)]
 
-    def _asked_of(self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]) -> list[Args]:
-        return [asked(self.keys, self.settings.max_waiting, *job) for job in jobs]
+    def _asked_of(
+        self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
+    ) -> list[JobArguments]:
+        return [job_arguments(self.keys, self.settings.max_waiting, *job) for job in jobs]
 
     def place_jobs(
         self, job_ids: Sequence[str], handed_back_by: str, requeued: bool = False
@@ -208,7 +201,7 @@ class MinimalSchedulerService:
         """
         how = "requeued" if requeued else ""
         calls = [(job_id, handed_back_by, how) for job_id in job_ids]
-        answers = self._call_many("place_job", calls)
+        answers = self._call_many("place_job", ("job_id", "handed_back_by", "how"), calls)
         return [str(answer[1]) for answer in answers]
 
     def park_messages(
@@ -217,7 +210,8 @@ class MinimalSchedulerService:
         """Move messages of jobs from nodes to the jobs' own lists, each in one step; see the script
         for what is told of each, and for what became of it.
         """
-        return [str(answer[1]) for answer in self._call_many("park_message", messages)]
+        fields = ("job_id", "message", "priority_suffix", "node_id", "delivery_tag", "source_list")
+        return [str(answer[1]) for answer in self._call_many("park_message", fields, messages)]
 
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
         """Free a job's slot and record how the job ended. A second call changes nothing.
@@ -226,8 +220,12 @@ class MinimalSchedulerService:
         """
         code, *values = self._call(
             "complete_task",
-            *(request.job_id, request.node_id, request.status, request.reason),
-            *(request.delivery_tag, request.claim),
+            job_id=request.job_id,
+            node_id=request.node_id,
+            status=request.status,
+            reason=request.reason,
+            delivery_tag=request.delivery_tag,
+            claim=request.claim,
         )
         if code == errors.UnknownJob.code:
             raise errors.UnknownJob(job_id=request.job_id)
@@ -246,7 +244,8 @@ class MinimalSchedulerService:
         of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its message's header,
         and the node's ``term``.
         """
-        return self.read_claim(self._call("claim_job", job_id, node_id, delivery_tag, claim))
+        given = {"delivery_tag": delivery_tag, "claim": claim}
+        return self.read_claim(self._call("claim_job", job_id=job_id, node_id=node_id, **given))
 
     def claim_in(
         self, pipe: Any, job_id: str, node_id: str, delivery_tag: str, claim: str, load: bool
@@ -256,12 +255,11 @@ class MinimalSchedulerService:
         ``load`` does not send it once more.
         """
         if load:
-            pipe.script_load(scripts.source("claim_job"))
+            pipe.script_load(lua_source.source("claim_job"))
         prefixes = (self.keys.own_prefix, self.keys.queue_prefix)  # kombu prefixes the first key
-        pipe.evalsha(
-            *(scripts.sha("claim_job"), 2, *prefixes, self._times),
-            *(job_id, node_id, delivery_tag, claim),
-        )
+        given = {"node_id": node_id, "delivery_tag": delivery_tag, "claim": claim}
+        args = scripts.in_order("claim_job", times=self._times, job_id=job_id, **given)
+        pipe.evalsha(lua_source.sha("claim_job"), 2, *prefixes, *args)
 
     @staticmethod
     def read_claim(answer: Any) -> tuple[str, dict[str, Any]]:
@@ -273,18 +271,19 @@ class MinimalSchedulerService:
         """Note that a node acknowledges a message before its job begins: ``acknowledged``,
         ``refused`` or ``gone``; see the script.
         """
-        return str(self._call("acknowledge_job", node_id, delivery_tag, term)[1])
+        given = {"node_id": node_id, "delivery_tag": delivery_tag, "term": term}
+        return str(self._call("acknowledge_job", **given)[1])
 
     def release_job(self, job_id: str) -> None:
         """Give back the slot of a dispatch whose message could not be sent."""
-        self._call("release_job", job_id)
+        self._call("release_job", job_id=job_id)
 
     def revoke_tasks(self, task_ids: Sequence[str], node_id: str) -> int:
         """Take revoked tasks out of their lines and hand their messages to this node to discard, or
         to another that is heard later. How many waited.
         """
         return sum(
-            int(self._call("revoke_tasks", node_id, *some)[1])
+            int(self._call("revoke_tasks", node_id=node_id, task_ids=some)[1])
             for some in slices(task_ids, MOST_REVOKED)
         )
 
@@ -308,20 +307,26 @@ class MinimalSchedulerService:
         How many jobs are placed, how many are lost, and how many the node still has: those are for
         a later call.
         """
-        _, placed, lost, left = self._call("rescue_node", node_id, *job_ids)
+        _, placed, lost, left = self._call("rescue_node", node_id=node_id, job_ids=job_ids)
         return int(placed), int(lost), int(left)
 
     def repair_node(self, node_id: str, offers: str = "", speaks: str = "") -> None:
         """Put a node right by its record; ``offers`` and ``speaks`` are where else it was seen."""
-        self._call("repair_node", node_id, "\n".join(self.keys.suffixes), offers, speaks)
+        self._call(
+            "repair_node",
+            node_id=node_id,
+            priority_suffixes="\n".join(self.keys.suffixes),
+            advertised_indexes=offers,
+            language_pairs=speaks,
+        )
 
     def repair_line(self, line: str, seen_in: str = "") -> None:
         """Put a line right by the jobs in it; ``seen_in`` are indexes in which it was seen."""
-        self._call("repair_line", line, seen_in)
+        self._call("repair_line", line=line, seen_in=seen_in)
 
     def recount_waiting(self, where: str, lines: Iterable[str]) -> None:
         """Count anew the jobs that wait for a demand, by its lines."""
-        self._call("recount_waiting", where, *lines)
+        self._call("recount_waiting", pool_selector=where, lines=lines)
 
     def repair_job(
         self,
@@ -340,40 +345,46 @@ class MinimalSchedulerService:
         if told:
             payload = {"payload_json": told.payload_json}
             fields = json.dumps(job_fields(self.keys, told) | payload)
-        self._call("repair_job", job_id, seen_at, line, ticket, fields, task_id)
+        self._call(
+            "repair_job",
+            job_id=job_id,
+            seen_at=seen_at,
+            line=line,
+            queue_entry=ticket,
+            message_fields=fields,
+            task_id=task_id,
+        )
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
         """Map a language pair to pools without a node saying so; no pools takes it back."""
         offers = [PoolOffer(id=pool, langs=[(src_lang, tgt_lang)]) for pool in pools]
         if not offers:  # the languages are checked all the same
             PoolOffer(id="none", langs=[(src_lang, tgt_lang)])
-        self._call("set_language_pools", f"{src_lang}:{tgt_lang}", *(offer.id for offer in offers))
+        pair = f"{src_lang}:{tgt_lang}"
+        self._call("set_language_pools", pair=pair, pools=[offer.id for offer in offers])
 
     def carry_language(self, pair: str, pools: Iterable[str]) -> None:
         """Take over a language pair of the original specification's layout."""
-        self._call("carry_language", pair, *pools)
+        self._call("carry_language", pair=pair, pools=pools)
 
     def carry_jobs(self, jobs: Sequence[tuple[str, int, str, str, int]]) -> list[str]:
-        """Take over jobs of the original specification's layout; see the script for what is told
-        of each, and for what became of it.
+        """Take over jobs of the original specification's layout; see the script for the fields of
+        each, and for what became of it.
         """
-        return [str(answer[1]) for answer in self._call_many("carry_job", jobs)]
+        fields = ("job_id", "created_ts", "payload_json", "pool_selector", "held_until")
+        return [str(answer[1]) for answer in self._call_many("carry_job", fields, jobs)]
 
-    def _call(self, name: str, *args: str | bytes | int | float) -> list[Any]:
-        return scripts.call(self.redis, self.keys, name, self._times, *args)
+    def _call(self, name: str, /, **given: Any) -> list[Any]:
+        return scripts.call(self.redis, self.keys, name, times=self._times, **given)
 
-    def _call_many(self, name: str, calls: Sequence[Args]) -> list[list[Any]]:
-        """The answers to calls of a script, a page of them in one round trip."""
-        return [answer for page in pages(calls) for answer in self._call_page(name, page)]
+    def _call_many(self, name: str, fields: Sequence[str], rows: Sequence[Args]) -> list[list[Any]]:
+        """The answers to a call of a script for each row, a page of them in one round trip."""
+        return [answer for page in pages(rows) for answer in self._call_page(name, fields, page)]
 
-    def _call_page(self, name: str, page: Sequence[Args]) -> list[list[Any]]:
-        own = self._times
-        return scripts.call_many(self.redis, self.keys, name, [(own, *args) for args in page])
+    def _call_page(self, name: str, fields: Sequence[str], page: Sequence[Args]) -> list[list[Any]]:
+        rows = [(self._times, *row) for row in page]
+        return scripts.call_many(self.redis, self.keys, name, ("times", *fields), rows)
 
 
 #: Of a job whose message the caller sends.
 _NO_MESSAGE = ("", "")
-
-
-def _pairs(pool: PoolOffer) -> list[str]:
-    return [f"{src}:{tgt}" for src, tgt in pool.langs]

@@ -1,4 +1,9 @@
-"""Calls the Lua scripts by EVALSHA. Their texts come from :mod:`.lua_source`."""
+"""Calls the Lua scripts by EVALSHA. Their texts come from :mod:`.lua_source`.
+
+Arguments are given by the names in the script's header. The items that a script takes after its
+single arguments are given as one sequence, for example ``job_ids=["u1:1", "u1:2"]``. If an item has
+several fields, it is a tuple of them.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +14,76 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, ReadOnlyError
 
+from . import lua_source
 from .keys import Keys
-from .lua_source import sha, source
 
-def call(client: redis.Redis, keys: Keys, name: str, *args: str | bytes | int | float) -> list[Any]:
+Value = str | bytes | int | float
+
+
+def in_order(name: str, /, **given: Any) -> list[Value]:
+    """The arguments of script ``name`` in the order of its header.
+
+    Raises ``TypeError`` if the header has other names.
+    """
+    stated = lua_source.arguments(name)
+    names = (*stated.single, *([stated.items] if stated.items else []))
+    if len(given) != len(names) or not all(argument in given for argument in names):
+        raise TypeError(f"{name}.lua takes {', '.join(names)}, and not {', '.join(given)}")
+    ordered: list[Value] = [given[argument] for argument in stated.single]
+    if len(stated.fields) == 1:
+        ordered += given[stated.items]
+    elif stated.items:
+        for item in given[stated.items]:
+            ordered += item
+    return ordered
+
+
+def call(client: redis.Redis, keys: Keys, name: str, /, **given: Any) -> list[Any]:
     """Run script ``name``; the first item of its answer is ``OK`` or an error code.
 
-    A server that has lost its scripts (restart, failover, SCRIPT FLUSH) is sent the source once
-    more. Raises redis-py's own errors; an answer in bytes is decoded.
+    Sends the source if the server has lost its scripts (restart, failover, SCRIPT FLUSH). Raises
+    redis-py's own errors. Decodes an answer in bytes.
     """
-    prefixes = (keys.prefix, keys.queue_prefix)
+    prefixes, args = (keys.prefix, keys.queue_prefix), in_order(name, **given)
     with _looking_for_the_master(client):
         try:
-            reply = client.evalsha(sha(name), 2, *prefixes, *args)
+            reply = client.evalsha(lua_source.sha(name), 2, *prefixes, *args)
         except NoScriptError:
-            reply = client.eval(source(name), 2, *prefixes, *args)
+            reply = client.eval(lua_source.source(name), 2, *prefixes, *args)
     answer: list[Any] = text(reply)
     return answer
 
 
 def call_many(
-    client: redis.Redis, keys: Keys, name: str, calls: Sequence[Sequence[str | bytes | int | float]]
+    client: redis.Redis,
+    keys: Keys,
+    name: str,
+    fields: Sequence[str],
+    rows: Sequence[Sequence[Value]],
 ) -> list[list[Any]]:
-    """Run script ``name`` once for each of ``calls``, in one round trip; their answers in order."""
+    """Run script ``name`` once for each row, in one round trip; their answers in order.
+
+    A row has the arguments that ``fields`` names. The script takes no items.
+    """
+    calls = [dict(zip(fields, row, strict=True)) for row in rows]
     if len(calls) == 1:
-        return [call(client, keys, name, *calls[0])]
+        return [call(client, keys, name, **calls[0])]
     with _looking_for_the_master(client), client.pipeline(transaction=False) as pipe:
-        # SCRIPT LOAD first: in a pipeline there is no second try for a script that is not known.
-        pipe.script_load(source(name))
-        for args in calls:
-            put(pipe, keys, name, *args)
+        # SCRIPT LOAD first: a pipeline has no second attempt for an unknown script.
+        pipe.script_load(lua_source.source(name))
+        for given in calls:
+            args = in_order(name, **given)
+            pipe.evalsha(lua_source.sha(name), 2, keys.prefix, keys.queue_prefix, *args)
         answers: list[list[Any]] = text(pipe.execute()[1:])
     return answers
 
 
-def begin(
-    client: redis.Redis, keys: Keys, name: str, *args: str | bytes | int | float
-) -> Callable[[], list[Any]]:
-    """Send a call of script ``name``; the function returned waits for its answer, and has to be
-    called. Both raise redis-py's errors. Nothing is tried again, nor is the script sent to a server
-    that does not know it.
+def begin(client: redis.Redis, keys: Keys, name: str, /, **given: Any) -> Callable[[], list[Any]]:
+    """Send a call of script ``name``. Returns a function that waits for the answer, and that must
+    be called. Both raise redis-py's errors. Neither tries again, nor sends the source to a server
+    that does not know the script.
     """
+    args = in_order(name, **given)
     connection = client.connection_pool.get_connection()
 
     def answer() -> list[Any]:
@@ -60,30 +94,29 @@ def begin(
         return reply
 
     try:
-        connection.send_command("EVALSHA", sha(name), 2, keys.prefix, keys.queue_prefix, *args)
+        connection.send_command(
+            "EVALSHA", lua_source.sha(name), 2, keys.prefix, keys.queue_prefix, *args
+        )
     except BaseException:
         client.connection_pool.release(connection)
         raise
     return answer
 
 
-def put(pipe: Any, keys: Keys, name: str, *args: str | bytes | int | float) -> None:
-    """Put a call of script ``name`` in a pipeline; whoever does sees to it that Redis knows it."""
-    pipe.evalsha(sha(name), 2, keys.prefix, keys.queue_prefix, *args)
-
-
 @contextmanager
 def _looking_for_the_master(client: redis.Redis) -> Iterator[None]:
-    """A server that may only be read has become a replica: whatever name led here may lead to the
-    master by now, but not over connections that are open. (With Sentinel redis-py does this.)
+    """Closes idle connections after an error that a failover may have caused.
+
+    A read-only server has become a replica. The name that led to it may lead to the master now, but
+    open connections do not. (With Sentinel, redis-py does this itself.)
     """
     try:
         yield
     except redis.ResponseError as exc:
-        if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):  # as Redis 6.2 says it
+        if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):  # the second for Redis 6.2
             client.connection_pool.disconnect(inuse_connections=False)
         raise
-    except redis.TimeoutError:  # what lost this connection in silence has lost the idle ones too
+    except redis.TimeoutError:  # the idle connections are probably dead too
         client.connection_pool.disconnect(inuse_connections=False)
         raise
 

@@ -41,7 +41,7 @@ def look_up(client: redis.Redis, keys: Keys) -> str | None:
 
 def agree(client: redis.Redis, keys: Keys, settings: Settings) -> str:
     """The fleet's times. If no node lives, these settings are the fleet's from now on."""
-    return str(scripts.call(client, keys, "agree_times", to_text(settings))[1])
+    return str(scripts.call(client, keys, "agree_times", times=to_text(settings))[1])
 
 
 def is_readable(fleet: str) -> bool:

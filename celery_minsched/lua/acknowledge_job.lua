@@ -1,6 +1,6 @@
 -- include: context
--- A node acknowledges the message of a job that it is about to begin. From this step on, no other node gets the message.
--- If this node dies, the job is lost and reported.
+-- A node acknowledges the message of a job that it is about to begin. From this step on, no other node gets the
+-- message. If this node dies, the job is lost and reported.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

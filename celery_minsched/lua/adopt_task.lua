@@ -1,6 +1,6 @@
 -- include: dispatch
--- Takes messages out of an ordinary queue and dispatches them, each in one step. So either a plain worker or this script
--- takes a message. `celery minsched adopt` calls it.
+-- Takes messages out of an ordinary queue and dispatches them, each in one step. So either a plain worker or this
+-- script takes a message. `celery minsched adopt` calls it.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

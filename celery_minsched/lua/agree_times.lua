@@ -1,6 +1,6 @@
 -- include: context
--- Agrees on the fleet's times with a process that registers a node. While a node lives, the fleet's times stay. Else the
--- caller's times become the fleet's.
+-- Agrees on the fleet's times with a process that registers a node. While a node lives, the fleet's times stay. Else
+-- the caller's times become the fleet's.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times of the caller, see include/context.lua

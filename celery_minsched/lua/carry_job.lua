@@ -1,7 +1,7 @@
 -- include: job
--- Migrates a job's record from the layout of the original specification. An active job holds a slot of its node until it
--- ends, or until a time limit. Any other job expires. If it never ended, it becomes lost. `celery minsched migrate` calls
--- this, after it has saved the record.
+-- Migrates a job's record from the layout of the original specification. An active job holds a slot of its node until
+-- it ends, or until a time limit. Any other job expires. If it never ended, it becomes lost. `celery minsched migrate`
+-- calls this, after it has saved the record.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
@@ -28,5 +28,6 @@ if not is_active or redis.call('HEXISTS', key.node_info(job.node_id), 'offers') 
   return {'OK', 'history'}
 end
 redis.call('ZADD', key.node_jobs(job.node_id), held_until, job.id)
-redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'where', ARGV.pool_selector, 'dispatched_ts', ARGV.created_ts)
+redis.call('HSET', key.job(job.id), 'status', 'dispatched', 'where', ARGV.pool_selector,
+  'dispatched_ts', ARGV.created_ts)
 return {'OK', 'held'}

@@ -1,6 +1,6 @@
 -- include: node
--- Migrates a language pair from the layout of the original specification, as if a program had mapped it. `celery minsched
--- migrate` calls this.
+-- Migrates a language pair from the layout of the original specification, as if a program had mapped it. `celery
+-- minsched migrate` calls this.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

@@ -1,6 +1,6 @@
 -- include: rescue
--- Returns one node that is gone, for a caller that reads messages. The caller moves the node's messages to the jobs' own
--- lists, and then calls rescue_node. No other caller gets the node for ten seconds.
+-- Returns one node that is gone, for a caller that reads messages. The caller moves the node's messages to the jobs'
+-- own lists, and then calls rescue_node. No other caller gets the node for ten seconds.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

@@ -5,7 +5,7 @@
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] node_id
--- ARGV[3] least_silence_ms: for how long the node must have been silent. Two of its heartbeat intervals are the minimum,
+-- ARGV[3] least_silence_ms: for how long the node must have been silent. The minimum is two of its heartbeat intervals,
 --         since a live node should be drained instead
 --
 -- Returns {"OK", jobs that hold its slots}

@@ -6,8 +6,9 @@
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
--- ARGV[2...] jobs (demand, payload_json, message_head, message_tail): at most 100 jobs. With more, the script returns the
--- error TOO_MANY_JOBS and writes nothing. Redis copies 1 MB of messages in 1 ms: send more in several calls, in order.
+-- ARGV[2...] jobs (demand, payload_json, message_head, message_tail): at most 100 jobs. With more, the script
+-- returns the error TOO_MANY_JOBS and writes nothing. Redis copies 1 MB of messages in 1 ms: send more in several
+-- calls, in order.
 --   demand: a JSON object of strings. All of these are required, "" means not given:
 --         where        the pool selector: "asr" is this pool; "zh:en" is any pool that serves the pair, and after "|"
 --                      follows the next pair to look up; "asr=zh:en" is this pool, if it serves the pair
@@ -25,16 +26,17 @@
 --         when_full    "error" or "wait"
 --         max_waiting  the most jobs in a line
 --   payload_json: recorded, but not read
---   message_head, message_tail: the message before and after the job's id, which is a JSON string. Not read. Both are ""
---         if the caller sends the message: then the job takes a slot at once or is refused
+--   message_head, message_tail: the message before and after the job's id, which is a JSON string. Not read. Both
+--         are "" if the caller sends the message: then the job takes a slot at once or is refused
 --
--- Returns an answer for each job, up to the first refused job. If there are fewer answers and no job is refused, the call
--- has reached a limit (nodes with hundreds of capabilities, pairs with hundreds of pools): send the other jobs again.
+-- Returns an answer for each job, up to the first refused job. If there are fewer answers and no job is refused, the
+-- call has reached a limit (nodes with hundreds of capabilities, pairs with hundreds of pools): send the other jobs
+-- again.
 --         {"OK", node_id, job_id, pool, chosen_by}
 --         {"OK", "", job_id, "", "delayed"}      waits until its due_ts
 --         {"OK", "", job_id, "", "busy"}         waits: all nodes that can do it are full
---         {"OK", "", job_id, "", "impossible"}   waits: no registered node can do it. If more than 1,000 nodes have each
---                                                of several capabilities, the demand counts as possible
+--         {"OK", "", job_id, "", "impossible"}   waits: no registered node can do it. If more than 1,000 nodes have
+--                                                each of several capabilities, it counts as possible
 --         {"NO_POOL_FOR_LANG_PAIR"}              no pool serves the pair, or the named pool does not
 --         {"EMPTY_POOL", pool}                   no node of the pool has the capabilities
 --         {"NO_AVAILABLE_NODE"}                  all nodes that can do it are full, draining or offline

@@ -1,6 +1,6 @@
 -- include: reindex
--- Takes a node out of dispatch, or returns it. A drained node finishes its jobs. Jobs that wait for it alone wait for any
--- node of their pools from now on. The node stays drained over a restart.
+-- Takes a node out of dispatch, or returns it. A drained node finishes its jobs. Jobs that wait for it alone wait for
+-- any node of their pools from now on. The node stays drained over a restart.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

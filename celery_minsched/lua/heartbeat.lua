@@ -32,7 +32,7 @@
 
 local HEARTBEATS = 500  -- of the whole fleet in a second: with more nodes, each node sends its own less often
 
-local node_id, instance, online, load_json, load = ARGV.node_id, ARGV.instance, ARGV.online, ARGV.load_json, ARGV.load
+local node_id, instance, online, load = ARGV.node_id, ARGV.instance, ARGV.online, ARGV.load
 local listing, state = ARGV.listing, ARGV.state
 local job_ids = {ARGV.job_ids}
 
@@ -51,7 +51,7 @@ if online == 'true' and state == '' then
 end
 -- Settings allow no longer interval than a quarter of node_ttl.
 local enough = math.min(redis.call('ZCOUNT', key.nodes(), '(0', '+inf') * 1000 / HEARTBEATS, TTL.node / 4)
-redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', load_json, 'load', load,
+redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', ARGV.load_json, 'load', load,
   'last_heartbeat_ts', NOW, 'state', state,
   'interval_ms', string.format('%.0f', math.max(enough, tonumber(ARGV.interval_ms))))
 redis.call('ZADD', key.nodes(), NOW, node_id)

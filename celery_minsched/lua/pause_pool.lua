@@ -1,7 +1,7 @@
 -- include: reindex
--- Pauses or resumes a pool. The nodes of a paused pool finish its jobs and take no more jobs for it, so jobs that ask for
--- it wait. The nodes still serve their other pools. When the pool resumes, waiting jobs take the free slots. A pool stays
--- paused until it is resumed, or until the record of its last node expires.
+-- Pauses or resumes a pool. The nodes of a paused pool finish its jobs and take no more jobs for it, so jobs that ask
+-- for it wait. The nodes still serve their other pools. When the pool resumes, waiting jobs take the free slots. A pool
+-- stays paused until it is resumed, or until the record of its last node expires.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

@@ -1,6 +1,6 @@
 -- include: place
--- Places a job whose message is in its own list: at a node with a free slot, or in its line. This is one step, so no slot
--- that is freed meanwhile stays free. A node that hands a message back calls it.
+-- Places a job whose message is in its own list: at a node with a free slot, or in its line. This is one step, so no
+-- slot that is freed meanwhile stays free. A node that hands a message back calls it.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

@@ -1,6 +1,6 @@
 -- include: assignment
--- Repairs a line. If jobs wait in it, adds it to the known lines and to the indexes of its pools. Else removes it. A line
--- without a fault is not changed.
+-- Repairs a line. If jobs wait in it, adds it to the known lines and to the indexes of its pools. Else removes it. A
+-- line without a fault is not changed.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

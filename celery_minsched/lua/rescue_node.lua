@@ -1,13 +1,13 @@
 -- include: rescue
 -- Places jobs of a node that is gone, or of an earlier process of a node, after their messages were moved to the jobs'
--- own lists. If no job is named, all messages were moved: then decides about the node's other jobs. It is safe to call it
--- again, also after the node has come back: then it places only jobs that the node has not claimed.
+-- own lists. If no job is named, all messages were moved: then decides about the node's other jobs. It is safe to call
+-- it again, also after the node has come back: then it places only jobs that the node has not claimed.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
 -- ARGV[2] node_id
--- ARGV[3...] job_ids whose messages were moved, at most 100, the oldest first. If there are none, the call decides about
---         at most 100 of the other jobs
+-- ARGV[3...] job_ids whose messages were moved, at most 100, the oldest first. If there are none, the call
+--         decides about at most 100 of the other jobs
 --
 -- Returns {"OK", jobs placed, jobs lost, jobs that the node still has}
 

@@ -1,7 +1,7 @@
 -- include: discard
 -- Removes the waiting and the delayed jobs of revoked tasks from their lines. Their messages go to this node, whose
--- worker reports the end to the caller. If the node's queue is long, they go to another node at a later heartbeat. A job
--- that was revoked before is not changed.
+-- worker reports the end to the caller. If the node's queue is long, they go to another node at a later heartbeat. A
+-- job that was revoked before is not changed.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

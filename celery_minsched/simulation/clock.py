@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from ..core import scripts
+from ..core import lua_source, scripts
 from ..core.models import MAX_SLOTS, DispatchRequest
 from ..core.scheduler import MinimalSchedulerService
 from ..core.settings import Settings
@@ -28,7 +28,7 @@ _GIVEN = "{0, KEYS[3]}"
 
 @cache
 def _source(name: str) -> str:
-    text = scripts.source(name)
+    text = lua_source.source(name)
     if text.count(_CLOCK) != 1:
         raise RuntimeError(f"{name}.lua does not ask for the time once, by {_CLOCK}")
     return text.replace(_CLOCK, _GIVEN)
@@ -57,25 +57,28 @@ class VirtualScheduler(MinimalSchedulerService):
     def dispatch_in(self, pipe: Any, request: DispatchRequest, message: tuple[str, str]) -> None:
         """Put a dispatch in a pipeline; its answer is a list of one, see ``dispatch_task.lua``."""
         [args] = self._asked_of([(request, message)])
-        self._put(pipe, "dispatch_task", *args)
+        self._put(pipe, "dispatch_task", jobs=[args])
 
     def claim_job_in(self, pipe: Any, job_id: str, node_id: str) -> None:
         """Put the claim of a job that has come to its node in a pipeline."""
-        self._put(pipe, "claim_job", job_id, node_id, job_id, job_id)
+        given = {"delivery_tag": job_id, "claim": job_id}
+        self._put(pipe, "claim_job", job_id=job_id, node_id=node_id, **given)
 
     def complete_in(self, pipe: Any, job_id: str, node_id: str, task_id: str) -> None:
         """Put the end of a job in a pipeline, the removal of what is kept of it, and a look at what
         has come to the node. That, a list, is the last of the three answers.
         """
-        self._put(pipe, "complete_task", job_id, node_id, "finished", "", job_id)
+        given = {"status": "finished", "reason": "", "delivery_tag": job_id, "claim": ""}
+        self._put(pipe, "complete_task", job_id=job_id, node_id=node_id, **given)
         pipe.delete(self.keys("job", job_id), self.keys("task", task_id))
         pipe.lpop(self.keys("node_queue", node_id), MAX_SLOTS)
 
-    def _call(self, name: str, *args: str | bytes | int | float) -> list[Any]:
-        answer: list[Any] = scripts.text(self._put(self.redis, name, *args))
+    def _call(self, name: str, /, **given: Any) -> list[Any]:
+        answer: list[Any] = scripts.text(self._put(self.redis, name, **given))
         return answer
 
-    def _put(self, client: Any, name: str, *args: str | bytes | int | float) -> Any:
+    def _put(self, client: Any, name: str, /, **given: Any) -> Any:
         time = round((EPOCH + self.now) * 1e6)
         prefixes = (self.keys.prefix, self.keys.queue_prefix)
-        return client.evalsha(_sha(name), 3, *prefixes, time, self._times, *args)
+        args = scripts.in_order(name, times=self._times, **given)
+        return client.evalsha(_sha(name), 3, *prefixes, time, *args)

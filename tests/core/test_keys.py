@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from celery_minsched import MinimalSchedulerService, NoAvailableNode, Settings
-from celery_minsched.core.keys import Keys, spell_keys
+from celery_minsched.core.keys import Keys
+from celery_minsched.core.lua_source import spell_keys
 
 from ..support.all_keys import LASTING, use_every_key
 from ..support.desk import Desk, silence
@@ -74,16 +75,18 @@ def test_python_and_lua_spell_every_key_alike(client: redis.Redis) -> None:
         assert said == keys(name, *parts)
 
 
-def test_a_key_in_a_key_and_whatever_makes_an_id_is_spelled_out() -> None:
-    said = spell_keys("f(key.lang_speakers(g(a, (b)), h('x y'))) .. key.nodes() -- key.job")
-    assert said == (
-        "f((KEYS[1] .. 'lang:' .. (g(a, (b))) .. ':in:' .. (h('x y')))) .. (KEYS[1] .. 'nodes')"
-        " -- key.job"
+def test_keys_are_spelled_out_and_what_is_no_key_with_its_ids_is_refused() -> None:
+    spelled = spell_keys("f(key.lang_speakers(pair, h.x)) .. key.nodes() -- key.job")
+    assert spelled == (
+        "f((KEYS[1] .. 'lang:' .. (pair) .. ':in:' .. (h.x))) .. (KEYS[1] .. 'nodes') -- key.job"
     )
-    with pytest.raises(KeyError, match="no_such_key"):
+    with pytest.raises(ValueError, match=r"unknown key: key.no_such_key\(a\)"):
         spell_keys("key.no_such_key(a)")
-    with pytest.raises(ValueError, match="argument 2"):
+    with pytest.raises(ValueError, match=r"1 ids expected: key.job\(\)"):
         spell_keys("key.job()")
+    for text in ("key.job(id_of(a))", "key.job(key.nodes())", "key.job", "key.job (a)"):
+        with pytest.raises(ValueError, match=r"not a key with its ids: key\."):
+            spell_keys(text)
 
 
 def test_priorities_are_filed_as_kombu_files_them() -> None:

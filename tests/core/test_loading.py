@@ -8,13 +8,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import hatchling.build
 import pytest
 import redis
 
 from celery_minsched import DispatchRequest, MinimalSchedulerService, RegisterNodeRequest
-from celery_minsched.core import scripts
+from celery_minsched.core import lua_source, scripts
+from celery_minsched.core.job_fields import JobArguments
 
 from ..support.fleet import ROOT
 from ..support.server import Server
@@ -33,17 +35,68 @@ def test_a_script_states_its_contract(name: str) -> None:
     header = (LUA / f"{name}.lua").read_text().split("\n\n")[0]
     for part in ("KEYS[1]", "KEYS[2]", "ARGV[1]", "Returns"):
         assert part in header
-    source = scripts.source(name)
-    body = source.split("-- Returns", 1)[1]
-    used = {int(n) for n in re.findall(r"ARGV\[(\d+)\]", body)}
-    stated = {int(n) for n in re.findall(r"ARGV\[(\d+)", header)}
-    assert used <= stated
+
+
+def code_of(path: Path) -> str:
+    _, _, body = path.read_text().partition("\n\n")
+    return re.sub(r"--.*", "", body)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_uses_each_argument_of_its_header(name: str) -> None:
+    """The other way round, the text of a script with an argument that is not in its header cannot
+    be built, and a call by other names than those of the header raises.
+    """
+    stated = lua_source.arguments(name)
+    assert stated.single[0] == "times"  # which include/context.lua uses
+    used = set(re.findall(r"\bARGV\.(\w+)", code_of(LUA / f"{name}.lua"))) | {"times"}
+    assert used == {*stated.single, *([stated.items] if stated.items else [])}
+
+
+def test_the_fields_of_a_job_are_those_of_the_headers() -> None:
+    assert lua_source.arguments("dispatch_task").fields == JobArguments._fields
+    assert lua_source.arguments("adopt_task").fields == ("raw", *JobArguments._fields)
+
+
+def test_arguments_have_their_names_in_a_script() -> None:
+    stated = lua_source.Arguments(("times", "node_id"), "jobs", ("demand", "message"))
+    for text, numbered in (
+        ("f(ARGV.node_id)", "f(ARGV[2])"),
+        ("#ARGV.jobs > 100", "((#ARGV - 2) / 2) > 100"),
+        (
+            "for demand, message in ARGV.jobs do f() end",
+            "for at = 3, #ARGV, 2 do local demand, message = ARGV[at], ARGV[at + 1] f() end",
+        ),
+    ):
+        assert lua_source.number_arguments(text, stated) == numbered
+    for text in (
+        *("ARGV[2]", "#ARGV", "ARGV.other", "#ARGV.other", "ARGV.jobs", "{ARGV.jobs}"),
+        *("for message, demand in ARGV.jobs do", "for demand in ARGV.jobs do"),
+    ):
+        with pytest.raises(ValueError, match="ARGV"):
+            lua_source.number_arguments(text, stated)
+
+
+def test_a_call_has_the_names_of_the_header() -> None:
+    names = ["node_id", "delivery_tag", "term"]
+    given: dict[str, Any] = {"term": 4, "node_id": "n1", "times": "1 1 1 1 1", "delivery_tag": "t"}
+    assert scripts.in_order("acknowledge_job", **given) == ["1 1 1 1 1", "n1", "t", 4]
+    for name in names:
+        wrong = {("x" if argument == name else argument): given[argument] for argument in given}
+        with pytest.raises(TypeError, match=r"acknowledge_job.lua takes times, node_id"):
+            scripts.in_order("acknowledge_job", **wrong)
+    with pytest.raises(TypeError, match="acknowledge_job"):
+        scripts.in_order("acknowledge_job", **given, job_id="u:1")
+    with pytest.raises(TypeError, match="revoke_tasks"):
+        scripts.in_order("revoke_tasks", times="", node_id="n1")
+    args = scripts.in_order("revoke_tasks", times="", node_id="n1", task_ids=["a", "b"])
+    assert args == ["", "n1", "a", "b"]
 
 
 def test_every_include_is_used_and_joined_once() -> None:
     used = set()
     for name in SCRIPTS:
-        source = scripts.source(name)
+        source = lua_source.source(name)
         for include in (LUA / "include").glob("*.lua"):
             title = next(
                 line
@@ -66,7 +119,7 @@ def test_a_script_has_each_function_that_it_calls_and_no_other(name: str) -> Non
         for path in (LUA / "include").glob("*.lua")
         for found in defined.findall(path.read_text())
     }
-    source = scripts.source(name)
+    source = lua_source.source(name)
     code = re.sub(r"--.*", "", source)
     there = defined.findall(source)
     assert len(there) == len(set(there))
@@ -79,7 +132,7 @@ def test_a_script_has_each_function_that_it_calls_and_no_other(name: str) -> Non
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_has_no_more_local_names_than_lua_allows(name: str) -> None:
     """Lua allows 200. A script is refused by the server above that: there is room for some more."""
-    declared = re.findall(r"^local (function \w+|[^=\n]+)", scripts.source(name), re.MULTILINE)
+    declared = re.findall(r"^local (function \w+|[^=\n]+)", lua_source.source(name), re.MULTILINE)
     assert sum(len(names.split(",")) for names in declared) <= 190
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from celery_minsched.core import scripts, times
+from celery_minsched.core import lua_source, times
 
 from ..support.desk import Desk
 from ..support.server import milliseconds
@@ -190,5 +190,5 @@ def test_a_script_works_without_memory(world: World, script: str) -> None:
 
 
 def test_every_script_is_in_one_of_the_two_lists() -> None:
-    assert set(scripts.names()) == GROWING | set(CALLS)
+    assert set(lua_source.names()) == GROWING | set(CALLS)
     assert not GROWING & set(CALLS)

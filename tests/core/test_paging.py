@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from celery_minsched import Backlogged, DispatchRequest, MinimalSchedulerService, Settings
-from celery_minsched.core.job_fields import asked
+from celery_minsched.core.job_fields import job_arguments
+from celery_minsched.core.lua_source import sha, source
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.core.paging import MOST_BYTES, MOST_ITEMS, pages
-from celery_minsched.core.scripts import sha, source
 
 from ..support.desk import Desk, silence
 from ..support.fleet import make_app
@@ -108,7 +108,7 @@ def test_the_first_refusal_ends_all_calls(client: redis.Redis) -> None:
 def test_a_script_refuses_more_jobs_than_one_call_takes_before_it_writes(
     service: MinimalSchedulerService, client: redis.Redis
 ) -> None:
-    args = [asked(service.keys, 1000, *job) for job in jobs(MOST_ITEMS + 1)]
+    args = [job_arguments(service.keys, 1000, *job) for job in jobs(MOST_ITEMS + 1)]
     for name, before, told in (
         ("dispatch_task", (), args),
         ("adopt_task", ("celery",), [("raw", *job) for job in args]),

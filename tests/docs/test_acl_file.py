@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from celery_minsched.core import scripts
-from celery_minsched.core.keys import HOLDS, Keys, spell_keys
+from celery_minsched.core import lua_source
+from celery_minsched.core.keys import HOLDS, Keys
+from celery_minsched.core.lua_source import spell_keys
 
 from ..support.acl import rules_of
 from ..support.fleet import ROOT
@@ -21,7 +22,7 @@ KEYS = Keys()
 BY_THE_ADMIN = {"adopt_task", "carry_job", "carry_language"}
 SCRIPTS = {
     "producer": {"dispatch_task", "release_job", "set_language_pools"},
-    "node": set(scripts.names()) - BY_THE_ADMIN,
+    "node": set(lua_source.names()) - BY_THE_ADMIN,
 }
 #: The keys that a script names and does not touch for this role: a job that waits has no message
 #: at a node.
@@ -50,7 +51,7 @@ def is_named(source: str, name: str) -> bool:
 
 def keys_of(role: str) -> dict[str, str]:
     """A key of each family that the role's scripts name."""
-    sources = [scripts.source(name) for name in SCRIPTS[role]]
+    sources = [lua_source.source(name) for name in SCRIPTS[role]]
     return {
         name: KEYS(name, *["a:b" if id == "src:tgt" else "x" for id in HOLDS[name][0]])
         for name in HOLDS
@@ -74,7 +75,7 @@ def test_a_role_has_the_keys_of_its_scripts(role: str) -> None:
 def test_a_role_has_the_commands_of_its_scripts_and_of_celery(role: str, server: Server) -> None:
     with server.client() as client:
         known = client.command()
-    text = "".join(map(scripts.source, SCRIPTS[role]))
+    text = "".join(map(lua_source.source, SCRIPTS[role]))
     called = {word.lower() for word in re.findall(r"'([A-Z]+)'", text)} & known.keys()
     assert "zadd" in called
     granted = {rule[1:] for rule in rules_of(role) if rule.startswith("+")}

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.core import scripts
+from celery_minsched.core import lua_source
 from celery_minsched.core.keys import HOLDS, QUEUES, STATE
 from celery_minsched.monitor.queries import Views
 
@@ -41,7 +41,7 @@ def test_the_page_is_as_the_source_says() -> None:
 
 def test_the_page_tells_of_each_script_and_each_key() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert set(re.findall(r"^### (\w+)$", page, re.M)) == set(scripts.names())
+    assert set(re.findall(r"^### (\w+)$", page, re.M)) == set(lua_source.names())
     assert HOLDS.keys() == STATE.keys() | QUEUES.keys()
     for name, template in {**STATE, **QUEUES}.items():
         assert len(HOLDS[name][0]) == template.count("{}"), name

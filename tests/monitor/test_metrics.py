@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from celery_minsched import MinimalSchedulerService, Settings
 from celery_minsched.cli.exporter import exporter
-from celery_minsched.core import scripts
+from celery_minsched.core import lua_source
 from celery_minsched.monitor.metrics import (
     MOST_DEMANDS,
     MOST_POOLS,
@@ -96,7 +96,7 @@ def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> 
 
 
 def test_a_wait_is_counted_below_the_bounds_of_the_script(desk: Desk) -> None:
-    [bounds] = re.findall(r"local WAITED = \{(.*)\}", scripts.source("dispatch_task"))
+    [bounds] = re.findall(r"local WAIT_BUCKETS = \{(.*)\}", lua_source.source("dispatch_task"))
     assert tuple(map(int, bounds.split(","))) == WAITED
 
 

@@ -11,7 +11,7 @@ from celery import Celery
 
 from benchmarks.trace import ideal
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.core import scripts
+from celery_minsched.core import lua_source
 from celery_minsched.core.keys import Keys
 from celery_minsched.monitor.queries import Views
 from celery_minsched.simulation import Job, Node, clock, play, simulate
@@ -35,7 +35,7 @@ def some_jobs(count: int, busy: float = 0.9) -> list[Job]:
 
 @pytest.mark.parametrize("name", clock._SCRIPTS)
 def test_a_script_by_the_virtual_clock_is_the_real_one_but_for_its_time(name: str) -> None:
-    real, virtual = scripts.source(name).splitlines(), clock._source(name).splitlines()
+    real, virtual = lua_source.source(name).splitlines(), clock._source(name).splitlines()
     [changed] = [pair for pair in zip(real, virtual, strict=True) if pair[0] != pair[1]]
     assert changed == ("local time = redis.call('TIME')", "local time = {0, KEYS[3]}")
     assert not any("KEYS[3]" in line for line in real)

@@ -43,8 +43,8 @@ local function move_line(line, index)
   return true
 end
 
--- The pool, if the node can serve a line of this index of the pool. Else nil, and whether the line has left the index: a
--- line whose pools or node have changed moves to its right indexes.
+-- The pool, if the node can serve a line of this index of the pool. Else nil, and whether the line has left the index:
+-- a line whose pools or node have changed moves to its right indexes.
 local function pool_at_index(indexes, pool, index, line)
   local pool_selector, capabilities, required = parse_line(line)
   if not has_all(indexes, pool, capabilities) then return nil end
@@ -70,8 +70,8 @@ local function pool_at_node(indexes, node_id, line)
 end
 
 -- The first line of an index for which `pool_for` returns a pool: {line, place, pool}, or nil. If this call may read no
--- more lines, the node's next call continues the search. After a search without a result, the node's calls read only the
--- head of the index for a while.
+-- more lines, the node's next call continues the search. After a search without a result, the node's calls read only
+-- the head of the index for a while.
 local function first_in_index(node_id, index, name, pool_for)
   local at, count, reached, is_resumed = 0, 1, nil, false
   while line_reads_left > 0 do
@@ -147,8 +147,8 @@ local function next_line(node_id, indexes)
   return #candidates > 1 and first_of_pools(node_id, candidates) or candidates[1]
 end
 
--- Gives a free slot to the first job in line. If the job's message is gone, the job is lost. Returns whether the slot was
--- taken.
+-- Gives a free slot to the first job in line. If the job's message is gone, the job is lost. Returns whether the slot
+-- was taken.
 local function assign_first_in_line(line, node_id, pool)
   local queue_entry, place = first_in_line(line)
   if not queue_entry then  -- Redis has lost the jobs of the line

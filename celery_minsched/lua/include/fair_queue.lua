@@ -1,12 +1,12 @@
 -- include: demand
 -- include: job
 -- Start-time fair queueing (Goyal, Vin and Cheng, 1996) with equal weights. Each job gets a virtual time when it joins
--- a line, and jobs with a smaller virtual time go first. The virtual times of one fairness key (a session, a tenant) are
--- VIRTUAL_STEP apart, so a key that sends many jobs waits behind its own jobs. All lines of a pool share virtual time,
--- separately for each priority. So a key gains nothing by asking for different things.
+-- a line, and jobs with a smaller virtual time go first. The virtual times of one fairness key (a session, a tenant)
+-- are VIRTUAL_STEP apart, so a key that sends many jobs waits behind its own jobs. All lines of a pool share virtual
+-- time, separately for each priority. So a key gains nothing by asking for different things.
 --
--- Virtual times of two pools do not compare. So jobs for a language pair stand in their lines by the virtual time of the
--- pair. Such a job also gets a virtual time in each pool that serves the pair, for the indexes of that pool.
+-- Virtual times of two pools do not compare. So jobs for a language pair stand in their lines by the virtual time of
+-- the pair. Such a job also gets a virtual time in each pool that serves the pair, for the indexes of that pool.
 --
 -- Each pool and each language pair has a clock. For each priority, the clock is a sorted set with these members:
 --   "now"       the virtual time

@@ -1,8 +1,8 @@
 -- include: context
 -- Which leases of a node's jobs to renew.
 
--- Of these jobs, the ones whose lease needs renewal, and the ones that are not recorded as running at this node. A lease
--- is renewed at half of its length or a little later. So a heartbeat writes only some leases, and jobs that began
+-- Of these jobs, the ones whose lease needs renewal, and the ones that are not recorded as running at this node. A
+-- lease is renewed at half of its length or a little later. So a heartbeat writes only some leases, and jobs that began
 -- together are not all renewed together.
 local function jobs_to_confirm(node_id, job_ids)
   local unconfirmed = {}

@@ -1,6 +1,6 @@
 -- include: line_index
--- How jobs join and leave lines. A job's place is computed once, when it joins: its priority, then its virtual time. The
--- field `places` has a job's places in the pools of its language pair, as lines "pool<TAB>place".
+-- How jobs join and leave lines. A job's place is computed once, when it joins: its priority, then its virtual time.
+-- The field `places` has a job's places in the pools of its language pair, as lines "pool<TAB>place".
 
 local function line_name(job, required) return job.where .. '/' .. job.caps .. '/' .. required end
 

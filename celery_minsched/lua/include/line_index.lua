@@ -4,8 +4,8 @@
 -- says what a node must have: "pool selector/capabilities/required node".
 --
 -- In each of its pools, a line stands in the index of the capability that the fewest nodes of the pool have. A line
--- without capabilities stands in the index of the pool. So a node reads only its advertised indexes, and finds few lines
--- there that it cannot serve. A line with a required node stands at that node while the node takes jobs.
+-- without capabilities stands in the index of the pool. So a node reads only its advertised indexes, and finds few
+-- lines there that it cannot serve. A line with a required node stands at that node while the node takes jobs.
 --
 -- `key.lines` has the indexes of each line, in the format of a node's advertised indexes. The score of a line in an
 -- index is the place of its first job. For a language pair, it is that job's place in the index's pool.
@@ -35,8 +35,8 @@ end
 
 local function job_of_entry(queue_entry) return string.match(queue_entry, ' (.*)$') or '' end
 
--- The places of a line's first job in pools. If a pool has come to serve the job's language pair since, the job gets its
--- virtual time in that pool now.
+-- The places of a line's first job in pools. If a pool has come to serve the job's language pair since, the job gets
+-- its virtual time in that pool now.
 local function places_in(pools, line, queue_entry, place)
   local places, pool_selector = {}, parse_line(line)
   if parse_selector(pool_selector) then

@@ -1,8 +1,8 @@
 -- include: maintenance_due
 -- include: discard
 -- include: reindex
--- Maintenance that no event starts. Each heartbeat does a bounded amount of each kind. include/maintenance_due.lua checks
--- first whether there is any: add a new kind of work there too.
+-- Maintenance that no event starts. Each heartbeat does a bounded amount of each kind. include/maintenance_due.lua
+-- checks first whether there is any: add a new kind of work there too.
 
 local MOST_SWEPT = 50      -- nodes
 local indexes_left = 1000  -- indexes of the nodes that this call marks dead or forgets
@@ -106,8 +106,8 @@ local function place_delayed()
   return place_due_jobs(jobs) < #jobs or #jobs == MOST_DUE
 end
 
--- Moves messages of expired jobs to the node. It gets no more than it reads, since its own jobs stand behind them in its
--- queue. Returns when the node should send a heartbeat for more, nil if there are no more.
+-- Moves messages of expired jobs to the node. It gets no more than it reads, since its own jobs stand behind them in
+-- its queue. Returns when the node should send a heartbeat for more, nil if there are no more.
 local function discard_expired(node_id)
   local jobs = due_jobs(key.expiring(), expired_before(), MOST_EXPIRED)
   for _, job_id in ipairs(jobs) do
@@ -131,9 +131,9 @@ local function request_wakeup(node_id, soonest)
   return soonest - NOW
 end
 
--- Runs the maintenance that is due during this node's heartbeat. If the caller does rescues itself (`is_rescuer`), leaves
--- them to the caller. Returns the milliseconds until this node should send the next heartbeat: 0 if this call reached a
--- limit, else until the next work is due. -1 means that nothing is due, or that another node was asked.
+-- Runs the maintenance that is due during this node's heartbeat. If the caller does rescues itself (`is_rescuer`),
+-- leaves them to the caller. Returns the milliseconds until this node should send the next heartbeat: 0 if this call
+-- reached a limit, else until the next work is due. -1 means that nothing is due, or that another node was asked.
 local function run_maintenance(node_id, priority_suffixes, is_rescuer)
   local silence_counts, was_set_back = record_heartbeat()
   if was_set_back then clamp_stored_times(node_id) end

@@ -3,8 +3,8 @@
 
 local WAKEUP_TOLERANCE = 100  -- ms by which a node may be late with a heartbeat that it was asked for
 
--- Was another node asked to send a heartbeat in time for the work that is due at `soonest`? A node that is late does not
--- count.
+-- Was another node asked to send a heartbeat in time for the work that is due at `soonest`? A node that is late does
+-- not count.
 local function is_another_asked(node_id, soonest)
   local next_wakeup = redis.call('HMGET', key.alarm(), 'node_id', 'at')
   local at = number(next_wakeup[2])

@@ -40,8 +40,8 @@ local function load_order(taken, max_jobs, load, last_chosen)
   return string.format('%.0f', top * LAST_CHOSEN_RANGE + math.max(0, math.min(last_chosen, LAST_CHOSEN_RANGE - 1)))
 end
 
--- The count of choices grows for ever. Load order uses its distance from a base that is the same for all nodes. The base
--- is at least half the range behind the count.
+-- The count of choices grows for ever. Load order uses its distance from a base that is the same for all nodes. The
+-- base is at least half the range behind the count.
 local function last_chosen_base(last_chosen)
   return math.max(0, math.floor(last_chosen * 2 / LAST_CHOSEN_RANGE) - 1) * LAST_CHOSEN_RANGE / 2
 end
@@ -72,8 +72,8 @@ local function update_free_sets(node_id)
   return taken, last_chosen
 end
 
--- Records that the node was chosen: it becomes the last of the nodes with the same share and load. Once in 2^38 choices,
--- moves the base for all nodes in one step. So their order stays the same.
+-- Records that the node was chosen: it becomes the last of the nodes with the same share and load. Once in 2^38
+-- choices, moves the base for all nodes in one step. So their order stays the same.
 local function mark_chosen(node_id)
   local now = next_number(key.turn())
   redis.call('HSET', key.node_info(node_id), 'turn', now)
@@ -86,7 +86,8 @@ local function mark_chosen(node_id)
   end
 end
 
--- Is the node's last heartbeat younger than node_ttl? If not, and if its silence counts, removes the node from dispatch.
+-- Is the node's last heartbeat younger than node_ttl? If not, and if its silence counts, removes the node from
+-- dispatch.
 local function has_recent_heartbeat(node_id, last_heartbeat)
   local at = correct_last_heartbeat(node_id, last_heartbeat)
   if NOW - at <= TTL.node then return true end
@@ -147,7 +148,8 @@ local function takes_jobs(node_id)
   return node[1] == 'true' and node[2] ~= 'true' and has_recent_heartbeat(node_id, node[3]) and number(node[4])
 end
 
--- The pools and language pairs whose mapping differs from that before this call, by both names. See include/reindex.lua.
+-- The pools and language pairs whose mapping differs from that before this call, by both names. See
+-- include/reindex.lua.
 local changed_pairs = {}
 
 local function record_pair_change(pool, pair)

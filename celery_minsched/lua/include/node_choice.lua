@@ -24,8 +24,8 @@ local function first_with_all(pool, capabilities, nodes)
   end
 end
 
--- The next node in load order with a free slot and all capabilities, alive or not. For one capability or none, it is the
--- head of one sorted set. For more, reads the smallest of their sets in steps.
+-- The next node in load order with a free slot and all capabilities, alive or not. For one capability or none, it is
+-- the head of one sorted set. For more, reads the smallest of their sets in steps.
 local function next_free_node(pool, capabilities, rarest)
   if #capabilities < 2 then
     local head = redis.call('ZRANGE', free_key(pool, rarest), 0, 0, 'WITHSCORES')

@@ -8,9 +8,9 @@ local function delay_job(job)
 end
 
 -- The node for a job, its pool, and the rule that chose it. If no node has a free slot for the job, returns nil, and
--- `job.line` is the line in which it has to wait. While jobs wait in that line, a free node takes waiting jobs first, so
--- a new job takes no slot that an earlier job of its line could have. `full_lines` has the lines without a free slot.
--- The call frees no slot, so it does not search for them again.
+-- `job.line` is the line in which it has to wait. While jobs wait in that line, a free node takes waiting jobs first,
+-- so a new job takes no slot that an earlier job of its line could have. `full_lines` has the lines without a free
+-- slot. The call frees no slot, so it does not search for them again.
 local function find_slot(job, full_lines)
   local line, required = line_name(job, ''), ''
   if not full_lines[line] or job.affinity == 'require' then
@@ -40,9 +40,9 @@ local function try_assign(job, full_lines)
   return true
 end
 
--- Places a job with a message in its own list: at a node with a free slot, in its line, or among the delayed jobs. Frees
--- the slot that it held. For a requeued job, the line gets that slot first. Returns "dispatched", "waiting", "delayed"
--- or "lost".
+-- Places a job with a message in its own list: at a node with a free slot, in its line, or among the delayed jobs.
+-- Frees the slot that it held. For a requeued job, the line gets that slot first. Returns "dispatched", "waiting",
+-- "delayed" or "lost".
 local function place_unassigned(job)
   if job.where == '' then  -- Redis has lost the demand, and the job's message still has it
     local freed = free_slot(job)
@@ -108,8 +108,8 @@ local function awaits_discard(job)
   return DISCARDED[redis.call('HGET', key.job(job.id), 'reason') or ''] == true
 end
 
--- Moves the message of a job that will not run (revoked, expired) to a node. The node's worker finds that out by Celery's
--- own rules and reports it to the caller. The job takes no slot. Returns whether the message was there.
+-- Moves the message of a job that will not run (revoked, expired) to a node. The node's worker finds that out by
+-- Celery's own rules and reports it to the caller. The job takes no slot. Returns whether the message was there.
 local function discard_job(job, node_id, reason)
   if not UNASSIGNED[job.status] or not has_own_message(job) then return false end
   if job.status == 'waiting' then abandon_place(job) end

@@ -4,8 +4,8 @@
 -- The paused pools that lost their last node in this call.
 local left_paused = {}
 
--- The pool has lost its last node. Its counters expire, and it is no longer paused. A silent node stays in its pools for
--- as long as Redis keeps its record.
+-- The pool has lost its last node. Its counters expire, and it is no longer paused. A silent node stays in its pools
+-- for as long as Redis keeps its record.
 local function close_pool(pool)
   redis.call('SREM', key.pools(), pool)
   redis.call('PEXPIRE', key.pool_counts(pool), TTL.history)

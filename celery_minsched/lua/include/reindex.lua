@@ -1,6 +1,6 @@
 -- include: assignment
--- Moves lines to their right indexes after the pools of a language pair have changed, or after a node takes no more jobs.
--- One call moves a bounded number of lines, and heartbeats continue with the rest.
+-- Moves lines to their right indexes after the pools of a language pair have changed, or after a node takes no more
+-- jobs. One call moves a bounded number of lines, and heartbeats continue with the rest.
 --
 -- `key.relinking` has the rest. Its fields are "pair zh:en" (the lines that wait for the pair), "pool asr" (the lines
 -- that wait for a pair of the pool), and "node n1" (the lines that wait for this node alone). A value is a cursor. It
@@ -87,8 +87,8 @@ local function reindex_changed_pairs()
   return reindex_some_lines()
 end
 
--- The node takes no jobs, or its advertised indexes have changed. Indexes the lines that wait for this node alone again.
--- If they no longer need the node, they wait for any node of their pools.
+-- The node takes no jobs, or its advertised indexes have changed. Indexes the lines that wait for this node alone
+-- again. If they no longer need the node, they wait for any node of their pools.
 local function release_lines_of_node(node_id)
   reindex_later('node ' .. node_id, key.node_waiting(node_id))
   reindex_some_lines()

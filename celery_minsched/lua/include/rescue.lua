@@ -1,7 +1,7 @@
 -- include: place
--- The jobs of a node that is gone. Their messages are in the node's queue, among its unacknowledged messages, or nowhere.
--- Only a process that can read messages can move them to the jobs' own lists (node_agent/rescuer.py). Scripts do the
--- rest. Each step can be repeated at any time.
+-- The jobs of a node that is gone. Their messages are in the node's queue, among its unacknowledged messages, or
+-- nowhere. Only a process that can read messages can move them to the jobs' own lists (node_agent/rescuer.py). Scripts
+-- do the rest. Each step can be repeated at any time.
 
 local RESCUE_CLAIM = 10000           -- ms for which a rescue belongs to the node that claimed it
 local LONGEST_REPORT_PAUSE = 600000  -- ms between two attempts to report a lost job to its caller
@@ -62,8 +62,8 @@ local function read_suspects(node_id)
   return suspects
 end
 
--- Places a job whose message was moved to the job's own list, unless nodes have died under it too often. Frees its slot,
--- but does not update the node's free sets. Returns whether the job was placed.
+-- Places a job whose message was moved to the job's own list, unless nodes have died under it too often. Frees its
+-- slot, but does not update the node's free sets. Returns whether the job was placed.
 local function place_rescued_job(job, suspects)
   local is_suspect = suspects.all or suspects[job.id]
   local rescues = number(job.rescues)
@@ -116,9 +116,9 @@ local function finalize_jobs(node_id, before, suspects)
   return placed, lost
 end
 
--- Frees the slots of a live node whose leases have ended: the node does not report that it holds these jobs. While there
--- are messages in its queue, the jobs may have theirs there, so this waits for a later call. When a message has just left
--- the queue, the node may not have reported its job yet. So the job keeps its slot for node_ttl more.
+-- Frees the slots of a live node whose leases have ended: the node does not report that it holds these jobs. While
+-- there are messages in its queue, the jobs may have theirs there, so this waits for a later call. When a message has
+-- just left the queue, the node may not have reported its job yet. So the job keeps its slot for node_ttl more.
 local function expire_leases(node_id, priority_suffixes)
   local expired = redis.call('ZRANGEBYSCORE', key.node_jobs(node_id), '-inf', NOW, 'LIMIT', 0, MOST_RESCUED)
   if #expired == 0 or not is_queue_empty(node_id, priority_suffixes) then return end
@@ -131,8 +131,8 @@ local function expire_leases(node_id, priority_suffixes)
   finalize_jobs(node_id, NOW, {})  -- without suspects: the node has not died
 end
 
--- Decides about jobs of a node that is gone and has no messages left. If this call reaches its limit, the rest is due at
--- once. Returns how many jobs were placed, and lost.
+-- Decides about jobs of a node that is gone and has no messages left. If this call reaches its limit, the rest is due
+-- at once. Returns how many jobs were placed, and lost.
 local function rescue_node(node_id)
   local placed, lost = finalize_jobs(node_id, '+inf', read_suspects(node_id))
   if redis.call('EXISTS', key.node_jobs(node_id)) == 0 then
