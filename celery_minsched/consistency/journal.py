@@ -1,6 +1,6 @@
 """The stream of events and the counters: can Redis go on from what they hold?
 
-A script that tells an event or counts mends what it meets (lua/include/journal.lua). Until then the
+A script that tells an event or counts mends what it meets (lua/include/events.lua). Until then the
 times of events are wrong, or a counter is not shown.
 """
 
@@ -14,7 +14,7 @@ from ..core.stored import ask_each, is_wrong_type
 from .breach import Breach
 from .look import Look
 
-#: ms by which an event's id lies in the future at most, as in lua/include/journal.lua.
+#: ms by which an event's id lies in the future at most, as in lua/include/events.lua.
 MOST_AHEAD = 86_400_000
 
 #: Far from the largest number that Redis can store.

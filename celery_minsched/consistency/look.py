@@ -142,7 +142,7 @@ class Look:
         self.now: int = seconds * 1000 + microseconds // 1000
         self.pools_of = cache(self._pools_of)
         self.paused = views.paused()
-        #: The lines that are yet to be linked anew, see lua/include/relink.lua.
+        #: The lines that are yet to be linked anew, see lua/include/reindex.lua.
         [relinking] = ask(self.redis, [("HGETALL", self.keys("relinking"))])
         self.relinking: set[str] = set(record_of(relinking))
         #: Keys of another type than the scheduler's, and those with names that are not UTF-8.

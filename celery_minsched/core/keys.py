@@ -36,21 +36,21 @@ STATE: Final = {
     "task": "task:{}",
     "session": "session:{}",
     "turn": "turn",
-    # A line is named by what must be true of the node, see lua/include/filing.lua.
+    # A line is named by what must be true of the node, see lua/include/line_index.lua.
     "lines": "lines",
     "waiting": "waiting:{}",
     "waiting_counts": "waiting_counts",
-    "pool_turns": "pool:{}:turns:{}",  # see lua/include/turns.lua
+    "pool_turns": "pool:{}:turns:{}",  # see lua/include/fair_queue.lua
     # The indexes of lines: for the slots of a pool, or of one node; and for a change of the pools
     # that serve a pair, or of the pairs that a pool lists.
     "pool_waiting": "pool:{}:waiting",
     "capable_waiting": "pool:{}:waiting:{}",
     "node_waiting": "node:waiting:{}",
-    "node_searches": "node:searches:{}",  # see lua/include/fill.lua
+    "node_searches": "node:searches:{}",  # see lua/include/assignment.lua
     "lang_waiting": "lang:{}:waiting",
     "lang_turns": "lang:{}:turns:{}",
     "pool_langs_waiting": "pool:{}:langs:waiting",
-    "relinking": "relinking",  # see lua/include/relink.lua
+    "relinking": "relinking",  # see lua/include/reindex.lua
     "delayed": "delayed",
     "expiring": "expiring",
     "alarm": "alarm",
@@ -58,7 +58,7 @@ STATE: Final = {
     "rescues": "rescues",
     "lost": "lost",
     "paused": "paused",
-    # What happened, for those who watch; see lua/include/journal.lua.
+    # What happened, for those who watch; see lua/include/events.lua.
     "events": "events",
     "counts": "counts",
     "pool_counts": "pool:{}:counts",

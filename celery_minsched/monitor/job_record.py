@@ -19,7 +19,7 @@ _TEXTS: Final = tuple(
 _GIVEN: Final = (*NUMBERS, *_TEXTS, "status")
 #: What :func:`is_readable` looks at.
 CHECKED: Final = ("status", *NUMBERS, "decision", "payload_json")
-#: What describe_choice of lua/include/demand.lua writes.
+#: What describe_choice of lua/include/node_choice.lua writes.
 _ORDER: Final = r"[0-9]{1,17}(\.[0-9]{1,17})?(e\+[0-9]{1,2})?"
 _DECISION: Final = re.compile(rf"[0-9]{{1,9}} {_ORDER}( \S+ {_ORDER})?")
 

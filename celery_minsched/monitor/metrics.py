@@ -44,7 +44,7 @@ MOST_POOLS = 1000
 #: Pools without nodes that have series of their own. Any job may name another, by mistake too.
 MOST_EMPTY_POOLS = 50
 
-#: Bounds of the wait histogram, ms: those of lua/include/journal.lua.
+#: Bounds of the wait histogram, ms: those of lua/include/events.lua.
 WAITED = (10, 100, 500, 1000, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000)
 
 #: Outcomes of a dispatch, as the scripts count them, and as the label has them. Each is there from

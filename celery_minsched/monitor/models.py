@@ -172,7 +172,7 @@ def place_of(event_id: str) -> tuple[int, int]:
 
 
 class Event(BaseModel):
-    """Something that happened; see lua/include/journal.lua for the kinds."""
+    """Something that happened; see lua/include/events.lua for the kinds."""
 
     event_id: str
     kind: str

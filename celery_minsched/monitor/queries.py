@@ -249,7 +249,7 @@ class Views(LineViews):
         return [_event(event_id, fields) for event_id, fields in found]
 
     def counts(self, pool: str = "") -> dict[str, int]:
-        """What was counted of a pool; without one, of the fleet. See lua/include/journal.lua."""
+        """What was counted of a pool; without one, of the fleet. See lua/include/events.lua."""
         return self.counts_of([pool])[pool]
 
     def counts_of(self, pools: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -11,7 +11,7 @@ from .line_queries import MOST_LINES
 from .models import LineView, NodeView, PoolView, ServerView
 from .queries import Views
 
-#: What lua/include/journal.lua counts, by what it means for the pace.
+#: What lua/include/events.lua counts, by what it means for the pace.
 PLACED = ("preferred", "sticky", "least_loaded", "first_free")
 WAITED = ("busy", "impossible")
 ENDED = ("finished", "failed", "lost")

@@ -24,7 +24,7 @@ TURN = 1024
 
 @dataclass
 class Turns:
-    """The turns of one pool and one priority, as lua/include/turns.lua has them."""
+    """The turns of one pool and one priority, as lua/include/fair_queue.lua has them."""
 
     now: int = 0
     of: dict[str, int] = field(default_factory=dict)
