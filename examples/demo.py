@@ -276,8 +276,8 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
         f"{count} {status}" for status, count in Counter(j.status for j in jobs).items()
     )
     console.print(f"Jobs: {ends}. Slots taken now: {sum(at.current_jobs for at in fleet)}.")
-    breaches = Checker(plugin.views).check()
-    console.print("\n".join(map(str, breaches)) if breaches else "The invariants hold.")
+    violations = Checker(plugin.views).check()
+    console.print("\n".join(map(str, violations)) if violations else "The invariants hold.")
 
 
 @click.command()

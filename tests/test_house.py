@@ -44,7 +44,6 @@ _NOT_YET: set[str] = {
     "file: tests/consistency/test_check.py",
     "file: tests/core/test_scripts.py",
     "file: tests/web/test_web.py",
-    "function: celery_minsched/consistency/nodes.py _judge",
     "function: examples/demo.py report",
     "function: tests/node/test_rescuers.py test_at_whatever_step_a_rescuer_dies_another_goes_on",
 }

@@ -7,20 +7,20 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
-from ..consistency.breach import Breach
 from ..consistency.checker import Checker
 from ..consistency.repair import repair
+from ..consistency.violation import Violation
 from .command import Command, ExitCode
 from .common import console, json_option, plugin, print_json
 from .waiting import progress
 
 
 class Answer(BaseModel):
-    """What ``--json`` tells."""
+    """The output of ``--json``."""
 
     sound: bool
-    found: list[Breach]
-    left: list[Breach]
+    found: list[Violation]
+    left: list[Violation]
 
 
 @click.command(
@@ -34,7 +34,7 @@ class Answer(BaseModel):
 @json_option
 @click.pass_context
 def check(context: click.Context, mend: bool, as_json: bool) -> None:
-    """Does what is in Redis fit together? Names each breach with its keys.
+    """Does what is in Redis fit together? Names each violation with its keys.
 
     Reads only, in small pieces, and may run at any time. With --repair each is mended in one step,
     by what is true at that moment; what cannot be mended is named, with what to do.
@@ -51,25 +51,25 @@ def check(context: click.Context, mend: bool, as_json: bool) -> None:
     context.exit(ExitCode.NOT_DONE if left else ExitCode.DONE)
 
 
-def _print(out: Console, found: list[Breach], left: list[Breach], mend: bool) -> None:
+def _print(out: Console, found: list[Violation], left: list[Violation], mend: bool) -> None:
     if not found:
         out.print("All is sound.", style="green")
         return
-    remains = {(breach.code, breach.keys): breach for breach in left}
-    for breach in found:
-        still = remains.pop((breach.code, breach.keys), None)
-        _print_breach(out, still or breach, "" if not mend else "left" if still else "mended")
-    for breach in remains.values():  # came to light by the repair
-        _print_breach(out, breach, "left")
+    remains = {(violation.code, violation.keys): violation for violation in left}
+    for violation in found:
+        still = remains.pop((violation.code, violation.keys), None)
+        _print_violation(out, still or violation, "" if not mend else "left" if still else "mended")
+    for violation in remains.values():  # came to light by the repair
+        _print_violation(out, violation, "left")
     if mend:
         out.print(f"{len(found)} found, {len(left)} left.")
     else:
         out.print(f"{len(found)} found. Mend them with --repair.")
 
 
-def _print_breach(out: Console, breach: Breach, state: str) -> None:
+def _print_violation(out: Console, violation: Violation, state: str) -> None:
     colour = {"mended": "green", "left": "red"}.get(state, "yellow")
-    out.print(Text.assemble((state or "breach", colour), f": {breach.sentence}"))
-    out.print(Text(f"    {breach.code}: {', '.join(breach.keys)}", style="dim"))
-    if breach.remedy:
-        out.print(Text(f"    {breach.remedy}"))
+    out.print(Text.assemble((state or "breach", colour), f": {violation.sentence}"))
+    out.print(Text(f"    {violation.code}: {', '.join(violation.keys)}", style="dim"))
+    if violation.remedy:
+        out.print(Text(f"    {violation.remedy}"))

@@ -1,4 +1,4 @@
-"""Looks at all there is, twice where the first look finds something."""
+"""Scans the Redis data for violations, and scans again to confirm them."""
 
 from __future__ import annotations
 
@@ -6,54 +6,53 @@ import time
 from typing import Final
 
 from ..monitor.queries import Views
-from .breach import Breach
 from .job_scan import JobScan
 from .journal import check_journal
-from .lasting import check_pools
 from .leftovers import check_leftovers
 from .lines import check_lines
-from .look import Look, Tell
 from .nodes import check_nodes
+from .pools import check_pools
+from .state_scan import Report, StateScan, no_report
 from .unreadable import check_keys
+from .violation import Violation
 
-#: Seconds between two looks: longer than a message is in nobody's hands.
+#: Seconds between two scans. A message that moves between two keys arrives within this time.
 PAUSE: Final = 0.25
 
 
 class Checker:
-    """Checks a live scheduler, by reading only."""
+    """Checks a live scheduler. It only reads."""
 
-    def __init__(self, views: Views, tell: Tell = lambda step, done, total: None) -> None:
-        self._views, self._tell = views, tell
+    def __init__(self, views: Views, report: Report = no_report) -> None:
+        self._views, self._report = views, report
 
-    def check(self, pause: float = PAUSE) -> list[Breach]:
-        """What does not fit together; nothing on a sound state.
+    def check(self, pause: float = PAUSE) -> list[Violation]:
+        """The violations that two scans find, ``pause`` seconds apart.
 
-        What is read while jobs move may not fit together, so a breach counts when it stands in two
-        looks running.
+        A job that moves during a scan can look like a violation. It does not in the second scan.
         """
-        first = self._look()
+        first = self.scan_once()
         if not first:
             return []
         time.sleep(pause)
-        second = self._look()
+        second = self.scan_once()
         return [second[place] for place in sorted(first.keys() & second.keys())]
 
-    def _look(self) -> dict[tuple[str, tuple[str, ...]], Breach]:
-        """Breaches by code and keys."""
-        look = Look(self._views, self._tell)
-        jobs = JobScan(look)
+    def scan_once(self) -> dict[tuple[str, tuple[str, ...]], Violation]:
+        """The violations of one scan, by code and keys."""
+        scan = StateScan(self._views, self._report)
+        jobs = JobScan(scan)
         jobs.read_keys()
         jobs.read_places()
-        found: list[Breach] = []
+        violations: list[Violation] = []
         for check in (
-            check_nodes,
+            check_nodes,  # the later checks use its list of nodes
             jobs.check,
             check_lines,
             check_pools,
             check_leftovers,
             check_journal,
-            check_keys,
+            check_keys,  # last: the other checks note unreadable keys
         ):
-            found += check(look)
-        return {(breach.code, breach.keys): breach for breach in found}
+            violations += check(scan)
+        return {(violation.code, violation.keys): violation for violation in violations}

@@ -1,6 +1,6 @@
-"""A job and the places where it may be: its record says which (invariant 2).
+"""Rules about a job: its record says in which key the job is (invariant 2).
 
-Reads in one step what is compared, of the jobs and the places that are suspect.
+The rules read a suspect job and its places in one step.
 """
 
 from __future__ import annotations
@@ -8,68 +8,40 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from .breach import Breach
-from .look import Command, Look
+from ..core.stored import Command
+from .records import HAS_SLOT, UNASSIGNED, JobRecord
+from .state_scan import StateScan, is_present
+from .violation import Violation
 
-ENDED = ("finished", "failed", "lost")
-HAS_SLOT = ("dispatched", "running")
-PARKED = ("parked", "waiting", "delayed")
-#: Sorted sets of jobs for which something is due at a time.
+#: Sorted sets of jobs by the time at which something is due.
 AGENDAS = ("delayed", "expiring")
 
 
-class Record(NamedTuple):
-    """What a job's record says; all "" where there is none."""
-
-    status: str
-    node_id: str
-    line: str
-    ticket: str
-    suffix: str
-    where: str
-
-    @classmethod
-    def command(cls, look: Look, job_id: str) -> Command:
-        """Reads what :meth:`of` is made of."""
-        return ("HMGET", look.keys("job", job_id), *cls._fields)
-
-    @classmethod
-    def of(cls, values: list[str | None]) -> Record:
-        """The record of these fields."""
-        return cls(*(value or "" for value in values))
-
-    @property
-    def state(self) -> str:
-        """In words."""
-        at = f" at {self.node_id or 'no node'}" if self.status in HAS_SLOT else ""
-        return f"is {self.status}{at}" if self.status else "has no record"
-
-
-def check_records(look: Look, job_ids: Iterable[str]) -> Iterator[Breach]:
-    """Jobs that have a record: is each where it says?"""
-    going = []
-    for job_id, (values, ttl) in look.read(
-        (job_id, [Record.command(look, job_id), ("PTTL", look.keys("job", job_id))])
+def check_records(scan: StateScan, job_ids: Iterable[str]) -> Iterator[Violation]:
+    """Is each job where its record says?"""
+    active = []
+    for job_id, (values, ttl) in scan.read(
+        (job_id, [JobRecord.command(scan.keys, job_id), ("PTTL", scan.keys("job", job_id))])
         for job_id in dict.fromkeys(job_ids)
     ):
-        record = Record.of(values)
-        if record.status in HAS_SLOT + PARKED:
-            going.append((job_id, record))
+        record = JobRecord.of(values)
+        if record.status in HAS_SLOT + UNASSIGNED:
+            active.append((job_id, record))
         elif ttl == -1:
-            yield _breach(look, "record_stays", job_id, f"{record.state}, and its key never lapses")
-    for (job_id, record), answers in look.read(
-        ((job_id, record), _questions(look, job_id, record)) for job_id, record in going
+            yield _record_stays(scan, job_id, record)
+    for (job_id, record), answers in scan.read(
+        ((job_id, record), _questions(scan, job_id, record)) for job_id, record in active
     ):
-        if Record.of(answers[0]) == record:  # else it goes on, and is not where it was
-            judge = _judge_holder if record.status in HAS_SLOT else _judge_parked
-            yield from judge(look, job_id, record, *answers[1:])
+        if JobRecord.of(answers[0]) == record:  # else the job has moved
+            rule = _check_assigned if record.status in HAS_SLOT else _check_unassigned
+            yield from rule(scan, job_id, record, *answers[1:])
 
 
-def _questions(look: Look, job_id: str, record: Record) -> list[Command]:
-    """What there is to know of a job that has not ended."""
-    keys = look.keys
+def _questions(scan: StateScan, job_id: str, record: JobRecord) -> list[Command]:
+    """The commands that read the state of an active job."""
+    keys = scan.keys
     questions: list[Command] = [
-        Record.command(look, job_id),
+        JobRecord.command(keys, job_id),
         ("PTTL", keys("job", job_id)),
     ]
     if record.status in HAS_SLOT:
@@ -82,85 +54,91 @@ def _questions(look: Look, job_id: str, record: Record) -> list[Command]:
     ]
 
 
-def _judge_holder(look: Look, job_id: str, record: Record, ttl: int, slot: Any) -> Iterator[Breach]:
+def _check_assigned(
+    scan: StateScan, job_id: str, record: JobRecord, ttl: int, slot: Any
+) -> Iterator[Violation]:
     if slot is None:
-        key = look.keys("node_jobs", record.node_id)
-        yield _breach(
-            look, "job_without_slot", job_id, f"{record.state}, and holds no slot there", key
-        )
+        key = scan.keys("node_jobs", record.node_id)
+        what = f"{record.state} but holds no slot there"
+        yield _violation(scan, "job_without_slot", job_id, what, key)
     if ttl == -1:
-        yield _breach(look, "record_stays", job_id, f"{record.state}, and its key never lapses")
+        yield _record_stays(scan, job_id, record)
 
 
-def _judge_parked(
-    look: Look, job_id: str, record: Record, ttl: int, has_message: int, ticket: Any, *agendas: Any
-) -> Iterator[Breach]:
-    keys, status = look.keys, record.status
+def _check_unassigned(
+    scan: StateScan,
+    job_id: str,
+    record: JobRecord,
+    ttl: int,
+    has_message: int,
+    queue_entry: Any,
+    *agendas: Any,
+) -> Iterator[Violation]:
+    keys, status = scan.keys, record.status
     message = keys("job_queue", job_id) + record.suffix
     delayed, expiring = agendas
     place, is_there = {
-        "waiting": (keys("waiting", record.line), ticket is not None),
+        "waiting": (keys("waiting", record.line), queue_entry is not None),
         "delayed": (keys("delayed"), delayed is not None),
-        # It was revoked, and a node has yet to tell of that and to discard it.
+        # The task was revoked. A node will report it and discard the job.
         "parked": (keys("expiring"), expiring is not None),
     }[status]
     if not is_there:
-        yield _breach(
-            look, "job_without_place", job_id, f"{record.state}, and is not in {place}", place
-        )
+        what = f"{record.state} but is not in {place}"
+        yield _violation(scan, "job_without_place", job_id, what, place)
     if not has_message:
-        yield _breach(
-            look, "job_without_message", job_id, f"{record.state}, and has no message", message
-        )
+        what = f"{record.state} but has no message"
+        yield _violation(scan, "job_without_message", job_id, what, message)
     if has_message and not record.where:
-        what = f"{record.state}, and its record has lost what it asks for"
-        yield _breach(look, "job_without_demand", job_id, what, message)
+        what = f"{record.state} but its record has lost its demand"
+        yield _violation(scan, "job_without_demand", job_id, what, message)
     if ttl != -1 and status != "parked":
-        yield _breach(look, "record_lapses", job_id, f"{record.state}, and its key may lapse first")
+        what = f"{record.state} but its record has a TTL, so Redis may delete it too early"
+        yield _violation(scan, "record_lapses", job_id, what)
 
 
-class Seen(NamedTuple):
+class Reference(NamedTuple):
     """A key that names a job."""
 
-    name: str  # of the key
+    name: str  # the kind of key
     key: str
     job_id: str
-    #: How it names it, in a set; "" for the list of the job's message.
+    #: The member that names the job, "" for the list of the job's message.
     member: str = ""
-    #: The node or the line whose key it is.
+    #: The node or the line of the key.
     owner: str = ""
 
     @property
     def question(self) -> Command:
-        """Is it still there?"""
+        """The command that asks if the reference still exists."""
         if not self.member:
             return ("EXISTS", self.key)
         return ("ZSCORE", self.key, self.member)
 
 
-def check_places(look: Look, names: Iterable[Seen]) -> Iterator[Breach]:
-    """What names a job: does the job's record say so?"""
-    for seen, (values, is_there, is_told) in look.read(
+def check_references(scan: StateScan, references: Iterable[Reference]) -> Iterator[Violation]:
+    """Does the job's record agree with each key that names the job?"""
+    for reference, (values, answer, lost_score) in scan.read(
         (
-            seen,
+            reference,
             [
-                Record.command(look, seen.job_id),
-                seen.question,
-                ("ZSCORE", look.keys("lost"), seen.job_id),
+                JobRecord.command(scan.keys, reference.job_id),
+                reference.question,
+                ("ZSCORE", scan.keys("lost"), reference.job_id),
             ],
         )
-        for seen in names
+        for reference in references
     ):
-        record = Record.of(values)
-        if is_there is None or (is_there == 0 and seen.question[0] != "ZSCORE"):
-            continue  # it was just now
-        if seen.name == "job_queue":
-            if is_told is None and record.status not in HAS_SLOT + PARKED:
-                what = f"{record.state}, and its message lies there"
-                yield _breach(look, "message_without_job", seen.job_id, what, seen.key)
-        elif not _belongs(seen, record):
-            what = f"{record.state}, and is in {seen.key}"
-            yield _breach(look, _STALE[seen.name], seen.job_id, what, seen.key, seen=seen)
+        record = JobRecord.of(values)
+        if not is_present(reference.question, answer):
+            continue  # the job has moved since the first read
+        if reference.name == "job_queue":
+            if lost_score is None and record.status not in HAS_SLOT + UNASSIGNED:
+                what = f"{record.state} but its message still exists"
+                yield _violation(scan, "message_without_job", reference.job_id, what, reference.key)
+        elif not _agrees(record, reference):
+            what = f"{record.state} but is in {reference.key}"
+            yield _stale_reference(scan, reference, what)
 
 
 _STALE = {
@@ -170,27 +148,38 @@ _STALE = {
 }
 
 
-def _belongs(seen: Seen, record: Record) -> bool:
-    if seen.name == "node_jobs":
-        return record.status in HAS_SLOT and record.node_id == seen.owner
-    if seen.name == "waiting":
-        return (record.status, record.line, record.ticket) == ("waiting", seen.owner, seen.member)
-    if seen.name == "expiring":
-        return record.status in PARKED
-    return record.status == seen.name
+def _agrees(record: JobRecord, reference: Reference) -> bool:
+    if reference.name == "node_jobs":
+        return record.status in HAS_SLOT and record.node_id == reference.owner
+    if reference.name == "waiting":
+        place = ("waiting", reference.owner, reference.member)
+        return (record.status, record.line, record.ticket) == place
+    if reference.name == "expiring":
+        return record.status in UNASSIGNED
+    return record.status == reference.name
 
 
-def _breach(
-    look: Look, code: str, job_id: str, what: str, *keys: str, seen: Seen | None = None
-) -> Breach:
-    where: tuple[str, ...] = ()  # as repair_job takes it: a node, or a line and the ticket there
-    if seen:
-        where = (seen.owner,)
-        if seen.name != "node_jobs":
-            where = ("", seen.owner, seen.member if seen.name == "waiting" else "")
-    return Breach(
+def _stale_reference(scan: StateScan, reference: Reference, what: str) -> Violation:
+    """The subject names the place as repair_job takes it: a node, or a line and its member."""
+    place: tuple[str, ...] = (reference.owner,)
+    if reference.name != "node_jobs":
+        member = reference.member if reference.name == "waiting" else ""
+        place = ("", reference.owner, member)
+    code = _STALE[reference.name]
+    return _violation(scan, code, reference.job_id, what, reference.key, place=place)
+
+
+def _record_stays(scan: StateScan, job_id: str, record: JobRecord) -> Violation:
+    what = f"{record.state} but its record has no TTL, so Redis never deletes it"
+    return _violation(scan, "record_stays", job_id, what)
+
+
+def _violation(
+    scan: StateScan, code: str, job_id: str, what: str, *keys: str, place: tuple[str, ...] = ()
+) -> Violation:
+    return Violation(
         code=code,
         sentence=f"job {job_id} {what}",
-        keys=(look.keys("job", job_id), *keys),
-        subject=("slot" if code == "job_without_slot" else "job", job_id, *where),
+        keys=(scan.keys("job", job_id), *keys),
+        subject=("slot" if code == "job_without_slot" else "job", job_id, *place),
     )

@@ -1,6 +1,6 @@
-"""The stream of events and the counters: can Redis go on from what they hold?
+"""Rules about the stream of events and the counters: can scripts add to them?
 
-A script that tells an event or counts mends what it meets (lua/include/events.lua). Until then the
+A script that adds an event or counts mends what it finds (lua/include/events.lua). Until then the
 times of events are wrong, or a counter is not shown.
 """
 
@@ -11,52 +11,54 @@ from typing import Any
 
 from ..core.reading import is_number, pages, record_of, text_of
 from ..core.stored import ask_each, is_wrong_type
-from .breach import Breach
-from .look import Look
+from .state_scan import StateScan
+from .violation import Violation
 
-#: ms by which an event's id lies in the future at most, as in lua/include/events.lua.
+#: The most ms by which an event's id may be in the future, as in lua/include/events.lua.
 MOST_AHEAD = 86_400_000
 
-#: Far from the largest number that Redis can store.
+#: The largest counter that is sound. Redis can add to it for a long time.
 MOST_COUNTED = 2**62
 
 
-def check_journal(look: Look) -> Iterator[Breach]:
-    """Events and counters."""
-    events = look.keys("events")
-    [latest] = ask_each(look.redis, [("XREVRANGE", events, "+", "-", "COUNT", 1)])
-    if fault := _fault_of(latest, look.now):
-        yield Breach(
+def check_journal(scan: StateScan) -> Iterator[Violation]:
+    """Check the events and the counters."""
+    events = scan.keys("events")
+    [latest] = ask_each(scan.redis, [("XREVRANGE", events, "+", "-", "COUNT", 1)])
+    if fault := _fault_of(latest, scan.now):
+        yield Violation(
             code="unusable_events",
             sentence=f"{fault}; --repair deletes all events",
             keys=(events,),
             subject=("key", events),
         )
-    for page in pages(
-        [key for name in ("counts", "pool_counts") for key in look.met.get(name, ())]
-    ):
-        answers = ask_each(look.redis, [("HGETALL", key) for key in page])
+    for page in pages(key.key for key in scan.keys_of_kind("counts", "pool_counts")):
+        answers = ask_each(scan.redis, [("HGETALL", key) for key in page])
         for key, counters in zip(page, answers, strict=True):
             yield from _check_counters(key, counters)
 
 
 def _fault_of(latest: Any, now: int) -> str:
-    """What is wrong with the stream, by the answer with its latest event; "" for nothing."""
+    """The fault of the stream, according to its latest event; "" for none."""
     if is_wrong_type(latest):
         return "the key of the events is not a stream"
     if latest and int(text_of(latest[0][0]).partition("-")[0]) > now + MOST_AHEAD:
-        return "the latest event lies in the future, so the times of all later events are wrong"
+        return "the latest event is in the future, so the times of all later events are wrong"
     return ""
 
 
-def _check_counters(key: str, counters: Any) -> Iterator[Breach]:
+def _check_counters(key: str, counters: Any) -> Iterator[Violation]:
     if is_wrong_type(counters):
-        sentence = "the key of the counters is not a hash"
-        yield Breach(code="unusable_counter", sentence=sentence, keys=(key,), subject=("key", key))
+        yield Violation(
+            code="unusable_counter",
+            sentence="the key of the counters is not a hash",
+            keys=(key,),
+            subject=("key", key),
+        )
         return
-    unusable = [field for field, value in record_of(counters).items() if not _can_count_on(value)]
+    unusable = [field for field, value in record_of(counters).items() if not _is_counter(value)]
     if unusable:
-        yield Breach(
+        yield Violation(
             code="unusable_counter",
             sentence=f"{len(unusable)} of the counters are not numbers to which Redis can add",
             keys=(key,),
@@ -64,5 +66,5 @@ def _check_counters(key: str, counters: Any) -> Iterator[Breach]:
         )
 
 
-def _can_count_on(value: str) -> bool:
+def _is_counter(value: str) -> bool:
     return is_number(value) and abs(int(value)) < MOST_COUNTED

@@ -1,5 +1,5 @@
-"""A line: while somebody stands in it, it is known and found by the slots that can serve it, and no
-slot that could serve it stays free (invariant 7).
+"""Rules about a line: while jobs wait in it, every slot that can serve it finds it, and no such
+slot stays free (invariant 7).
 """
 
 from __future__ import annotations
@@ -7,80 +7,83 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..core.stored import Command
 from ..monitor.line_queries import parse_line
 from ..monitor.possible import parse_where
-from .breach import Breach
-from .look import Command, Key, Look, Node
+from .records import Key, NodeRecord
+from .state_scan import StateScan
+from .violation import Violation
 
-#: Lines of one demand that are counted: more are not read in one step.
+#: The most lines of one demand whose jobs are counted: more are not read in one step.
 _COUNTED = 2000
 
 INDEXES = ("pool_waiting", "capable_waiting", "node_waiting")
 
 
-def check_lines(look: Look) -> Iterator[Breach]:
-    """Each line; after :func:`~celery_minsched.consistency.nodes.check_nodes`."""
-    names = {key.ids[0] for key in look.met.get("waiting", {}).values()}
-    names.update(line for _, line in look.members("lines", "lang_waiting", "pool_langs_waiting"))
-    look.load(*INDEXES, "waiting_counts")
+def check_lines(scan: StateScan) -> Iterator[Violation]:
+    """Check each line; after :func:`.nodes.check_nodes`."""
+    names = {key.ids[0] for key in scan.keys_of_kind("waiting")}
+    names.update(line for _, line in scan.members("lines", "lang_waiting", "pool_langs_waiting"))
+    scan.load(*INDEXES, "waiting_counts")
     readable, suspects, passed_over = [], [], []
     for name in sorted(names):
         if name.count("/") != 2:
-            yield Breach(
+            yield Violation(
                 code="line_unreadable",
-                sentence=f"{name!r} is no line such as asr/gpu/n1",
-                keys=(look.keys("lines"), look.keys("waiting", name)),
-                remedy="Another program put it there. HDEL it from the first key, DEL the second.",
+                sentence=f"{name!r} is not the name of a line such as asr/gpu/n1",
+                keys=(scan.keys("lines"), scan.keys("waiting", name)),
+                remedy="Another program wrote it. HDEL it from the first key, DEL the second.",
             )
             continue
         readable.append(name)
-        line = _Line(look, name)
+        line = _Line(scan, name)
         if line.is_suspect():
             suspects.append(line)
         if line.has_free_nodes():
             passed_over.append(line)
-    for line, (record, first, *links) in look.read((line, line.questions()) for line in suspects):
-        yield from line.judge(record, bool(first), links)
+    for line, (record, first, *links) in scan.read((line, line.questions()) for line in suspects):
+        yield from line.check(record, bool(first), links)
     for line in passed_over:
-        yield from line.free_slots()
-    yield from _misfiled(look)
-    yield from _miscounted(look, readable)
+        yield from line.check_free_nodes()
+    yield from _misfiled(scan)
+    yield from _miscounted(scan, readable)
 
 
-def _misfiled(look: Look) -> Iterator[Breach]:
-    """Lines in an index that they do not name, or not at the place of their first job."""
-    filed: Iterator[tuple[tuple[Key, str], list[Command]]] = (
+def _misfiled(scan: StateScan) -> Iterator[Violation]:
+    """Lines in an index to which they do not belong, or with the wrong score."""
+    entries: Iterator[tuple[tuple[Key, str], list[Command]]] = (
         (
             (key, line),
-            [("HGET", look.keys("lines"), line), ("ZSCORE", key.key, line), _first(look, line)],
+            [("HGET", scan.keys("lines"), line), ("ZSCORE", key.key, line), _first(scan, line)],
         )
-        for key, line in look.members(*INDEXES)
+        for key, line in scan.members(*INDEXES)
     )
     suspects = (
-        (place, questions)
-        for place, questions in filed
-        if not _is_filed(*place, *map(look.recall, questions))
+        (entry, questions)
+        for entry, questions in entries
+        if not _is_filed(*entry, *map(scan.recall, questions))
     )
-    for (key, line), answers in look.read(suspects):
+    for (key, line), answers in scan.read(suspects):
         if not _is_filed(key, line, *answers):
-            index = "" if key.name == "node_waiting" else f"{_index_of(key)}\n"
-            yield Breach(
+            index = "" if key.name == "node_waiting" else f"{_index_line(key)}\n"
+            yield Violation(
                 code="line_stray",
-                sentence=f"line {line} is not filed in this index, or not at this place",
+                sentence=f"line {line} does not belong in this index, or has the wrong score",
                 keys=(key.key,),
                 subject=("line", line, index),
             )
 
 
 def _is_filed(key: Key, line: str, record: str | None, score: float | None, first: Any) -> bool:
-    """Does the line name the index, and stand there at its first job's place? Or is it gone?
+    """Is the entry of the line correct, or gone?
 
-    The first job for a language pair has another place in each pool.
+    The line's record names the index, and the entry has the score of the line's first job. The
+    first job for a language pair has another score in each pool.
     """
     if key.name == "node_waiting":
         is_named = line.endswith(f"/{key.ids[0]}")
     else:
-        is_named = _index_of(key) in (record or "").splitlines()
+        is_named = _index_line(key) in (record or "").splitlines()
     if score is None or not is_named or not first:
         return score is None
     pool, pairs = parse_where(parse_line(line)[0])
@@ -88,37 +91,38 @@ def _is_filed(key: Key, line: str, record: str | None, score: float | None, firs
     return is_for_pair or float(first[0][1]) == float(score)
 
 
-def _index_of(key: Key) -> str:
-    return "\t".join(key.in_offers)
+def _index_line(key: Key) -> str:
+    return "\t".join(key.as_index)
 
 
-def _first(look: Look, line: str) -> Command:
-    return ("ZRANGE", look.keys("waiting", line), 0, 0, "WITHSCORES")
+def _first(scan: StateScan, line: str) -> Command:
+    return ("ZRANGE", scan.keys("waiting", line), 0, 0, "WITHSCORES")
 
 
-def _miscounted(look: Look, lines: Iterable[str]) -> Iterator[Breach]:
-    """Demands for which another number of jobs is noted than wait in their lines."""
-    lines, counts = set(lines), look.keys("waiting_counts")
-    by_demand: dict[str, list[str]] = {demand: [] for _, demand in look.members("waiting_counts")}
+def _miscounted(scan: StateScan, lines: Iterable[str]) -> Iterator[Violation]:
+    """Demands whose counter is not the number of jobs in their lines."""
+    lines, counts = set(lines), scan.keys("waiting_counts")
+    by_demand: dict[str, list[str]] = {demand: [] for _, demand in scan.members("waiting_counts")}
     _sort_lines(by_demand, lines)
 
     def questions(demand: str) -> list[Command]:
-        sizes = (("ZCARD", look.keys("waiting", name)) for name in by_demand[demand])
+        sizes = (("ZCARD", scan.keys("waiting", name)) for name in by_demand[demand])
         return [("HGET", counts, demand), *sizes]
 
     suspects = [
-        demand for demand in by_demand if not _is_counted(*map(look.recall, questions(demand)))
+        demand for demand in by_demand if not _is_counted(*map(scan.recall, questions(demand)))
     ]
     if suspects:  # jobs may wait in new lines
-        known = Key("lines", (), look.keys("lines"))
-        _sort_lines(by_demand, {line for _, line, _ in look.items_of([known])} - lines)
-    for demand, (noted, *numbers) in look.read(
+        known = Key("lines", (), scan.keys("lines"))
+        _sort_lines(by_demand, {line for _, line, _ in scan.items_of([known])} - lines)
+    for demand, (counter, *numbers) in scan.read(
         (demand, questions(demand)) for demand in suspects if len(by_demand[demand]) <= _COUNTED
     ):
-        if not _is_counted(noted, *numbers):
-            yield Breach(
+        if not _is_counted(counter, *numbers):
+            yield Violation(
                 code="waiting_miscounted",
-                sentence=f"{sum(numbers)} jobs wait for {demand}, and {noted or 0} are noted",
+                sentence=f"{sum(numbers)} jobs wait for {demand}, but their counter is "
+                f"{counter or 0}",
                 keys=(counts, demand),
                 subject=("count", demand, *by_demand[demand]),
             )
@@ -129,74 +133,75 @@ def _sort_lines(by_demand: dict[str, list[str]], lines: Iterable[str]) -> None:
         by_demand.setdefault(line.partition("/")[0], []).append(line)
 
 
-def _is_counted(noted: str | None, *numbers: int) -> bool:
-    return (noted or "0") == str(sum(numbers)) and noted != "0"
+def _is_counted(counter: str | None, *numbers: int) -> bool:
+    return (counter or "0") == str(sum(numbers)) and counter != "0"
 
 
 class _Line:
-    """One line, and the keys in which it must be found."""
+    """One line, and the keys that must contain it."""
 
-    def __init__(self, look: Look, name: str) -> None:
-        self.look, self.name = look, name
-        self.where, self.caps, self.required = parse_line(name)
-        self.pools = sorted(look.pools_of(self.where))
-        keys = look.keys
+    def __init__(self, scan: StateScan, name: str) -> None:
+        self.scan, self.name = scan, name
+        self.where, self.capabilities, self.required = parse_line(name)
+        self.pools = sorted(scan.pools_of(self.where))
+        keys = scan.keys
         pool, pairs = parse_where(self.where)
-        self.at_pairs = [keys("lang_waiting", pair) for pair in pairs]
+        self.pair_keys = [keys("lang_waiting", pair) for pair in pairs]
         walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}", f"node {self.required}"}
-        self.is_relinked_soon = not walks.isdisjoint(look.relinking)
+        self.is_relinked_soon = not walks.isdisjoint(scan.relinking)
         if "=" in self.where:
-            self.at_pairs.append(keys("pool_langs_waiting", pool))
+            self.pair_keys.append(keys("pool_langs_waiting", pool))
 
     def is_suspect(self) -> bool:
-        """Does it not fit, by what was read once and not in one step?"""
-        record, first, *links = map(self.look.recall, self.questions())
-        return any(self.judge(record, bool(first), links))
+        """Does the line look wrong in reads that are not atomic?"""
+        record, first, *links = map(self.scan.recall, self.questions())
+        return any(self.check(record, bool(first), links))
 
     def questions(self) -> list[Command]:
-        """What :meth:`judge` takes the answers of."""
-        keys = self.look.keys
+        """The commands whose answers :meth:`check` takes."""
+        keys = self.scan.keys
         return [
             ("HGET", keys("lines"), self.name),
-            _first(self.look, self.name),
+            _first(self.scan, self.name),
             ("ZSCORE", keys("node_waiting", self.required), self.name),
             *(
-                ("ZSCORE", keys(*self._index(pool, cap)), self.name)
+                ("ZSCORE", keys(*self._index(pool, capability)), self.name)
                 for pool in self.pools
-                for cap in self.caps or [""]
+                for capability in self.capabilities or [""]
             ),
-            *(("SISMEMBER", key, self.name) for key in self.at_pairs),
+            *(("SISMEMBER", key, self.name) for key in self.pair_keys),
         ]
 
-    def judge(
-        self, record: str | None, waiting: bool, links: list[float | int | None]
-    ) -> Iterator[Breach]:
-        """Is it known, and filed where slots find it, exactly while jobs wait in it?"""
-        keys = self.look.keys
+    def check(
+        self, record: str | None, has_jobs: bool, links: list[float | int | None]
+    ) -> Iterator[Violation]:
+        """Does the line exist, and do slots find it, exactly while jobs wait in it?"""
+        keys = self.scan.keys
         at_node, *links = links
-        width = len(self.caps or [""])
+        width = len(self.capabilities or [""])
         in_pools = links[: len(self.pools) * width]
         at_pairs = links[len(in_pools) :]
-        if not waiting:
+        if not has_jobs:
             if record is not None or any(at_pairs):
-                yield self._breach(
+                yield self._violation(
                     "line_without_jobs",
-                    "has no job in it, and is not gone",
-                    [keys("lines"), keys("waiting", self.name), *self.at_pairs],
+                    "has no job but still exists",
+                    [keys("lines"), keys("waiting", self.name), *self.pair_keys],
                 )
             return
         if record is None:
-            yield self._breach("line_unlisted", "has jobs, and is not known", [keys("lines")])
-        missing = [k for k, found in zip(self.at_pairs, at_pairs, strict=True) if not found]
-        if at_node is None:  # else the one node that it is for finds it
+            what = "has jobs but is missing from the list of lines"
+            yield self._violation("line_unlisted", what, [keys("lines")])
+        missing = [key for key, score in zip(self.pair_keys, at_pairs, strict=True) if not score]
+        if at_node is None:  # else its required node finds it
             for number, pool in enumerate(self.pools):
                 scores = in_pools[number * width : (number + 1) * width]
                 if all(score is None for score in scores):
-                    missing.append(keys(*self._index(pool, (self.caps or [""])[0])))
+                    missing.append(keys(*self._index(pool, (self.capabilities or [""])[0])))
         if missing and not self.is_relinked_soon:
-            yield self._breach(
+            yield self._violation(
                 "line_unlinked",
-                "has jobs, and freed slots do not find it",
+                "has jobs, but a slot that becomes free does not find it",
                 [*missing, keys("node_waiting", self.required)] if self.required else missing,
             )
 
@@ -205,69 +210,72 @@ class _Line:
         return ("capable_waiting", pool, capability) if capability else ("pool_waiting", pool)
 
     def has_free_nodes(self) -> bool:
-        """Do jobs wait in it while a node that may serve it has a free slot?"""
-        has_jobs = self.look.sizes[self.look.keys("waiting", self.name)] > 0
-        return has_jobs and not self.is_relinked_soon and any(map(self._is_for, self._free_nodes()))
+        """Do jobs wait in the line while a node that can serve it has a free slot?"""
+        has_jobs = self.scan.sizes[self.scan.keys("waiting", self.name)] > 0
+        return has_jobs and not self.is_relinked_soon and any(map(self._fits, self._free_nodes()))
 
-    def free_slots(self) -> Iterator[Breach]:
-        """Nodes that could serve it and do not."""
-        look = self.look
-        suspects = [node for node in self._free_nodes() if self._is_for(node)]
-        keys = look.keys
-        for node, (waiting, taken, now, required) in look.read(
+    def check_free_nodes(self) -> Iterator[Violation]:
+        """Yield a violation for each node that can serve the line and has a free slot."""
+        scan = self.scan
+        suspects = [node for node in self._free_nodes() if self._fits(node)]
+        keys = scan.keys
+        for node, (waiting, taken, answer, required) in scan.read(
             (
                 node,
                 [
                     ("ZCARD", keys("waiting", self.name)),
                     ("ZCARD", keys("node_jobs", node.node_id)),
-                    Node.command(keys, node.node_id),
-                    Node.command(keys, self.required),
+                    NodeRecord.command(keys, node.node_id),
+                    NodeRecord.command(keys, self.required),
                 ],
             )
             for node in suspects
         ):
-            look.nodes[node.node_id] = Node.of(node.node_id, now)
+            scan.nodes[node.node_id] = now = NodeRecord.of(node.node_id, answer)
             if self.required:
-                look.nodes[self.required] = Node.of(self.required, required)
-            still = look.nodes[node.node_id]
-            if waiting and still and taken < still.max_jobs and self._is_for(still):
-                yield Breach(
+                scan.nodes[self.required] = NodeRecord.of(self.required, required)
+            if waiting and now and taken < now.max_jobs and self._fits(now):
+                yield Violation(
                     code="free_while_waiting",
-                    sentence=f"node {node.node_id} has a free slot while {self.name} waits, which "
-                    "it can serve",
+                    sentence=f"node {node.node_id} has a free slot and can serve line "
+                    f"{self.name}, but jobs wait in it",
                     keys=(keys("node_jobs", node.node_id), keys("waiting", self.name)),
                     subject=("node", node.node_id),
                 )
 
-    def _free_nodes(self) -> list[Node]:
-        """The free nodes to look at: the required node, or all nodes with the rarest capability."""
+    def _free_nodes(self) -> list[NodeRecord]:
+        """The free nodes that may fit: the required node, or those with the rarest capability."""
         if self.required and not self._is_open():
-            required = self.look.nodes.get(self.required)
-            return [required] if required and self.required in self.look.free else []
-        free = self.look.free_nodes
+            required = self.scan.nodes.get(self.required)
+            return [required] if required and self.required in self.scan.free else []
+        free = self.scan.free_nodes
         by_pool = (
-            min((free[pool, cap] for cap in self.caps or [""]), key=len) for pool in self.pools
+            min((free[pool, capability] for capability in self.capabilities or [""]), key=len)
+            for pool in self.pools
         )
         return list({node.node_id: node for nodes in by_pool for node in nodes}.values())
 
-    def _is_for(self, node: Node) -> bool:
-        """Can the node serve the line? One for a single node is anyone's while that is away."""
+    def _fits(self, node: NodeRecord) -> bool:
+        """Can the node serve the line now?"""
         if self.required not in ("", node.node_id) and not self._is_open():
             return False
-        pools = [pool for pool in self.pools if pool not in self.look.paused]
-        return self.look.takes_jobs(node) and node.has(pools, self.caps)
+        pools = [pool for pool in self.pools if pool not in self.scan.paused]
+        return self.scan.takes_jobs(node) and node.can_run(pools, self.capabilities)
 
     def _is_open(self) -> bool:
-        """Can the one node that it is for not do it, or is it away? Not yet, while it is silent."""
-        required = self.look.nodes.get(self.required)
-        if required is None or required.draining or self.required in self.look.dead:
-            return True
-        if not required.has(self.pools, self.caps):
-            return True
-        return not required.online and self.look.is_heard(required)
+        """May other nodes serve the line, because its required node is away or cannot serve it?
 
-    def _breach(self, code: str, what: str, keys: list[str]) -> Breach:
-        return Breach(
+        A node that only misses heartbeats is not away yet.
+        """
+        required = self.scan.nodes.get(self.required)
+        if required is None or required.draining or self.required in self.scan.dead:
+            return True
+        if not required.can_run(self.pools, self.capabilities):
+            return True
+        return not required.online and self.scan.has_heartbeats(required)
+
+    def _violation(self, code: str, what: str, keys: list[str]) -> Violation:
+        return Violation(
             code=code,
             sentence=f"line {self.name} {what}",
             keys=tuple(keys),

@@ -1,301 +1,319 @@
-"""A node, the indexes in which it stands, and what one that is gone has left (invariants 1, 3)."""
+"""Rules about a node, its indexes, and what an absent node leaves behind (invariants 1, 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from redis.exceptions import NoPermissionError
 
+from ..core.stored import Command
 from ..plugin.messages import job_id_of, read_message
-from .breach import Breach
-from .look import Command, Index, Key, Look, Node
+from .records import Key, NodeRecord
+from .state_scan import StateScan, is_present
+from .violation import Violation
 
-#: Keys of a node that say that there is or was one.
+#: Keys that exist for registered nodes, and kombu's keys of unacknowledged messages.
 NODE_KEYS = ("node_info", "node_runtime", "node_jobs", "node_queue", "node_taken")
-_SOME = 20  # messages of a queue that are looked at
+BOOKS = ("node_unacked", "node_unacked_index", "node_acked")
 FREE = ("pool_free", "capable_free")
 INDEXES = ("pool_members", "capable_members", *FREE)
-BOOKS = ("node_unacked", "node_unacked_index", "node_acked")
+_SAMPLE = 20  # messages of a queue that are read
 
 
-def check_nodes(look: Look) -> Iterator[Breach]:
-    """Each node against its record, and each index against the nodes' records."""
-    names = {node_id for _, node_id in look.members("nodes")}
-    for name in (*NODE_KEYS, *BOOKS):
-        names.update(key.ids[0] for key in look.met.get(name, {}).values())
-    suspects = list(_suspects(look, names))
-    for (node_id, node), answers in look.read(
-        ((node_id, look.nodes[node_id]), _questions(look, node_id, look.nodes[node_id]))
+def check_nodes(scan: StateScan) -> Iterator[Violation]:
+    """Compare each node with its record, and each index with the records of its nodes."""
+    node_ids = {node_id for _, node_id in scan.members("nodes")}
+    node_ids.update(key.ids[0] for key in scan.keys_of_kind(*NODE_KEYS, *BOOKS))
+    suspects = list(_suspects(scan, node_ids))
+    for (node_id, before), (values, *answers) in scan.read(
+        ((node_id, scan.nodes[node_id]), _questions(scan, node_id, scan.nodes[node_id]))
         for node_id in suspects
     ):
-        now = Node.of(node_id, answers[0])
-        if now and now.broken:
-            yield _unreadable(look, now)
-        elif _stated(now) == _stated(node):  # else it registered anew, and other things were to ask
-            yield from _judge(look, node_id, now, answers[1:])
-    yield from _stale_members(look)
-    yield from _stale_pools(look)
+        node = NodeRecord.of(node_id, values)
+        if node and node.broken:
+            yield _unreadable(scan, node)
+        elif _links(scan, node) == _links(scan, before):  # else it has registered again
+            state = _NodeState.of(node_id, node, answers)
+            _note_state(scan, state)
+            yield from _violations(scan, state)
+    yield from _stale_members(scan)
 
 
-def _suspects(look: Look, names: Iterable[str]) -> Iterator[str]:
-    """Nodes that do not fit, by what was read once and not in one step."""
-    look.load("nodes", "rescues", "pools", "lang_speakers", *INDEXES)
-    wanted = ((name, _record(look, name)) for name in names)
-    for node_id, (values, count) in look.glance(wanted):
-        node = look.nodes[node_id] = Node.of(node_id, values)
-        others = _questions(look, node_id, node)[2:]
-        if (node and node.broken) or any(
-            _judge(look, node_id, node, [count, *map(look.recall, others)])
-        ):
-            for found in (look.free, look.dead, look.gone):
-                found.discard(node_id)
-            yield node_id
+class _NodeState(NamedTuple):
+    """What was read of a node, in the order of :func:`_questions`."""
+
+    node_id: str
+    node: NodeRecord | None
+    current_jobs: str | None
+    taken: int  # size of the job set
+    score: float | None  # in the list of nodes, negative for a dead node
+    rescue: float | None  # score in the list of rescues
+    queues: int  # its message lists that exist
+    lost: int  # 1 if lost jobs are to be reported
+    link_answers: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, node_id: str, node: NodeRecord | None, answers: list[Any]) -> _NodeState:
+        """From the answers to the commands that follow the record's."""
+        current_jobs, taken, score, rescue, queues, lost, *links = answers
+        return cls(node_id, node, current_jobs, taken, score, rescue, queues, lost, tuple(links))
+
+    @property
+    def is_absent(self) -> bool:
+        """Is the node dead or unregistered?"""
+        return self.node is None or (self.score is not None and self.score < 0)
+
+    @property
+    def has_free_slot(self) -> bool:
+        """Has the node a free slot?"""
+        return self.node is not None and self.taken < self.node.max_jobs
+
+    @property
+    def is_free(self) -> bool:
+        """Must the node be in the sets of free nodes?"""
+        return bool(
+            self.node and self.node.online and not self.node.draining and self.has_free_slot
+        )
 
 
-def _unreadable(look: Look, node: Node) -> Breach:
-    return Breach(
-        code="node_unreadable",
-        sentence=f"the record of node {node.node_id} cannot be read: {node.broken}",
-        keys=(look.keys("node_info", node.node_id),),
-        remedy="A node writes its record anew when it registers: start it again. If there is no "
-        "such node, DEL the key, and run check --repair.",
-    )
+class _Link(NamedTuple):
+    """A key in which a node must be, always or only while it is free."""
+
+    question: Command
+    code: str
+    only_while_free: bool
+    sentence: str  # if the node is missing
+    other_keys: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The key."""
+        return str(self.question[1])
 
 
-def _record(look: Look, node_id: str) -> list[Command]:
-    return [
-        Node.command(look.keys, node_id),
-        ("HGET", look.keys("node_runtime", node_id), "current_jobs"),
-    ]
-
-
-def _stated(node: Node | None) -> object:
-    return node and (node.offers, node.speaks)
-
-
-def _indexes(look: Look, node: Node) -> Iterator[tuple[Index, str, str]]:
-    """The node's indexes, each with its keys of members and of those that are free."""
-    for pool, capability in sorted(node.offers):
-        if capability:
-            names = (pool, capability)
-            yield names, look.keys("capable_members", *names), look.keys("capable_free", *names)
-        else:
-            yield (pool, ""), look.keys("pool_members", pool), look.keys("pool_free", pool)
-
-
-def _questions(look: Look, node_id: str, node: Node | None) -> list[Command]:
-    keys = look.keys
+def _questions(scan: StateScan, node_id: str, node: NodeRecord | None) -> list[Command]:
+    keys = scan.keys
     queues = [keys("node_queue", node_id) + suffix for suffix in keys.suffixes]
-    questions: list[Command] = [
-        *_record(look, node_id),
+    return [
+        *_record(scan, node_id),
         ("ZCARD", keys("node_jobs", node_id)),
         ("ZSCORE", keys("nodes"), node_id),
         ("ZSCORE", keys("rescues"), node_id),
         ("EXISTS", keys("node_taken", node_id), *queues),
         ("EXISTS", keys("lost")),
+        *(link.question for link in _links(scan, node)),
     ]
-    if node is None:
-        return questions
-    for _, members, free in _indexes(look, node):
-        questions += [("SISMEMBER", members, node_id), ("ZSCORE", free, node_id)]
-    questions += [("SISMEMBER", keys("pools"), pool) for pool in sorted(node.pools)]
-    questions += [
-        ("SISMEMBER", keys("lang_speakers", pair, pool), node_id)
-        for pool, pair in sorted(node.speaks)
+
+
+def _record(scan: StateScan, node_id: str) -> list[Command]:
+    return [
+        NodeRecord.command(scan.keys, node_id),
+        ("HGET", scan.keys("node_runtime", node_id), "current_jobs"),
     ]
-    return questions
 
 
-def _judge(look: Look, node_id: str, node: Node | None, answers: list[Any]) -> Iterator[Breach]:
-    keys, subject = look.keys, ("node", node_id)
-    info, jobs = keys("node_info", node_id), keys("node_jobs", node_id)
-    count, taken, seen, rescue, queues, lost, *rest = answers
-    # By their names: a client that may only look may not read messages that nodes have taken.
-    books = any(look.is_met(keys(book, node_id)) for book in BOOKS)
-
-    is_absent = node is None or (seen is not None and seen < 0)
-    if is_absent and rescue is None and (taken or queues or (books and not lost)):
-        yield from _left_behind(look, node_id, taken or books, is_known=node is not None)
-    if is_absent and node is not None:
-        look.dead.add(node_id)
-        if rescue is None:
-            look.gone.add(node_id)
+def _links(scan: StateScan, node: NodeRecord | None) -> list[_Link]:
+    """The keys in which the node's record says that the node is."""
     if node is None:
-        if seen is not None or count is not None:
-            yield Breach(
-                code="node_without_record",
-                sentence=f"node {node_id} has no record, and is listed or counted",
-                keys=(info, keys("nodes"), keys("node_runtime", node_id)),
-                subject=subject,
-            )
-        return
-    if seen is None:
-        yield Breach(
-            code="node_unlisted",
-            sentence=f"node {node_id} is not among the nodes, and never found dead",
-            keys=(keys("nodes"), info),
-            subject=subject,
-        )
-    if (count or "0") != str(taken):
-        yield Breach(
-            code="slot_count",
-            sentence=f"node {node_id}: current_jobs is {count}, its job set has {taken}",
-            keys=(keys("node_runtime", node_id), jobs),
-            subject=subject,
-        )
-    wants = node.online and not node.draining and taken < node.max_jobs
-    if taken < node.max_jobs:
-        look.free.add(node_id)
-    replies = iter(rest)
-    for _, members, free in _indexes(look, node):
-        is_member, score = bool(next(replies)), next(replies)
-        if not is_member:
-            yield Breach(
-                code="member_missing",
-                sentence=f"node {node_id} is no member of what it offers",
-                keys=(members, info),
-                subject=subject,
-            )
-        if (score is not None) != wants:
-            yield Breach(
-                code="free_index",
-                sentence=f"node {node_id} is {'' if wants else 'not '}free to take a job, and "
-                f"{'not ' if wants else ''}in {free}",
-                keys=(free, info, jobs),
-                subject=subject,
-            )
+        return []
+    keys, node_id = scan.keys, node.node_id
+    links = []
+    for pool, capability in sorted(node.advertised_indexes):
+        ids = (pool, capability) if capability else (pool,)
+        kind = "capable" if capability else "pool"
+        members, free = keys(f"{kind}_members", *ids), keys(f"{kind}_free", *ids)
+        missing = f"node {node_id} is missing from an index that it advertises"
+        links.append(_Link(("SISMEMBER", members, node_id), "member_missing", False, missing, ()))
+        missing = f"node {node_id} takes jobs and has a free slot but is not in {free}"
+        jobs = (keys("node_jobs", node_id),)
+        links.append(_Link(("ZSCORE", free, node_id), "free_index", True, missing, jobs))
     for pool in sorted(node.pools):
-        if not next(replies):
-            yield Breach(
-                code="pool_unlisted",
-                sentence=f"pool {pool} has node {node_id}, and is not among the pools",
-                keys=(keys("pools"), info),
-                subject=subject,
-            )
-    for pool, pair in sorted(node.speaks):
-        if not next(replies):
-            yield Breach(
-                code="speaker_missing",
-                sentence=f"node {node_id} says that pool {pool} serves {pair}, and is not noted",
-                keys=(keys("lang_speakers", pair, pool), info),
-                subject=subject,
-            )
+        missing = f"pool {pool} contains node {node_id} but is missing from the list of pools"
+        links.append(_Link(("SISMEMBER", keys("pools"), pool), "pool_unlisted", False, missing, ()))
+    for pool, pair in sorted(node.language_pairs):
+        missing = f"node {node_id} advertises {pair} in pool {pool} but is not recorded for it"
+        speakers = keys("lang_speakers", pair, pool)
+        links.append(_Link(("SISMEMBER", speakers, node_id), "speaker_missing", False, missing, ()))
+    return links
 
 
-def _left_behind(look: Look, node_id: str, has_more: bool, is_known: bool) -> Iterator[Breach]:
-    """Of a node that is not there. What somebody sent to this very node waits till it is back."""
-    keys = look.keys
+def _suspects(scan: StateScan, node_ids: Iterable[str]) -> Iterator[str]:
+    """The nodes that look wrong in reads that are not atomic."""
+    scan.load("nodes", "rescues", "pools", "lang_speakers", *INDEXES)
+    records = ((node_id, _record(scan, node_id)) for node_id in node_ids)
+    for node_id, (values, current_jobs) in scan.read_loosely(records):
+        node = scan.nodes[node_id] = NodeRecord.of(node_id, values)
+        recalled = map(scan.recall, _questions(scan, node_id, node)[2:])
+        state = _NodeState.of(node_id, node, [current_jobs, *recalled])
+        if (node and node.broken) or any(_violations(scan, state)):
+            yield node_id
+        else:
+            _note_state(scan, state)
+
+
+def _note_state(scan: StateScan, state: _NodeState) -> None:
+    """Record for the other rules if the node is free, dead or gone."""
+    if state.has_free_slot:
+        scan.free.add(state.node_id)
+    if state.is_absent and state.node:
+        scan.dead.add(state.node_id)
+        if state.rescue is None:
+            scan.gone.add(state.node_id)
+
+
+def _violations(scan: StateScan, state: _NodeState) -> Iterator[Violation]:
+    for rule in _RULES:
+        yield from rule(scan, state)
+
+
+def _left_behind(scan: StateScan, state: _NodeState) -> Iterator[Violation]:
+    """An absent node without a rescue has no jobs and no messages of jobs.
+
+    A program may send a message to a node by name. That message waits until the node is back.
+    """
+    keys, node_id = scan.keys, state.node_id
+    # Only the names: a role that only reads may not read the messages that nodes have taken.
+    has_books = any(scan.has_key(keys(book, node_id)) for book in BOOKS)
+    if not state.is_absent or state.rescue is not None:
+        return
+    if not (state.taken or state.queues or (has_books and not state.lost)):
+        return
     queues = [keys("node_queue", node_id) + suffix for suffix in keys.suffixes]
     queues.append(keys("node_taken", node_id))
-    if has_more or _has_jobs(look, queues):
-        yield Breach(
+    if state.taken or has_books or _has_jobs(scan, queues):
+        yield Violation(
             code="left_behind",
-            sentence=f"node {node_id} is not there, and no node rescues its jobs and messages",
+            sentence=f"node {node_id} is absent, and no node rescues its jobs and messages",
             keys=(keys("node_jobs", node_id), *queues, *(keys(book, node_id) for book in BOOKS)),
             subject=("node", node_id),
         )
-    elif not is_known:
-        yield Breach(
+    elif state.node is None:
+        yield Violation(
             code="foreign_message",
-            sentence=f"there is no node {node_id}, and messages of no job lie in its queue",
+            sentence=f"node {node_id} does not exist, but its queue contains messages of no job",
             keys=tuple(queues),
-            remedy="Another program put them there. Start a node of that id, or DEL the lists.",
+            remedy="Another program put them there. Start a node with this id, or DEL the lists.",
         )
 
 
-def _has_jobs(look: Look, queues: list[str]) -> bool:
-    """Is one of the next messages a job's?"""
+def _has_jobs(scan: StateScan, queues: list[str]) -> bool:
+    """Does one of the next messages belong to a job?"""
     try:
-        answers = look.read((queue, [("LRANGE", queue, -_SOME, -1)]) for queue in queues)
-        messages = [raw for _, [some] in answers for raw in some]
-    except NoPermissionError:  # one who may not see what tasks are called with
+        answers = scan.read((queue, [("LRANGE", queue, -_SAMPLE, -1)]) for queue in queues)
+        messages = [raw for _, [sample] in answers for raw in sample]
+    except NoPermissionError:  # the role may not read messages
         return True
     return any(job_id_of(read_message(raw).get("headers")) for raw in messages)
 
 
-def _stale_members(look: Look) -> Iterator[Breach]:
-    """Members of indexes whose records do not say so."""
+def _without_record(scan: StateScan, state: _NodeState) -> Iterator[Violation]:
+    keys, node_id = scan.keys, state.node_id
+    if state.node is None and (state.score is not None or state.current_jobs is not None):
+        yield Violation(
+            code="node_without_record",
+            sentence=f"node {node_id} has no record, but it is listed or counted",
+            keys=(keys("node_info", node_id), keys("nodes"), keys("node_runtime", node_id)),
+            subject=("node", node_id),
+        )
+
+
+def _unlisted(scan: StateScan, state: _NodeState) -> Iterator[Violation]:
+    keys, node_id = scan.keys, state.node_id
+    if state.node and state.score is None:
+        yield Violation(
+            code="node_unlisted",
+            sentence=f"node {node_id} is missing from the list of nodes",
+            keys=(keys("nodes"), keys("node_info", node_id)),
+            subject=("node", node_id),
+        )
+
+
+def _slot_count(scan: StateScan, state: _NodeState) -> Iterator[Violation]:
+    keys, node_id = scan.keys, state.node_id
+    if state.node and (state.current_jobs or "0") != str(state.taken):
+        yield Violation(
+            code="slot_count",
+            sentence=f"node {node_id}: current_jobs is {state.current_jobs}, but the size of its "
+            f"job set is {state.taken}",
+            keys=(keys("node_runtime", node_id), keys("node_jobs", node_id)),
+            subject=("node", node_id),
+        )
+
+
+def _linked(scan: StateScan, state: _NodeState) -> Iterator[Violation]:
+    node_id = state.node_id
+    for link, answer in zip(_links(scan, state.node), state.link_answers, strict=True):
+        is_there, must_be_there = is_present(link.question, answer), True
+        if link.only_while_free:
+            must_be_there = state.is_free
+        if is_there == must_be_there:
+            continue
+        extra = f"node {node_id} takes no jobs or has no free slot but is in {link.key}"
+        yield Violation(
+            code=link.code,
+            sentence=link.sentence if must_be_there else extra,
+            keys=(link.key, scan.keys("node_info", node_id), *link.other_keys),
+            subject=("node", node_id),
+        )
+
+
+_RULES: tuple[Callable[[StateScan, _NodeState], Iterator[Violation]], ...] = (
+    _left_behind,
+    _without_record,
+    _unlisted,
+    _slot_count,
+    _linked,
+)
+
+
+def _unreadable(scan: StateScan, node: NodeRecord) -> Violation:
+    return Violation(
+        code="node_unreadable",
+        sentence=f"the record of node {node.node_id} is unreadable: {node.broken}",
+        keys=(scan.keys("node_info", node.node_id),),
+        remedy="Start the node again: it writes a new record when it registers. If the node does "
+        "not exist, DEL the key and run check --repair.",
+    )
+
+
+def _stale_members(scan: StateScan) -> Iterator[Violation]:
+    """Members of indexes that the nodes' records do not advertise."""
     suspects = (
         (key, node_id)
-        for key, node_id in look.members(*INDEXES, "lang_speakers")
-        if not _says(look.nodes.get(node_id), key, node_id)
+        for key, node_id in scan.members(*INDEXES, "lang_speakers")
+        if not _advertises(scan.nodes.get(node_id), key, node_id)
     )
-    for (key, node_id), (values, answer) in look.read(
+    for (key, node_id), (values, answer) in scan.read(
         (
             (key, node_id),
-            [
-                Node.command(look.keys, node_id),
-                ("ZSCORE" if key.name in FREE else "SISMEMBER", key.key, node_id),
-            ],
+            [NodeRecord.command(scan.keys, node_id), _membership(key, node_id)],
         )
         for key, node_id in suspects
     ):
-        is_there = answer is not None if key.name in FREE else answer
-        if is_there and not _says(Node.of(node_id, values), key, node_id):
-            one, other = key.in_offers
-            is_pair = key.name == "lang_speakers"
-            yield Breach(
+        is_there = is_present(_membership(key, node_id), answer)
+        if is_there and not _advertises(NodeRecord.of(node_id, values), key, node_id):
+            yield Violation(
                 code="stale_member",
-                sentence=f"node {node_id} is in {key.key}, and its record does not say so",
-                keys=(key.key, look.keys("node_info", node_id)),
-                subject=(
-                    *("node", node_id),
-                    *(("", f"{other}\t{one}\n") if is_pair else (f"{one}\t{other}\n",)),
-                ),
+                sentence=f"node {node_id} is in {key.key}, but its record does not advertise this",
+                keys=(key.key, scan.keys("node_info", node_id)),
+                subject=("node", node_id, *_index_lines(key)),
             )
 
 
-def _says(node: Node | None, key: Key, node_id: str) -> bool:
-    """Does the node's record say that it is in this index, or serves this pair?"""
+def _membership(key: Key, node_id: str) -> Command:
+    return ("ZSCORE" if key.name in FREE else "SISMEMBER", key.key, node_id)
+
+
+def _index_lines(key: Key) -> tuple[str, ...]:
+    """The index as repair_node takes it: as a line of `offers`, or as a line of `speaks`."""
+    one, other = key.as_index
+    return ("", f"{other}\t{one}\n") if key.name == "lang_speakers" else (f"{one}\t{other}\n",)
+
+
+def _advertises(node: NodeRecord | None, key: Key, node_id: str) -> bool:
+    """Does the node's record advertise this index or this language pair?"""
     if key.name == "lang_speakers":
         pair, pool = key.ids
-        return node_id == "*" or (node is not None and (pool, pair) in node.speaks)
-    return node is not None and key.in_offers in node.offers
-
-
-def _stale_pools(look: Look) -> Iterator[Breach]:
-    """Pools without nodes, and pairs that nobody serves, or that are not known to be served."""
-    keys = look.keys
-    for pool, [has_nodes] in look.read(
-        (pool, [("EXISTS", keys("pool_members", pool))]) for _, pool in look.members("pools")
-    ):
-        if not has_nodes:
-            yield Breach(
-                code="pool_without_nodes",
-                sentence=f"pool {pool} is among the pools, and has no node",
-                keys=(keys("pools"), keys("pool_members", pool)),
-                subject=("node", "", f"{pool}\t\n"),
-            )
-    for (pair, pool), answers in look.read(
-        (
-            (pair, pool),
-            [
-                ("EXISTS", keys("lang_speakers", pair, pool)),
-                ("SISMEMBER", keys("lang", pair), pool),
-                ("SISMEMBER", keys("pool_langs", pool), pair),
-            ],
-        )
-        for pair, pool in _pairs(look)
-    ):
-        is_said, *noted = map(bool, answers)
-        if noted != [is_said, is_said]:
-            said = "is said to serve" if is_said else "is not said by anybody to serve"
-            yield Breach(
-                code="pair_index",
-                sentence=f"pool {pool} {said} {pair}, and the indexes do not agree",
-                keys=(
-                    keys("lang_speakers", pair, pool),
-                    keys("lang", pair),
-                    keys("pool_langs", pool),
-                ),
-                subject=("node", "*" if is_said else "", "", f"{pool}\t{pair}\n"),
-            )
-
-
-def _pairs(look: Look) -> list[tuple[str, str]]:
-    """Language pairs and pools that are named together anywhere."""
-    pairs = {(key.ids[0], key.ids[1]) for key in look.met.get("lang_speakers", {}).values()}
-    for key, member in look.members("lang", "pool_langs"):
-        pairs.add((key.ids[0], member) if key.name == "lang" else (member, key.ids[0]))
-    return sorted(pairs)
+        return node_id == "*" or (node is not None and (pool, pair) in node.language_pairs)
+    return node is not None and key.as_index in node.advertised_indexes

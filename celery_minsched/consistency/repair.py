@@ -1,8 +1,7 @@
-"""Mends what a check has found, on a live system.
+"""Repairs violations on a live system.
 
-A node, a line or a job is put right as a whole by a script, in one step, by what is true at that
-moment; one that is right is not changed. So a repair that comes late, twice, or for a breach that
-has gone does no harm.
+A script repairs a node, a line or a job as a whole, in one step, according to the state at that
+moment. It does not change a sound one. So a repair that comes late or twice does no harm.
 """
 
 from __future__ import annotations
@@ -14,57 +13,57 @@ from redis.exceptions import ResponseError
 from ..core.models import DispatchRequest
 from ..core.scheduler import MinimalSchedulerService
 from ..plugin.messages import read_message, request_of
-from .breach import KINDS, Breach
 from .checker import PAUSE, Checker
+from .violation import KINDS, Violation
 
-_ROUNDS = 4  # one breach may hide another
+_ROUNDS = 4  # a repair can reveal another violation
 
-#: What to do about a breach that is left, by its code.
+#: Remedies for violations that a repair could not mend, by code.
 _REMEDIES = {
-    "message_without_job": "The message does not say what it asks for. Read it with LINDEX key -1, "
-    "send its task anew, and DEL the list.",
-    "job_without_demand": "The message does not say either what it asks for. Read it with LINDEX "
-    "key -1, send its task anew, and revoke this one.",
-    "left_behind": "Lost jobs have yet to be told by a node. Start one, and check again.",
+    "message_without_job": "The message does not contain its demand. Read it with LINDEX key -1, "
+    "send its task again, and DEL the list.",
+    "job_without_demand": "The message does not contain the demand either. Read it with LINDEX "
+    "key -1, send its task again, and revoke this one.",
+    "left_behind": "A node must report the lost jobs. Start a node, and check again.",
 }
 
 
 def repair(
     service: MinimalSchedulerService,
     checker: Checker,
-    breaches: list[Breach],
+    violations: list[Violation],
     pause: float = PAUSE,
-) -> list[Breach]:
-    """Mend these; what is left, each with its remedy."""
+) -> list[Violation]:
+    """Repair the violations. Returns those that are left, each with its remedy."""
     for _ in range(_ROUNDS):
-        if not any(breach.subject for breach in breaches):
+        if not any(violation.subject for violation in violations):
             break
-        _mend(service, breaches)
-        breaches = checker.check(pause)
+        _repair_all(service, violations)
+        violations = checker.check(pause)
     return [
-        breach.model_copy(update={"remedy": breach.remedy or _remedy(breach)})
-        for breach in breaches
+        violation.model_copy(update={"remedy": violation.remedy or _remedy(violation)})
+        for violation in violations
     ]
 
 
-def _remedy(breach: Breach) -> str:
+def _remedy(violation: Violation) -> str:
     return _REMEDIES.get(
-        breach.code, "Check again. If it stays, keep the contents of the keys and report it."
+        violation.code, "Check again. If it stays, keep the contents of the keys and report it."
     )
 
 
-def _mend(service: MinimalSchedulerService, breaches: Iterable[Breach]) -> None:
-    subjects = {breach.subject for breach in breaches if breach.subject}
+def _repair_all(service: MinimalSchedulerService, violations: Iterable[Violation]) -> None:
+    subjects = {violation.subject for violation in violations if violation.subject}
     for kind, *args in sorted(subjects, key=lambda subject: (KINDS.index(subject[0]), subject)):
         try:
-            _mend_one(service, kind, *args)
+            _repair_one(service, kind, *args)
         except ResponseError as exc:
-            # Else a key of the wrong type is in the way, which is a breach of its own.
+            # A key of the wrong type stops this repair, and is a violation of its own.
             if "WRONGTYPE" not in str(exc):
                 raise
 
 
-def _mend_one(service: MinimalSchedulerService, kind: str, *args: str) -> None:
+def _repair_one(service: MinimalSchedulerService, kind: str, *args: str) -> None:
     match kind:
         case "node":
             service.repair_node(*args)
@@ -73,7 +72,7 @@ def _mend_one(service: MinimalSchedulerService, kind: str, *args: str) -> None:
         case "count":
             service.recount_waiting(args[0], args[1:])
         case "job" | "slot":
-            service.repair_job(_told(service, args[0]), *args)
+            service.repair_job(_demand_in_message(service, args[0]), *args)
         case "key":
             service.redis.delete(*args)
         case "ttl":
@@ -84,8 +83,8 @@ def _mend_one(service: MinimalSchedulerService, kind: str, *args: str) -> None:
             service.redis.hdel(*args)
 
 
-def _told(service: MinimalSchedulerService, job_id: str) -> DispatchRequest | None:
-    """What the job's message says that it asks for, if it lies in the job's own list."""
+def _demand_in_message(service: MinimalSchedulerService, job_id: str) -> DispatchRequest | None:
+    """The demand in the job's message, if the message is in the job's own list."""
     with service.redis.pipeline(transaction=False) as pipe:
         for suffix in service.keys.suffixes:
             pipe.lindex(service.keys("job_queue", job_id) + suffix, -1)

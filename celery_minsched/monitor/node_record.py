@@ -1,82 +1,86 @@
-"""Reads the record of a node in Redis, and says in one word what the node does."""
+"""Decodes the record of a node in Redis and derives the node's state."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from ..core.models import MAX_SLOTS
 from ..core.stored import Fields
 from .models import NODE_STATES, NodeView
 
-NODE_FIELDS = (
+_BOOLEANS = ("true", "false")
+
+#: How each field of a node's record is decoded.
+_DECODERS: Final[dict[str, Callable[[Fields, str], Any]]] = {
+    **dict.fromkeys(("online", "draining"), lambda fields, name: fields.one_of(name, _BOOLEANS)),
+    "state": lambda fields, name: fields.one_of(name, NODE_STATES),
+    "max_jobs": lambda fields, name: fields.integer(name, least=1, most=MAX_SLOTS),
+    **dict.fromkeys(("offers", "speaks"), Fields.indexes),
+    "load_json": lambda fields, _name: fields.load(),
+    **dict.fromkeys(("cap_json", "pools_json"), Fields.json),
+    **dict.fromkeys(
+        (
+            *("current_jobs", "last_heartbeat_ts", "registered_ts", "stuck_until"),
+            *("turn", "turn_base", "term"),
+        ),
+        Fields.integer,
+    ),
+    **dict.fromkeys(("concurrency", "load", "unread_ms", "interval_ms"), Fields.number),
+    "instance": Fields.text,
+}
+
+#: The fields that a :class:`NodeView` shows.
+NODE_FIELDS: Final = (
     *("online", "state", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts"),
     "instance",
 )
-#: All that :func:`check_fields` looks at.
-CHECKED_FIELDS = (
-    *("online", "state", "draining", "max_jobs", "offers", "speaks", "load_json", "cap_json"),
-    *("pools_json", "last_heartbeat_ts", "registered_ts", "concurrency", "load", "turn"),
-    *("turn_base", "term", "unread_ms", "stuck_until", "interval_ms"),
-)
-_BOOLEANS = ("true", "false")
+#: The fields that a check reads: all that views and scripts read.
+CHECKED_FIELDS: Final = tuple(name for name in _DECODERS if name != "current_jobs")
+
+
+def decode(record: Mapping[str, str | None]) -> tuple[dict[str, Any], str]:
+    """The values of a record's fields by name, and the faults of unreadable fields in words.
+
+    An unreadable field has the value of a missing field. The faults are "" for a sound record.
+    """
+    fields = Fields(record)
+    return {name: _DECODERS[name](fields, name) for name in record}, fields.broken
 
 
 def read_node(
     node_id: str,
-    record: dict[str, str | None],
-    taken: str | None,
-    is_dead: bool,
-    silent_since: float,
+    record: Mapping[str, str | None],
+    current_jobs: str | None,
+    found_dead: bool,
+    oldest_heartbeat: float,
 ) -> NodeView:
-    """The node of a record with NODE_FIELDS, which holds ``taken`` slots.
+    """The node of a record with NODE_FIELDS.
 
-    ``is_dead`` says that a script found the node dead. A node without a heartbeat since
-    ``silent_since`` (ms) is dead too: no script finds it while no other node sends heartbeats.
+    ``found_dead``: a script has found that the node is dead. A node is also dead if its last
+    heartbeat is before ``oldest_heartbeat`` (ms): if no other node sends heartbeats, no script
+    finds it.
     """
-    fields = Fields({**record, "current_jobs": taken})
-    offers = fields.indexes("offers")
-    last_heartbeat_ts = fields.integer("last_heartbeat_ts")
-    max_jobs = fields.integer("max_jobs", least=1, most=MAX_SLOTS)
-    current_jobs = fields.integer("current_jobs")
-    load = fields.load()
-    _check_words(fields)
-    is_dead, is_free = is_dead or last_heartbeat_ts < silent_since, current_jobs < max_jobs
+    values, broken = decode({**record, "current_jobs": current_jobs})
+    is_dead = found_dead or values["last_heartbeat_ts"] < oldest_heartbeat
+    is_free = values["current_jobs"] < values["max_jobs"]
     return NodeView(
         node_id=node_id,
-        state="broken" if fields.broken else _state(record, is_free, is_dead),
-        broken=fields.broken,
+        state="broken" if broken else _state(record, is_free, is_dead),
+        broken=broken,
         draining=record["draining"] == "true",
-        max_jobs=max_jobs,
-        current_jobs=current_jobs,
-        pools=sorted({pool for pool, _ in offers}),
-        capabilities=sorted({capability for _, capability in offers if capability}),
-        load=load,
-        last_heartbeat_ts=last_heartbeat_ts,
-        instance=fields.text("instance"),
+        max_jobs=values["max_jobs"],
+        current_jobs=values["current_jobs"],
+        pools=sorted({pool for pool, _ in values["offers"]}),
+        capabilities=sorted({capability for _, capability in values["offers"] if capability}),
+        load=values["load_json"],
+        last_heartbeat_ts=values["last_heartbeat_ts"],
+        instance=values["instance"],
     )
 
 
-def check_fields(fields: Fields) -> None:
-    """Note all that cannot be read of a node's record, as views and scripts read it."""
-    fields.integer("max_jobs", least=1, most=MAX_SLOTS)
-    for name in ("offers", "speaks"):
-        fields.indexes(name)
-    fields.load()
-    for name in ("cap_json", "pools_json"):
-        fields.json(name)
-    for name in ("last_heartbeat_ts", "registered_ts", "stuck_until", "turn", "turn_base", "term"):
-        fields.integer(name)
-    for name in ("concurrency", "load", "unread_ms", "interval_ms"):
-        fields.number(name)
-    _check_words(fields)
-
-
-def _check_words(fields: Fields) -> None:
-    for name in ("online", "draining"):
-        fields.one_of(name, _BOOLEANS)
-    fields.one_of("state", NODE_STATES)
-
-
 def unreadable_node(node_id: str, broken: str) -> NodeView:
-    """A node of whose record nothing can be read."""
+    """A node whose record is unreadable as a whole."""
     return NodeView(
         node_id=node_id,
         state="broken",
@@ -91,8 +95,8 @@ def unreadable_node(node_id: str, broken: str) -> NodeView:
     )
 
 
-def _state(record: dict[str, str | None], is_free: bool, is_dead: bool) -> str:
-    """One of NODE_STATES; ``is_dead`` as in :func:`read_node`."""
+def _state(record: Mapping[str, str | None], is_free: bool, is_dead: bool) -> str:
+    """One of NODE_STATES."""
     if is_dead or record["online"] != "true":
         if not record["instance"]:
             return "left"

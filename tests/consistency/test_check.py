@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from celery_minsched import CompleteTaskRequest, DispatchRequest, MinimalSchedulerService
-from celery_minsched.consistency.breach import Breach
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.consistency.repair import repair
+from celery_minsched.consistency.violation import Violation
 from celery_minsched.core.models import DispatchResponse
 from node_agent.rescue import _park_queue
 
@@ -74,10 +74,10 @@ class World:
         assert isinstance(job, DispatchResponse)
         return job.job_id
 
-    def check(self) -> list[Breach]:
+    def check(self) -> list[Violation]:
         return self.checker.check(pause=0)
 
-    def repair(self) -> list[Breach]:
+    def repair(self) -> list[Violation]:
         return repair(self.service, self.checker, self.check(), pause=0)
 
     def everything(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def world(client: redis.Redis) -> World:
 
 Break = Callable[[redis.Redis, World], Any]
 
-#: What is done to Redis, and which breach names it, with which of its keys.
+#: What is done to Redis, and which violation names it, with which of its keys.
 BREAKS: dict[str, tuple[Break, str, str]] = {
     "a slot count": (
         lambda r, w: r.hset("scheduler:node:runtime:full", "current_jobs", 7),
@@ -428,10 +428,10 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
 def test_what_is_broken_is_named_with_its_keys_and_mended(world: World, name: str) -> None:
     broken, code, key = BREAKS[name]
     broken(world.client, world)
-    breaches = world.check()
-    named = [breach for breach in breaches if breach.code == code]
-    assert named, breaches
-    assert any(where.startswith(key) for breach in named for where in breach.keys), named
+    violations = world.check()
+    named = [violation for violation in violations if violation.code == code]
+    assert named, violations
+    assert any(where.startswith(key) for violation in named for where in violation.keys), named
     assert world.repair() == []
 
 
@@ -560,22 +560,22 @@ def test_what_a_dead_worker_acknowledged_and_nobody_waits_for_is_removed(world: 
 
 def test_a_repair_that_comes_late_does_no_harm(world: World) -> None:
     world.client.zrem(world.keys("node_jobs", "full"), world.running)
-    breaches = world.check()
+    violations = world.check()
     world.desk.beat("full", jobs=[world.running])  # which mends it
     before = world.everything()
-    assert repair(world.service, world.checker, breaches, pause=0) == []
+    assert repair(world.service, world.checker, violations, pause=0) == []
     assert world.everything() == before
 
 
-def test_a_breach_counts_when_it_stands_in_two_looks(world: World) -> None:
+def test_a_violation_counts_if_two_scans_find_it(world: World) -> None:
     world.client.zrem(world.keys("node_jobs", "full"), world.running)
     looks = iter([None, lambda: world.desk.beat("full", jobs=[world.running])])
 
     class Busy(Checker):
-        def _look(self) -> Any:
+        def scan_once(self) -> Any:
             if act := next(looks):
                 act()
-            return super()._look()
+            return super().scan_once()
 
     assert Busy(world.desk.views).check(pause=0) == []
 

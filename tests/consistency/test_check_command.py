@@ -1,4 +1,4 @@
-"""``celery minsched check``: what it says of a breach, and its exit codes."""
+"""``celery minsched check``: what it says of a violation, and its exit codes."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_a_sound_state_is_exit_code_0(app: Celery) -> None:
     assert json.loads(answer.output) == {"sound": True, "found": [], "left": []}
 
 
-def test_a_breach_is_named_with_its_keys_and_is_exit_code_1(
+def test_a_violation_is_named_with_its_keys_and_is_exit_code_1(
     app: Celery, client: redis.Redis
 ) -> None:
     client.hset(COUNT, "current_jobs", 7)
     answer = run_with(app, "check")
     assert answer.exit_code == 1
     assert answer.output == (
-        "breach: node n1: current_jobs is 7, its job set has 1\n"
+        "breach: node n1: current_jobs is 7, but the size of its job set is 1\n"
         "    slot_count: scheduler:node:runtime:n1, scheduler:node:jobs:n1\n"
         "1 found. Mend them with --repair.\n"
     )

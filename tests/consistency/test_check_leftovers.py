@@ -18,7 +18,7 @@ LATER = 10**15
 
 Break = Callable[[redis.Redis], Any]
 
-#: What is left, the breach that names it, and its key.
+#: What is left, the violation that names it, and its key.
 LEFTOVERS: dict[str, tuple[Break, str, str]] = {
     "the counters of a pool without nodes": (
         lambda r: r.hset("scheduler:pool:gone:counts", "finished", 7),
@@ -39,6 +39,11 @@ LEFTOVERS: dict[str, tuple[Break, str, str]] = {
         lambda r: r.zadd("scheduler:pool:gone:turns:0", {"now": 7}),
         "key_stays",
         "scheduler:pool:gone:turns:0",
+    ),
+    "the fair turns of a language pair without a TTL": (
+        lambda r: r.zadd("scheduler:lang:zh:en:turns:0", {"now": 7}),
+        "key_stays",
+        "scheduler:lang:zh:en:turns:0",
     ),
     "a node's searches without a TTL": (
         lambda r: r.hset("scheduler:node:searches:gone", "asr\t", "end"),
@@ -87,9 +92,9 @@ def test_a_leftover_is_named_and_mended(
     checker = Checker(lively.views)
     assert checker.check(pause=0) == []
     leave(client)
-    [breach] = checker.check(pause=0)
-    assert (breach.code, breach.keys[0]) == (code, key)
-    assert repair(service, checker, [breach], pause=0) == []
+    [violation] = checker.check(pause=0)
+    assert (violation.code, violation.keys[0]) == (code, key)
+    assert repair(service, checker, [violation], pause=0) == []
 
 
 def test_a_task_is_found_again_after_its_key_is_mended(

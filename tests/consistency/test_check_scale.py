@@ -9,7 +9,7 @@ import redis
 
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.consistency.job_scan import JobScan
-from celery_minsched.consistency.look import Look
+from celery_minsched.consistency.state_scan import StateScan
 
 from ..support.desk import Desk
 
@@ -41,17 +41,17 @@ def test_a_sound_job_at_no_node_costs_three_commands(
     )  # two for its record, and one for the list of its message
 
 
-def test_a_job_that_moves_during_the_check_is_no_breach(desk: Desk, client: redis.Redis) -> None:
+def test_a_job_that_moves_during_the_check_is_no_violation(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 2)
     running = desk.send_many([{}, {}])
     waiting = [desk.park() for _ in range(3)]
-    look = Look(desk.views)
-    jobs = JobScan(look)
+    scan = StateScan(desk.views)
+    jobs = JobScan(scan)
     jobs.read_keys()
     jobs.read_places()
     desk.complete(running[0])  # the first in line takes its slot
     desk.send(due_ts=LATER)
-    assert list(jobs.check(look)) == []
+    assert list(jobs.check(scan)) == []
     assert desk.status(waiting[0]) == "dispatched"
 
 

@@ -159,7 +159,7 @@ def attack(scene: Scene, writes: list[Write]) -> None:
         note(f"{write} -> {producer.write(write)!r}")
     for face, said in scene.answers():
         assert not CONTROLS.search(said), (face, CONTROLS.search(said))
-    found = scene.breaches()
+    found = scene.violations()
     broken = [node.node_id for node in scene.app.minsched.views.nodes() if node.broken]
     broken += [job.job_id for job in scene.app.minsched.views.jobs() if job.broken]
     assert not broken or found, broken

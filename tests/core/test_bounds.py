@@ -188,8 +188,8 @@ def test_a_line_in_an_index_of_a_pool_that_has_no_node_is_seen_and_taken_out(
     desk.park(**PAIR)
     client.zadd("scheduler:pool:gone:waiting", {"zh:en//": 7})
     checker = Checker(desk.views)
-    [breach] = checker.check(pause=0)
-    assert breach.code == "line_stray"
-    assert "zh:en// is not filed in this index" in str(breach)
-    assert repair(service, checker, [breach], pause=0) == []
+    [violation] = checker.check(pause=0)
+    assert violation.code == "line_stray"
+    assert "zh:en// does not belong in this index" in str(violation)
+    assert repair(service, checker, [violation], pause=0) == []
     assert not client.exists("scheduler:pool:gone:waiting")

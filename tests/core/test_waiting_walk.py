@@ -169,7 +169,7 @@ class Walk:
                 beat_until(self.desk, node, lambda: False)
 
     def look(self) -> None:
-        """No breach, no job overtaken, and no turn of a key without jobs is kept."""
+        """No violation, no job overtaken, and no turn of a key without jobs is kept."""
         assert Checker(self.desk.views).check() == []
         waiting = self.read_lines()
         for job_id in self.waiting.keys() - waiting.keys() - self.again:

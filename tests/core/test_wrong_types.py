@@ -88,4 +88,4 @@ def test_others_go_on(work: Work, key: str) -> None:
     if "dead" not in key:
         assert status(work.at_dead.job_id) == "lost"
     if ":session:" not in key:  # check reads no sessions: they lapse
-        assert "key_of_wrong_type" in {breach.code for breach in Checker(desk.views).check(0)}
+        assert "key_of_wrong_type" in {violation.code for violation in Checker(desk.views).check(0)}

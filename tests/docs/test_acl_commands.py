@@ -117,7 +117,7 @@ def test_a_viewer_may_not_act(guarded: Guarded, fleet: Desk, command: str) -> No
 
 
 def break_all(admin: redis.Redis) -> None:
-    """A breach of each kind that a repair mends."""
+    """A violation of each kind that a repair mends."""
     admin.hset("scheduler:node:runtime:n1", "current_jobs", 7)
     admin.hset("scheduler:waiting_counts", "asr", 70)
     admin.hset("scheduler:lines", "zz//", "")

@@ -15,7 +15,7 @@ from ..support.scene import Scene, scrape
 N1, RUNTIME = "scheduler:node:info:n1", "scheduler:node:runtime:n1"
 JOB = "scheduler:job:u1:1"
 
-#: Commands by which a producer breaks something, and the breach that names it.
+#: Commands by which a producer breaks something, and the violation that names it.
 BROKEN: dict[str, tuple[list[tuple[object, ...]], str]] = {
     "slots are no number": ([("HSET", N1, "max_jobs", "x")], "node_unreadable"),
     "no slots": ([("HSET", N1, "max_jobs", "0")], "node_unreadable"),
@@ -103,7 +103,7 @@ def test_a_layout_that_is_no_number_is_an_error_that_names_the_key(scene: Scene)
 
 
 def test_a_repair_passes_over_keys_of_the_wrong_type(scene: Scene) -> None:
-    """One breach that cannot be mended leaves the others to be mended."""
+    """One violation that cannot be mended leaves the others to be mended."""
     scene.raw.delete("scheduler:pool:mt:free")
     scene.raw.set("scheduler:pool:mt:free", "x")
     scene.raw.hset(RUNTIME, "current_jobs", "7")

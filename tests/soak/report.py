@@ -130,8 +130,8 @@ def state_promises(plugin: MinSched) -> list[Promise]:
     for node in plugin.views.nodes():
         slots.check(node.current_jobs == 0, f"{node.node_id} holds {node.current_jobs}")
     sound = Promise("the check finds nothing")
-    breaches = Checker(plugin.views).check()
-    sound.check(not breaches, "; ".join(f"{b.sentence} {b.keys}" for b in breaches))
+    violations = Checker(plugin.views).check()
+    sound.check(not violations, "; ".join(f"{b.sentence} {b.keys}" for b in violations))
     return [slots, sound]
 
 

@@ -11,8 +11,8 @@ from celery import Celery
 from prometheus_client import CollectorRegistry, generate_latest
 
 from celery_minsched import MinimalSchedulerService, Settings
-from celery_minsched.consistency.breach import Breach
 from celery_minsched.consistency.checker import Checker
+from celery_minsched.consistency.violation import Violation
 from celery_minsched.monitor.metrics import SchedulerCollector
 from celery_minsched.web.answers import ANSWERS
 from celery_minsched.web.handlers import _answer
@@ -107,13 +107,13 @@ class Scene:
             pipe.execute()
         self.app.minsched.__dict__.pop("scheduler", None)  # it has looked at the layout
 
-    def breaches(self) -> list[Breach]:
+    def violations(self) -> list[Violation]:
         """What check finds, looking once."""
-        return list(Checker(self.app.minsched.views)._look().values())
+        return list(Checker(self.app.minsched.views).scan_once().values())
 
     def codes(self) -> set[str]:
         """The codes of what check finds."""
-        return {breach.code for breach in self.breaches()}
+        return {violation.code for violation in self.violations()}
 
     def close(self) -> None:
         self.app.close()

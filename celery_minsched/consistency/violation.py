@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The violations that a check finds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: What a repair can put right, in that order: slots come first, since one that a job has lost looks
-#: free to everybody else.
+#: What a repair can mend, in its order. Slots come first: every other repair sees a missing slot
+#: as a free one.
 KINDS: Final = ("slot", "node", "line", "count", "job", "key", "ttl", "member", "field")
 
 
-class Breach(BaseModel):
-    """Something in Redis that does not fit together with the rest."""
+class Violation(BaseModel):
+    """A place in Redis that contradicts another place."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -20,10 +20,10 @@ class Breach(BaseModel):
     sentence: str
     #: The Redis keys concerned.
     keys: tuple[str, ...]
-    #: What to do about one that a repair cannot mend.
+    #: What an operator can do if a repair cannot mend the violation.
     remedy: str = ""
-    #: What a repair puts right: one of ``KINDS``, its name, and where else it was seen, as
-    #: :mod:`celery_minsched.consistency.repair` takes them. Empty where no repair can.
+    #: What a repair mends: one of ``KINDS`` and the arguments of its repair in :mod:`.repair`.
+    #: Empty if no repair can mend it.
     subject: tuple[str, ...] = Field(default=(), exclude=True)
 
     def __str__(self) -> str:
