@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import click
 from celery import Signature, chain
@@ -37,7 +38,6 @@ from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.queries import JobView, NodeView
 
 HERE = Path(__file__).resolve().parent
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MOST_WAITING = 30  # the demo sends the next burst when fewer jobs wait
 
 
@@ -58,6 +58,29 @@ BOXES = [
     Box("gpu-1", 3, "index", ("--lang", "py:words", "-P", "threads", "--capability", "gpu")),
     Box("plain", 1, "index", ("--lang", "py:words", "-P", "threads")),
 ]
+
+
+class StopSignals:
+    """Records the first stop signal. :meth:`check` exits if there was one.
+
+    A handler that raises would also raise in the middle of a cleanup, and leave processes behind.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._record)
+
+    def _record(self, number: int, _: FrameType | None) -> None:
+        self._number = self._number or number
+
+    def check(self) -> None:
+        if self._number:
+            sys.exit(128 + self._number)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self.check()
 
 
 @contextmanager
@@ -90,7 +113,7 @@ def start(box: Box, logs: Path) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def nodes(plugin: MinSched, logs: Path) -> Iterator[None]:
+def nodes(plugin: MinSched, logs: Path, stop: StopSignals) -> Iterator[None]:
     """Start the nodes and wait until they are ready. At the end, shut them down, then kill them."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -101,16 +124,16 @@ def nodes(plugin: MinSched, logs: Path) -> Iterator[None]:
                 if process.poll() is not None:
                     log = (logs / f"{name}.log").read_text(errors="replace")
                     raise click.ClickException(f"node {name} did not start:\n{log}")
-            time.sleep(0.1)
+            stop.sleep(0.1)
         yield
         for process in processes.values():
             process.terminate()
-        for process in processes.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+        deadline = time.monotonic() + 10
+        while any(process.poll() is None for process in processes.values()):
+            if time.monotonic() > deadline:
+                break
+            stop.sleep(0.1)
     finally:
-        for signum in STOPS:  # a second Ctrl-C must not interrupt the cleanup
-            signal.signal(signum, signal.SIG_IGN)
         for process in processes.values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -178,7 +201,7 @@ class Progress:
         return table
 
 
-def work(plugin: MinSched, console: Console, quick: bool) -> list[JobView]:
+def work(plugin: MinSched, console: Console, quick: bool, stop: StopSignals) -> list[JobView]:
     """Send all the work in bursts and show its progress. Returns the ended jobs."""
     to_come = bursts(quick)
     unfinished: set[str] = set()
@@ -204,7 +227,7 @@ def work(plugin: MinSched, console: Console, quick: bool) -> list[JobView]:
             if not console.is_terminal and now - printed_at > 1:
                 console.print(str(progress), highlight=False)
                 printed_at = now
-            time.sleep(0.25)
+            stop.sleep(0.25)
     return ended
 
 
@@ -284,8 +307,7 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
 @click.option("--quick", is_flag=True, help="Less work, for a test.")
 def main(quick: bool) -> None:
     """Run real work and report which node ran what."""
-    for signum in STOPS[1:]:
-        signal.signal(signum, lambda number, _: sys.exit(128 + number))
+    stop = StopSignals()
     console = Console(highlight=False)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minsched-demo-")))
@@ -296,9 +318,9 @@ def main(quick: bool) -> None:
         console.print("Starting an embedded server and nodes of unequal size:")
         for box in BOXES:
             console.print(f"  {box.name:6} {box.slots} slots, pool {box.pool}")
-        stack.enter_context(nodes(plugin, directory))
+        stack.enter_context(nodes(plugin, directory, stop))
         console.print("Processing the sources of the standard library.\n")
-        report(plugin, work(plugin, console, quick), console)
+        report(plugin, work(plugin, console, quick, stop), console)
 
 
 if __name__ == "__main__":
@@ -307,5 +329,3 @@ if __name__ == "__main__":
     except click.ClickException as problem:
         problem.show()
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
