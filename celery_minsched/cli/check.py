@@ -11,7 +11,8 @@ from ..consistency.checker import Checker
 from ..consistency.repair import repair
 from ..consistency.violation import Violation
 from .command import Command, ExitCode
-from .common import console, json_option, plugin, print_json
+from .options import json_option, plugin
+from .output import console, print_json
 from .waiting import progress
 
 

@@ -1,4 +1,4 @@
-"""``celery -A app minsched exporter``: a page for Prometheus to scrape."""
+"""``celery minsched exporter``: metrics over HTTP for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ from .command import Failure
 
 
 @click.command("exporter")
-@click.option("--port", default=9810, show_default=True, help="Port to listen at.")
-@click.option(
-    "--address", default="0.0.0.0", show_default=True, help="Address to listen at, as exporters do."
-)
+@click.option("--port", default=9810, show_default=True, help="Listen on this port.")
+@click.option("--address", default="0.0.0.0", show_default=True, help="Listen on this address.")
 @click.pass_context
-def exporter(ctx: click.Context, port: int, address: str) -> None:
-    """Serve metrics to Prometheus at /metrics until it is stopped.
+def exporter(context: click.Context, port: int, address: str) -> None:
+    """Serve metrics for Prometheus at /metrics until SIGINT or SIGTERM.
 
-    Redis is read at each scrape. While it is away minsched_up is 0, and the exporter goes on.
+    Each scrape reads Redis. While Redis does not answer, minsched_up is 0.
     """
-    # Here: every celery command loads this group, a worker too, and needs none of it.
+    # Imported late, because each celery command and each worker imports this group.
     from prometheus_client import CollectorRegistry, start_http_server
 
     from ..plugin.metrics import register
 
-    app = ctx.obj.app
-    _ = plugin_of(app).settings  # a wrong one is told here, and not at each scrape
+    app = context.obj.app
+    _ = plugin_of(app).settings  # A wrong setting raises here instead of at each scrape.
     registry = CollectorRegistry()
     register(app, registry)
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as exc:
         raise Failure(
-            f"cannot listen at {address}:{port}: {exc.strerror}. Choose with --port and --address."
+            f"cannot listen on {address}:{port}: {exc.strerror}. Set --port and --address."
         ) from exc
     stopped = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):

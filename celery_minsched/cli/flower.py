@@ -1,4 +1,4 @@
-"""``celery -A app minsched flower``: Flower with our pages."""
+"""``celery minsched flower``: Flower with the scheduler's pages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from .command import Failure
 @click.command("flower", context_settings={"ignore_unknown_options": True})
 @click.argument("tornado_argv", metavar="[FLOWER OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def flower(ctx: click.Context, tornado_argv: tuple[str, ...]) -> None:
-    """Flower, with nodes, pools, what waits and why. Takes every option of celery flower."""
+def flower(context: click.Context, tornado_argv: tuple[str, ...]) -> None:
+    """Run Flower with pages for nodes, pools, waiting jobs, events and why.
+
+    All options of celery flower are allowed.
+    """
     try:
         from ..web import server
     except ModuleNotFoundError as exc:
@@ -20,4 +23,4 @@ def flower(ctx: click.Context, tornado_argv: tuple[str, ...]) -> None:
         raise Failure(
             "Flower is not installed. Install it with: pip install 'celery-minsched[flower]'"
         ) from exc
-    server.serve(ctx, tornado_argv)
+    server.serve(context, tornado_argv)

@@ -8,21 +8,26 @@ import click
 from pydantic import BaseModel
 
 from ..core.layout import LAYOUT, check_layout
+from ..core.printing import printable
 from ..core.scheduler import MinimalSchedulerService
-from ..migration import from_v1 as migration
+from ..migration import from_v1
 from ..monitor.queries import Views
 from .command import Command, ExitCode, Failure
-from .common import console, duration, json_option, plugin, plural, print_json, printable
+from .options import json_option, plugin
+from .output import console, duration, plural, print_json
 from .waiting import progress
 
-_HEARD = 60.0  # seconds
-_MOST = 20  # unknown keys that are printed
+#: A node of the old version whose last heartbeat is not older than this is alive.
+_ALIVE_SECONDS = 60.0
+
+#: The command prints at most this many unknown keys.
+_MAX_KEYS = 20
 
 
-class Answer(BaseModel):
-    """What ``--json`` tells."""
+class Migration(BaseModel):
+    """The result of ``migrate``."""
 
-    #: Layout that was found; None where there was nothing.
+    #: The layout in Redis, or None if Redis is empty.
     found: int | None
     layout: int
     applied: bool
@@ -31,10 +36,11 @@ class Answer(BaseModel):
     language_pairs: int = 0
     sessions: int = 0
     jobs: int = 0
-    #: None of these two in a dry run.
+    #: None in a dry run.
     held: int | None = None
+    #: None in a dry run.
     written: int | None = None
-    #: Nodes of the earlier version that seem to live.
+    #: Nodes of the old version that are alive.
     heard: list[str] = []
     unknown: list[str] = []
     in_the_way: list[str] = []
@@ -47,109 +53,109 @@ class Answer(BaseModel):
         ExitCode.NOT_DONE: "Redis has another layout. The command has changed nothing.",
     },
 )
-@click.option("--apply", is_flag=True, help="Do it. Without, nothing is changed.")
+@click.option("--apply", is_flag=True, help="Migrate. Without this option nothing changes.")
 @click.option(
     "--history",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to which the jobs are appended, as JSON Lines.",
+    help="Append the jobs to this file, as JSON Lines.",
 )
 @json_option
 @click.pass_context
 def migrate(context: click.Context, apply: bool, history: Path | None, as_json: bool) -> None:
-    """Bring a Redis of the original specification into this version's layout.
+    """Convert a Redis of the original specification to the layout of this version.
 
-    Nodes, pools, language pairs and sessions are carried over; slots are counted anew from the jobs
-    that nodes hold; all jobs are written to the file, and those that ended lapse. Keys that are not
-    known are listed, and left as they are. Broken off anywhere, it can be run again.
+    The command keeps nodes, pools, language pairs and sessions. It counts the taken slots of a node
+    from the jobs that the node holds. It writes all jobs to the history file. Redis deletes ended
+    jobs after minsched_history_ttl. The command lists unknown keys and does not change them. If it
+    is interrupted, run it again.
     """
-    scheduler = plugin()
-    service = scheduler.unchecked_scheduler()
-    found = migration.survey(service)
-    if found.layout is not None and found.layout > LAYOUT:
+    service = plugin().unchecked_scheduler()
+    survey = from_v1.survey(service)
+    if survey.layout is not None and survey.layout > LAYOUT:
         check_layout(service.redis, service.keys)
-    answer = Answer(
-        found=found.layout,
+    result = Migration(
+        found=survey.layout,
         layout=LAYOUT,
         applied=apply,
-        nodes=len(found.nodes),
-        pools=len(found.pools),
-        language_pairs=len(found.pairs),
-        sessions=found.sessions,
-        jobs=found.jobs,
-        heard=_heard(service, found),
-        unknown=found.unknown,
-        in_the_way=found.in_the_way,
+        nodes=len(survey.nodes),
+        pools=len(survey.pools),
+        language_pairs=len(survey.pairs),
+        sessions=survey.sessions,
+        jobs=survey.jobs,
+        heard=_live_nodes(service, survey),
+        unknown=survey.unknown,
+        in_the_way=survey.in_the_way,
     )
-    is_done = found.layout == LAYOUT or found.is_empty
+    is_done = survey.layout == LAYOUT or survey.is_empty
     if apply and not is_done:
-        answer = _apply(service, found, history, answer)
+        result = _apply(service, survey, history, result)
     if as_json:
-        print_json(answer)
+        print_json(result)
     else:
-        _print(answer, history, found.is_empty)
+        _print(result, history, survey.is_empty)
     context.exit(ExitCode.DONE if is_done or apply else ExitCode.NOT_DONE)
 
 
-def _heard(service: MinimalSchedulerService, found: migration.Survey) -> list[str]:
-    """Nodes that go on to tell of themselves in the earlier layout."""
-    views = Views(service.redis, service.keys)
-    after = views.now() - 1000 * _HEARD
-    times = migration.heartbeats(service, found)
-    return sorted(node_id for node_id, heard in times.items() if heard > after)
+def _live_nodes(service: MinimalSchedulerService, survey: from_v1.Survey) -> list[str]:
+    """Nodes of the old version that still send heartbeats."""
+    oldest = Views(service.redis, service.keys).now() - 1000 * _ALIVE_SECONDS
+    heartbeats = from_v1.heartbeats(service, survey)
+    return sorted(node_id for node_id, heartbeat in heartbeats.items() if heartbeat > oldest)
 
 
 def _apply(
     service: MinimalSchedulerService,
-    found: migration.Survey,
+    survey: from_v1.Survey,
     history: Path | None,
-    answer: Answer,
-) -> Answer:
-    if found.in_the_way:
+    result: Migration,
+) -> Migration:
+    if survey.in_the_way:
+        keys = printable(", ".join(survey.in_the_way[:_MAX_KEYS]))
         raise Failure(
-            "nothing was changed: this version would take these keys for its own, and they are not "
-            f"the specification's: {printable(', '.join(found.in_the_way[:_MOST]))}. Rename them, "
-            "or give this version a minsched_key_prefix of its own."
+            f"nothing was changed, because keys are in the way: {keys}. They do not belong to the "
+            "original specification, but this version uses their names. Rename them, or set "
+            "another minsched_key_prefix for this version."
         )
     if history is None:
-        raise click.UsageError("--apply needs --history FILE: the jobs are written there first")
+        raise click.UsageError("--apply needs --history FILE, because jobs are written there first")
     try:
-        with migration.History(history) as file, progress("jobs", found.jobs) as bar:
-            done = migration.carry_over(service, found, file, bar.advance)
-    except (migration.HistoryError, OSError) as exc:
-        raise Failure(f"{history} cannot take the jobs: {exc}. Run it again then.") from exc
-    return answer.model_copy(update={"held": done["held"], "written": done["written"]})
+        with from_v1.History(history) as file, progress("jobs", survey.jobs) as bar:
+            counts = from_v1.carry_over(service, survey, file, bar.advance)
+    except (from_v1.HistoryError, OSError) as exc:
+        raise Failure(f"{history} cannot take the jobs: {exc}. Mend that, and run again.") from exc
+    return result.model_copy(update={"held": counts["held"], "written": counts["written"]})
 
 
-def _print(answer: Answer, history: Path | None, is_empty: bool) -> None:
+def _print(result: Migration, history: Path | None, is_empty: bool) -> None:
     out = console()
-    if answer.found == LAYOUT:
-        return out.print(f"Redis has layout {LAYOUT}, which is this version's.", style="green")
+    if result.found == LAYOUT:
+        return out.print(f"Redis has layout {LAYOUT}, the layout of this version.", style="green")
     if is_empty:
-        return out.print("Redis has nothing of the scheduler.", style="green")
+        return out.print("Redis has no data of the scheduler.", style="green")
     out.print(
-        f"Redis has the layout of the original specification; this version has layout {LAYOUT}."
+        f"Redis has the layout of the original specification. This version has layout {LAYOUT}."
     )
     out.print(
-        f"{plural(answer.nodes, 'node')}, {plural(answer.pools, 'pool')}, "
-        f"{plural(answer.language_pairs, 'language pair')}, {plural(answer.sessions, 'session')}, "
-        f"{plural(answer.jobs, 'job')}."
+        f"{plural(result.nodes, 'node')}, {plural(result.pools, 'pool')}, "
+        f"{plural(result.language_pairs, 'language pair')}, {plural(result.sessions, 'session')}, "
+        f"{plural(result.jobs, 'job')}."
     )
-    if answer.unknown:
-        out.print(f"{plural(len(answer.unknown), 'key')} left as they are, being unknown:")
-        for key in answer.unknown[:_MOST]:
+    if result.unknown:
+        out.print(f"{plural(len(result.unknown), 'unknown key')} will not change:")
+        for key in result.unknown[:_MAX_KEYS]:
             out.print(f"    {printable(key)}")
-        if len(answer.unknown) > _MOST:
-            out.print(f"    … and {len(answer.unknown) - _MOST} more")
-    if answer.heard:
+        if len(result.unknown) > _MAX_KEYS:
+            out.print(f"    … and {len(result.unknown) - _MAX_KEYS} more")
+    if result.heard:
         out.print(
-            f"These nodes were heard a moment ago: {', '.join(answer.heard)}. Stop them, and the "
-            "applications of the earlier version: it does not know this layout.",
+            f"These nodes of the old version are alive: {', '.join(result.heard)}. Stop them and "
+            "the applications of the old version. They cannot use the new layout.",
             style="yellow",
         )
-    if not answer.applied:
-        return out.print("Nothing was changed. Do it with --apply --history FILE.")
+    if not result.applied:
+        return out.print("Nothing was changed. To migrate, add --apply --history FILE.")
     return out.print(
-        f"Done. {plural(answer.written or 0, 'job')} written to {history}; "
-        f"{plural(answer.held or 0, 'job')} in flight, whose slots are held till they end, for "
-        f"{duration(1000 * migration.HELD)} at most. Start the nodes."
+        f"Done. Wrote {plural(result.written or 0, 'job')} to {history}. "
+        f"Jobs that have not ended: {result.held or 0}. Each holds its slot until it ends, for at "
+        f"most {duration(1000 * from_v1.HELD)}. Start the nodes."
     )

@@ -1,4 +1,4 @@
-"""``celery minsched scripts``: what a client in another language sends to Redis."""
+"""``celery minsched scripts``: the Lua scripts for clients in other languages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ..core import lua_source
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 def scripts(directory: Path) -> None:
-    """Write each Lua script as a file into DIRECTORY, with its includes and its keys spelled out.
+    """Write the Lua scripts to files in DIRECTORY, complete with includes and key names.
 
-    For clients in other languages, see docs/protocol.md. Needs no application and no Redis.
+    The files are for clients in other languages, see docs/protocol.md. The command needs no
+    application and no Redis.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for name in lua_source.names():

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-Option = TypeVar("Option", bound=Callable[..., Any])
 
 #: Seconds between two reads of Redis while a command waits for a change.
 POLL_INTERVAL = 0.1
@@ -28,17 +25,6 @@ def poll(timeout: float = math.inf, interval: float = POLL_INTERVAL) -> Iterator
         if remaining <= 0:
             return
         time.sleep(min(interval, remaining))
-
-
-def timeout_option(help_text: str) -> Callable[[Option], Option]:
-    """``--timeout``, in seconds, as ``timeout``."""
-    return click.option(
-        "--timeout",
-        type=click.FloatRange(min=0),
-        default=60.0,
-        show_default=True,
-        help=help_text,
-    )
 
 
 class ProgressBar:

@@ -93,7 +93,7 @@ class Adopter:
         client: Any = self._plugin.scheduler.redis
         return sum(client.llen(place) for place in self._lists)
 
-    def look(self, limit: int | None = None) -> Adoption:
+    def preview(self, limit: int | None = None) -> Adoption:
         """What would come of it. Changes nothing."""
         waiting = self.waiting()
         kinds: Counter[tuple[str, str, str]] = Counter()

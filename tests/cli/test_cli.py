@@ -26,7 +26,7 @@ from kombu.utils.imports import symbol_by_name
 
 from celery_minsched.cli import minsched
 from celery_minsched.cli.command import EXIT_CODES, ExitCode
-from celery_minsched.cli.show import VERDICTS, why
+from celery_minsched.cli.why import VERDICT_EXIT_CODES, why
 from celery_minsched.monitor.models import Event, JobView, LineView, NodeView, PoolView
 from celery_minsched.plugin import remote
 
@@ -104,8 +104,8 @@ class TestLooking:
         assert said == {
             "nodes": "No node is registered.\n",
             "pools": "No pool has a node.\n",
-            "jobs": "No such job.\n",
-            "waiting": "Nothing waits.\n",
+            "jobs": "There is no such job.\n",
+            "waiting": "No job waits.\n",
             "events": "",
         }
         assert "0 nodes, 0/0 slots, 0 waiting" in run("top", "--once", "--interval", "0.1").stdout
@@ -145,7 +145,7 @@ class TestLooking:
         assert len(ids("--limit", "3")) == 3
         said = run("jobs", "--limit", "3").stdout
         assert said.count(TASK[:-2]) == 3
-        assert said.endswith("… and more; --limit was 3.\n")
+        assert said.endswith("… and more. See --limit and --offset.\n")
 
     def test_a_long_line_is_shown_over_its_pages(self, desk: Desk, run: Run) -> None:
         desk.node("n1", 1)
@@ -217,27 +217,28 @@ class TestActing:
     def test_drain_and_undrain(self, busy: Desk, run: Run) -> None:
         for _ in range(2):
             said = run("drain", "gpu-1")
-            assert said.stdout == "Node gpu-1 takes no more jobs; 2 jobs to finish.\n"
+            assert said.stdout == "Node gpu-1 takes no new jobs. It has 2 jobs to finish.\n"
         assert json.loads(run("drain", "gpu-1", "--json").stdout)["state"] == "draining"
         assert run("undrain", "gpu-1").stdout == "Node gpu-1 takes jobs again.\n"
         assert busy.info("gpu-1").state == "full"
 
     def test_pause_and_resume(self, busy: Desk, run: Run) -> None:
         said = run("pause", "asr").stdout
-        assert said == "Pool asr is paused: 3 jobs at its nodes, and 4 jobs in line.\n"
+        assert said == "Pool asr is paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
         assert re.search(r"^asr +paused", run("pools").stdout, re.MULTILINE)
         assert json.loads(run("resume", "asr", "--json").stdout)["paused"] is False
-        assert run("resume", "asr").stdout == "Pool asr was not paused.\n"
+        said = run("resume", "asr").stdout
+        assert said == "Pool asr was not paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
 
     @pytest.mark.parametrize(
         ("command", "sentence"),
         [
             ("drain gpu1", "there is no node 'gpu1'. Did you mean gpu-1?"),
-            ("undrain x", "there is no node 'x'. minsched nodes lists those there are."),
+            ("undrain x", "there is no node 'x'. minsched nodes shows all nodes."),
             ("rescue gpu-11", "there is no node 'gpu-11'. Did you mean gpu-1?"),
             ("pause as", "no node is registered in pool 'as'"),
             ("resume as", "no node is registered in pool 'as'"),
-            ("rescue gpu-1", "node 'gpu-1' lives: its last heartbeat was 0."),
+            ("rescue gpu-1", "node 'gpu-1' is alive: its last heartbeat was 0."),
             ("nods", "nodes"),
             ("jobs --status odd", "odd"),
         ],
@@ -262,8 +263,8 @@ class TestActing:
         alone = run("rescue", "n1")
         assert alone.exit_code == 1
         assert " ".join(alone.stdout.split()) == (
-            "Node n1 is dead. It had 2 jobs. No live node is there to see to them; the next that "
-            "starts will."
+            "Node n1 is dead. It had 2 jobs. No live node can rescue them now. The next node that "
+            "starts will do it."
         )
         desk.node("n2", 2)
         stop = threading.Event()
@@ -295,14 +296,14 @@ class TestExitCodes:
         assert dict(codes)["2"] == EXIT_CODES[ExitCode.FAILED]
 
     def test_each_verdict_of_why_has_a_documented_exit_code(self) -> None:
-        assert set(VERDICTS.values()) == why.exit_codes.keys()
+        assert set(VERDICT_EXIT_CODES.values()) == why.exit_codes.keys()
 
 
 class TestTrouble:
     def test_an_application_without_a_scheduler(self) -> None:
         result = run_with(Celery("bare", set_as_current=False), "nodes")
         assert result.exit_code == 2
-        assert "the application 'bare' has no scheduler: write MinSched(app)" in result.stderr
+        assert "the application 'bare' has no scheduler. Write MinSched(app)" in result.stderr
 
     def test_redis_is_away(self, no_pauses: None) -> None:
         result = run_with(make_app("redis://127.0.0.1:1/0"), "nodes")

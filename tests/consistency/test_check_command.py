@@ -94,7 +94,7 @@ class TestCannotAsk:
     def test_redis_is_away(self, no_pauses: None) -> None:
         answer = run_with(make_app(f"redis://127.0.0.1:{free_port()}/0"), "check")
         assert answer.exit_code == 2
-        assert answer.stderr.startswith("Error: Redis does not answer as it should")
+        assert answer.stderr.startswith("Error: Redis does not answer correctly")
         assert "Traceback" not in answer.stderr
 
     def test_the_application_has_no_scheduler(self, server: Server) -> None:

@@ -95,7 +95,7 @@ def test_a_dry_run_says_what_there_is_and_changes_nothing(
     said = run_with(app, "migrate")
     assert said.exit_code == 1
     assert "12 nodes, 2 pools, 6 language pairs, 20 sessions, 200 jobs." in said.output
-    assert "Nothing was changed. Do it with --apply --history FILE." in said.output
+    assert "Nothing was changed. To migrate, add --apply --history FILE." in said.output
     assert "    scheduler:leader\n" in said.output
     assert {key: content(client, key) for key in client.scan_iter()} == before
     assert not history.exists()
@@ -115,7 +115,7 @@ def test_done_twice_is_done_once(app: Celery, client: redis.Redis, history: Path
     answer = run_with(app, "migrate")
     assert (answer.exit_code, answer.output) == (
         0,
-        f"Redis has layout {LAYOUT}, which is this version's.\n",
+        f"Redis has layout {LAYOUT}, the layout of this version.\n",
     )
     client.set(NOTE, 1)  # as if it had been broken off just before its end
     assert migrate(app, history)["written"] == 0
@@ -195,13 +195,13 @@ def test_nodes_that_still_run_are_named(app: Celery, client: redis.Redis, histor
     fill(client, nodes=3, sessions=1, jobs=1)
     client.hset("scheduler:node:info:node-2", "last_heartbeat_ts", client.time()[0])
     answer = run_with(app, "migrate")
-    assert "These nodes were heard a moment ago: node-2. Stop them" in answer.output
+    assert "These nodes of the old version are alive: node-2. Stop them" in answer.output
 
 
 def test_where_there_is_nothing_nothing_is_to_do(app: Celery, client: redis.Redis) -> None:
     client.set("scheduler:leader", "x")
     answer = run_with(app, "migrate")
-    assert (answer.exit_code, answer.output) == (0, "Redis has nothing of the scheduler.\n")
+    assert (answer.exit_code, answer.output) == (0, "Redis has no data of the scheduler.\n")
     assert client.keys() == ["scheduler:leader"]
 
 

@@ -149,7 +149,7 @@ def test_while_a_drained_node_is_there_the_keys_stay(
     desk.beat("n1", online=False, jobs=[])
     assert released(app)["left"] == []
     assert scheduler_keys(client) == []
-    assert "0 keys deleted; none of the scheduler's is left." in run_with(app, "release").output
+    assert "Deleted 0 keys. No key of the scheduler is left." in run_with(app, "release").output
 
 
 def test_the_jobs_of_a_node_that_died_are_not_forgotten(
@@ -205,7 +205,7 @@ def test_what_is_no_task_is_left_with_what_to_do(
     answer = run_with(app, "release")
     assert answer.exit_code == 1
     said = " ".join(answer.output.split())
-    assert "1 message returned to queue celery." in said
+    assert "Returned 1 message to queue celery." in said
     assert "messages that are no task's: minsched.node.n1. Read them with LRANGE" in said
     assert client.lrange("minsched.node.n1", 0, -1) == ["by hand"]
     client.delete("minsched.node.n1")

@@ -73,10 +73,10 @@ def test_commands_say_the_state_and_what_it_means(desk: Desk, server: Server) ->
     assert f"8 nodes ({counted}), 2/4 slots" in fleet
     assert "asr   open      3/8    2/4" in run("pools").stdout
     assert run("rescue", "stopping").stderr.endswith(
-        "ago. It finishes 1 job and leaves. Jobs that it had not begun are placed anew. To end it "
-        "sooner, kill its process.\n"
+        "ago. It finishes 1 job and leaves. Jobs that have not begun are placed again. To end the "
+        "node sooner, kill its process.\n"
     )
-    assert "It has 1 job. Jobs that it has not begun" in run("rescue", "stuck").stderr
+    assert "It has 1 job. Jobs that have not begun" in run("rescue", "stuck").stderr
     for node_id, sentence in {"left": "has left", "dead": "is dead"}.items():
         silence(desk, node_id, 3000)
         said = run("rescue", node_id, "--timeout", "0").stdout

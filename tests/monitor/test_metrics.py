@@ -291,7 +291,7 @@ class TestExporter:
         context = SimpleNamespace(app=make_app(server.url))
         result = CliRunner().invoke(exporter, options, obj=context)
         assert result.exit_code == 2
-        assert f"cannot listen at 127.0.0.1:{server.port}: Address already in" in result.output
+        assert f"cannot listen on 127.0.0.1:{server.port}: Address already in" in result.output
 
 
 def run_exporter(server: Server, *options: str) -> subprocess.Popen[bytes]:

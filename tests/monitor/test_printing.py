@@ -13,7 +13,7 @@ from rich.text import Text
 
 from celery_minsched import CompleteTaskRequest, HeartbeatRequest, NodeIdInUse, RegisterNodeRequest
 from celery_minsched.cli.command import Failure
-from celery_minsched.cli.common import Terminal, table
+from celery_minsched.cli.output import Terminal, table
 from celery_minsched.core.models import DispatchRequest
 from celery_minsched.monitor.metrics import MOST_EMPTY_POOLS
 from celery_minsched.monitor.queries import Views

@@ -159,11 +159,11 @@ def test_waiting_says_how_many_lines_it_looked_at(crowd: Any) -> None:
     app = make_app(f"redis://127.0.0.1:{port}/0")
     said = run_with(app, "waiting", "--limit", "5")
     assert said.stdout.splitlines()[-1] == (
-        f"… and {MANY - 4:,} lines more; see --limit and --offset."
+        f"… and {MANY - 4:,} lines more. See --limit and --offset."
     )
     assert said.stderr == (
-        f"Looked at {MOST_LINES:,} lines of {MANY + 1:,}, in which {MANY + 10:,} jobs wait; "
-        f"--limit {MANY + 1} looks at all.\n"
+        f"Read {MOST_LINES:,} lines of {MANY + 1:,}. {MANY + 10:,} jobs wait in all lines. "
+        f"--limit {MANY + 1} reads all lines.\n"
     )
     assert len(json.loads(run_with(app, "waiting", "--json").stdout)) == MOST_LINES
     everything = run_with(app, "waiting", "--json", "--limit", str(MANY + 1))
@@ -203,7 +203,7 @@ class TestPaging:
         app = make_app(server.url)
         for command, what, total in (("nodes", "node", 120), ("pools", "pool", 121)):
             shown = run_with(app, command).stdout
-            assert shown.endswith(f"… and {total - 100} {what}s more; see --limit and --offset.\n")
+            assert shown.endswith(f"… and {total - 100} {what}s more. See --limit and --offset.\n")
             rest = run_with(app, command, "--offset", "100").stdout
             assert "more" not in rest
             assert len(json.loads(run_with(app, command, "--json").stdout)) == total

@@ -146,10 +146,10 @@ def test_the_password_of_a_database_is_not_shown(
     ("options", "complaint"),
     [
         ("", "there are no nodes"),
-        ("--node gpu=x", "'gpu=x' is no node such as gpu-1=8,asr"),
+        ("--node gpu=x", "'gpu=x' is not a node like gpu-1=8,asr"),
         ("--node a:b=1,asr", "'a:b' is no name"),
-        ("--nodes 1 --busy 0.5 --rate 3", "give one"),
-        (f"--nodes 1 --trace {__file__}", "is no trace"),
+        ("--nodes 1 --busy 0.5 --rate 3", "not both"),
+        (f"--nodes 1 --trace {__file__}", "is not a trace"),
     ],
 )
 def test_what_makes_no_sense_is_told(app: Celery, options: str, complaint: str) -> None:
