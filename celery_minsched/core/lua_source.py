@@ -86,6 +86,20 @@ def source(name: str) -> str:
     return spell_keys(number_arguments(text, arguments(name)))
 
 
+def numbers(include: str, name: str) -> tuple[int, ...]:
+    """The numbers that an include gives to a name in capitals: one, or those of a list."""
+    [digits] = re.findall(
+        rf"^local {name} = {{?([\d, ]+)", _read(f"include/{include}"), re.MULTILINE
+    )
+    return tuple(map(int, digits.split(",")))
+
+
+def number(include: str, name: str) -> int:
+    """The one number that an include gives to a name."""
+    [only] = numbers(include, name)
+    return only
+
+
 @cache
 def sha(name: str) -> str:
     """The SHA1 by which Redis knows script ``name``."""

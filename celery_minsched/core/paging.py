@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from . import lua_source
 from .outcomes import is_refused
 
 T = TypeVar("T")
@@ -12,7 +13,7 @@ Args = tuple[str | bytes | int, ...]
 
 #: Items of one call: Redis is busy with it for some milliseconds. Scripts that take many jobs
 #: refuse more, see lua/include/dispatch.lua.
-MOST_ITEMS = 100
+MOST_ITEMS = lua_source.number("dispatch", "MOST_JOBS")
 #: Bytes of one call, about: Redis copies 1 MB in a millisecond. A larger item has its own call.
 MOST_BYTES = 1_000_000
 #: Tasks of one call that revokes them: each leaves its line, its turns and its list.

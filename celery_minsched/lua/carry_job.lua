@@ -23,7 +23,7 @@ local is_active = job.node_id ~= '' and not ENDED[job.status] and held_until > N
 if not is_active or redis.call('HEXISTS', key.node_info(job.node_id), 'offers') == 0 then
   if job.node_id ~= '' then redis.call('ZREM', key.node_jobs(job.node_id), job.id) end
   if job.status == 'dispatched' or job.status == 'running' or UNASSIGNED[job.status] then
-    redis.call('HSET', key.job(job.id), 'status', 'lost', 'reason', 'nobody was heard to run it')
+    redis.call('HSET', key.job(job.id), 'status', 'lost', 'reason', 'no node reported it')
   end
   return {'OK', 'history'}
 end

@@ -1,5 +1,5 @@
 -- include: maintenance
--- Marks a node dead before node_ttl has passed, on behalf of an operator who knows that it is gone. The node leaves
+-- Marks a node dead before node_ttl has passed. An operator uses it for a node that is known to be gone. The node leaves
 -- dispatch. The next heartbeat of another node starts its rescue.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists

@@ -32,14 +32,13 @@
 
 local HEARTBEATS = 500  -- of the whole fleet in a second: with more nodes, each node sends its own less often
 
-local node_id, instance, online, load = ARGV.node_id, ARGV.instance, ARGV.online, ARGV.load
-local listing, state = ARGV.listing, ARGV.state
+local node_id, online, state, listing = ARGV.node_id, ARGV.online, ARGV.state, ARGV.listing
 local job_ids = {ARGV.job_ids}
 
 local node = redis.call('HMGET', key.node_info(node_id),
   'instance', 'draining', 'max_jobs', 'online', 'state', 'term', 'last_heartbeat_ts',
   'unread', 'unread_ms', 'stuck_until', 'load', 'interval_ms')
-if not node[3] or (instance ~= '' and node[1] ~= '' and node[1] ~= instance) then
+if not node[3] or (ARGV.instance ~= '' and node[1] ~= '' and node[1] ~= ARGV.instance) then
   return {'UNKNOWN_NODE'}
 end
 
@@ -51,7 +50,7 @@ if online == 'true' and state == '' then
 end
 -- Settings allow no longer interval than a quarter of node_ttl.
 local enough = math.min(redis.call('ZCOUNT', key.nodes(), '(0', '+inf') * 1000 / HEARTBEATS, TTL.node / 4)
-redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', ARGV.load_json, 'load', load,
+redis.call('HSET', key.node_info(node_id), 'online', online, 'load_json', ARGV.load_json, 'load', ARGV.load,
   'last_heartbeat_ts', NOW, 'state', state,
   'interval_ms', string.format('%.0f', math.max(enough, tonumber(ARGV.interval_ms))))
 redis.call('ZADD', key.nodes(), NOW, node_id)
@@ -65,8 +64,8 @@ local taken = redis.call('ZCARD', key.node_jobs(node_id))
 local unconfirmed = jobs_to_confirm(node_id, job_ids)
 local function is_at_rest()
   if online ~= 'true' or node[4] ~= 'true' or node[2] == 'true' then return false end
-  if load_level(number(node[11])) ~= load_level(tonumber(load)) then return false end
-  if node[5] ~= '' or (instance ~= '' and node[1] ~= instance) or #unconfirmed > 0 then return false end
+  if load_level(number(node[11])) ~= load_level(tonumber(ARGV.load)) then return false end
+  if node[5] ~= '' or (ARGV.instance ~= '' and node[1] ~= ARGV.instance) or #unconfirmed > 0 then return false end
   if listing == 'jobs' and taken > 0
     and redis.call('ZCOUNT', key.node_jobs(node_id), '-inf', NOW) > 0 then return false end
   if taken < number(node[3]) and redis.call('EXISTS', key.lines()) == 1 then return false end
@@ -92,8 +91,8 @@ local has_left = online ~= 'true' and state == '' and listing == 'jobs' and #job
 if has_left then
   if node[4] == 'true' or node[1] ~= '' then emit_event('node_left', 'node', node_id) end
   redis.call('HSET', key.node_info(node_id), 'instance', '', 'suspects', '')
-elseif online == 'true' and instance ~= '' then
-  redis.call('HSET', key.node_info(node_id), 'instance', instance)
+elseif online == 'true' and ARGV.instance ~= '' then
+  redis.call('HSET', key.node_info(node_id), 'instance', ARGV.instance)
 end
 if state ~= '' and state ~= node[5] then
   emit_event('node_' .. state, 'node', node_id)

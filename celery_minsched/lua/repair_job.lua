@@ -102,8 +102,7 @@ local function repair_unassigned()
   if has_own_message(job) then
     if not is_right and can_be_placed then place_unassigned(job) end
   else
-    if job.status == 'waiting' then abandon_place(job) end
-    redis.call('ZREM', key.delayed(), job.id)
+    stop_waiting(job)
     redis.call('ZREM', key.expiring(), job.id)
     mark_job_lost(job, 'its message is gone')
   end

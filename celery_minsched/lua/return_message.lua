@@ -33,8 +33,7 @@ redis.call('LLEN', ARGV.queue_list)  -- fails here, before any change, without a
 if redis.call('LREM', ARGV.source_list, -1, ARGV.message) == 0 then return {'OK', 'gone'} end
 local outcome = outcome_of_message()
 if outcome == 'returned' then redis.call('LPUSH', ARGV.queue_list, ARGV.ordinary_message) end
-if job.status == 'waiting' then abandon_place(job) end
-redis.call('ZREM', key.delayed(), job.id)
+stop_waiting(job)
 redis.call('ZREM', key.expiring(), job.id)
 redis.call('DEL', key.job(job.id))
 if job.task_id ~= '' and redis.call('GET', key.task(job.task_id)) == job.id then

@@ -6,11 +6,14 @@ from collections import Counter
 
 from pydantic import BaseModel
 
+from ..core import lua_source
 from .models import NODE_STATES, JobView, NodeView
 from .queries import Views, can_do
 
-# The load order of lua/include/node.lua, from the top: share of slots, level of the load, turn.
-_TURNS, _LEVELS, _SHARES = 2**39, 4, 4095
+# Load order, from the top: the share of taken slots, the level of the load, when last chosen.
+_MOST_SHARE = lua_source.number("node", "MOST_SHARE")
+_LOAD_RANGE = lua_source.number("node", "LOAD_RANGE")
+_LAST_CHOSEN_RANGE = lua_source.number("node", "LAST_CHOSEN_RANGE")
 _LOADS = ("low", "medium", "high")
 
 #: An obstacle.
@@ -142,9 +145,9 @@ def _decision(job: JobView) -> str:
 
 
 def _order(order: str) -> str:
-    share, rest = divmod(int(float(order)), _LEVELS * _TURNS)
-    load = _LOADS[min(rest // _TURNS, len(_LOADS) - 1)]
-    return f"{share / _SHARES:.0%} of its slots taken and a {load} load"
+    share, rest = divmod(int(float(order)), _LOAD_RANGE * _LAST_CHOSEN_RANGE)
+    load = _LOADS[min(rest // _LAST_CHOSEN_RANGE, len(_LOADS) - 1)]
+    return f"{share / _MOST_SHARE:.0%} of its slots taken and a {load} load"
 
 
 def _present(

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from redis.exceptions import RedisError
 
+from ..core import lua_source
 from ..core.errors import WrongLayout
 from ..core.printing import printable
 from .line_queries import MOST_LINES
@@ -44,8 +45,8 @@ MOST_POOLS = 1000
 #: Pools without nodes that have series of their own. Any job may name another, by mistake too.
 MOST_EMPTY_POOLS = 50
 
-#: Bounds of the wait histogram, ms: those of lua/include/events.lua.
-WAITED = (10, 100, 500, 1000, 5000, 10_000, 30_000, 60_000, 300_000, 1_800_000)
+#: Bounds of the wait histogram, ms.
+WAITED = lua_source.numbers("events", "WAIT_BUCKETS")
 
 #: Outcomes of a dispatch, as the scripts count them, and as the label has them. Each is there from
 #: the first scrape on: a rate sees no series' first step.

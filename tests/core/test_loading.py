@@ -17,6 +17,7 @@ import redis
 from celery_minsched import DispatchRequest, MinimalSchedulerService, RegisterNodeRequest
 from celery_minsched.core import lua_source, scripts
 from celery_minsched.core.job_fields import JobArguments
+from celery_minsched.core.models import MAX_SLOTS
 
 from ..support.fleet import ROOT
 from ..support.server import Server
@@ -91,6 +92,15 @@ def test_a_call_has_the_names_of_the_header() -> None:
         scripts.in_order("revoke_tasks", times="", node_id="n1")
     args = scripts.in_order("revoke_tasks", times="", node_id="n1", task_ids=["a", "b"])
     assert args == ["", "n1", "a", "b"]
+
+
+def test_python_reads_numbers_of_the_scripts() -> None:
+    assert lua_source.number("node", "LAST_CHOSEN_RANGE") == 2**39
+    assert lua_source.number("node", "MOST_SHARE") > MAX_SLOTS  # each slot changes the share
+    buckets = lua_source.numbers("events", "WAIT_BUCKETS")
+    assert buckets == tuple(sorted(buckets))
+    with pytest.raises(ValueError, match="not enough values"):
+        lua_source.number("node", "NO_SUCH_NUMBER")
 
 
 def test_every_include_is_used_and_joined_once() -> None:

@@ -19,12 +19,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from celery_minsched import MinimalSchedulerService, Settings
 from celery_minsched.cli.exporter import exporter
-from celery_minsched.core import lua_source
 from celery_minsched.monitor.metrics import (
     MOST_DEMANDS,
     MOST_POOLS,
     OTHER,
-    WAITED,
     SchedulerCollector,
 )
 from celery_minsched.plugin.metrics import register
@@ -93,11 +91,6 @@ def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> 
     assert len(series) == len(set(series))
     for secret in ("u1", "u2"):  # sessions, and job ids with them
         assert f'"{secret}' not in said.text
-
-
-def test_a_wait_is_counted_below_the_bounds_of_the_script(desk: Desk) -> None:
-    [bounds] = re.findall(r"local WAIT_BUCKETS = \{(.*)\}", lua_source.source("dispatch_task"))
-    assert tuple(map(int, bounds.split(","))) == WAITED
 
 
 def test_a_wait_longer_than_all_bounds_is_in_the_last_bucket(

@@ -12,9 +12,7 @@ local function has_room(node_id) return redis.call('LLEN', key.node_queue(node_i
 local function revoke_job(job, node_id)
   if has_room(node_id) and bytes_left > 0 then return discard_job(job, node_id, 'revoked') end
   if not has_own_message(job) then return false end
-  if job.status == 'waiting' then abandon_place(job) end
-  redis.call('ZREM', key.delayed(), job.id)
-  redis.call('HSET', key.job(job.id), 'status', 'parked', 'reason', 'revoked')
-  redis.call('ZADD', key.expiring(), 0, job.id)
+  stop_waiting(job)
+  await_discard(job, 'revoked')
   return true
 end

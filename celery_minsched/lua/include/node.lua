@@ -31,12 +31,12 @@ end
 --   39 bits  when the node was last chosen, as a count of choices after a base
 -- Python reads these numbers here.
 local MOST_SHARE = 4095
-local SHARE_UNIT = 4
+local LOAD_RANGE = 4
 local LAST_CHOSEN_RANGE = 549755813888
 
 local function load_order(taken, max_jobs, load, last_chosen)
   local share = math.floor(taken * MOST_SHARE / max_jobs)
-  local top = share * SHARE_UNIT + load_level(load)
+  local top = share * LOAD_RANGE + load_level(load)
   return string.format('%.0f', top * LAST_CHOSEN_RANGE + math.max(0, math.min(last_chosen, LAST_CHOSEN_RANGE - 1)))
 end
 

@@ -7,6 +7,12 @@ local function delay_job(job)
   redis.call('HSET', key.job(job.id), 'status', 'delayed')
 end
 
+-- The job leaves its line, or the delayed jobs.
+local function stop_waiting(job)
+  if job.status == 'waiting' then abandon_place(job) end
+  redis.call('ZREM', key.delayed(), job.id)
+end
+
 -- The node for a job, its pool, and the rule that chose it. If no node has a free slot for the job, returns nil, and
 -- `job.line` is the line in which it has to wait. While jobs wait in that line, a free node takes waiting jobs first,
 -- so a new job takes no slot that an earlier job of its line could have. `full_lines` has the lines without a free
@@ -46,7 +52,7 @@ end
 local function place_unassigned(job)
   if job.where == '' then  -- Redis has lost the demand, and the job's message still has it
     local freed = free_slot(job)
-    mark_job_lost(job, 'what it asks for was lost')
+    mark_job_lost(job, 'its demand was lost')
     if freed then assign_waiting_jobs(freed) end
     return 'lost'
   end
@@ -85,10 +91,17 @@ local function place_due_jobs(job_ids)
     placed = placed + 1
     attempt(place_next, job_id)
   end
+  -- As join_lines, but a fault of one line does not stop the others: no caller gets an error here.
   write_clocks()
   for _, jobs in ipairs(joining) do attempt(join_line, jobs) end
   if placed > 0 then redis.call('ZREM', key.delayed(), unpack(job_ids, 1, placed)) end
   return placed
+end
+
+-- Keeps the message of a job that will not run, until a heartbeat finds it and hands it to a node.
+local function await_discard(job, reason)
+  redis.call('HSET', key.job(job.id), 'status', 'parked', 'reason', reason)
+  redis.call('ZADD', key.expiring(), 0, job.id)
 end
 
 -- The message of a job that has ended is in the job's own list again. If the job was revoked or has expired, the next
@@ -96,14 +109,13 @@ end
 local function finalize_ended(job)
   local reason = redis.call('HGET', key.job(job.id), 'reason')
   if DISCARDED[reason] then
-    redis.call('HSET', key.job(job.id), 'status', 'parked')
-    redis.call('ZADD', key.expiring(), 0, job.id)
+    await_discard(job, reason)
   else
     redis.call('DEL', own_list(job))
   end
 end
 
--- Does the job's message wait for a node that reports the job's end to the caller? See finalize_ended.
+-- Does the job's message wait for a node that reports the job's end to the caller? See await_discard.
 local function awaits_discard(job)
   return DISCARDED[redis.call('HGET', key.job(job.id), 'reason') or ''] == true
 end
@@ -112,8 +124,7 @@ end
 -- Celery's own rules and reports it to the caller. The job takes no slot. Returns whether the message was there.
 local function discard_job(job, node_id, reason)
   if not UNASSIGNED[job.status] or not has_own_message(job) then return false end
-  if job.status == 'waiting' then abandon_place(job) end
-  redis.call('ZREM', key.delayed(), job.id)
+  stop_waiting(job)
   redis.call('HSET', key.job(job.id), 'node_id', node_id)
   end_job(job, 'failed', reason)
   move_message(job, node_id)
