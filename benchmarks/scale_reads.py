@@ -6,7 +6,6 @@ Seconds are those of the fastest look: a busy machine delays the others.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from celery_minsched.monitor.metrics import SchedulerCollector
 from celery_minsched.monitor.queries import Views
 from celery_minsched.web.answers import ANSWERS
 from celery_minsched.web.paging import FIRST
+from tests.support.fleet import app_environment
 
 POOLS, SLOTS = names("pool-", 20), 4
 CAPABILITIES = names("cap-", 40)
@@ -52,15 +52,10 @@ def command(*words: str) -> Look:
     program = [sys.executable, "-m", "celery", "-A", "tests.support.app", "minsched", *words]
 
     def look(fleet: Fleet) -> None:
-        environment = {
-            "MINSCHED_TEST_BROKER": fleet.server.url,
-            "PYTHONPATH": str(ROOT),
-            **{f"MINSCHED_TEST_CONF_{name}": str(value) for name, value in TIMES.items()},
-        }
         subprocess.run(
             program,
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env=app_environment(fleet.server.url, **TIMES),
             stdout=subprocess.DEVNULL,
             check=True,
         )

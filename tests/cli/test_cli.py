@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import signal
 import subprocess
@@ -32,7 +31,7 @@ from celery_minsched.plugin import remote
 
 from ..support.commands import run_with
 from ..support.desk import Desk, silence
-from ..support.fleet import ROOT, Fleet, make_app, wait_for
+from ..support.fleet import ROOT, Fleet, app_environment, make_app, wait_for
 from ..support.server import Server
 
 TASK = "6f1c1f2e-9d0a-4b7e-8a51-0d1f3c2b4a5{}"
@@ -325,7 +324,7 @@ CELERY = (
 
 @contextmanager
 def celery_program(server: Server, *args: str) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
+    environment = app_environment(server.url)
     with subprocess.Popen(
         [sys.executable, "-c", CELERY, "-A", "tests.support.app", "minsched", *args],
         cwd=ROOT,

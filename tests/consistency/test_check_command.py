@@ -16,7 +16,7 @@ from celery import Celery
 
 from ..support.commands import run_with
 from ..support.desk import Desk
-from ..support.fleet import ROOT, make_app
+from ..support.fleet import ROOT, app_environment, make_app
 from ..support.server import Server, free_port
 
 COUNT = "scheduler:node:runtime:n1"
@@ -109,7 +109,7 @@ class TestCannotAsk:
 def test_a_terminal_shows_progress_and_a_pipe_does_not(server: Server, desk: Desk) -> None:
     desk.node("n1")
     command = [sys.executable, "-m", "celery", "-A", "tests.support.app", "minsched", "check"]
-    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url}
+    environment = app_environment(server.url)
     master, terminal = pty.openpty()
     process = subprocess.Popen(
         command, stdout=terminal, stderr=terminal, env=environment, cwd=ROOT, close_fds=True

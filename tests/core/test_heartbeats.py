@@ -82,9 +82,7 @@ def test_the_interval_grows_with_the_fleet_and_shrinks_with_it(client: redis.Red
 def test_a_real_node_sends_fewer_heartbeats_while_its_fleet_is_large(
     server: Server, client: redis.Redis
 ) -> None:
-    times = {"node_ttl": "20", "heartbeat_interval": "0.1", "lease": "20"}
-    settings = {f"MINSCHED_TEST_CONF_{name}": value for name, value in times.items()}
-    with checked(Fleet(server, **settings)) as fleet:
+    with checked(Fleet(server, node_ttl=20, heartbeat_interval=0.1, lease=20)) as fleet:
         fleet.start_ready("real", "-P", "threads")
         desk = Desk(fleet.plugin.scheduler)
 

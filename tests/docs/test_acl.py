@@ -25,7 +25,7 @@ from celery_minsched.monitor.snapshot import look
 
 from ..support.acl import CONF, ROLES, Guarded, complete_file
 from ..support.commands import run_with
-from ..support.fleet import FAST, Fleet, wait_for
+from ..support.fleet import FAST, Fleet, as_conf, wait_for
 from ..support.flowers import FlowerProcess
 from ..support.old_layout import fill
 from ..support.server import free_port, program
@@ -66,7 +66,7 @@ def flower(guarded: Guarded) -> Iterator[FlowerProcess]:
 def nodes(guarded: Guarded, flower: FlowerProcess) -> Iterator[Fleet]:
     """Two nodes of the role node; their tasks are sent by a producer."""
     fleet = Fleet(guarded, **FAST)
-    fleet.app = guarded.app_of("producer", minsched_node_ttl=2.0, minsched_heartbeat_interval=0.2)
+    fleet.app = guarded.app_of("producer", **as_conf(**FAST))
     viewer = Views(guarded.service_of("viewer").redis, fleet.plugin.scheduler.keys)
     for node_id, capability in (("n1", "one"), ("n2", "two")):
         fleet.start(node_id, "-P", "threads", "-E", "--capability", capability, slots=1)
@@ -177,7 +177,7 @@ class TestTheWholeFlow:
         [job] = work.jobs
         with guarded.client() as admin:
             [taken] = admin.keys("minsched.unacked.*")
-        app = guarded.app_of("viewer", minsched_node_ttl=2.0, minsched_heartbeat_interval=0.2)
+        app = guarded.app_of("viewer", **as_conf(**FAST))
         views = app.minsched.views
         assert [node.node_id for node in look(views).nodes] == ["n1", "n2"]
         assert why(views, job.id).verdict == "placed"
@@ -201,7 +201,7 @@ class TestTheWholeFlow:
             lost = fleet.send("where_am_i", 30, minsched={"preferred_node": "n2"})
             wait_for(lambda: admin.exists("minsched.acked.n2"), "the task to be acknowledged")
         fleet.destroy("n2")
-        app = guarded.app_of("operator", minsched_node_ttl=2.0, minsched_heartbeat_interval=0.2)
+        app = guarded.app_of("operator", **as_conf(**FAST))
         wait_for(lambda: run_with(app, "rescue", "n2").exit_code == 0, "n2 to be rescued")
         app.close()
         with pytest.raises(NodeLostError):
@@ -259,7 +259,7 @@ def test_moving_in_and_out_is_done_by_the_administrator_and_by_nobody_else(
 
 
 def test_a_producer_that_is_started_as_a_node_ends_and_takes_no_job(spare: Guarded) -> None:
-    fleet = Fleet(spare, **FAST, MINSCHED_TEST_BROKER=spare.url_of("producer"))
+    fleet = Fleet(spare, broker=spare.url_of("producer"), **FAST)
     fleet.start("mine", "-P", "threads")
     assert fleet.processes["mine"].wait(60) == 1
     assert "permission" in fleet.log("mine")

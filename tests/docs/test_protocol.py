@@ -97,7 +97,7 @@ def test_a_redis_command_line_and_the_page_are_enough(
 ) -> None:
     """The four flows; and a task that a node of Celery's runs."""
     environment = {"OPERATIONS_BROKER": server.url, "PYTHONPATH": f"{ROOT}:{ROOT / 'docs'}"}
-    fleet = Fleet(server, "speech", **environment)
+    fleet = Fleet(server, "speech", environment=environment)
     try:
         fleet.start_ready("gpu-1", "-P", "threads")
         said = dialogue()

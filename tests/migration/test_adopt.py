@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from celery_minsched.consistency.checker import Checker
 
 from ..support.commands import run_with
 from ..support.desk import Desk
-from ..support.fleet import ROOT, make_app, wait_for
+from ..support.fleet import ROOT, app_environment, make_app, wait_for
 from ..support.plain import QUEUE, lying, put
 from ..support.proxy import Proxy
 from ..support.server import Server
@@ -294,7 +293,7 @@ def test_killed_half_way_it_has_lost_and_doubled_nothing(
             sent.add(result.id)
 
     def start(url: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "MINSCHED_TEST_BROKER": url, "PYTHONPATH": str(ROOT)}
+        environment = app_environment(url)
         command = ("-A", "tests.support.app", "minsched", "adopt", QUEUE)
         program = [sys.executable, "-m", "celery", *command]
         return subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from celery_minsched.monitor.queries import Views
 
 from ..support.commands import run_with
 from ..support.desk import Desk
-from ..support.fleet import ROOT, make_app, wait_for
+from ..support.fleet import ROOT, app_environment, make_app, wait_for
 from ..support.old_layout import (
     OldLayout,
     OldProgram,
@@ -326,7 +325,7 @@ def start(server: Server, history: Path) -> subprocess.Popen[bytes]:
         "--history",
         str(history),
     )
-    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
+    environment = app_environment(server.url)
     return subprocess.Popen(
         [sys.executable, "-m", "celery", *command],
         cwd=ROOT,

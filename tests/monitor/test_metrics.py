@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from celery_minsched.monitor.metrics import (
 from celery_minsched.plugin.metrics import register
 
 from ..support.desk import Desk, silence
-from ..support.fleet import ROOT, make_app, wait_for
+from ..support.fleet import ROOT, app_environment, make_app, wait_for
 from ..support.scrape import Scrape, busy, scrape
 from ..support.server import Server, free_port
 
@@ -288,7 +287,7 @@ class TestExporter:
 
 
 def run_exporter(server: Server, *options: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, "PYTHONPATH": str(ROOT)}
+    environment = app_environment(server.url)
     command = [sys.executable, "-m", "celery", "-A", "tests.support.app", "minsched", "exporter"]
     return subprocess.Popen(
         [*command, *options],

@@ -16,7 +16,7 @@ import redis
 
 from celery_minsched.consistency.checker import Checker
 
-from ..support.fleet import FAST, ROOT, Fleet, wait_for
+from ..support.fleet import FAST, ROOT, Fleet, app_environment, wait_for
 from ..support.forked import NodeProcess
 from ..support.server import Server, free_port
 from ..support.work import start_work
@@ -164,7 +164,7 @@ class TestCommandLine:
         """Runs the program to its end; its exit code and what it says."""
 
         def run(*options: str, **env: str) -> tuple[int, str]:
-            environment = {**os.environ, "MINSCHED_TEST_BROKER": server.url, **env}
+            environment = {**app_environment(server.url), **env}
             process = NodeProcess(list(options), environment, tmp_path / "log")
             return process.wait(60), (tmp_path / "log").read_text()
 
@@ -200,8 +200,8 @@ class TestCommandLine:
     def test_redis_that_is_not_there(self, run: Any) -> None:
         away = f"redis://127.0.0.1:{free_port()}/0"
         options = ("-A", "tests.support.app", "--node-id", "n1", "--pool", "p")
-        no_patience = '{"broker_connection_retry_on_startup": false}'
-        code, said = run(*options, MINSCHED_TEST_BROKER=away, MINSCHED_TEST_CELERY=no_patience)
+        no_patience = {"broker_connection_retry_on_startup": False}
+        code, said = run(*options, **app_environment(away, no_patience))
         assert code == 1
         assert "Connection refused" in said
         assert "Traceback" not in said
@@ -210,7 +210,7 @@ class TestCommandLine:
 def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks() -> None:
     server = Server()
     server.stop()
-    fleet = Fleet(server, MINSCHED_TEST_CELERY='{"worker_concurrency": 3}', **FAST)
+    fleet = Fleet(server, celery={"worker_concurrency": 3}, **FAST)
     try:
         args = ["-A", "tests.support.app", "--node-id", "n1", "--pool", "asr"]
         path = fleet.log_path("n1")
@@ -230,16 +230,16 @@ def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks()
 
 
 def test_every_option_from_the_environment(server: Server) -> None:
-    fleet = Fleet(
-        server,
-        NODE_AGENT_NODE_ID="from-env",
-        NODE_AGENT_POOLS="asr mt",
-        NODE_AGENT_LANGS="zh:en en:zh",
-        NODE_AGENT_CAPABILITIES="gpu whisper",
-        NODE_AGENT_SLOTS="3",
-        NODE_AGENT_APP="tests.support.app",
-        NODE_AGENT_WORKER_POOL="threads",
-    )
+    environment = {
+        "NODE_AGENT_NODE_ID": "from-env",
+        "NODE_AGENT_POOLS": "asr mt",
+        "NODE_AGENT_LANGS": "zh:en en:zh",
+        "NODE_AGENT_CAPABILITIES": "gpu whisper",
+        "NODE_AGENT_SLOTS": "3",
+        "NODE_AGENT_APP": "tests.support.app",
+        "NODE_AGENT_WORKER_POOL": "threads",
+    }
+    fleet = Fleet(server, environment=environment)
     try:
         fleet.processes["env"] = subprocess.Popen(
             [str(Path(sys.executable).parent / "node-agent")],

@@ -139,8 +139,8 @@ def test_a_node_that_is_told_not_to_consume_is_drained(server: Server, client: r
 
 def test_flows_that_are_lost_in_silence_are_no_death(server: Server) -> None:
     proxy = Proxy(server.port)
-    celery = '{"broker_transport_options": {"socket_timeout": 1}}'
-    far = Fleet(server, **FAST, MINSCHED_TEST_BROKER=proxy.url, MINSCHED_TEST_CELERY=celery)
+    celery = {"broker_transport_options": {"socket_timeout": 1}}
+    far = Fleet(server, broker=proxy.url, celery=celery, **FAST)
     try:
         far.start_ready("far", "-P", "threads", slots=4)
         assert far.send("where_am_i").get(timeout=20)["hostname"] == "celery@far"

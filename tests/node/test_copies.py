@@ -100,7 +100,7 @@ def test_a_connection_that_breaks_again_while_jobs_are_handed_back(
 ) -> None:
     """Each job whose message was moved is placed, and none counts a death."""
     proxy = Proxy(server.port)
-    fleet = Fleet(server, MINSCHED_TEST_BROKER=proxy.url)
+    fleet = Fleet(server, broker=proxy.url)
 
     def job(result: Any) -> Any:
         return fleet.job(result.id)

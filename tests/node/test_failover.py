@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -70,8 +69,7 @@ def test_a_failover_by_sentinel_with_the_last_second_lost(
     url = f"sentinel://127.0.0.1:{sentinel.connection_pool.connection_kwargs['port']}/0"
     names = ("broker_transport_options", "result_backend_transport_options")
     options: dict[str, Any] = {name: {"master_name": "main"} for name in names}
-    celery = json.dumps(options)
-    fleet = Fleet(master, **FAST, MINSCHED_TEST_BROKER=url, MINSCHED_TEST_CELERY=celery)
+    fleet = Fleet(master, broker=url, celery=options, **FAST)
     fleet.app = make_app(url, **options)
     try:
         fleet.start_ready("n1", "-P", "threads", slots=4)
@@ -109,7 +107,7 @@ def test_a_failover_behind_the_same_name(servers: tuple[Server, Server]) -> None
     """As hosted services do it: the old one may only be read, and the name leads to the new."""
     master, replica = servers
     name = Proxy(master.port)
-    fleet = Fleet(master, **FAST, MINSCHED_TEST_BROKER=name.url)
+    fleet = Fleet(master, broker=name.url, **FAST)
     fleet.app = make_app(name.url)
     try:
         fleet.start_ready("n1", "-P", "threads", slots=2)

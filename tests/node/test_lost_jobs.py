@@ -24,8 +24,7 @@ from ..support.server import Server, milliseconds
 @pytest.fixture
 def slow_fleet(server: Server) -> Iterator[Fleet]:
     """Celery's own retries for ever, to which a lost job is no reason."""
-    celery = json.dumps({"result_backend_always_retry": True})
-    fleet = Fleet(server, **FAST, MINSCHED_TEST_CELERY=celery)
+    fleet = Fleet(server, celery={"result_backend_always_retry": True}, **FAST)
     yield fleet
     assert Checker(fleet.views).check() == []
     fleet.close()

@@ -297,8 +297,8 @@ def fleet(_server: Server) -> Iterator[Fleet]:
     """A node with more slots than threads, and others that come and go."""
     with _server.client() as client:
         client.flushall()
-    conf = json.dumps({"worker_deduplicate_successful_tasks": True})
-    with checked(Fleet(_server, MINSCHED_TEST_CELERY=conf, **FAST)) as fleet:
+    celery = {"worker_deduplicate_successful_tasks": True}
+    with checked(Fleet(_server, celery=celery, **FAST)) as fleet:
         yield fleet
 
 

@@ -19,14 +19,14 @@ from ..support.fleet import FAST, Fleet, checked, wait_for
 from ..support.server import Server
 
 NODE_TTL, HEARTBEAT, SLACK = 2000, 300, 3000  # ms
-CONF = {**FAST, "MINSCHED_TEST_CONF_lease": "2.5", "MINSCHED_TEST_CONF_max_rescues": "2"}
+SETTINGS = FAST | {"lease": 2.5, "max_rescues": 2}
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """A node "safe" that outlives all others."""
     server = Server()
-    with checked(Fleet(server, **CONF)) as fleet:
+    with checked(Fleet(server, **SETTINGS)) as fleet:
         fleet.start_ready("safe", "-P", "threads", slots=8)
         yield fleet
     server.close()

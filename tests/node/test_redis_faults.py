@@ -139,7 +139,7 @@ def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None
 def test_redis_is_slow(server: Server, client: redis.Redis) -> None:
     """Each answer takes 200 ms, and the worker's event loop waits for none of the scheduler's."""
     proxy = Proxy(server.port)
-    fleet = Fleet(server, **FAST, MINSCHED_TEST_BROKER=proxy.url)
+    fleet = Fleet(server, broker=proxy.url, **FAST)
     try:
         fleet.start_ready("far", "-P", "threads", pool="far", slots=4)
         proxy.delay = 0.1
@@ -168,8 +168,8 @@ def test_a_task_is_told_where_still_mine_cannot_know(fleet: Fleet, server: Serve
 def test_a_message_is_asked_for_again_while_redis_does_not_answer(tmp_path: Path) -> None:
     """Celery would log an error and forget the message."""
     server = Server()
-    celery = '{"broker_transport_options": {"socket_timeout": 0.5}}'
-    fleet = Fleet(server, MINSCHED_TEST_CELERY=celery)
+    celery = {"broker_transport_options": {"socket_timeout": 0.5}}
+    fleet = Fleet(server, celery=celery)
     try:
         fleet.start_ready("n1", "-P", "threads")
         path = tmp_path / "go"

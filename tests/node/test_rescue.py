@@ -131,7 +131,7 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
 
 def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() -> None:
     server = Server("--appendonly", "yes", "--appendfsync", "always")
-    fleet = Fleet(server, **{**FAST, "MINSCHED_TEST_CONF_lease": "2"})
+    fleet = Fleet(server, **FAST | {"lease": 2.0})
     try:
         fleet.start_ready("n1", "-c", "1", slots=3)  # one process, three slots
         work = start_work(fleet, 3, "works_late", at_once=1)

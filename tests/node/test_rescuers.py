@@ -24,7 +24,7 @@ from node_agent.lost_jobs import tell_next
 from node_agent.rescuer import Rescuer, rescue
 
 from ..support.desk import Desk
-from ..support.fleet import FAST, Fleet, make_app, wait_for
+from ..support.fleet import FAST, Fleet, as_conf, make_app, wait_for
 from ..support.server import Server, milliseconds
 
 
@@ -75,7 +75,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 def rescuer(server: Server) -> Celery:
     """An application that knows the task of a lost message."""
-    app = make_app(server.url, minsched_node_ttl=2, minsched_heartbeat_interval=0.3)
+    app = make_app(server.url, **as_conf(**FAST))
 
     @app.task(name="tests.support.app.hold", shared=False)
     def hold(what: str) -> None:

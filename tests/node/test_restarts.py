@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 
@@ -103,7 +102,7 @@ def test_a_cold_shutdown_waits_for_threads(fleet: Fleet, client: redis.Redis) ->
 def test_a_soft_shutdown_gives_time_and_is_cold_then(
     fleet: Fleet, server: Server, client: redis.Redis
 ) -> None:
-    soft = Fleet(server, **FAST, MINSCHED_TEST_CELERY='{"worker_soft_shutdown_timeout": 2}')
+    soft = Fleet(server, celery={"worker_soft_shutdown_timeout": 2}, **FAST)
     try:
         soft.start_ready("soft", "-P", "prefork", slots=2)
         early, late = hold(fleet, client, "soft")
@@ -166,7 +165,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(
 ) -> None:
     """A worker of kombu's (5.7) puts back what is overdue every ten seconds; here, all the time."""
     options = {"broker_transport_options": {"visibility_timeout": 1}}
-    fleet = Fleet(server, **FAST, MINSCHED_TEST_CELERY=json.dumps(options))
+    fleet = Fleet(server, celery=options, **FAST)
     what = f"long-{seconds}"
     try:
         fleet.start_ready("long", "-P", "threads", pool="long")

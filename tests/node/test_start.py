@@ -71,8 +71,8 @@ def test_a_node_that_cannot_start_ends(fleet: Fleet, server: Server) -> None:
 def test_a_node_that_starts_while_the_network_is_slow_waits(server: Server) -> None:
     """Its heartbeats have a connection of their own, with a short time-out."""
     proxy = Proxy(server.port)
-    times = {"MINSCHED_TEST_CONF_node_ttl": "1", "MINSCHED_TEST_CONF_heartbeat_interval": "0.25"}
-    fleet = Fleet(server, **FAST | times, MINSCHED_TEST_BROKER=proxy.url)
+    times = {"node_ttl": 1.0, "heartbeat_interval": 0.25}
+    fleet = Fleet(server, broker=proxy.url, **FAST | times)
     try:
         timeout = fleet.plugin.scheduler.settings.pulse_timeout
         proxy.delay = 0.6 * timeout

@@ -58,7 +58,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def far(server: Server, proxy: Proxy) -> Iterator[Fleet]:
     """Nodes that reach the server by the proxy only."""
-    fleet = Fleet(server, **FAST, MINSCHED_TEST_BROKER=proxy.url)
+    fleet = Fleet(server, broker=proxy.url, **FAST)
     yield fleet
     fleet.close()
 

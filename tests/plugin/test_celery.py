@@ -90,7 +90,7 @@ class TestCanvas:
     ) -> None:
         """No plain worker runs here. Only a backend that cannot count needs ``chord_unlock``."""
         conf = {"result_backend": f"file://{tmp_path}", "result_chord_retry_interval": 0.2}
-        node = Fleet(fleet.server, MINSCHED_TEST_CELERY=json.dumps(conf))
+        node = Fleet(fleet.server, celery=conf)
         try:
             node.start_ready("unlocks", pool="unlock")
             asked = {"pool": "unlock"}

@@ -10,9 +10,9 @@ import pytest
 import redis
 from celery.exceptions import TaskRevokedError
 
-from ..support.crowd import FAST, held, mark, marks, node_of, sig, status, wait_quiet, wait_status
+from ..support.crowd import held, mark, marks, node_of, sig, status, wait_quiet, wait_status
 from ..support.due_times import lateness, soon
-from ..support.fleet import Fleet, wait_for
+from ..support.fleet import FAST, Fleet, wait_for
 from ..support.server import Server, milliseconds
 
 #: Seconds by which a job may be late.

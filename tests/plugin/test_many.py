@@ -14,9 +14,9 @@ import psutil
 import pytest
 import redis
 
-from ..support.crowd import FAST, mark, marks, wait_quiet
+from ..support.crowd import mark, marks, wait_quiet
 from ..support.due_times import lateness, soon
-from ..support.fleet import ROOT, Fleet, make_app, wait_for
+from ..support.fleet import FAST, ROOT, Fleet, make_app, wait_for
 from ..support.server import Server, milliseconds
 
 

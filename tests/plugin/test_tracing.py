@@ -130,7 +130,7 @@ def test_of_a_refused_batch_each_that_was_not_sent_is_an_error(app: Celery, span
 def test_the_consumer_s_span_is_in_the_trace_and_has_the_node(
     server: Server, app: Celery, spans: Any, pool: str, late: str
 ) -> None:
-    fleet = Fleet(server, "tests.support.traced_app", MINSCHED_TEST_LATE=late)
+    fleet = Fleet(server, "tests.support.traced_app", environment={"MINSCHED_TEST_LATE": late})
     try:
         fleet.start("traced", "-P", pool, slots=1)
         result = app.tasks[TASK].apply_async()  # waits for the first node there is

@@ -18,8 +18,8 @@ from celery import chain, chord, group
 from celery_minsched import Backlogged, EmptyPool, NoAvailableNode, NoPoolForLangPair
 from celery_minsched.plugin import plugin
 
-from ..support.crowd import FAST, held, mark, marks, node_of, sig, status, wait_quiet, wait_status
-from ..support.fleet import Fleet, make_app, wait_for
+from ..support.crowd import held, mark, marks, node_of, sig, status, wait_quiet, wait_status
+from ..support.fleet import FAST, Fleet, make_app, wait_for
 from ..support.server import Server
 
 

@@ -27,10 +27,7 @@ RETRY_DELAY = 0.5
 
 url = os.environ["MINSCHED_TEST_BROKER"]
 app = Celery("tests", broker=url, backend=url)
-for name, value in os.environ.items():
-    if name.startswith("MINSCHED_TEST_CONF_"):  # a number each, such as …_node_ttl=2
-        app.conf[f"minsched_{name.removeprefix('MINSCHED_TEST_CONF_').lower()}"] = float(value)
-app.conf.update(json.loads(os.environ.get("MINSCHED_TEST_CELERY", "{}")))
+app.conf.update(json.loads(os.environ.get("MINSCHED_TEST_CONF", "{}")))
 MinSched(app)
 if procfs := os.environ.get("MINSCHED_TEST_PROCFS"):  # a directory without the files of /proc
     psutil.PROCFS_PATH = procfs

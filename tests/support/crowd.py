@@ -15,13 +15,6 @@ from celery_minsched.consistency.checker import Checker
 
 from .fleet import Fleet, wait_for
 
-#: A node that dies is found dead in two seconds.
-FAST = {
-    "MINSCHED_TEST_CONF_node_ttl": "2",
-    "MINSCHED_TEST_CONF_heartbeat_interval": "0.5",
-    "MINSCHED_TEST_CONF_lease": "5",
-}
-
 
 def sig(app: Celery, task: str, *args: Any, **options: Any) -> Signature:
     """A task of tests/support/app.py with a demand for pool "asr", and what else is given."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,28 @@ from .server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Nodes that are found dead in two seconds.
-FAST = {
-    "MINSCHED_TEST_CONF_node_ttl": "2",
-    "MINSCHED_TEST_CONF_heartbeat_interval": "0.3",
-    "MINSCHED_TEST_CONF_lease": "5",
-}
+#: Settings of the scheduler by which a dead node is found in two seconds.
+FAST = {"node_ttl": 2.0, "heartbeat_interval": 0.3, "lease": 5.0}
+
+
+def as_conf(**settings: float) -> dict[str, float]:
+    """Settings of the scheduler, as the Celery configuration has them."""
+    return {f"minsched_{name}": value for name, value in settings.items()}
+
+
+def app_environment(
+    broker: str, celery: Mapping[str, object] | None = None, /, **settings: float
+) -> dict[str, str]:
+    """The environment of a program that runs tests/support/app.py.
+
+    ``celery`` is Celery configuration, ``settings`` are settings of the scheduler.
+    """
+    return {
+        **os.environ,
+        "MINSCHED_TEST_BROKER": broker,
+        "MINSCHED_TEST_CONF": json.dumps({**as_conf(**settings), **(celery or {})}),
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def stored(result: AsyncResult, patience: float = 60.0) -> Any:
@@ -55,26 +72,31 @@ def wait_for(
 
 
 class Fleet:
-    """Nodes of one application, a module that is named, on one server."""
+    """Nodes of one application on one server.
 
-    def __init__(self, server: Server, app: str = "tests.support.app", **environment: str) -> None:
+    ``app`` is the application's module. The nodes connect to ``broker``, this process connects to
+    ``server``. ``celery`` and ``settings`` are as for ``app_environment``.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        app: str = "tests.support.app",
+        *,
+        broker: str = "",
+        celery: Mapping[str, object] | None = None,
+        environment: Mapping[str, str] | None = None,
+        **settings: float,
+    ) -> None:
         self.server = server
         self.app_name = app
         self.environment = {
-            **os.environ,
-            "MINSCHED_TEST_BROKER": server.url,
-            "PYTHONPATH": str(ROOT),
-            **environment,
+            **app_environment(broker or server.url, celery, **settings),
+            **(environment or {}),
         }
         self.processes: dict[str, NodeProcess | subprocess.Popen[bytes]] = {}
         self.logs = tempfile.TemporaryDirectory(prefix="minsched-logs-")
-        prefix = "MINSCHED_TEST_CONF_"
-        conf = {
-            f"minsched_{name.removeprefix(prefix)}": float(value)
-            for name, value in environment.items()
-            if name.startswith(prefix)
-        }
-        self.app = make_app(server.url, **conf)
+        self.app = make_app(server.url, **as_conf(**settings))
 
     @property
     def plugin(self) -> MinSched:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from .fleet import ROOT, wait_for
+from .fleet import ROOT, app_environment, wait_for
 from .server import free_port
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -49,12 +48,7 @@ class FlowerProcess:
                 *("flower", f"--port={self.port}", "--address=127.0.0.1", *given, *options),
             ],
             cwd=ROOT,
-            env={
-                **os.environ,
-                "MINSCHED_TEST_BROKER": broker,
-                "PYTHONPATH": str(ROOT),
-                **environment,
-            },
+            env={**app_environment(broker), **environment},
             stdout=self.log,
             stderr=self.log,
         )

@@ -53,8 +53,8 @@ class Flowers:
         place = SimpleNamespace(url=server.nodes_url)
         # By the setting's earlier name. A user without a password accepts any.
         database = server.nodes_url.replace("//", "//default:s3cret@")
-        conf = json.dumps({"minsched_redis_url": database})
-        self.fleet = Fleet(place, MINSCHED_TEST_CELERY=conf)  # type: ignore[arg-type]
+        celery = {"minsched_redis_url": database}
+        self.fleet = Fleet(place, celery=celery)  # type: ignore[arg-type]
         self.fleet.start("real-1", "-P", "threads")
 
     def close(self) -> None:
