@@ -16,7 +16,7 @@ from .output import console, print_json
 from .waiting import progress
 
 
-class Answer(BaseModel):
+class CheckResult(BaseModel):
     """The output of ``--json``."""
 
     sound: bool
@@ -27,50 +27,53 @@ class Answer(BaseModel):
 @click.command(
     cls=Command,
     exit_codes={
-        ExitCode.DONE: "The state is consistent, or is so after the repair.",
-        ExitCode.NOT_DONE: "A violation is left.",
+        ExitCode.DONE: "There is no violation, or the repair has mended all.",
+        ExitCode.NOT_DONE: "Violations are left.",
     },
 )
-@click.option("--repair", "mend", is_flag=True, help="Mend what is found.")
+@click.option("--repair", "with_repair", is_flag=True, help="Mend the violations.")
 @json_option
 @click.pass_context
-def check(context: click.Context, mend: bool, as_json: bool) -> None:
-    """Does what is in Redis fit together? Names each violation with its keys.
+def check(context: click.Context, with_repair: bool, as_json: bool) -> None:
+    """Check that the Redis data is consistent, and print each violation with its keys.
 
-    Reads only, in small pieces, and may run at any time. With --repair each is mended in one step,
-    by what is true at that moment; what cannot be mended is named, with what to do.
+    The check only reads, a few keys at a time, and can run while jobs run. --repair mends each
+    violation in one step, based on the state of that moment. If a violation cannot be mended, the
+    output says what to do.
     """
     scheduler = plugin()
     with progress() as bar:
         checker = Checker(scheduler.views, bar.update)
         found = checker.check()
-        left = repair(scheduler.scheduler, checker, found) if mend else found
+        left = repair(scheduler.scheduler, checker, found) if with_repair else found
     if as_json:
-        print_json(Answer(sound=not left, found=found, left=left))
+        print_json(CheckResult(sound=not left, found=found, left=left))
     else:
-        _print(console(), found, left, mend)
+        _print(console(), found, left, with_repair)
     context.exit(ExitCode.NOT_DONE if left else ExitCode.DONE)
 
 
-def _print(out: Console, found: list[Violation], left: list[Violation], mend: bool) -> None:
+def _print(out: Console, found: list[Violation], left: list[Violation], with_repair: bool) -> None:
     if not found:
-        out.print("All is sound.", style="green")
+        out.print("No violation found.", style="green")
         return
-    remains = {(violation.code, violation.keys): violation for violation in left}
-    for violation in found:
-        still = remains.pop((violation.code, violation.keys), None)
-        _print_violation(out, still or violation, "" if not mend else "left" if still else "mended")
-    for violation in remains.values():  # came to light by the repair
-        _print_violation(out, violation, "left")
-    if mend:
-        out.print(f"{len(found)} found, {len(left)} left.")
-    else:
+    if not with_repair:
+        for violation in found:
+            _print_violation(out, violation, "violation", "yellow")
         out.print(f"{len(found)} found. Mend them with --repair.")
+        return
+    mended = {(violation.code, violation.keys): violation for violation in found}
+    for violation in left:
+        mended.pop((violation.code, violation.keys), None)
+    for violation in mended.values():
+        _print_violation(out, violation, "mended", "green")
+    for violation in left:
+        _print_violation(out, violation, "left", "red")
+    out.print(f"{len(found)} found, {len(left)} left.")
 
 
-def _print_violation(out: Console, violation: Violation, state: str) -> None:
-    colour = {"mended": "green", "left": "red"}.get(state, "yellow")
-    out.print(Text.assemble((state or "breach", colour), f": {violation.sentence}"))
+def _print_violation(out: Console, violation: Violation, word: str, colour: str) -> None:
+    out.print(Text.assemble((word, colour), f": {violation.sentence}"))
     out.print(Text(f"    {violation.code}: {', '.join(violation.keys)}", style="dim"))
     if violation.remedy:
         out.print(Text(f"    {violation.remedy}"))

@@ -34,7 +34,7 @@ def app(server: Server, desk: Desk) -> Iterator[Celery]:
 
 def test_a_sound_state_is_exit_code_0(app: Celery) -> None:
     answer = run_with(app, "check")
-    assert (answer.exit_code, answer.output) == (0, "All is sound.\n")
+    assert (answer.exit_code, answer.output) == (0, "No violation found.\n")
     answer = run_with(app, "check", "--json")
     assert json.loads(answer.output) == {"sound": True, "found": [], "left": []}
 
@@ -46,7 +46,7 @@ def test_a_violation_is_named_with_its_keys_and_is_exit_code_1(
     answer = run_with(app, "check")
     assert answer.exit_code == 1
     assert answer.output == (
-        "breach: node n1: current_jobs is 7, but the size of its job set is 1\n"
+        "violation: node n1: current_jobs is 7, but the size of its job set is 1\n"
         "    slot_count: scheduler:node:runtime:n1, scheduler:node:jobs:n1\n"
         "1 found. Mend them with --repair.\n"
     )
@@ -64,7 +64,7 @@ def test_what_is_repaired_is_exit_code_0(app: Celery, client: redis.Redis) -> No
     assert answer.exit_code == 0
     assert answer.output.startswith("mended: node n1")
     assert answer.output.endswith("1 found, 0 left.\n")
-    assert run_with(app, "check", "--repair").output == "All is sound.\n"
+    assert run_with(app, "check", "--repair").output == "No violation found.\n"
 
 
 def test_what_is_left_says_what_to_do_and_is_exit_code_1(app: Celery, client: redis.Redis) -> None:
@@ -122,6 +122,6 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(server: Server, desk: Des
     os.close(master)
     assert process.wait(60) == 0
     assert b"Reading keys" in shown
-    assert b"All is sound." in shown
+    assert b"No violation found." in shown
     piped = subprocess.run(command, capture_output=True, env=environment, cwd=ROOT, check=True)
-    assert (piped.stdout, piped.stderr) == (b"All is sound.\n", b"")
+    assert (piped.stdout, piped.stderr) == (b"No violation found.\n", b"")

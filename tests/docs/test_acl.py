@@ -183,7 +183,7 @@ class TestTheWholeFlow:
         assert why(views, job.id).verdict == "placed"
         assert views.jobs()
         assert views.events(after="0", block_ms=1)
-        assert run_with(app, "check").output == "All is sound.\n"
+        assert run_with(app, "check").output == "No violation found.\n"
         assert guarded.denials() == []
         with pytest.raises(NoPermissionError):
             views.redis.hgetall(taken)

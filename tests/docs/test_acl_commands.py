@@ -140,7 +140,7 @@ def test_a_viewer_finds_what_an_operator_mends(guarded: Guarded, fleet: Desk) ->
     mended = run(guarded, "operator", "check --repair")
     assert (mended.exit_code, mended.stderr) == (0, ""), mended.output
     assert guarded.denials() == []
-    assert run(guarded, "viewer", "check").output == "All is sound.\n"
+    assert run(guarded, "viewer", "check").output == "No violation found.\n"
 
 
 def test_the_exporter_runs_as_a_viewer(guarded: Guarded, fleet: Desk) -> None:
