@@ -243,8 +243,8 @@ def test_moving_in_and_out_is_done_by_the_administrator_and_by_nobody_else(
         plain.send_task("any", ["x"])
         for command, said in (
             (["migrate", "--apply", "--history", str(tmp_path / "jobs.jsonl")], "39 jobs"),
-            (["adopt", "celery", "--pool", "1"], "1 message of queue celery adopted"),
-            (["release"], "1 message returned to queue celery"),
+            (["adopt", "celery", "--pool", "1"], "Adopted 1 message of queue celery"),
+            (["release"], "Returned 1 message to queue celery"),
         ):
             before = spare.contents()
             for role in ROLES[1:]:
