@@ -134,7 +134,7 @@ release-check: dist  ## Test the wheel in empty environments, on the oldest and 
 	$(BIN)/python -m tests.support.release_check dist/*.whl
 
 # No slow tests and no browser tests.
-QUICK = loading scripts keys settings lines model bad_input connection celery metrics web tracing why
+QUICK = loading scripts placement wait_queue keys settings lines model bad_input connection celery metrics web tracing why
 lowest: $(VENV)/.release  ## Run the quick tests with the lowest declared version of each dependency
 	rm -rf .lowest
 	$(BIN)/uv venv --quiet --python $(BIN)/python .lowest

@@ -40,10 +40,6 @@ _NOT_YET: set[str] = {
     "circle: celery_minsched.plugin.request_place",
     "circle: celery_minsched.plugin.router",
     "circle: celery_minsched.plugin.tracing",
-    "file: tests/cli/test_cli.py",
-    "file: tests/consistency/test_check.py",
-    "file: tests/core/test_scripts.py",
-    "file: tests/web/test_web.py",
     "function: examples/demo.py report",
     "function: tests/node/test_rescuers.py test_at_whatever_step_a_rescuer_dies_another_goes_on",
 }

@@ -5,68 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import re
-import signal
-import subprocess
-import sys
 import threading
-import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
-import click
 import pytest
 import redis
 from celery import Celery
-from celery.bin.control import control, inspect
-from click.testing import Result
-from kombu.utils.imports import symbol_by_name
 
-from celery_minsched.cli import minsched
 from celery_minsched.cli.command import EXIT_CODES, ExitCode
 from celery_minsched.cli.why import VERDICT_EXIT_CODES, why
 from celery_minsched.monitor.models import Event, JobView, LineView, NodeView, PoolView
-from celery_minsched.plugin import remote
 
-from ..support.commands import run_with
+from ..support.commands import TASK, Run, run_with
 from ..support.desk import Desk, silence
-from ..support.fleet import ROOT, Fleet, app_environment, make_app, wait_for
+from ..support.fleet import make_app
 from ..support.server import Server
-
-TASK = "6f1c1f2e-9d0a-4b7e-8a51-0d1f3c2b4a5{}"
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def app(server: Server) -> Iterator[Celery]:
-    app = make_app(server.url)
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def run(app: Celery) -> Run:
-    return lambda *args, **given: run_with(app, *args, **given)
-
-
-@pytest.fixture
-def busy(desk: Desk) -> Desk:
-    """A full fleet with long names, in which jobs wait for each reason."""
-    desk.node("gpu-1", 2, ["asr"], ["whisper-large-v3", "diarization", "punctuation"])
-    desk.node("a-node-with-a-name-that-is-as-long-as-names-of-pods-get-7d9f8b6c5-x2x4z", 1)
-    desk.node("cpu-1", 1, [{"id": "mt", "langs": [["zh", "en"], ["en", "zh"], ["de", "en"]]}])
-    desk.beat("gpu-1", load_json='{"cpu": 12.5, "gpu": 97, "mem": 40}')
-    for n in range(3):
-        payload = json.dumps({"task": "speech.recognition.tasks.transcribe"})
-        desk.dispatch(session_id=f"u{n}", task_id=TASK.format(n), payload_json=payload)
-    for n in range(3, 6):
-        desk.park(session_id="u3", task_id=TASK.format(n))
-    desk.park(task_id=TASK.format(6), capabilities=["nobody-has-this"])
-    due = desk.views.now() + 3_600_000
-    desk.send(task_id=TASK.format(7), due_ts=due)
-    return desk
-
 
 LOOKS = (
     *("nodes", "pools", "jobs", "waiting", "events", "check", "top --once --interval 0.1"),
@@ -212,81 +164,6 @@ class TestLooking:
         assert told["server"]["round_trip_ms"] > 0
 
 
-class TestActing:
-    def test_drain_and_undrain(self, busy: Desk, run: Run) -> None:
-        for _ in range(2):
-            said = run("drain", "gpu-1")
-            assert said.stdout == "Node gpu-1 takes no new jobs. It has 2 jobs to finish.\n"
-        assert json.loads(run("drain", "gpu-1", "--json").stdout)["state"] == "draining"
-        assert run("undrain", "gpu-1").stdout == "Node gpu-1 takes jobs again.\n"
-        assert busy.info("gpu-1").state == "full"
-
-    def test_pause_and_resume(self, busy: Desk, run: Run) -> None:
-        said = run("pause", "asr").stdout
-        assert said == "Pool asr is paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
-        assert re.search(r"^asr +paused", run("pools").stdout, re.MULTILINE)
-        assert json.loads(run("resume", "asr", "--json").stdout)["paused"] is False
-        said = run("resume", "asr").stdout
-        assert said == "Pool asr was not paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
-
-    @pytest.mark.parametrize(
-        ("command", "sentence"),
-        [
-            ("drain gpu1", "there is no node 'gpu1'. Did you mean gpu-1?"),
-            ("undrain x", "there is no node 'x'. minsched nodes shows all nodes."),
-            ("rescue gpu-11", "there is no node 'gpu-11'. Did you mean gpu-1?"),
-            ("pause as", "no node is registered in pool 'as'"),
-            ("resume as", "no node is registered in pool 'as'"),
-            ("rescue gpu-1", "node 'gpu-1' is alive: its last heartbeat was 0."),
-            ("nods", "nodes"),
-            ("jobs --status odd", "odd"),
-        ],
-    )
-    def test_what_cannot_be_done_is_said_in_a_sentence(
-        self, busy: Desk, run: Run, command: str, sentence: str
-    ) -> None:
-        busy.beat("gpu-1")
-        result = run(*command.split())
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert sentence in result.stderr
-        assert "Traceback" not in result.stderr
-
-    def test_rescue_waits_until_a_live_node_has_seen_to_the_jobs(
-        self, desk: Desk, client: redis.Redis, run: Run
-    ) -> None:
-        desk.node("n1", 2)
-        runs, parked = desk.dispatch(task_id="a"), desk.dispatch(task_id="b")
-        desk.service.claim_job(runs.job_id, "n1")
-        client.lpush(desk.service.keys("job_queue", parked.job_id), "{}")
-        silence(desk, "n1", 60_000)
-        alone = run("rescue", "n1")
-        assert alone.exit_code == 1
-        assert " ".join(alone.stdout.split()) == (
-            "Node n1 is dead. It had 2 jobs. No live node can rescue them now. The next node that "
-            "starts will do it."
-        )
-        desk.node("n2", 2)
-        stop = threading.Event()
-
-        def live() -> None:
-            while not stop.wait(0.02):
-                desk.beat("n2")
-
-        thread = threading.Thread(target=live)
-        thread.start()
-        try:
-            result = run("rescue", "n1", "--json")
-        finally:
-            stop.set()
-            thread.join()
-        told = json.loads(result.stdout)
-        assert (result.exit_code, told["rescued"]) == (0, True)
-        assert {job["task_id"]: job["status"] for job in told["jobs"]} == {
-            "a": "lost",
-            "b": "dispatched",
-        }
-
-
 class TestExitCodes:
     def test_the_help_lists_the_exit_codes_of_a_command(self, run: Run) -> None:
         text = run("rescue", "--help").stdout
@@ -313,105 +190,6 @@ class TestTrouble:
         result = run_with(make_app(server.url, minsched_node_tl=3), "nodes")
         assert result.exit_code == 2
         assert "Did you mean minsched_node_ttl?" in result.stderr
-
-
-#: celery's own program, also where the package's entry points were not installed.
-CELERY = (
-    "from celery.bin.celery import celery, main; from celery_minsched.cli import minsched;"
-    "celery.add_command(minsched); main()"
-)
-
-
-@contextmanager
-def celery_program(server: Server, *args: str) -> Iterator[subprocess.Popen[str]]:
-    environment = app_environment(server.url)
-    with subprocess.Popen(
-        [sys.executable, "-c", CELERY, "-A", "tests.support.app", "minsched", *args],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-class TestProgram:
-    def test_the_entry_point_names_the_group(self) -> None:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        assert project["entry-points"]["celery.commands"] == {
-            "minsched": "celery_minsched.cli:minsched"
-        }
-        assert symbol_by_name("celery_minsched.cli:minsched") is minsched
-        assert minsched.name == "minsched"
-
-    def test_events_and_top_go_on_until_ctrl_c_which_ends_them_quietly(
-        self, server: Server, desk: Desk
-    ) -> None:
-        desk.node("n1", 1)
-        with (
-            celery_program(server, "events", "--follow", "--json") as events,
-            celery_program(server, "top", "--json", "--interval", "0.1") as top,
-        ):
-            assert events.stdout
-            assert top.stdout
-            assert json.loads(events.stdout.readline())["kind"] == "node_joined"
-            desk.service.drain_node("n1")
-            assert json.loads(events.stdout.readline())["kind"] == "node_drained"
-            event = {"kind": "of the far future"}  # the next event begins the stream anew
-            desk.service.redis.xadd("scheduler:events", event, "1000000000000000-0")
-            assert json.loads(events.stdout.readline())["kind"] == "of the far future"
-            desk.service.pause_pool("asr")
-            assert json.loads(events.stdout.readline())["kind"] == "pool_paused"
-            desk.service.pause_pool("asr", False)
-            looks = map(json.loads, top.stdout)
-            assert any(look["nodes"][0]["state"] == "draining" for look in looks)
-            for process in (events, top):
-                process.send_signal(signal.SIGINT)
-            for process in (events, top):
-                assert process.communicate(timeout=60)[1] == ""
-                assert process.returncode == 0
-
-
-class TestRemoteControl:
-    def test_a_node_tells_its_state_and_can_be_drained(self, fleet: Fleet) -> None:
-        fleet.start_ready("n1", "-P", "threads")
-        on_n1 = ("-d", "celery@n1", "--json", "-t", "5")
-
-        def ask(*args: str, command: click.Command = inspect) -> Any:
-            result = run_with(fleet.app, *args, *on_n1, command=command)
-            assert result.exit_code == 0, result.output
-            return json.loads(result.stdout)["celery@n1"]
-
-        fleet.send("hold", "x")
-        wait_for(lambda: ask("minsched")["jobs"], "the node to hold its job")
-        state = ask("minsched")
-        assert (state["node_id"], state["max_jobs"], state["draining"]) == ("n1", 2, False)
-        assert state["seconds_since_heard"] < 8
-
-        control_ = run_with(fleet.app, "minsched_drain", *on_n1, command=control)
-        assert json.loads(control_.stdout) == [
-            {"celery@n1": {"ok": "takes no more jobs in a moment"}}
-        ]
-        wait_for(lambda: (node := fleet.node("n1")) and node.draining, "the node to drain")
-        wait_for(lambda: ask("minsched")["draining"], "the node to know")
-        run_with(fleet.app, "minsched_undrain", *on_n1, command=control)
-        wait_for(lambda: (node := fleet.node("n1")) and node.takes_jobs, "the node to take jobs")
-        wait_for(lambda: "node n1 is not draining any more" in fleet.log("n1"), "the log")
-        assert "node n1 is online with 2 slots" in fleet.log("n1")
-        assert "node n1 is draining" in fleet.log("n1")
-        fleet.app.backend.client.lpush("test:release:x", "go")
-        fleet.wait_idle()
-        fleet.stop("n1")
-        assert "node n1 has left" in fleet.log("n1")
-
-    @pytest.mark.parametrize("name", ["minsched", "minsched_drain", "minsched_undrain"])
-    def test_a_worker_that_is_no_node_says_so(self, name: str) -> None:
-        answer = getattr(remote, name)(SimpleNamespace(app=object(), hostname="w1"))
-        assert "w1 is no node of the scheduler" in answer["error"]
 
 
 def test_a_decision_is_one_line_at_debug_with_fields_and_no_payload(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -9,6 +10,10 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
 from celery_minsched.cli import minsched
+
+#: Task ids as long as Celery's.
+TASK = "6f1c1f2e-9d0a-4b7e-8a51-0d1f3c2b4a5{}"
+Run = Callable[..., Result]
 
 
 def run_with(app: Any, *args: str, command: click.Command = minsched) -> Result:

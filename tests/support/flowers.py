@@ -13,13 +13,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from .fleet import ROOT, app_environment, wait_for
-from .server import free_port
+from .fleet import ROOT, Fleet, app_environment, wait_for
+from .server import Server, free_port
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -187,3 +188,36 @@ class Browser:
     def close(self) -> None:
         self.driver.quit()
         self.profile.cleanup()
+
+
+class NodeServer(Server):
+    """A server whose second database is for a real node, and the Flowers that watch it."""
+
+    @property
+    def nodes_url(self) -> str:
+        return self.url.removesuffix("0") + "1"
+
+
+class Flowers:
+    """Three, and a real node, started at once, since each takes seconds."""
+
+    def __init__(self, server: NodeServer) -> None:
+        #: For whoever comes, and only to look.
+        self.open = FlowerProcess(server.url, "--read_only", FLOWER_UNAUTHENTICATED_API="true")
+        #: Behind a password and a prefix, on the database of the real node.
+        self.closed = FlowerProcess(server.nodes_url, prefix="tools/flower", auth="ops:secret")
+        #: Without our pages.
+        self.plain = FlowerProcess(server.nodes_url, plain=True)
+        place = SimpleNamespace(url=server.nodes_url)
+        # By the setting's earlier name. A user without a password accepts any.
+        database = server.nodes_url.replace("//", "//default:s3cret@")
+        celery = {"minsched_redis_url": database}
+        self.fleet = Fleet(place, celery=celery)  # type: ignore[arg-type]
+        self.fleet.start("real-1", "-P", "threads")
+
+    def close(self) -> None:
+        for flower in (self.open, self.closed, self.plain):
+            flower.process.terminate()
+        self.fleet.close()
+        for flower in (self.open, self.closed, self.plain):
+            flower.close()

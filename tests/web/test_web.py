@@ -6,118 +6,23 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from celery_minsched import MinimalSchedulerService
 from celery_minsched.cli.flower import flower as flower_command
-from celery_minsched.consistency.checker import Checker
-from celery_minsched.monitor.queries import Views
 
 from ..support import screenshots
 from ..support.desk import Desk, silence
 from ..support.fleet import Fleet, wait_for
-from ..support.flowers import CHROMEDRIVER, CHROMIUM, Browser, FlowerProcess
-from ..support.server import Server
+from ..support.flowers import CHROMEDRIVER, CHROMIUM, Browser, FlowerProcess, Flowers, NodeServer
 
 PAGES = ("nodes", "node?of=n1", "pools", "waiting", "events", "why?of=t", "why")
 
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and CHROMEDRIVER), reason="no chromium and chromedriver here (make browser)"
 )
-
-
-class NodeServer(Server):
-    """A server whose second database is for a real node, and the Flowers that watch it."""
-
-    @property
-    def nodes_url(self) -> str:
-        return self.url.removesuffix("0") + "1"
-
-
-class Flowers:
-    """Three, and a real node, started at once, since each takes seconds."""
-
-    def __init__(self, server: NodeServer) -> None:
-        #: For whoever comes, and only to look.
-        self.open = FlowerProcess(server.url, "--read_only", FLOWER_UNAUTHENTICATED_API="true")
-        #: Behind a password and a prefix, on the database of the real node.
-        self.closed = FlowerProcess(server.nodes_url, prefix="tools/flower", auth="ops:secret")
-        #: Without our pages.
-        self.plain = FlowerProcess(server.nodes_url, plain=True)
-        place = SimpleNamespace(url=server.nodes_url)
-        # By the setting's earlier name. A user without a password accepts any.
-        database = server.nodes_url.replace("//", "//default:s3cret@")
-        celery = {"minsched_redis_url": database}
-        self.fleet = Fleet(place, celery=celery)  # type: ignore[arg-type]
-        self.fleet.start("real-1", "-P", "threads")
-
-    def close(self) -> None:
-        for flower in (self.open, self.closed, self.plain):
-            flower.process.terminate()
-        self.fleet.close()
-        for flower in (self.open, self.closed, self.plain):
-            flower.close()
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def web(stack: ExitStack) -> NodeServer:
-    server = NodeServer()
-    stack.callback(server.close)
-    return server
-
-
-@pytest.fixture(scope="module")
-def flowers(stack: ExitStack, web: NodeServer) -> Flowers:
-    flowers = Flowers(web)
-    stack.callback(flowers.close)
-    return flowers
-
-
-@pytest.fixture
-def node(flowers: Flowers) -> Fleet:
-    """A fleet of one real node, real-1, and the Flowers that watch it."""
-    flowers.plain.wait_ready()
-    flowers.closed.wait_ready()
-    flowers.fleet.wait_online("real-1")
-    return flowers.fleet
-
-
-@pytest.fixture(scope="module")
-def browser(stack: ExitStack) -> Browser:
-    browser = Browser()
-    stack.callback(browser.close)
-    return browser
-
-
-@pytest.fixture
-def desk(web: NodeServer, flowers: Flowers) -> Iterator[Desk]:
-    """The service on the database that the open Flower shows, without nodes and jobs."""
-    with web.client() as client:
-        for key in [*client.scan_iter("scheduler:*"), *client.scan_iter("minsched.*")]:
-            client.delete(key)
-        service = MinimalSchedulerService(client)
-        flowers.open.wait_ready()
-        yield Desk(service)
-        assert Checker(Views(client, service.keys)).check() == []
-
-
-@pytest.fixture
-def look(browser: Browser, flowers: Flowers) -> Iterator[Any]:
-    """Opens a page of the open Flower; it has nothing to complain of."""
-    yield lambda page, width=1280: browser.open(f"{flowers.open.root}/minsched/{page}", width)
-    assert browser.errors() == []
 
 
 def data(flower: FlowerProcess, page: str, **headers: str) -> Any:

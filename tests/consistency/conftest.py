@@ -1,0 +1,15 @@
+"""The state that the tests break."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from ..support.world import World
+
+
+@pytest.fixture
+def world(client: redis.Redis) -> World:
+    world = World(client)
+    assert world.check() == []
+    return world

@@ -1,0 +1,207 @@
+"""Jobs that wait: order, priority, delay, revocation and expiry."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+
+from celery_minsched import (
+    Backlogged,
+    EmptyPool,
+    MinimalSchedulerService,
+    NoAvailableNode,
+    NodeMismatch,
+    Settings,
+)
+from celery_minsched.core.models import DispatchResponse
+
+from ..support.desk import Desk
+
+
+class TestWaiting:
+    def test_a_slot_that_frees_goes_to_the_first_in_line(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        running = desk.dispatch()
+        first, second = desk.park("first"), desk.park("second")
+        assert [desk.status(job) for job in (first, second)] == ["waiting", "waiting"]
+        desk.complete(running)
+        assert desk.queue("n1") == ["first"]
+        assert (desk.status(first), desk.status(second)) == ("dispatched", "waiting")
+
+    def test_a_node_that_joins_takes_who_waits(self, desk: Desk) -> None:
+        job = desk.park("message")
+        assert [line.possible for line in desk.views.lines()] == [False]
+        desk.node("n1", 1)
+        assert (desk.queue("n1"), desk.status(job)) == (["message"], "dispatched")
+
+    def test_a_message_is_sent_with_its_job_s_id_in_the_step_that_places_it(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        desk.node("n1", 1)
+        demands = [{"session_id": 'a"\\ü'}, {"session_id": "u2", "due_ts": 10**15}, {"priority": 9}]
+        placed, delayed, waits = desk.send_many(demands, "text")
+        assert [job.chosen_by for job in (placed, delayed, waits)] == [
+            "least_loaded",
+            "delayed",
+            "busy",
+        ]
+        keys = desk.service.keys
+        lists = [
+            keys("node_queue", "n1"),
+            keys("job_queue", delayed.job_id),
+            keys("job_queue", waits.job_id) + keys.suffixes[3],
+        ]
+        assert set(client.keys("minsched.*")) == set(lists)
+        for name, job in zip(lists, (placed, delayed, waits), strict=True):
+            [message] = client.lrange(name, 0, -1)
+            assert json.loads(message) == {"text": "text", "job_id": job.job_id}
+
+    def test_a_call_made_again_sends_nothing_again(self, desk: Desk, client: redis.Redis) -> None:
+        desk.node("n1", 1)
+        demands = [{"task_id": f"t{n}", "token": f"one call {n}"} for n in range(3)]
+        first = desk.send_many(demands)
+        again = desk.send_many(demands)
+        assert [job.job_id for job in again] == [job.job_id for job in first]
+        assert len(desk.queue("n1")) == 1
+        assert sorted(client.llen(key) for key in client.keys("minsched.job.*")) == [1, 1]
+
+    def test_of_many_those_before_the_refused_one_are_sent(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        desk.node("n1", 2)
+        with pytest.raises(EmptyPool):
+            desk.send_many([{}, {"pool": "none", "when_full": "error"}, {}])
+        assert (desk.taken("n1"), len(desk.queue("n1"))) == (1, 1)
+
+    def test_one_without_a_message_cannot_wait(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        assert desk.dispatch(when_full="wait", due_ts=10**15).node_id == "n1"
+        with pytest.raises(NoAvailableNode):
+            desk.dispatch(when_full="wait")
+
+    def test_busy_and_impossible_are_told_apart(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        assert desk.send().chosen_by == "busy"
+        assert desk.send(capabilities=["gpu"]).chosen_by == "impossible"
+        assert desk.send(pool="mt").chosen_by == "impossible"
+
+    def test_a_line_is_bounded(self, client: redis.Redis) -> None:
+        desk = Desk(MinimalSchedulerService(client, Settings(max_waiting=2)))
+        desk.node("n1", 1)
+        desk.dispatch()
+        desk.park(), desk.park()
+        before = client.dbsize()
+        with pytest.raises(Backlogged, match="2 jobs wait"):
+            desk.send()
+        assert client.dbsize() == before
+
+    def test_a_capability_does_not_block_those_behind(self, desk: Desk) -> None:
+        desk.node("plain", 1)
+        desk.node("gpu", 1, caps=["gpu"])
+        desk.dispatch(preferred_node="gpu")
+        running = desk.dispatch()
+        special, plain = desk.park("special", capabilities=["gpu"]), desk.park("plain")
+        desk.complete(running)
+        assert (desk.status(special), desk.status(plain)) == ("waiting", "dispatched")
+        assert desk.queue("plain") == ["plain"]
+
+    def test_priority_then_age(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        running = desk.dispatch()
+        for name, priority in (("low", 9), ("first", 0), ("second", 0)):
+            desk.send(name, priority=priority)
+        order = []
+        for _ in range(3):
+            desk.complete(running)
+            taken = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)
+            running = DispatchResponse(node_id="n1", job_id=taken[0])
+            order.append(desk.take("n1"))
+        assert order == ["first", "second", "low"]
+
+    def test_one_that_floods_stands_behind_itself(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        running = desk.dispatch()
+        for number in range(6):
+            desk.park(f"flood {number}", fairness_key="flood")
+        for number in range(3):
+            desk.park(f"other {number}", fairness_key="other")
+        order = []
+        for _ in range(6):
+            desk.complete(running)
+            job_id = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)[0]
+            running = DispatchResponse(node_id="n1", job_id=job_id)
+            order.append(desk.take("n1"))
+        assert sorted(order) == sorted(f"{who} {n}" for n in range(3) for who in ("flood", "other"))
+
+    def test_lines_that_compete_for_a_slot_take_turns(self, desk: Desk) -> None:
+        desk.node("n1", 1, ["asr", "mt"])
+        running = desk.dispatch()
+        for number in range(3):
+            desk.park(f"asr {number}")
+        for number in range(3):
+            desk.park(f"mt {number}", pool="mt")
+        order = []
+        for _ in range(6):
+            desk.complete(running)
+            job_id = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)[0]
+            running = DispatchResponse(node_id="n1", job_id=job_id)
+            order.append(desk.take("n1").split()[0])
+        assert order in (["asr", "mt"] * 3, ["mt", "asr"] * 3)
+
+    def test_who_requires_a_node_waits_for_it_and_not_when_it_is_gone(self, desk: Desk) -> None:
+        desk.node("a", 1)
+        desk.dispatch(session_id="u1")
+        desk.node("b", 1)
+        job = desk.park("mine", session_id="u1", affinity="require")
+        assert desk.status(job) == "waiting"  # although b is free
+        desk.service.drain_node("a")
+        assert (desk.status(job), desk.queue("b")) == ("dispatched", ["mine"])
+
+    def test_a_delayed_job_holds_no_slot_before_it_is_due(
+        self, desk: Desk, client: redis.Redis
+    ) -> None:
+        desk.node("n1", 1)
+        seconds, micro = client.time()
+        due = seconds * 1000 + micro // 1000 + 3_600_000
+        job = desk.send("later", due_ts=due)
+        assert (job.chosen_by, desk.taken("n1")) == ("delayed", 0)
+        assert 0 < desk.beat("n1").next_due_ms <= 3_600_000
+        client.zadd(desk.service.keys("delayed"), {job.job_id: 1})
+        client.hset(desk.service.keys("job", job.job_id), "due_ts", 1)
+        desk.beat("n1")
+        assert (desk.taken("n1"), desk.queue("n1")) == (1, ["later"])
+
+    def test_revoked_while_it_waits(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        job = desk.park("message", task_id="t1")
+        assert desk.service.revoke_tasks(["t1"], "n1")
+        assert not desk.service.revoke_tasks(["t1"], "n1")
+        assert desk.queue("n1") == ["message"]  # whose worker tells the caller
+        assert (desk.taken("n1"), desk.status(job), desk.views.lines()) == (1, "failed", [])
+        assert desk.service.claim_job(job, "n1") == ("discard", {})
+
+    def test_expired_while_it_waits(self, desk: Desk, client: redis.Redis) -> None:
+        desk.node("n1", 1)
+        desk.dispatch()
+        job = desk.park("message", expires_ts=10)
+        desk.beat("n1")
+        assert (desk.queue("n1"), desk.status(job), desk.views.lines()) == (
+            ["message"],
+            "failed",
+            [],
+        )
+
+    def test_handed_back(self, desk: Desk, client: redis.Redis) -> None:
+        desk.node("a", 1)
+        job = desk.dispatch()
+        desk.node("b", 1)
+        desk.service.drain_node("a")
+        client.lpush(desk.service.keys("job_queue", job.job_id), "again")
+        assert desk.service.place_jobs([job.job_id], handed_back_by="a") == ["dispatched"]
+        assert (desk.taken("a"), desk.taken("b"), desk.queue("b")) == (0, 1, ["again"])
+        with pytest.raises(NodeMismatch):
+            desk.complete(job)
