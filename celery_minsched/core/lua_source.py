@@ -1,18 +1,16 @@
 """Builds the text of each Lua script from its files in ``lua/``.
 
-``-- include: node`` is replaced by the text of ``lua/include/node.lua``, once in a script. Lua and
-Redis set limits to a script, and Redis makes all functions of a script anew at each call:
-
-- Functions that the script does not call are left out. A script that often ends early names the
-  includes that it needs later below the place where it ends.
-- A number with a name in capitals stands in place of its name. Lua allows 200 local names.
+- ``-- include: node`` becomes the text of ``lua/include/node.lua``, once in a script.
+- Functions that the script does not call are left out. Redis creates all functions of a script at
+  each call. So a script that often ends early has its other includes below that point.
+- A name in capitals becomes its number. Lua allows 200 local names in a script.
 - ``key.node_jobs(node_id)`` becomes ``(KEYS[1] .. 'node:jobs:' .. (node_id))``.
 - ``ARGV.node_id`` becomes ``ARGV[2]``, if the header of the script says ``ARGV[2] node_id``.
 
-The header names the arguments after the last single one too: ``ARGV[3...] job_ids``, or with the
-fields of each item ``ARGV[2...] jobs (demand, payload_json)``. In the script, ``#ARGV.jobs`` is the
-number of items, ``for demand, payload_json in ARGV.jobs do`` a loop over them, and
-``{ARGV.job_ids}`` a table of items without fields.
+A script may take items after its single arguments. The header says ``ARGV[3...] job_ids``, or
+``ARGV[2...] jobs (demand, payload_json)`` if each item has several fields. In the script,
+``#ARGV.jobs`` is the number of items, ``for demand, payload_json in ARGV.jobs do`` is a loop over
+them, and ``{ARGV.job_ids}`` is a table of them, if they have no fields.
 """
 
 from __future__ import annotations
@@ -135,12 +133,11 @@ def _without_unused(text: str) -> str:
 
 def _with_numbers(text: str) -> str:
     """``text`` with its numbers in place of their names."""
-    numbers = dict(_NUMBER.findall(text))
-    if not numbers:
+    values = dict(_NUMBER.findall(text))
+    if not values:
         return text
-    return re.sub(
-        rf"\b({'|'.join(numbers)})\b", lambda name: numbers[name[1]], _NUMBER.sub("", text)
-    )
+    any_name = rf"\b({'|'.join(values)})\b"
+    return re.sub(any_name, lambda name: values[name[1]], _NUMBER.sub("", text))
 
 
 def number_arguments(text: str, stated: Arguments) -> str:
@@ -194,5 +191,5 @@ def _spell(key: re.Match[str]) -> str:
         raise ValueError(f"{len(others)} ids expected: {key[0]}")
     parts = ["KEYS[1]" if name in STATE else "KEYS[2]", f"'{first}'"]
     for one, piece in zip(ids, others, strict=True):
-        parts += [f"({one})", f"'{piece}'"]
-    return f"({' .. '.join(part for part in parts if part != chr(39) * 2)})"
+        parts += [f"({one})", f"'{piece}'"] if piece else [f"({one})"]
+    return f"({' .. '.join(parts)})"

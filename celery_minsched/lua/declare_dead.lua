@@ -1,6 +1,6 @@
 -- include: maintenance
--- Marks a node dead before node_ttl has passed. An operator uses it for a node that is known to be gone. The node leaves
--- dispatch. The next heartbeat of another node starts its rescue.
+-- Marks a node dead before node_ttl has passed. An operator uses it for a node that is known to be gone. The node
+-- leaves dispatch. The next heartbeat of another node starts its rescue.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

@@ -1,6 +1,6 @@
 -- include: place
--- Moves the message of a job from its node to the job's own list, in one step. If the job has ended, decides what
--- becomes of the message, since no node searches for it there.
+-- Moves the message of a job from its node to the job's own list, in one step. If the job has ended, the message
+-- is deleted, or it waits for a node that reports the end.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

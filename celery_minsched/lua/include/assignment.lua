@@ -3,7 +3,7 @@
 -- virtual time, then by age. A node in several pools compares the priorities first. Among pools with the same priority,
 -- it serves the pool that it served longest ago.
 
--- The most that one call does. A heartbeat continues.
+-- Limits of one call. A later heartbeat continues.
 local line_reads_left = 2000  -- indexes read, and lines read in vain
 local nodes_left = 256
 local moves_left = 100        -- jobs moved from lines, or from the delayed jobs, to nodes

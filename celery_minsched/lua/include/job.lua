@@ -21,7 +21,7 @@ local function read_job(job_id)
   return job
 end
 
--- A heartbeat finds the jobs at no node that have expired.
+-- Records when the job expires. A heartbeat discards expired jobs that are at no node.
 local function schedule_expiry(job)
   if job.expires_ts ~= '0' then redis.call('ZADD', key.expiring(), job.expires_ts, job.id) end
 end
@@ -65,7 +65,7 @@ end
 -- Moves the job's message to a node's queue. That is one list for all priorities, since each of its jobs has a slot.
 local function move_message(job, node_id) move_next_message(own_list(job), node_id) end
 
--- Counts the job by its status, or as `counted_as`.
+-- Records how the job ended. Counts it by its status, or as `counted_as`.
 local function end_job(job, status, reason, counted_as)
   increment_counter(job.pool or '', counted_as or status)
   redis.call('HSET', key.job(job.id), 'status', status, 'reason', reason, 'ended_ts', NOW)

@@ -35,8 +35,8 @@ end
 
 local function job_of_entry(queue_entry) return string.match(queue_entry, ' (.*)$') or '' end
 
--- The places of a line's first job in pools. If a pool has come to serve the job's language pair since, the job gets
--- its virtual time in that pool now.
+-- The places of a line's first job in pools. A pool may serve the job's language pair only since the job joined. Then
+-- the job gets its virtual time in that pool now.
 local function places_in(pools, line, queue_entry, place)
   local places, pool_selector = {}, parse_line(line)
   if parse_selector(pool_selector) then

@@ -1,8 +1,8 @@
 -- include: maintenance_due
 -- include: discard
 -- include: reindex
--- Maintenance that no event starts. Each heartbeat does a bounded amount of each kind. include/maintenance_due.lua
--- checks first whether there is any: add a new kind of work there too.
+-- Maintenance that no event triggers. Each heartbeat does a bounded amount of each kind, if include/maintenance_due.lua
+-- finds that some is due. A new kind of work needs a check there too.
 
 local MOST_SWEPT = 50      -- nodes
 local indexes_left = 1000  -- indexes of the nodes that this call marks dead or forgets

@@ -51,7 +51,7 @@ local index_writes = 0
 
 -- Puts the node into the free sets of its indexes while it is online, not draining and has a free slot. Else removes it
 -- from them. Every script that changes a node calls this. Returns the number of taken slots, and when the node was last
--- chosen, after the base.
+-- chosen, as a count after the base.
 local function update_free_sets(node_id)
   local taken = redis.call('ZCARD', key.node_jobs(node_id))
   local node = redis.call('HMGET', key.node_info(node_id),
@@ -148,8 +148,7 @@ local function takes_jobs(node_id)
   return node[1] == 'true' and node[2] ~= 'true' and has_recent_heartbeat(node_id, node[3]) and number(node[4])
 end
 
--- The pools and language pairs whose mapping differs from that before this call, by both names. See
--- include/reindex.lua.
+-- The mappings of language pairs to pools that this call has changed, by both names. See include/reindex.lua.
 local changed_pairs = {}
 
 local function record_pair_change(pool, pair)

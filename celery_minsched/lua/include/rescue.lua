@@ -28,7 +28,7 @@ local function enqueue_rescue(node_id)
   redis.call('ZADD', key.rescues(), 'NX', NOW, node_id)
 end
 
--- Has the node no record, or was it found silent?
+-- Is there no record of the node, or was it found silent?
 local function is_absent(node_id)
   if redis.call('EXISTS', key.node_info(node_id)) == 0 then return true end
   return tonumber(redis.call('ZSCORE', key.nodes(), node_id) or 0) < 0
@@ -89,7 +89,7 @@ local function jobs_by_age(node_id, before)
   return jobs
 end
 
--- Decides about the jobs of a node whose lease ended before `before`, when no message is left at the node:
+-- Decides about a node's jobs with a lease that ends before `before`. No message is left at the node.
 -- - A job with a message in its own list is placed.
 -- - A job that was dispatched and whose lease is still valid keeps its slot: its message may be on the way.
 -- - Any other job is lost.
