@@ -1,5 +1,5 @@
 -- include: line_index
--- Counts the jobs that wait for a demand again.
+-- Corrects the number of jobs that wait for a demand.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua

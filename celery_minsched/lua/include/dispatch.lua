@@ -2,7 +2,7 @@
 -- The dispatch of one job. It finds the least-loaded node for the demand, takes a slot, records the job and the
 -- session, and sends the message to the node's queue. If no slot is free, the job waits or is refused.
 
--- Limits of one call: Redis serves no other client meanwhile. Python sends no more jobs, see core/paging.py.
+-- Limits of one call: Redis serves no other client meanwhile. Python reads MOST_JOBS here.
 local MOST_JOBS = 100
 local MOST_WRITES = 5000  -- to the free sets of nodes
 
