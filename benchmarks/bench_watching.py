@@ -33,8 +33,8 @@ from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.metrics import SchedulerCollector
 from celery_minsched.monitor.queries import Views
 from celery_minsched.monitor.snapshot import look as look_at
-from celery_minsched.web.answers import ANSWERS
-from celery_minsched.web.paging import FIRST
+from celery_minsched.web.pages import PAGES
+from celery_minsched.web.table_request import FIRST_ROWS
 from tests.support.server import Server
 
 NODES, SLOTS, IN_LINE = 1000, 8, 2000
@@ -51,7 +51,7 @@ def top(views: Views) -> None:
 def page(views: Views) -> None:
     """What the pages read, if all are open."""
     for name in ("nodes", "pools", "waiting", "events"):
-        ANSWERS[name](views, "", FIRST)
+        PAGES[name](views, "", FIRST_ROWS)
 
 
 def prometheus(views: Views) -> None:

@@ -19,8 +19,8 @@ from benchmarks.workers import ROOT
 from celery_minsched import DispatchRequest
 from celery_minsched.monitor.metrics import SchedulerCollector
 from celery_minsched.monitor.queries import Views
-from celery_minsched.web.answers import ANSWERS
-from celery_minsched.web.paging import FIRST
+from celery_minsched.web.pages import PAGES
+from celery_minsched.web.table_request import FIRST_ROWS
 from tests.support.fleet import app_environment
 
 POOLS, SLOTS = names("pool-", 20), 4
@@ -37,7 +37,7 @@ def page(name: str) -> Look:
 
 
 def _answer(name: str, views: Views) -> None:
-    json.dumps(ANSWERS[name](views, "", FIRST))
+    json.dumps(PAGES[name](views, "", FIRST_ROWS))
 
 
 def scrape(fleet: Fleet) -> None:

@@ -1,1 +1,1 @@
-"""Pages about nodes, pools and what waits, inside Flower: ``celery -A app minsched flower``."""
+"""Pages for Flower: ``celery -A app minsched flower``."""

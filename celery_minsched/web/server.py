@@ -1,8 +1,8 @@
-"""Flower with our pages in it: the one module that knows how Flower is put together.
+"""Runs Flower with the scheduler's pages.
 
-Only public names of Flower and tornado serve, none is patched (seen in Flower 2.2, tornado 6.6).
-``add_handlers`` puts our routes before Flower's own. A ``template_loader`` holds Flower's templates
-and ours, and gives the navigation bar, which every page of Flower includes, one tab more.
+The module uses only public names of Flower and tornado and patches nothing (seen in Flower 2.2,
+tornado 6.6). ``add_handlers`` puts the scheduler's routes before Flower's own routes. A
+``template_loader`` holds the templates of both, and adds a tab to Flower's navigation bar.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TAB = """
 
 
 def serve(ctx: click.Context, argv: tuple[str, ...]) -> None:
-    """Run Flower until it is stopped: what ``flower.command.flower`` does, with our pages."""
+    """Run Flower until it stops. Does the same as ``flower.command.flower``, with more pages."""
     if ctx.parent and ctx.parent.parent:  # ``celery``, then ``minsched``
         command.warn_about_celery_args_used_in_flower_command(ctx.parent, argv)
     command.apply_env_options()
@@ -61,7 +61,7 @@ def serve(ctx: click.Context, argv: tuple[str, ...]) -> None:
 
 
 def build(app: Celery, options: Any, settings: dict[str, Any]) -> Flower:
-    """A Flower that has our pages, behind its own authentication and url prefix."""
+    """A Flower with the scheduler's pages behind its authentication and its URL prefix."""
     loader = templates(Path(settings["template_path"]))
     flower = Flower(capp=app, options=options, **{**settings, "template_loader": loader})
     prefix = options.url_prefix
@@ -70,10 +70,10 @@ def build(app: Celery, options: Any, settings: dict[str, Any]) -> Flower:
     return flower
 
 
-def templates(flowers: Path) -> DictLoader:
-    """Flower's templates by their names, and ours as ``/minsched/<name>``."""
-    found = {path.name: path.read_text() for path in flowers.glob("*.html")}
-    found |= {f"/minsched/{path.name}": path.read_text() for path in TEMPLATES.glob("*.html")}
-    before, end, after = found["navbar.html"].partition("</ul>")
-    found["navbar.html"] = before + TAB + end + after
-    return DictLoader(found)
+def templates(directory: Path) -> DictLoader:
+    """Flower's templates from ``directory``, and the scheduler's as ``/minsched/<name>``."""
+    texts = {path.name: path.read_text() for path in directory.glob("*.html")}
+    texts |= {f"/minsched/{path.name}": path.read_text() for path in TEMPLATES.glob("*.html")}
+    before, end, after = texts["navbar.html"].partition("</ul>")
+    texts["navbar.html"] = before + TAB + end + after
+    return DictLoader(texts)

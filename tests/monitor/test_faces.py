@@ -19,7 +19,7 @@ import yaml
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.explain import why
 from celery_minsched.monitor.models import NODE_STATES
-from celery_minsched.web.answers import RANK, nodes
+from celery_minsched.web.nodes_page import STATE_ORDER, nodes_page
 
 from ..support.commands import run_with
 from ..support.desk import Desk, silence
@@ -152,11 +152,11 @@ def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> N
 
 
 def test_pages_know_every_state_and_event(desk: Desk) -> None:
-    rows = nodes(desk.views, "")["tables"]["nodes"] if every_state(desk) else []
+    rows = nodes_page(desk.views, "")["tables"]["nodes"] if every_state(desk) else []
     assert {row["state"] for row in rows} == set(SOUND_STATES)
-    assert nodes(desk.views, "")["texts"]["dead"] == "2"  # the stuck node, too
+    assert nodes_page(desk.views, "")["texts"]["dead"] == "2"  # the stuck node, too
     static = ROOT / "celery_minsched" / "web" / "static"
-    assert set(RANK) == set(NODE_STATES)
+    assert set(STATE_ORDER) == set(NODE_STATES)
     styled = re.findall(r'data-state="(\w+)"', (static / "minsched.css").read_text())
     kinds = {"node_joined", "node_stopping", "node_stuck", "node_recovered", "node_died"}
     assert {*NODE_STATES, *kinds} - {"left"} <= set(styled)

@@ -13,7 +13,7 @@ from celery import Celery
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.consistency.repair import repair
 from celery_minsched.monitor.queries import Views
-from celery_minsched.web.answers import ANSWERS
+from celery_minsched.web.events_page import events_page
 
 from ..support.commands import run_with
 from ..support.desk import Desk, silence
@@ -185,7 +185,7 @@ def test_an_event_of_the_far_future_is_shown(
     """Its time fits a browser's and Python's dates, and the events before it are shown too."""
     desk.node("n1")
     spoil(client)
-    table: Any = ANSWERS["events"](Views(client, desk.service.keys), "")
+    table: Any = events_page(Views(client, desk.service.keys))
     first, second = table["tables"]["events"]
     assert (second["state"], second["fields"]) == ("node_joined", {"node": "n1"})
     assert desk.views.now() < first["ts"] <= 8.64e15

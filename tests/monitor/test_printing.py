@@ -17,8 +17,9 @@ from celery_minsched.cli.output import Terminal, table
 from celery_minsched.core.models import DispatchRequest
 from celery_minsched.monitor.metrics import MOST_EMPTY_POOLS
 from celery_minsched.monitor.queries import Views
-from celery_minsched.web.answers import MOST_NAMES, MOST_TEXT, answer_of
-from celery_minsched.web.paging import FIRST
+from celery_minsched.web.page_data import MAX_NAMES, MAX_TEXT
+from celery_minsched.web.pages import page_data
+from celery_minsched.web.table_request import FIRST_ROWS
 from node_agent.cli import _explained
 
 from ..support.desk import Desk
@@ -117,12 +118,12 @@ def test_a_page_sends_bounded_lists_and_texts(desk: Desk) -> None:
     client.xadd("scheduler:events", {f"f{n}": "x" * 100_000 for n in range(100)})
 
     def ask(page: str, of: str = "") -> str:
-        return json.dumps(answer_of(page, Views(client, views.keys), of, FIRST))
+        return json.dumps(page_data(page, Views(client, views.keys), of, FIRST_ROWS))
 
     [row] = json.loads(ask("nodes"))["tables"]["nodes"]
-    assert len(row["capabilities"]) == MOST_NAMES + 1
+    assert len(row["capabilities"]) == MAX_NAMES + 1
     assert row["capabilities"][-1] == "… and 40 more"
     assert "… and 40 more" in json.loads(ask("node", "n1"))["texts"]["capabilities"]
     pools = json.loads(ask("pools"))["tables"]["pools"]
-    assert [len(pool["langs"]) for pool in pools] == [0, MOST_NAMES + 1]
-    assert len(ask("events")) < 25 * (MOST_TEXT + 100)
+    assert [len(pool["langs"]) for pool in pools] == [0, MAX_NAMES + 1]
+    assert len(ask("events")) < 25 * (MAX_TEXT + 100)

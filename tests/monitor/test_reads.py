@@ -16,8 +16,10 @@ from celery_minsched.monitor.line_queries import MOST_LINES
 from celery_minsched.monitor.metrics import MOST_DEMANDS, OTHER
 from celery_minsched.monitor.queries import Views
 from celery_minsched.monitor.snapshot import count, look
-from celery_minsched.web.answers import nodes, pools, waiting
-from celery_minsched.web.paging import FIRST, MOST_ROWS, Asked
+from celery_minsched.web.nodes_page import nodes_page
+from celery_minsched.web.pools_page import pools_page
+from celery_minsched.web.table_request import FIRST_ROWS, MAX_ROWS, TableRequest
+from celery_minsched.web.waiting_page import waiting_page
 
 from ..support.commands import run_with
 from ..support.desk import Desk
@@ -32,9 +34,9 @@ FACES: dict[str, Callable[[Views], object]] = {
     "exporter": scrape,
     "top": look,
     "top, before": count,
-    "nodes page": nodes,
-    "pools page": pools,
-    "waiting page": waiting,
+    "nodes page": nodes_page,
+    "pools page": pools_page,
+    "waiting page": waiting_page,
     "jobs": lambda views: views.jobs(100),
     "waiting jobs": lambda views: views.jobs(100, status="waiting"),
     "lines": lambda views: views.lines(MOST_LINES),
@@ -106,7 +108,7 @@ def test_totals_count_all_lines(crowd: Any) -> None:
     snapshot = look(views)
     assert (snapshot.waiting, snapshot.line_count) == (total, MANY + 1)
     assert len(snapshot.lines) == MOST_LINES
-    assert nodes(views)["texts"]["waiting"] == f"{total:,}"
+    assert nodes_page(views)["texts"]["waiting"] == f"{total:,}"
     said = scrape(views)
     demanded = said.of("minsched_waiting_jobs")
     assert len(demanded) == MOST_DEMANDS + 1
@@ -130,26 +132,26 @@ def test_a_line_is_possible_if_one_node_of_its_pools_has_all_capabilities(crowd:
 
 def test_the_waiting_page_shows_a_part_of_the_lines(crowd: Any) -> None:
     views = crowd[0].views
-    first = waiting(views)
+    first = waiting_page(views)
     rows = first["tables"]["lines"]
-    assert (len(rows), first["numbers"]["lines"]) == (FIRST.limit, [MOST_LINES, MANY + 1])
+    assert (len(rows), first["numbers"]["lines"]) == (FIRST_ROWS.limit, [MOST_LINES, MANY + 1])
     assert first["texts"]["lines"] == f"the first {MOST_LINES:,} of {MANY + 1:,}"
     assert first["texts"]["waiting"] == f"{MANY + 10:,}"
-    assert len(first["tables"]["jobs"]) <= MOST_ROWS
-    second = waiting(views, "", Asked(offset=50, limit=100))["tables"]["lines"]
+    assert len(first["tables"]["jobs"]) <= MAX_ROWS
+    second = waiting_page(views, "", TableRequest(offset=50, limit=100))["tables"]["lines"]
     assert len(second) == 100
     assert not {row["id"] for row in rows} & {row["id"] for row in second}
-    found = waiting(views, "", Asked(find="ZH:en CAP-2,"))
+    found = waiting_page(views, "", TableRequest(find="ZH:en CAP-2,"))
     assert 0 < (number := found["numbers"]["lines"][0]) < MANY
     assert found["texts"]["lines"] == f"{number:,} found, of {MANY + 1:,}"
     for row in found["tables"]["lines"]:
         assert row["asks_for"].startswith("zh:en, ")
         assert "cap-2" in row["asks_for"]
-    none = waiting(views, "", Asked(find="*"))
+    none = waiting_page(views, "", TableRequest(find="*"))
     assert none["numbers"]["lines"] == [0, MANY + 1]
-    [most, *_] = waiting(views, "", Asked(find="asr//", sort="jobs", descending=True))["tables"][
-        "lines"
-    ]
+    [most, *_] = waiting_page(views, "", TableRequest(find="asr//", sort="jobs", descending=True))[
+        "tables"
+    ]["lines"]
     assert (most["id"], most["waiting"]) == ("asr//", 10)
 
 
@@ -185,17 +187,22 @@ class TestPaging:
 
     def test_a_page_of_nodes(self, fleet: Desk) -> None:
         def ids(**asked: Any) -> list[str]:
-            return [row["id"] for row in nodes(fleet.views, "", Asked(**asked))["tables"]["nodes"]]
+            return [
+                row["id"]
+                for row in nodes_page(fleet.views, "", TableRequest(**asked))["tables"]["nodes"]
+            ]
 
         assert ids(limit=3) == ["n7", "n0", "n1"]  # the stuck one first, then by number
         assert ids(offset=118) == ["n118", "n119"]
         assert ids(find="GPU n1", limit=200) == ["n10", "n100", "n110"]
         assert ids(sort="node", descending=True, limit=2) == ["n119", "n118"]
-        assert nodes(fleet.views, "", Asked(find="gpu"))["numbers"] == {"nodes": [12, 120]}
-        assert nodes(fleet.views)["texts"]["nodes"] == "119 / 120"
+        assert nodes_page(fleet.views, "", TableRequest(find="gpu"))["numbers"] == {
+            "nodes": [12, 120]
+        }
+        assert nodes_page(fleet.views)["texts"]["nodes"] == "119 / 120"
 
     def test_a_page_of_pools(self, fleet: Desk) -> None:
-        answer = pools(fleet.views, "", Asked(offset=1, limit=2, sort="pool"))
+        answer = pools_page(fleet.views, "", TableRequest(offset=1, limit=2, sort="pool"))
         assert [row["id"] for row in answer["tables"]["pools"]] == ["p0", "p1"]
         assert answer["numbers"] == {"pools": [121, 121]}
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from celery_minsched.web.handlers import _answer
-from celery_minsched.web.paging import FIRST
+from celery_minsched.web.handlers import data_or_error
+from celery_minsched.web.table_request import FIRST_ROWS
 
 from ..support.commands import run_with
 from ..support.scene import Scene, scrape
@@ -98,7 +98,7 @@ def test_a_layout_that_is_no_number_is_an_error_that_names_the_key(scene: Scene)
         assert "minsched_up 0.0" in scrape(scene.app)
         assert (
             "scheduler:layout"
-            in _answer("nodes", lambda: scene.app.minsched.views, "", FIRST)["error"]
+            in data_or_error("nodes", lambda: scene.app.minsched.views, "", FIRST_ROWS)["error"]
         )
 
 

@@ -14,9 +14,9 @@ from celery_minsched import MinimalSchedulerService, Settings
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.consistency.violation import Violation
 from celery_minsched.monitor.metrics import SchedulerCollector
-from celery_minsched.web.answers import ANSWERS
-from celery_minsched.web.handlers import _answer
-from celery_minsched.web.paging import Asked
+from celery_minsched.web.handlers import data_or_error
+from celery_minsched.web.pages import PAGES
+from celery_minsched.web.table_request import TableRequest
 
 from .commands import run_with
 from .desk import Desk
@@ -37,7 +37,10 @@ CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 #: Parts of a page's table.
-ASKED = (Asked(), *(Asked(sort=order, descending=True) for order in ("state", "slots", "load")))
+ASKED = (
+    TableRequest(),
+    *(TableRequest(sort=order, descending=True) for order in ("state", "slots", "load")),
+)
 
 State = list[tuple[bytes, int, bytes]]
 
@@ -69,11 +72,11 @@ def answers(app: Celery, looks: tuple[str, ...] = LOOKS) -> Iterator[tuple[str, 
         if look.endswith("--json") and result.exit_code != 2:
             json.loads(result.stdout)
         yield look, result.output
-    for page in ANSWERS:
+    for page in PAGES:
         for asked in ASKED:
             of = {"node": "n1", "why": "t-waiting"}.get(page, "")
-            answer = _answer(page, lambda: app.minsched.views, of, asked)
-            assert "cannot be read" not in answer.get("error", ""), (page, answer)
+            answer = data_or_error(page, lambda: app.minsched.views, of, asked)
+            assert "records are unreadable" not in answer.get("error", ""), (page, answer)
             yield f"page {page}", json.dumps(answer)
     yield "scrape", scrape(app)
 

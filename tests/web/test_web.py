@@ -345,7 +345,7 @@ def test_a_page_says_that_redis_is_away_and_goes_on_when_it_is_back(
     look("nodes")
     web.stop(signal.SIGKILL)
     try:
-        browser.wait_text("#minsched-error", "The scheduler cannot be asked")
+        browser.wait_text("#minsched-error", "The scheduler does not answer")
         browser.wait_text("#minsched-status", "Update failed")
     finally:
         web.start()

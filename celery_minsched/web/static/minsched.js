@@ -1,17 +1,17 @@
-// Fills the page from its data every two seconds, with the DataTables that Flower brings along.
-// A hidden tab asks for nothing. Every text from the data goes through `text` or textContent.
+// Updates the page every two seconds, with the DataTables of Flower. A hidden tab does not update.
+// Each text from the data passes through `text` or textContent, which escape it.
 (function () {
     "use strict";
 
-    const PAUSE = 2000;  // ms between two looks
-    const PATIENCE = 10000;  // ms for an answer
-    const ROWS = 50;  // of a table, on a page
+    const INTERVAL = 2000;  // ms between two updates
+    const TIMEOUT = 10000;  // ms for an answer
+    const ROWS = 50;  // of a table on one page
 
     const page = document.getElementById("minsched");
     const {source, pages, actions, refresh} = page.dataset;
     const tables = new Map();
     let timer = 0;
-    let looks = 0;
+    let updates = 0;
 
     // ---- cells ----
 
@@ -30,7 +30,7 @@
         return `${Math.floor(s / 3600)} h${part(Math.floor(s % 3600 / 60), "min")}`;
     }
 
-    const ago = (seconds) => `${age(seconds).split(" ", 2).join(" ")} ago`;  // its largest unit will do
+    const ago = (seconds) => `${age(seconds).split(" ", 2).join(" ")} ago`;  // only the largest unit
 
     function slots(row) {
         const share = row.slots ? Math.min(row.taken / row.slots, 1) * 100 : 0;
@@ -45,7 +45,7 @@
         return bars.join(" ") || missing;
     }
 
-    // ---- columns: what to show, and what to sort and search by where that is another thing ----
+    // ---- columns: `show` makes the cell, `by` its sort key if that differs ----
 
     const natural = (id) => String(id).replace(/\d+/g, (digits) => digits.padStart(12, "0"));
 
@@ -61,7 +61,7 @@
         };
     }
 
-    // Of a table of which Flower sends the rows asked for, and sorts them by the column's name.
+    // A column of a paged table. The server sorts the rows by the column's name.
     const named = (name, title, show, className) => ({...column(title, show, null, className), name});
 
     const wide = "minsched-wide";
@@ -134,10 +134,10 @@
     };
     const ORDER = {nodes: [[1, "asc"], [0, "asc"]], pools: [[0, "asc"]], lines: [[3, "desc"]]};
 
-    // DataTables takes data attributes for options of its own, so ours have other names than these.
+    // DataTables reads some data attributes as its own options. These attributes have other names.
     function makeTable(element) {
         const name = element.dataset.table, searches = "find" in element.dataset;
-        const table = {shown: "", asked: null, deliver: null, answer: null};
+        const table = {shown: "", request: null, deliver: null, answer: null};
         tables.set(name, table);
         table.api = $(element).DataTable({
             columns: COLUMNS[element.dataset.as || name],
@@ -149,7 +149,7 @@
             searching: searches,
             searchDelay: 300,
             dom: searches ? "ftip" : "tip",
-            ...("paged" in element.dataset ? {serverSide: true, ajax: (...request) => ask(table, ...request)} : {}),
+            ...("paged" in element.dataset ? {serverSide: true, ajax: (...request) => requestRows(table, ...request)} : {}),
             language: {
                 info: "_START_ to _END_ of _TOTAL_",
                 infoEmpty: "",
@@ -166,18 +166,18 @@
         });
     }
 
-    // ---- paging: DataTables asks for rows, and the next look brings them ----
+    // ---- paging: DataTables requests rows, and the next update delivers them ----
 
-    function ask(table, request, deliver) {
-        table.asked = request;
+    function requestRows(table, request, deliver) {
+        table.request = request;
         table.deliver = deliver;
-        if (table.answer) { give(table); } else if (looks) { look(); }
+        if (table.answer) { deliverRows(table); } else if (updates) { update(); }
     }
 
-    function give(table) {
+    function deliverRows(table) {
         const {deliver, answer} = table;
         table.deliver = table.answer = null;
-        deliver({...answer, draw: table.asked.draw});
+        deliver({...answer, draw: table.request.draw});
     }
 
     function fillPaged(table, rows, [recordsFiltered, recordsTotal]) {
@@ -186,19 +186,19 @@
         table.shown = now;
         table.answer = {data: rows, recordsFiltered, recordsTotal};
         if (table.deliver) {
-            give(table);
+            deliverRows(table);
         } else {
             table.api.draw(false);
         }
-        if (!rows.length && recordsFiltered && table.asked.start) {  // the page is gone
+        if (!rows.length && recordsFiltered && table.request.start) {  // the page does not exist any more
             table.api.page("first").draw("page");
         }
     }
 
     function query() {
-        const asked = [...tables.values()].map((table) => table.asked).find(Boolean);
-        if (!asked) { return ""; }
-        const {columns, order: [by], search, start, length} = asked;
+        const request = [...tables.values()].map((table) => table.request).find(Boolean);
+        if (!request) { return ""; }
+        const {columns, order: [by], search, start, length} = request;
         return "&" + new URLSearchParams({
             offset: start, limit: length, find: search.value,
             ...(by ? {sort: columns[by.column].name, descending: by.dir === "desc" ? 1 : 0} : {})
@@ -207,19 +207,19 @@
 
     // ---- filling ----
 
-    const FORMS = {
-        age: (place, value) => { place.textContent = age(value); },
-        ago: (place, value) => { place.textContent = ago(value); },
-        state: (place, value) => { place.textContent = value; place.dataset.state = value; },
-        node: (place, value) => { place.innerHTML = value ? node(value) : ""; }
+    const FORMATS = {
+        age: (element, value) => { element.textContent = age(value); },
+        ago: (element, value) => { element.textContent = ago(value); },
+        state: (element, value) => { element.textContent = value; element.dataset.state = value; },
+        node: (element, value) => { element.innerHTML = value ? node(value) : ""; }
     };
 
     function fill(answer) {
         Object.entries(answer.texts || {}).forEach(([name, value]) => {
-            page.querySelectorAll(`[data-text="${name}"]`).forEach((place) => {
-                const put = FORMS[place.dataset.form];
-                if (put) { put(place, value); } else { place.textContent = value === "" ? "—" : value; }
-                const row = place.closest(".detail-row");
+            page.querySelectorAll(`[data-text="${name}"]`).forEach((element) => {
+                const format = FORMATS[element.dataset.form];
+                if (format) { format(element, value); } else { element.textContent = value === "" ? "—" : value; }
+                const row = element.closest(".detail-row");
                 if (row) { row.hidden = value === ""; }
             });
         });
@@ -246,71 +246,71 @@
     }
 
     function keepFocus(focused) {
-        if (focused.action && !document.activeElement.dataset.action) {  // a button that had the keyboard keeps it
+        if (focused.action && !document.activeElement.dataset.action) {  // keep the keyboard on the same button
             page.querySelector(`[data-action="${focused.action}"][data-of="${CSS.escape(focused.of)}"]`)?.focus();
         }
     }
 
-    function tell(works, status, error) {
+    function showStatus(works, status, error) {
         document.getElementById("minsched-dot").className =
             `status-dot status-dot-${works ? "live" : "error"}`;
         document.getElementById("minsched-status").textContent = status;
-        const place = document.getElementById("minsched-error");
-        place.hidden = !error;
-        place.textContent = error || "";
+        const element = document.getElementById("minsched-error");
+        element.hidden = !error;
+        element.textContent = error || "";
     }
 
-    // A full address, without the password that the page's own may have: none to fetch from.
+    // fetch refuses an address with a password, and the page's own address can have one.
     const at = (path) => new URL(path, window.location.origin).href;
 
-    async function look() {
+    async function update() {
         window.clearTimeout(timer);
         timer = 0;
-        const number = ++looks;
+        const number = ++updates;
         try {
             const answer = await fetch(at(source + query()), {
                 headers: {Accept: "application/json"},
-                signal: AbortSignal.timeout(PATIENCE)
+                signal: AbortSignal.timeout(TIMEOUT)
             });
-            if (number !== looks) { return; }  // a later one asks for other rows
+            if (number !== updates) { return; }  // a newer update requests other rows
             if (!(answer.headers.get("Content-Type") || "").startsWith("application/json")) {
-                tell(false, "Update failed", `Flower answered ${answer.status}. Reload the page.`);
+                showStatus(false, "Update failed", `Flower answered ${answer.status}. Reload the page.`);
             } else if (!answer.ok) {
-                tell(false, "Update failed", (await answer.json()).error);
+                showStatus(false, "Update failed", (await answer.json()).error);
             } else if (!document.getSelection().isCollapsed && ![...tables.values()].some((table) => table.deliver)) {
-                tell(true, "Held while text is selected");
+                showStatus(true, "Paused while text is selected");
             } else {
                 fill(await answer.json());
-                tell(true, `Updated ${new Date().toLocaleTimeString()}`);
+                showStatus(true, `Updated ${new Date().toLocaleTimeString()}`);
             }
         } catch (error) {
-            if (number !== looks) { return; }
-            tell(false, "Update failed", "Flower does not answer. Does it run, and are you logged in?");
+            if (number !== updates) { return; }
+            showStatus(false, "Update failed", "Flower does not answer. Check that it runs and that you are logged in.");
         }
-        later();
+        scheduleUpdate();
     }
 
-    function later() {
+    function scheduleUpdate() {
         if (refresh === "1" && !document.hidden && !timer) {
-            timer = window.setTimeout(look, PAUSE);
+            timer = window.setTimeout(update, INTERVAL);
         }
     }
 
     document.addEventListener("visibilitychange", () => {
         window.clearTimeout(timer);
         timer = 0;
-        if (!document.hidden && refresh === "1") { look(); }
+        if (!document.hidden && refresh === "1") { update(); }
     });
 
-    // $.ajax, since Flower's script has it send the token against requests from other sites.
+    // Flower's script makes $.ajax send the token that protects against other sites.
     page.addEventListener("click", (event) => {
         const {action, of} = event.target.dataset;
         if (!action) { return; }
         $.ajax({type: "POST", url: at(actions + action), data: {of}})
-            .done(look)
-            .fail((answer) => tell(false, "Refused", answer.responseText || "Flower does not answer."));
+            .done(update)
+            .fail((answer) => showStatus(false, "Refused", answer.responseText || "Flower does not answer."));
     });
 
     page.querySelectorAll("table[data-table]").forEach(makeTable);
-    look();
+    update();
 }());
