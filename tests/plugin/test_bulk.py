@@ -1,4 +1,4 @@
-"""``dispatch_many`` sends the messages that ``apply_async`` sends, however it makes them."""
+"""``dispatch_many`` sends the same messages as ``apply_async``."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stamped(signature: Signature) -> Signature:
 
 
 def many(app: Celery) -> list[Signature]:
-    """Some that are alike, and all that can make them differ."""
+    """Similar signatures, and signatures that differ in each option that Celery knows."""
     add, typeless = app.tasks["add"], app.tasks["typeless"]
     return [
         *(add.s(number, y=number * 2) for number in range(4)),
@@ -69,7 +69,7 @@ def many(app: Celery) -> list[Signature]:
     ]
 
 
-def test_the_messages_are_those_of_apply_async(app: Celery, client: redis.Redis) -> None:
+def test_the_messages_equal_the_messages_of_apply_async(app: Celery, client: redis.Redis) -> None:
     for signature in many(app):
         if "compression" not in signature.options:
             signature.apply_async()
@@ -82,7 +82,7 @@ def test_the_messages_are_those_of_apply_async(app: Celery, client: redis.Redis)
     assert len({result.id for result in results}) == len(results)
 
 
-def test_a_result_is_that_of_its_task(app: Celery, client: redis.Redis) -> None:
+def test_each_result_belongs_to_its_own_task(app: Celery, client: redis.Redis) -> None:
     add = app.tasks["add"]
     results = app.minsched.dispatch_many(
         [add.s(number).set(ignore_result=number > 3) for number in range(7)]
@@ -98,22 +98,22 @@ def test_a_result_is_that_of_its_task(app: Celery, client: redis.Redis) -> None:
         assert type(result) is type(add.AsyncResult("x"))
 
 
-def test_who_listens_to_a_publish_hears_of_each(app: Celery) -> None:
-    heard: list[Any] = []
+def test_before_task_publish_is_sent_for_each_task(app: Celery) -> None:
+    published: list[Any] = []
 
-    def hear(body: Any, headers: dict[str, Any], **_: Any) -> None:
-        heard.append(body[0])
-        headers["mine"] = len(heard)
+    def on_publish(body: Any, headers: dict[str, Any], **_: Any) -> None:
+        published.append(body[0])
+        headers["mine"] = len(published)
 
-    signals.before_task_publish.connect(hear, sender="add")
+    signals.before_task_publish.connect(on_publish, sender="add")
     try:
         app.minsched.dispatch_many([app.tasks["add"].s(number) for number in range(4)])
     finally:
-        signals.before_task_publish.disconnect(hear, sender="add")
-    assert heard == [(0,), (1,), (2,), (3,)]
+        signals.before_task_publish.disconnect(on_publish, sender="add")
+    assert published == [(0,), (1,), (2,), (3,)]
 
 
-def test_wrong_arguments_are_refused_before_anything_of_the_batch_is_sent(
+def test_wrong_arguments_raise_before_the_batch_sends_a_message(
     app: Celery, client: redis.Redis
 ) -> None:
     add = app.tasks["add"]
@@ -122,7 +122,7 @@ def test_wrong_arguments_are_refused_before_anything_of_the_batch_is_sent(
     assert sent(client) == []
 
 
-def test_the_first_refusal_ends_a_batch(app: Celery, client: redis.Redis) -> None:
+def test_the_first_refused_dispatch_ends_a_batch(app: Celery, client: redis.Redis) -> None:
     app.minsched.scheduler.register_node(
         RegisterNodeRequest(node_id="n1", max_jobs=3, pools_json='["asr"]')
     )
@@ -135,50 +135,51 @@ def test_the_first_refusal_ends_a_batch(app: Celery, client: redis.Redis) -> Non
 
 
 @pytest.mark.parametrize("at", [50, 150, 299])
-def test_what_breaks_while_a_hundred_is_on_its_way_costs_nothing(
+def test_a_failure_between_two_chunks_loses_and_repeats_no_task(
     app: Celery, client: redis.Redis, cut_connections: Callable[[], None], at: int
 ) -> None:
-    """Redis works on one while the next is made: connections break then, and scripts are lost."""
+    """Redis processes a chunk of 100 while the client builds the next one.
 
-    def breaking(what: Any) -> Iterator[Signature]:
+    In that time the connections break, or Redis forgets the scripts.
+    """
+
+    def signatures(fail: Any) -> Iterator[Signature]:
         for number in range(300):
             if number == at:
-                what()
+                fail()
             yield app.tasks["add"].s(number)
 
-    for what in (cut_connections, client.script_flush):
-        results = app.minsched.dispatch_many(breaking(what))
+    for fail in (cut_connections, client.script_flush):
+        results = app.minsched.dispatch_many(signatures(fail))
         assert len({result.id for result in results}) == 300
         assert numbers(client) == list(range(300))
 
 
-def test_an_answer_that_is_lost_is_asked_for_again(server: Server, client: redis.Redis) -> None:
+def test_a_lost_reply_of_a_chunk_is_requested_again(server: Server, client: redis.Redis) -> None:
     proxy = Proxy(server.port)
     with make_app(proxy.url, task_ignore_result=True) as app:
         app.conf.minsched_routes = {"add": {"pool": "asr"}}
         add = app.signature("add")
 
-        def losing() -> Iterator[Signature]:
+        def signatures() -> Iterator[Signature]:
             for number in range(200):
                 if number == 0:
                     proxy.delay = 0.3
-                if number == 100:  # Redis has done the first hundred, and its answer is on its way
+                if number == 100:  # Redis has run the first chunk. Its reply is delayed.
                     wait_for(lambda: client.get("scheduler:job:id_seq") == "101")
                     proxy.cut()
                     proxy.mend()
                     proxy.delay = 0.0
                 yield add.clone((number,))
 
-        app.send_task("add", (-1,))  # all are connected
-        results = app.minsched.dispatch_many(losing())
+        app.send_task("add", (-1,))  # opens the connections
+        results = app.minsched.dispatch_many(signatures())
     assert numbers(client) == list(range(-1, 200))
     assert len({result.id for result in results}) == 200
     proxy.close()
 
 
-def test_a_wrong_call_leaves_the_hundreds_before_its_own_sent(
-    app: Celery, client: redis.Redis
-) -> None:
+def test_a_wrong_call_does_not_undo_the_chunks_before_it(app: Celery, client: redis.Redis) -> None:
     add = app.tasks["add"]
     wrong = [add.s(number) for number in range(250)]
     wrong[160] = add.s(160, unexpected=1)
@@ -187,9 +188,7 @@ def test_a_wrong_call_leaves_the_hundreds_before_its_own_sent(
     assert numbers(client) == list(range(100))
 
 
-def test_a_refusal_is_told_though_the_next_hundred_is_made(
-    app: Celery, client: redis.Redis
-) -> None:
+def test_a_refused_chunk_raises_at_the_caller(app: Celery, client: redis.Redis) -> None:
     app.conf.minsched_max_waiting = 130
     add = app.tasks["add"]
     with pytest.raises(Backlogged):

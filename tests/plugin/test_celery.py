@@ -1,4 +1,4 @@
-"""All of Celery works as before, for tasks that have a demand and for those that have none."""
+"""Celery's features work for tasks with a demand and for tasks without a demand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ..support.work import start_work
 
 @pytest.fixture(scope="module")
 def fleet(_server: Server) -> Iterator[Fleet]:
-    """Two nodes for all the tests of this module."""
+    """Two nodes, shared by all tests of this module."""
     with _server.client() as client:
         client.flushall()
     fleet = Fleet(_server)
@@ -75,7 +75,7 @@ class TestCanvas:
         assert chord(header)(sig(fleet, "add")).get(timeout=20) == sum(range(8))
 
     def test_chunks(self, fleet: Fleet, client: redis.Redis) -> None:
-        """Each chunk is a task of Celery's own; a demand for it is stated by route."""
+        """Each chunk is a task ``celery.starmap``. A route gives it its demand."""
         app = make_app(fleet.server.url, minsched_routes={"celery.starmap": {"pool": "asr"}})
 
         @app.task(name="tests.support.app.add", shared=False)
@@ -85,21 +85,24 @@ class TestCanvas:
         assert result.get(timeout=20) == [[1, 2], [3, 4], [5, 6]]
         assert fleet.job(result.results[0].id) is not None
 
-    def test_celerys_own_tasks_run_where_the_tasks_that_they_serve_run(
+    def test_tasks_of_celery_itself_run_in_the_pool_of_the_tasks_that_they_call(
         self, fleet: Fleet, tmp_path: Path
     ) -> None:
-        """No plain worker runs here. Only a backend that cannot count needs ``chord_unlock``."""
+        """No plain worker runs in this test.
+
+        Celery uses ``chord_unlock`` only with a backend that cannot count, such as files.
+        """
         conf = {"result_backend": f"file://{tmp_path}", "result_chord_retry_interval": 0.2}
         node = Fleet(fleet.server, celery=conf)
         try:
             node.start_ready("unlocks", pool="unlock")
-            asked = {"pool": "unlock"}
+            demand = {"pool": "unlock"}
             app = make_app(fleet.server.url, **conf)
 
-            @app.task(name="tests.support.app.add", minsched=asked, shared=False)
+            @app.task(name="tests.support.app.add", minsched=demand, shared=False)
             def task(*numbers: int) -> None: ...
 
-            result = chord([task.s(n) for n in range(3)])(task.s().set(minsched=asked))
+            result = chord([task.s(n) for n in range(3)])(task.s().set(minsched=demand))
             wait_for(lambda: result.state == "SUCCESS", "the chord's body")
             assert result.result == 3
             mapped = task.starmap([(n, 1) for n in range(3)]).apply_async()
@@ -134,18 +137,21 @@ class TestCanvas:
 
 
 class TestDemand:
-    def test_the_nearer_wins_key_by_key(self, fleet: Fleet, server_url: str) -> None:
+    def test_each_key_of_a_demand_comes_from_the_nearest_source(
+        self, fleet: Fleet, server_url: str
+    ) -> None:
         routes = {"jobs.*": {"pool": "mt", "session_id": "routed", "affinity": "none"}}
         app = make_app(server_url, minsched_routes=routes)
 
         @app.task(name="jobs.one", minsched={"pool": "asr", "affinity": "prefer"})
         def one() -> None: ...
 
-        stated = asked(app, one, minsched={"session_id": "called", "affinity": None})
-        assert stated == {"pool": "asr", "session_id": "called"}
-        assert asked(app, one) == {"pool": "asr", "session_id": "routed", "affinity": "prefer"}
+        demand = demand_of(app, one, minsched={"session_id": "called", "affinity": None})
+        assert demand == {"pool": "asr", "session_id": "called"}
+        demand = demand_of(app, one)
+        assert demand == {"pool": "asr", "session_id": "routed", "affinity": "prefer"}
 
-    def test_without_a_demand_celery_routes_as_ever(self, fleet: Fleet, server_url: str) -> None:
+    def test_celery_routes_a_task_without_a_demand(self, fleet: Fleet, server_url: str) -> None:
         app = make_app(server_url, task_routes={"b": {"queue": "mine"}})
         with app.connection_for_write() as connection:
             for name, queue in (("a", "celery"), ("b", "mine")):
@@ -154,17 +160,15 @@ class TestDemand:
                 message.ack()
                 assert "minsched" not in message.headers
 
-    def test_a_queue_of_the_caller_s_takes_no_slot(self, fleet: Fleet, server_url: str) -> None:
+    def test_a_call_with_a_queue_takes_no_slot(self, fleet: Fleet, server_url: str) -> None:
         result = fleet.send("add", 1, queue="elsewhere")
         assert fleet.job(result.id) is None
         with fleet.app.connection_for_write() as connection:
             connection.SimpleQueue("elsewhere").get(timeout=60).ack()
 
-    def test_a_demand_that_cannot_be_read_sends_nothing(
-        self, fleet: Fleet, client: redis.Redis
-    ) -> None:
+    def test_an_invalid_demand_sends_no_message(self, fleet: Fleet, client: redis.Redis) -> None:
         seq = client.get("scheduler:job:id_seq")
-        for demand, says in (
+        for demand, text in (
             ({"pol": "asr"}, "Did you mean 'pool'"),
             ({"pool": 7.5}, "given: 7.5"),
             ({"pool": "a/b"}, "'a/b'"),
@@ -174,16 +178,16 @@ class TestDemand:
         ):
             with pytest.raises(InvalidDemand, match=r".") as caught:
                 fleet.send("add", 1, minsched=demand)
-            assert says in str(caught.value)
+            assert text in str(caught.value)
         with pytest.raises(InvalidDemand, match="is no dict"):
             fleet.app.send_task("tests.support.app.add", minsched="asr")
         assert client.get("scheduler:job:id_seq") == seq
 
-    def test_a_demand_that_nobody_can_meet_may_raise(self, fleet: Fleet) -> None:
+    def test_with_when_full_error_a_pool_without_nodes_raises(self, fleet: Fleet) -> None:
         with pytest.raises(EmptyPool, match="--pool nowhere"):
             fleet.send("add", minsched={"pool": "nowhere", "when_full": "error"})
 
-    def test_eager_tasks_ask_nobody(self, server_url: str) -> None:
+    def test_eager_tasks_need_no_redis(self, server_url: str) -> None:
         app = make_app("redis://127.0.0.1:1/0", task_always_eager=True)
 
         @app.task(minsched={"pool": "asr"})
@@ -194,11 +198,10 @@ class TestDemand:
         assert group(twice.s(n) for n in range(3))().get() == [0, 2, 4]
 
 
-def asked(app: Celery, task: Any, **options: Any) -> Any:
-    """The demand that the router states for a call."""
-    given = dict(options)
-    app.amqp.router.route(given, task.name, (), {}, task_type=task)
-    return given["headers"]["minsched"]["demand"]
+def demand_of(app: Celery, task: Any, **options: Any) -> Any:
+    """The demand that the router puts into the header of a call."""
+    app.amqp.router.route(options, task.name, (), {}, task_type=task)
+    return options["headers"]["minsched"]["demand"]
 
 
 @pytest.fixture
@@ -206,22 +209,22 @@ def server_url(_server: Server) -> str:
     return _server.url
 
 
-class TestSeeing:
-    def test_the_task_and_the_caller_see_where_it_went(self, fleet: Fleet) -> None:
+class TestVisibility:
+    def test_the_task_and_the_caller_see_the_node(self, fleet: Fleet) -> None:
         result = fleet.send("where_am_i")
-        seen = result.get(timeout=20)
+        place = result.get(timeout=20)
         job = fleet.job(result.id)
         assert job is not None
-        assert seen["minsched"]["node_id"] == job.node_id == seen["hostname"].split("@")[1]
-        assert seen["minsched"]["job_id"] == job.job_id
+        assert place["minsched"]["node_id"] == job.node_id == place["hostname"].split("@")[1]
+        assert place["minsched"]["job_id"] == job.job_id
 
-    def test_inspect_shows_nodes_by_their_id_and_their_own_queue(self, fleet: Fleet) -> None:
+    def test_inspect_shows_each_node_with_its_own_queue(self, fleet: Fleet) -> None:
         queues = fleet.app.control.inspect(["celery@n1", "celery@n2"], timeout=60).active_queues()
-        named = {
+        names = {
             worker: [(queue["name"], queue["exchange"]["name"], queue["routing_key"])]
             for worker, [queue] in queues.items()
         }
-        assert named == {f"celery@{n}": [(f"minsched.node.{n}",) * 3] for n in ("n1", "n2")}
+        assert names == {f"celery@{n}": [(f"minsched.node.{n}",) * 3] for n in ("n1", "n2")}
 
     def test_flower_shows_nodes_as_workers(self, fleet: Fleet) -> None:
         port = free_port()
@@ -263,25 +266,26 @@ def test_beat_sends_through_the_scheduler(fleet: Fleet) -> None:
 
 
 class TestFailure:
-    def test_a_message_that_cannot_be_sent_gives_its_slot_back(self, fleet: Fleet) -> None:
+    def test_a_message_that_cannot_be_encoded_keeps_no_slot(self, fleet: Fleet) -> None:
         with pytest.raises(EncodeError):
             fleet.app.send_task("tests.support.app.add", (object(),), minsched={"pool": "asr"})
         fleet.wait_idle()
 
-    def test_redis_away_is_celery_s_own_error(self, no_pauses: None) -> None:
+    def test_an_unreachable_redis_raises_celery_s_error(self, no_pauses: None) -> None:
         app = make_app(f"redis://127.0.0.1:{free_port()}/0", result_backend="disabled://")
         with pytest.raises(OperationalError):
             app.send_task("x", minsched={"pool": "asr"})
         with pytest.raises(OperationalError), app.minsched.batch():
             app.send_task("x", minsched={"pool": "asr"})
 
-    def test_redis_that_goes_away_while_a_batch_is_sent_is_the_same_error(
+    def test_a_batch_raises_celery_s_error_if_redis_dies_before_the_flush(
         self, no_pauses: None
     ) -> None:
         server = Server()
         app = make_app(server.url, result_backend="disabled://")
 
-        def cut(**_: Any) -> None:  # after it was published into the batch, before that is flushed
+        def cut(**_: Any) -> None:
+            """Runs between the publish into the batch and the flush of the batch."""
             server.stop(signal.SIGKILL)
 
         signals.after_task_publish.connect(cut, sender="cut")
@@ -292,7 +296,7 @@ class TestFailure:
             signals.after_task_publish.disconnect(cut, sender="cut")
             server.close()
 
-    def test_a_broker_away_while_redis_is_there_frees_the_slot(
+    def test_an_unreachable_broker_frees_the_slot(
         self, fleet: Fleet, server_url: str, client: redis.Redis, no_pauses: None
     ) -> None:
         app = make_app(
@@ -308,7 +312,7 @@ class TestFailure:
         assert (job.status, job.reason) == ("lost", "its message could not be sent")
         fleet.wait_idle()
 
-    def test_full_and_told_so(self, fleet: Fleet) -> None:
+    def test_with_when_full_error_full_nodes_raise_no_available_node(self, fleet: Fleet) -> None:
         work = start_work(fleet, 6)
         with pytest.raises(NoAvailableNode):
             fleet.send("add", minsched={"when_full": "error"})
@@ -318,7 +322,7 @@ class TestFailure:
         fleet.wait_idle()
 
 
-def test_nothing_is_remembered_of_the_queues_that_were_sent_to(fleet: Fleet) -> None:
+def test_dispatches_add_no_queue_to_the_application(fleet: Fleet) -> None:
     fleet.send("add", 1).get(timeout=20)
     before = len(fleet.app.amqp.queues)
     results = fleet.plugin.dispatch_many(sig(fleet, "add", n) for n in range(50))
@@ -327,27 +331,27 @@ def test_nothing_is_remembered_of_the_queues_that_were_sent_to(fleet: Fleet) -> 
 
 
 def test_batches_of_several_threads_do_not_mix(fleet: Fleet) -> None:
-    got: dict[int, list[int]] = {}
+    numbers: dict[int, list[int]] = {}
 
     def send(number: int) -> None:
         results = fleet.plugin.dispatch_many(sig(fleet, "add", number, n) for n in range(10))
-        got[number] = [result.get(timeout=30) for result in results]
+        numbers[number] = [result.get(timeout=30) for result in results]
 
     threads = [Thread(target=send, args=(number,)) for number in range(0, 400, 100)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert got == {number: [number + n for n in range(10)] for number in range(0, 400, 100)}
+    assert numbers == {number: [number + n for n in range(10)] for number in range(0, 400, 100)}
 
 
-def test_an_application_that_was_pickled_still_dispatches(server_url: str) -> None:
+def test_a_pickled_application_keeps_the_scheduling_amqp_class(server_url: str) -> None:
     app = make_app(server_url)
     copy = pickle.loads(pickle.dumps(app))
     assert isinstance(copy.amqp, SchedulingAMQP)
 
 
-def test_an_amqp_class_of_one_s_own_is_not_overwritten() -> None:
+def test_a_custom_amqp_class_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="Derive it from"):
         MinSched(Celery("x", amqp=f"{__name__}:_Foreign"))
 

@@ -1,4 +1,4 @@
-"""The scheduler finds Redis by the broker's own settings, whatever they are."""
+"""The scheduler connects to Redis with the settings of the broker."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..support.proxy import Proxy
 from ..support.server import Server, free_port, program
 
 
-def speaks(app: Celery) -> list[str]:
-    """Register a node and send a task through the application; the keys that are there then."""
+def keys_after_dispatch(app: Celery) -> list[str]:
+    """Register a node and send two tasks. The keys that Redis then has."""
     plugin = MinSched(app)
     plugin.scheduler.register_node(
         RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]')
@@ -37,18 +37,18 @@ def speaks(app: Celery) -> list[str]:
     return keys
 
 
-def test_password_and_database_number() -> None:
+def test_the_broker_url_gives_password_and_database_number() -> None:
     server = Server("--requirepass", "secret@word")
     try:
         app = Celery("c", broker=f"redis://:secret%40word@127.0.0.1:{server.port}/3")
-        assert "minsched.node.n1" in speaks(app)
+        assert "minsched.node.n1" in keys_after_dispatch(app)
         with server.client(password="secret@word", db=3) as client:
             assert client.exists("scheduler:nodes")
     finally:
         server.close()
 
 
-def test_every_connection_has_time_outs_and_keepalive_unless_the_user_sets_them() -> None:
+def test_every_connection_has_timeouts_and_keepalive_unless_the_user_sets_them() -> None:
     app = Celery("c", broker="redis://", broker_transport_options={"socket_timeout": 60})
     MinSched(app)
     for connection in (app.connection_for_write(), app.connection_for_read()):
@@ -60,7 +60,7 @@ def test_every_connection_has_time_outs_and_keepalive_unless_the_user_sets_them(
     app.close()
 
 
-def test_a_publisher_whose_connection_is_lost_in_silence_connects_anew(server: Server) -> None:
+def test_a_publisher_reconnects_after_a_silent_connection_loss(server: Server) -> None:
     proxy = Proxy(server.port)
     options = {"socket_timeout": 0.5}
     app = Celery("c", broker=proxy.url, broker_transport_options=options)
@@ -78,41 +78,41 @@ def test_a_publisher_whose_connection_is_lost_in_silence_connects_anew(server: S
         proxy.close()
 
 
-def test_many_threads_ask_at_the_same_time(server: Server) -> None:
+def test_each_of_many_threads_gets_a_connection(server: Server) -> None:
     app = Celery("c", broker=server.url)
     scheduler = MinSched(app).scheduler
-    asks_together = Barrier(24)
+    all_connected = Barrier(24)
 
-    def ask(number: int) -> None:
-        with scheduler.redis.client():  # holds a connection until all threads have one
-            asks_together.wait(20)
+    def hold_connection(number: int) -> None:
+        with scheduler.redis.client():
+            all_connected.wait(20)
 
     with ThreadPoolExecutor(24) as threads:
-        list(threads.map(ask, range(24)))
+        list(threads.map(hold_connection, range(24)))
     scheduler.redis.close()
     app.close()
 
 
-def test_unix_socket(server: Server) -> None:
+def test_a_unix_socket_works(server: Server) -> None:
     app = Celery("c", broker=f"redis+socket://{server.socket_path}")
-    assert {"minsched.node.n1", "minsched.job.:2"} <= set(speaks(app))
+    assert {"minsched.node.n1", "minsched.job.:2"} <= set(keys_after_dispatch(app))
 
 
-def test_global_key_prefix_stands_before_everything(server: Server) -> None:
+def test_the_global_key_prefix_is_part_of_every_key(server: Server) -> None:
     app = Celery("c", broker=server.url)
     app.conf.broker_transport_options = {"global_keyprefix": "app1."}
-    keys = speaks(app)
+    keys = keys_after_dispatch(app)
     assert {"app1.minsched.node.n1", "app1.scheduler:nodes", "app1.minsched.job.:2"} <= set(keys)
     assert all(key.startswith("app1.") for key in keys)
 
 
-def test_a_key_prefix_of_one_s_own(server: Server) -> None:
+def test_minsched_key_prefix_names_the_scheduler_s_keys(server: Server) -> None:
     app = Celery("c", broker=server.url)
     app.conf.minsched_key_prefix = "speech"
-    assert "speech:nodes" in speaks(app)
+    assert "speech:nodes" in keys_after_dispatch(app)
 
 
-def test_another_redis_for_the_scheduler(server: Server) -> None:
+def test_minsched_database_url_overrides_the_broker(server: Server) -> None:
     app = Celery("c", broker="memory://")
     app.conf.update(minsched_database_url=server.url, minsched_when_full="error")
     plugin = MinSched(app)
@@ -126,7 +126,7 @@ def test_another_redis_for_the_scheduler(server: Server) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for localhost, and its key."""
+    """Directory with a self-signed certificate for localhost and its key."""
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
     command += ["-subj", "/CN=localhost"]
@@ -137,7 +137,7 @@ def certificate(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tls(certificate: Path) -> None:
+def test_tls_works(certificate: Path) -> None:
     port = free_port()
     cert, key = f"{certificate}/cert.pem", f"{certificate}/key.pem"
     options = ("--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
@@ -147,14 +147,16 @@ def test_tls(certificate: Path) -> None:
         pytest.skip("this server was built without TLS")
     try:
         ca = f"ssl_cert_reqs=required&ssl_ca_certs={cert}&ssl_check_hostname=false"
-        assert "minsched.node.n1" in speaks(Celery("c", broker=f"rediss://localhost:{port}/0?{ca}"))
+        assert "minsched.node.n1" in keys_after_dispatch(
+            Celery("c", broker=f"rediss://localhost:{port}/0?{ca}")
+        )
     finally:
         server.close()
 
 
 @pytest.fixture
 def sentinel(server: Server, tmp_path: Path) -> Iterator[int]:
-    """A sentinel that watches the server; its port."""
+    """The port of a sentinel that watches the server."""
     port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(f"port {port}\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
@@ -166,7 +168,7 @@ def sentinel(server: Server, tmp_path: Path) -> Iterator[int]:
     process.wait(60)
 
 
-def test_sentinel(server: Server, sentinel: int) -> None:
+def test_a_sentinel_works(server: Server, sentinel: int) -> None:
     app = Celery("c", broker=f"sentinel://127.0.0.1:{sentinel}/0")
     app.conf.broker_transport_options = {"master_name": "main"}
 
@@ -177,4 +179,4 @@ def test_sentinel(server: Server, sentinel: int) -> None:
             return None
 
     wait_for(is_watching)
-    assert "minsched.node.n1" in speaks(app)
+    assert "minsched.node.n1" in keys_after_dispatch(app)

@@ -1,4 +1,4 @@
-"""Delayed, revoked, expired: what waits for its time, and what is never to run, with real nodes."""
+"""Delayed, revoked and expired tasks on real nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.due_times import lateness, soon
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.server import Server, milliseconds
 
-#: Seconds by which a job may be late.
+#: Greatest delay of a job after its due time, in seconds.
 LATE = 1.0
 
 
@@ -39,7 +39,7 @@ def client(_server: Server) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def fleet(nodes: Fleet, client: redis.Redis) -> Iterator[Fleet]:
-    """The nodes, and that nobody waits and nothing lies about when the test ends."""
+    """The nodes. After each test no job waits and no message is left."""
     yield nodes
     wait_quiet(nodes, client)
 
@@ -48,10 +48,10 @@ class TestDelayed:
     @pytest.mark.parametrize(
         "when", [lambda s: {"countdown": s}, lambda s: {"eta": soon(s)}], ids=["countdown", "eta"]
     )
-    def test_it_is_at_no_node_before_its_time(
+    def test_a_delayed_task_takes_no_slot_before_its_due_time(
         self, fleet: Fleet, client: redis.Redis, when: Any
     ) -> None:
-        """It holds no slot and no worker's memory, and goes to where there is a slot then."""
+        """No worker has it in memory. At its due time it goes to a node with a free slot."""
         with held(fleet, client, "a"):
             later = fleet.send("where_am_i", **when(60))
             result = fleet.send("where_am_i", **when(1.5))
@@ -65,7 +65,9 @@ class TestDelayed:
             assert result.get(timeout=20)["hostname"] == "celery@b"
         assert 0 <= lateness(client, result)[0] < LATE
 
-    def test_a_retry_s_delay_is_at_no_node_either(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_a_delayed_retry_takes_no_slot_before_its_due_time(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
         result = fleet.send("retries", 1.0)
         wait_for(lambda: status(fleet, result) == "delayed")
         fleet.wait_idle()
@@ -73,7 +75,7 @@ class TestDelayed:
         assert result.get(timeout=20)["demand"] == {"pool": "asr"}
         assert 0 <= lateness(client, result)[0] < LATE
 
-    def test_it_waits_where_all_are_full_when_it_is_due(
+    def test_a_due_task_waits_if_all_nodes_are_full(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
         with held(fleet, client, "a", "b") as (_, b):
@@ -83,7 +85,7 @@ class TestDelayed:
             b.release()
             assert result.get(timeout=20)["hostname"] == "celery@b"
 
-    def test_of_a_batch_that_is_due_while_it_is_sent_none_is_late(
+    def test_tasks_that_fall_due_during_their_batch_run_in_time(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
         results = fleet.plugin.dispatch_many(
@@ -92,8 +94,10 @@ class TestDelayed:
         marks(client, "short", 200)
         assert lateness(client, *results)[-1] < 2 * LATE
 
-    def test_a_crowd_of_one_moment_is_on_time(self, fleet: Fleet, client: redis.Redis) -> None:
-        """Also where most of them then wait in line; in the order in which they are due."""
+    def test_many_tasks_with_the_same_due_time_run_in_time(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
+        """Most of them wait in line after their due time."""
         eta = soon(3)
         results = fleet.plugin.dispatch_many(
             mark(fleet.app, "crowd", n, eta=eta) for n in range(600)
@@ -103,12 +107,12 @@ class TestDelayed:
         assert lateness(client, *results)[-1] < LATE
 
 
-class TestNeverToRun:
-    """The caller is told, the signal is sent, and neither slot nor message is left."""
+class TestCancelled:
+    """The caller gets an error, the signal is sent, and no slot or message is left."""
 
     @pytest.mark.parametrize("delayed", [False, True], ids=["waiting", "delayed"])
     @pytest.mark.parametrize("why", ["revoked", "expired"])
-    def test_revoked_and_expired(
+    def test_a_revoked_or_expired_task_never_runs(
         self, fleet: Fleet, client: redis.Redis, why: str, delayed: bool
     ) -> None:
         options: dict[str, Any] = {"countdown": 60} if delayed else {}
@@ -130,19 +134,23 @@ class TestNeverToRun:
             assert not client.keys("minsched.job.*")
         assert not client.exists("test:began:never")
 
-    def test_many_that_expire_at_once(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_many_tasks_that_expire_together_never_run(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
         with held(fleet, client, "a", "b"):
             results = fleet.plugin.dispatch_many(
                 sig(fleet.app, "note", "never", expires=1.0) for _ in range(300)
             )
-            wait_for(lambda: not fleet.views.lines(), "all of them to have expired")
+            wait_for(lambda: not fleet.views.lines(), "all tasks to expire")
             for result in results:
                 with pytest.raises(TaskRevokedError):
                     result.get(timeout=20)
         assert not client.exists("test:began:never")
 
-    def test_many_that_are_revoked_at_once(self, fleet: Fleet, client: redis.Redis) -> None:
-        """Their callers are told once. No queue grows, and the worker does its other work."""
+    def test_many_tasks_that_are_revoked_together_never_run(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
+        """Each caller gets one notification. The queues of the nodes stay short."""
         with held(fleet, client, "a", "b"):
             results = fleet.plugin.dispatch_many(
                 sig(fleet.app, "note", "never") for _ in range(600)
@@ -160,8 +168,8 @@ class TestNeverToRun:
         assert {client.llen(f"test:revoked:{result.id}") for result in results} == {1}
         assert not client.exists("test:began:never")
 
-    def test_terminated_while_it_waits(self, fleet: Fleet, client: redis.Redis) -> None:
-        """By ``celery control terminate``, a command of its own."""
+    def test_a_waiting_task_can_be_terminated(self, fleet: Fleet, client: redis.Redis) -> None:
+        """``celery control terminate`` is another command than ``revoke``."""
         with held(fleet, client, "a", "b"):
             result = fleet.send("note", "never")
             wait_status(fleet, "waiting", result)
@@ -172,7 +180,7 @@ class TestNeverToRun:
                 result.get(timeout=20)
             wait_status(fleet, "failed", result)
 
-    def test_several_revoked_by_one_call(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_one_call_revokes_several_tasks(self, fleet: Fleet, client: redis.Redis) -> None:
         with held(fleet, client, "a", "b") as (a, _):
             results = [fleet.send("note", f"several{n}") for n in range(6)]
             wait_status(fleet, "waiting", *results)
@@ -182,10 +190,10 @@ class TestNeverToRun:
             assert [r.get(timeout=20) for r in results[4:]] == ["several4", "several5"]
         assert not client.exists(*(f"test:began:several{n}" for n in range(4)))
 
-    def test_revoked_before_its_node_has_it_and_after_it_waited(
+    def test_a_task_that_is_revoked_between_line_and_node_never_runs(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
-        """It has left the line: its node finds out by Celery's own rules, and the slot is free."""
+        """The task has left the line. Celery's worker discards it, and the slot is free."""
         with held(fleet, client, "a", "b") as (a, _):
             result = fleet.send("note", "late", 0.2)
             wait_status(fleet, "waiting", result)
@@ -197,7 +205,7 @@ class TestNeverToRun:
 
 
 def test_delayed_tasks_survive_a_restart_of_every_process() -> None:
-    """1,000 of them: one sorted set and their messages, on a server that keeps what it is told."""
+    """The server has an append-only file."""
     server = Server("--appendonly", "yes")
     fleet = Fleet(server, **FAST)
     try:
@@ -209,7 +217,7 @@ def test_delayed_tasks_survive_a_restart_of_every_process() -> None:
         )
         fleet.stop("a")
         server.stop()
-        still_delayed = sum(eta > datetime.now(UTC) for eta in etas)  # all, but on a slow machine
+        still_delayed = sum(eta > datetime.now(UTC) for eta in etas)  # fewer on a slow machine
         server.start()
         with server.client() as client:
             assert client.zcard("scheduler:delayed") >= still_delayed

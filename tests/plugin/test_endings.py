@@ -1,7 +1,7 @@
-"""However a task ends, its slot is free and its job says how: every row of Celery's endings.
+"""Each way in which a task can end frees its slot and gives its job a status and a reason.
 
-The rows are those of a table of what celery 5.7 does: which hook of a worker sees which ending
-differs between them, and between prefork and threads.
+The rows follow Celery 5.7. The hook of the worker that sees an ending depends on the ending and
+on the pool (prefork or threads).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def pool(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def fleet(_server: Server, pool: str) -> Iterator[Fleet]:
-    """One node for all the endings that it survives."""
+    """One node, shared by all tests of this module."""
     with _server.client() as client:
         client.flushall()
     fleet = Fleet(_server)
@@ -45,14 +45,14 @@ def fleet(_server: Server, pool: str) -> Iterator[Fleet]:
 
 
 def ended(fleet: Fleet, task_id: str) -> JobView:
-    """The task's job, once it has ended and its slot is free."""
+    """Wait until the task's job has ended and its slot is free. The job."""
 
-    def look() -> JobView | None:
+    def ended_job() -> JobView | None:
         job = fleet.job(task_id)
         return job if job and job.ended_ts else None
 
     job: JobView = wait_for(
-        look, f"the end of {task_id}: {fleet.job(task_id)}\n{fleet.log_tail(NODE)}"
+        ended_job, f"the end of {task_id}: {fleet.job(task_id)}\n{fleet.log_tail(NODE)}"
     )
     fleet.wait_idle()
     assert Checker(fleet.views).check() == []
@@ -62,10 +62,10 @@ def ended(fleet: Fleet, task_id: str) -> JobView:
 @dataclass(frozen=True)
 class Row:
     task: str
-    state: str  # of the result, as celery has it
+    state: str  # of Celery's result
     status: str
     reason: str = ""
-    only: str = ""  # threads cannot be killed
+    only: str = ""  # the pool with this ending: threads cannot be killed
 
     def __str__(self) -> str:
         return self.task
@@ -89,7 +89,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_an_ending_that_the_caller_sees(fleet: Fleet, pool: str, row: Row) -> None:
+def test_an_ending_with_a_result_frees_the_slot(fleet: Fleet, pool: str, row: Row) -> None:
     if row.only not in ("", pool):
         pytest.skip(f"{row.task} can only happen with {row.only}")
     result = fleet.send(row.task)
@@ -109,7 +109,7 @@ def test_an_ending_that_the_caller_sees(fleet: Fleet, pool: str, row: Row) -> No
         ("cannot_be_stored", "failed", "ConnectionError"),
     ],
 )
-def test_an_ending_of_which_celery_stores_nothing_or_not_always(
+def test_an_ending_without_a_result_frees_the_slot(
     fleet: Fleet, pool: str, task: str, status: str, reason: str
 ) -> None:
     if task == "too_long_once" and pool == "threads":
@@ -117,15 +117,15 @@ def test_an_ending_of_which_celery_stores_nothing_or_not_always(
     result = fleet.send(task)
     job = ended(fleet, result.id)
     if task == "exits" and pool == "threads":
-        reason = "WorkerLostError"  # as celery names it there
+        reason = "WorkerLostError"
     assert (job.status, job.reason) == (status, reason)
 
 
 def test_each_attempt_of_a_retry_is_a_job_of_its_own(fleet: Fleet, client: Any) -> None:
     result = fleet.send("retries", minsched={"session_id": "u7"})
-    seen = result.get(timeout=20)
-    assert seen["node_id"] == NODE
-    assert seen["demand"] == {"pool": "asr", "session_id": "u7"}
+    place = result.get(timeout=20)
+    assert place["node_id"] == NODE
+    assert place["demand"] == {"pool": "asr", "session_id": "u7"}
     ended(fleet, result.id)
     jobs = [fleet.views.job(key.removeprefix("scheduler:job:")) for key in job_keys(client)]
     of_task = [job for job in jobs if job and job.task_id == result.id]
@@ -143,7 +143,7 @@ def client(_server: Server) -> Iterator[Any]:
         yield client
 
 
-def test_revoked_and_expired_before_it_is_received(fleet: Fleet) -> None:
+def test_a_task_that_is_revoked_or_expired_before_its_node_receives_it_fails(fleet: Fleet) -> None:
     work = start_work(fleet, 3)
     revoked = fleet.send("where_am_i")
     revoked.revoke()
@@ -156,7 +156,7 @@ def test_revoked_and_expired_before_it_is_received(fleet: Fleet) -> None:
         assert (result.state, job.status, job.reason) == ("REVOKED", "failed", reason)
 
 
-def test_revoked_while_its_rate_limit_holds_it_back(fleet: Fleet) -> None:
+def test_a_task_can_be_revoked_while_its_rate_limit_delays_it(fleet: Fleet) -> None:
     fleet.send("hourly").get(timeout=20)
     held = [fleet.send("hourly") for _ in range(2)]
     wait_for(lambda: all(fleet.job(r.id).status == "running" for r in held))  # type: ignore[union-attr]
@@ -166,13 +166,13 @@ def test_revoked_while_its_rate_limit_holds_it_back(fleet: Fleet) -> None:
         assert (result.state, job.status, job.reason) == ("REVOKED", "failed", "revoked")
 
 
-def test_tasks_that_run_together_free_a_slot_each(fleet: Fleet) -> None:
+def test_each_task_of_a_celery_batches_call_frees_its_slot(fleet: Fleet) -> None:
     results = [fleet.send("together") for _ in range(3)]
     assert [stored(result) for result in results] == [3, 3, 3]
     assert {ended(fleet, result.id).status for result in results} == {"finished"}
 
 
-def test_terminated_while_it_runs(fleet: Fleet, pool: str, client: Any) -> None:
+def test_a_running_task_can_be_terminated(fleet: Fleet, pool: str, client: Any) -> None:
     result = fleet.send("hold", "terminated")
     wait_for(lambda: client.exists("test:began:terminated"))
     fleet.app.control.revoke(result.id, terminate=True)
@@ -181,12 +181,12 @@ def test_terminated_while_it_runs(fleet: Fleet, pool: str, client: Any) -> None:
     job = ended(fleet, result.id)
     if pool == "prefork":
         assert (job.status, job.reason) == ("failed", "Terminated")
-    else:  # a thread cannot be killed, and runs to its end
+    else:  # a thread cannot be killed
         assert job.status == "finished"
 
 
 def send_raw(fleet: Fleet, body: Any, task: str, **message: Any) -> str:
-    """A message that Celery would not have sent, for a job that has its slot; the task's id."""
+    """Send a message that Celery would not send, for a job with a slot. The task's id."""
     task_id = f"raw-{task}-{sorted(message)}"
     request = DispatchRequest(pool="asr", task_id=task_id)
     place = fleet.plugin.scheduler.dispatch_task(request)
@@ -233,7 +233,7 @@ KNOWN = "tests.support.app.where_am_i"
         pytest.param("[1]", KNOWN, {}, "", id="body of another shape"),
     ],
 )
-def test_a_message_that_is_no_task(
+def test_a_message_that_is_no_task_fails_its_job(
     fleet: Fleet, body: Any, task: str, message: dict[str, Any], reason: str
 ) -> None:
     task_id = send_raw(fleet, body, task, **message)
@@ -243,7 +243,9 @@ def test_a_message_that_is_no_task(
     assert reason in ("", job.reason)
 
 
-def test_the_brokers_connection_is_lost_and_each_task_runs_once(fleet: Fleet, client: Any) -> None:
+def test_each_task_runs_once_although_the_broker_connection_is_lost(
+    fleet: Fleet, client: Any
+) -> None:
     running = [fleet.send("note", f"cut{n}", 1.5) for n in range(3)]
     waiting = [fleet.send("note", f"cut{n}") for n in range(3, 6)]
     wait_for(lambda: all(client.exists(f"test:began:cut{n}") for n in range(3)))
@@ -254,9 +256,9 @@ def test_the_brokers_connection_is_lost_and_each_task_runs_once(fleet: Fleet, cl
     assert [client.llen(f"test:ended:cut{n}") for n in range(6)] == [1] * 6
 
 
-def test_a_worker_connects_again_while_one_of_its_processes_ends(fleet: Fleet, pool: str) -> None:
+def test_a_worker_reconnects_while_a_child_process_ends(fleet: Fleet, pool: str) -> None:
     if pool == "threads":
-        pytest.skip("threads are no processes")
+        pytest.skip("a pool of threads has no child processes")
     result = fleet.send("seems_to_end")
     assert ended(fleet, result.id).status == "finished"
     connected = fleet.log(NODE).count("Connected to")
@@ -265,11 +267,11 @@ def test_a_worker_connects_again_while_one_of_its_processes_ends(fleet: Fleet, p
     assert fleet.send("add", 1, 2).get(timeout=20) == 3
 
 
-def test_a_memory_error_takes_the_worker_down_and_not_the_slot(fleet: Fleet, pool: str) -> None:
-    """Last of all: with prefork, Celery's worker ends with it."""
+def test_a_memory_error_frees_the_slot(fleet: Fleet, pool: str) -> None:
+    """This test runs last: with prefork, a memory error ends Celery's worker."""
     result = fleet.send("out_of_memory")
     job = ended(fleet, result.id)
     assert (job.status, job.reason) == ("failed", "MemoryError")
     if pool == "prefork":
         fleet.processes[NODE].wait(60)
-        fleet.start_ready(NODE, slots=3)  # its id is free at once
+        fleet.start_ready(NODE, slots=3)  # a new process may use the id at once

@@ -1,4 +1,4 @@
-"""Many publishers, many jobs, many delayed: each runs once, on time, and nothing grows."""
+"""Many publishers, jobs and delayed jobs: each job runs once and in time, and no memory grows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def client(server: Server) -> Iterator[redis.Redis]:
 def publishers(
     fleet: Fleet, jobs: int, processes: int, threads: int
 ) -> list[subprocess.Popen[bytes]]:
-    """Processes of so many threads, each of which sends its share of the jobs."""
+    """Start processes with threads. Each process sends its share of the jobs."""
     share = jobs // processes
     return [
         subprocess.Popen(
@@ -47,7 +47,7 @@ def publishers(
 def run_crowd(
     fleet: Fleet, client: redis.Redis, jobs: int, processes: int, threads: int, patience: float
 ) -> None:
-    """Send the jobs while the nodes run them; each has run once, and nothing is left."""
+    """Send the jobs while the nodes run them. Check that each ran once and left no state."""
     began = time.monotonic()
     senders = publishers(fleet, jobs, processes, threads)
     longest = 0
@@ -62,14 +62,14 @@ def run_crowd(
     order = marks(client, "crowd", jobs, patience)
     seconds = time.monotonic() - began
     wait_quiet(fleet, client)
-    assert sorted(map(int, order)) == list(range(jobs))  # each once
+    assert sorted(map(int, order)) == list(range(jobs))
     print(
         f"\n{jobs} jobs of {processes * threads} publishers on {len(fleet.processes)} nodes: "
         f"{seconds:.1f} s, {jobs / seconds:.0f} jobs/s, at most {longest} waiting"
     )
 
 
-def test_each_job_of_many_publishers_runs_once_and_nothing_is_left(
+def test_each_job_of_many_publishers_runs_once_and_leaves_no_state(
     server: Server, client: redis.Redis
 ) -> None:
     fleet = Fleet(server)
@@ -105,7 +105,7 @@ def test_50_000_jobs_of_64_publishers_run_once_each_on_8_nodes(
 
 
 def publish_many(server: Server, jobs: int) -> None:
-    """Publish jobs that wait, one by one, and see that they leave nothing in this process."""
+    """Publish jobs that wait, and check that the memory of this process does not grow."""
     app = make_app(server.url, task_ignore_result=True)
 
     def publish(count: int) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def publish_many(server: Server, jobs: int) -> None:
         gc.collect()
         return len(gc.get_objects()), psutil.Process().memory_info().rss
 
-    objects_before, rss_before = publish(1100)  # fills the 1,024 demands that are remembered
+    objects_before, rss_before = publish(1100)  # fills the cache of 1,024 demands
     queues = len(app.amqp.queues)
     objects, rss = publish(jobs)
     assert len(app.amqp.queues) == queues
@@ -127,33 +127,33 @@ def publish_many(server: Server, jobs: int) -> None:
 
 @pytest.fixture
 def no_warnings() -> Iterator[None]:
-    """pytest keeps what is logged."""
+    """pytest keeps all log records in memory."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
 
 
 @pytest.mark.usefixtures("no_warnings")
-def test_nothing_grows_in_the_publisher(server: Server) -> None:
+def test_the_memory_of_a_publisher_does_not_grow(server: Server) -> None:
     publish_many(server, 500)
 
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("no_warnings")
-def test_nothing_grows_in_the_publisher_of_20_000(server: Server) -> None:
+def test_the_memory_of_a_publisher_of_20_000_jobs_does_not_grow(server: Server) -> None:
     publish_many(server, 20_000)
 
 
 @pytest.mark.soak
-def test_100_000_delayed_tasks_survive_a_restart_and_are_on_time() -> None:
-    """Half of them due within a minute, 5,000 of those in one moment."""
+def test_100_000_delayed_tasks_survive_a_restart_and_run_in_time() -> None:
+    """Half of them are due within a minute, and 5,000 of these at the same time."""
     count, crowd = 100_000, 5_000
     server = Server("--appendonly", "yes")
     fleet = Fleet(server)
     try:
         fleet.start_ready("a", "-P", "threads", slots=8)
         began = time.monotonic()
-        # 100,000 are sent at some 1,000 a second; the first falls due well after that.
+        # The machine sends about 1,000 a second. The first is due after the last was sent.
         first = soon(count / 400)
         results = fleet.plugin.dispatch_many(
             mark(
@@ -177,12 +177,12 @@ def test_100_000_delayed_tasks_survive_a_restart_and_are_on_time() -> None:
             fleet.wait_online(*"bcde")
             back = milliseconds(client)
             assert back < first.timestamp() * 1000, "the machine is too slow for this test"
-            wait_for(lambda: not client.exists("scheduler:delayed"), "all to be due", 900)
+            wait_for(lambda: not client.exists("scheduler:delayed"), "all tasks to be due", 900)
             late = lateness(client, *results, since=back)
             p50, p99 = late[count // 2], late[count * 99 // 100]
             print(f"late by {p50:.3f} s (median), {p99:.3f} s (p99), {late[-1]:.3f} s (most)")
             late = lateness(client, *results[:crowd], since=back)
-            print(f"of those of one moment: {late[crowd // 2]:.3f} s and {late[-1]:.3f} s")
+            print(f"with the same due time: {late[crowd // 2]:.3f} s and {late[-1]:.3f} s")
             assert p99 < 1
             order = marks(client, "delayed", count, 1800)
             assert sorted(map(int, order)) == list(range(count))
@@ -192,19 +192,18 @@ def test_100_000_delayed_tasks_survive_a_restart_and_are_on_time() -> None:
         server.close()
 
 
-def test_jobs_of_one_moment_are_placed_though_no_node_was_there(
+def test_the_first_node_places_all_jobs_that_fell_due_without_a_node(
     server: Server, client: redis.Redis
 ) -> None:
-    """They fell due while no node lived: the first that joins places them all."""
     fleet = Fleet(server, **FAST)
     try:
         results = fleet.plugin.dispatch_many(
-            mark(fleet.app, "nobody", number, countdown=1) for number in range(600)
+            mark(fleet.app, "overdue", number, countdown=1) for number in range(600)
         )
-        wait_for(lambda: lateness_of_head(client) > 0.2, "some to be due")
+        wait_for(lambda: lateness_of_head(client) > 0.2, "the first tasks to be due")
         fleet.start_ready("a", "-P", "threads", slots=4)
         back = milliseconds(client)
-        marks(client, "nobody", 600)
+        marks(client, "overdue", 600)
         assert lateness(client, *results, since=back)[-1] < 1
         wait_quiet(fleet, client)
     finally:

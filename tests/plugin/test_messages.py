@@ -1,4 +1,4 @@
-"""Messages come from whoever can write to Redis: nothing of them is believed unchecked."""
+"""Every client of Redis can write a message. The code checks each value that it reads from one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HOSTILE_IDS = {
     "a long session": f"{'x' * 129}:1",
     "a long number": f"u1:{'1' * 17}",
     "a line break": "a\n:1",
-    "what kombu puts between names": "a\x06\x16:1",
-    "what a terminal obeys": "\x1b[2J:1",
+    "kombu's separator of names": "a\x06\x16:1",
+    "a terminal's control sequence": "\x1b[2J:1",
     "a number": 7,
     "nothing": None,
     "an object": {"id": "u1:1"},
@@ -47,7 +47,7 @@ def headers(job_id: object, **given: object) -> dict[str, Any]:
 
 
 def message(job_id: object) -> str:
-    """As kombu's Redis transport sends it."""
+    """A message in the format of kombu's Redis transport."""
     properties = {
         "delivery_tag": str(uuid.uuid4()),
         "delivery_info": {"exchange": "", "routing_key": "minsched.node.n1"},
@@ -60,40 +60,40 @@ def message(job_id: object) -> str:
 
 
 @pytest.mark.parametrize("job_id", HOSTILE_IDS.values(), ids=HOSTILE_IDS)
-def test_an_id_that_the_scheduler_never_gave_is_no_job_s(job_id: object) -> None:
+def test_an_id_that_the_scheduler_cannot_create_is_no_job_id(job_id: object) -> None:
     assert job_id_of(headers(job_id)) == ""
 
 
 @pytest.mark.parametrize("job_id", [":1", "u1:17", "a/b:c:9007199254740991", f"{'ж' * 128}:1"])
-def test_an_id_that_it_gives_is_a_job_s(job_id: str) -> None:
+def test_an_id_that_the_scheduler_creates_is_a_job_id(job_id: str) -> None:
     assert job_id_of(headers(job_id)) == job_id
 
 
-@pytest.mark.parametrize("stated", [None, "x", [], {}, {"minsched": None}, {"minsched": "u:1"}])
-def test_headers_of_another_form_are_no_job_s(stated: object) -> None:
-    assert job_id_of(stated) == ""
+@pytest.mark.parametrize("value", [None, "x", [], {}, {"minsched": None}, {"minsched": "u:1"}])
+def test_headers_of_another_form_give_no_job_id(value: object) -> None:
+    assert job_id_of(value) == ""
 
 
 @pytest.mark.parametrize("raw", NO_MESSAGES, ids=range(len(NO_MESSAGES)))
-def test_what_is_no_message_is_no_job_s(raw: str | bytes) -> None:
+def test_an_entry_that_is_no_message_gives_no_job(raw: str | bytes) -> None:
     assert job_id_of(read_message(raw).get("headers")) == ""
     assert request_of(read_message(raw)) is None
 
 
-def test_a_message_tells_what_its_job_asks_for() -> None:
-    asked = read_message(message("u1:7"))
-    asked["headers"] |= {"eta": "2030-01-01T00:00:00+00:00", "expires": "2030-01-01T01:00:00"}
-    asked["properties"]["priority"] = 6
-    request = request_of(asked)
+def test_a_message_gives_the_request_of_its_job() -> None:
+    sent = read_message(message("u1:7"))
+    sent["headers"] |= {"eta": "2030-01-01T00:00:00+00:00", "expires": "2030-01-01T01:00:00"}
+    sent["properties"]["priority"] = 6
+    request = request_of(sent)
     assert request is not None
     assert (request.pool, request.session_id, request.priority) == ("asr", "u1", 6)
     assert request.due_ts == 1_893_456_000_000
     assert request.expires_ts == request.due_ts + 3_600_000
-    assert request.task_id == asked["headers"]["id"]
+    assert request.task_id == sent["headers"]["id"]
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "invalid",
     [
         {"minsched": None},
         {"minsched": {"demand": "asr"}},
@@ -107,14 +107,14 @@ def test_a_message_tells_what_its_job_asks_for() -> None:
     ],
     ids=str,
 )
-def test_a_message_that_tells_it_wrongly_tells_nothing(spoil: dict[str, object]) -> None:
-    asked = read_message(message("u1:7"))
-    asked["headers"] |= spoil
-    assert request_of(asked) is None
+def test_a_message_with_an_invalid_header_gives_no_request(invalid: dict[str, object]) -> None:
+    sent = read_message(message("u1:7"))
+    sent["headers"] |= invalid
+    assert request_of(sent) is None
     assert request_of({}) is None
 
 
-def test_ids_of_tasks_and_jobs_are_bounded_where_they_come_in() -> None:
+def test_requests_refuse_task_and_job_ids_of_another_form() -> None:
     with pytest.raises(ValidationError, match="at most 255 characters"):
         DispatchRequest(pool="asr", task_id="x" * 256)
     with pytest.raises(ValidationError, match="unprintable"):
@@ -123,15 +123,17 @@ def test_ids_of_tasks_and_jobs_are_bounded_where_they_come_in() -> None:
         HeartbeatRequest(node_id="n1", jobs=["id_seq"])
 
 
-def test_nothing_of_ours_unpickles() -> None:
-    unpickles = re.compile(r"^\s*(import|from) (c?[Pp]ickle|dill|marshal|shelve)\b", re.MULTILINE)
+def test_no_module_unpickles() -> None:
+    pickle_import = re.compile(
+        r"^\s*(import|from) (c?[Pp]ickle|dill|marshal|shelve)\b", re.MULTILINE
+    )
     for package in ("celery_minsched", "node_agent"):
         for path in (ROOT / package).rglob("*.py"):
-            assert not unpickles.search(path.read_text(encoding="utf-8")), path
+            assert not pickle_import.search(path.read_text(encoding="utf-8")), path
 
 
-def test_a_node_goes_on_whatever_lies_in_its_queue(fleet: Fleet, client: redis.Redis) -> None:
-    for entry in ("x", message(None)):  # an earlier process was killed as it took them
+def test_a_node_survives_every_entry_of_its_queue(fleet: Fleet, client: redis.Redis) -> None:
+    for entry in ("x", message(None)):  # an earlier process died while it took them
         client.lpush("minsched.taken.n1", entry)
     fleet.start_ready("n1", "-P", "threads")
     for job_id in HOSTILE_IDS.values():

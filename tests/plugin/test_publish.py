@@ -1,4 +1,4 @@
-"""What Celery lets callers do as they send a task works beside a demand, or is refused by name."""
+"""Each of Celery's options of a call works with a demand, or raises an error that names it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def make(url: str, cls: type[Celery] = Celery, broker: str | None = None, **conf: Any) -> Celery:
-    """An application with a task that has a demand and a task that has none."""
+    """An application with a task with a demand and a task without one."""
     app = cls("p", broker=broker or url, backend=url, set_as_current=False)
     app.conf.update(task_publish_retry_policy={"max_retries": 1}, **conf)
     MinSched(app)
 
-    @app.task(name="asked", minsched={"pool": "asr"}, bind=True, shared=False)
-    def asked(self: Any, *args: Any) -> dict[str, Any]:
+    @app.task(name="demanding", minsched={"pool": "asr"}, bind=True, shared=False)
+    def demanding(self: Any, *args: Any) -> dict[str, Any]:
         return dict(self.request.minsched)
 
     @app.task(name="plain", bind=True, shared=False)
@@ -58,7 +58,7 @@ def app(server: Server) -> Iterator[Celery]:
 
 
 def messages(client: redis.Redis) -> dict[str, dict[str, Any]]:
-    """All that were sent, by their tasks' ids."""
+    """All sent messages, by task id."""
     return {
         (message := json.loads(raw))["properties"]["correlation_id"]: message
         for pattern in ("minsched.*", "celery*")
@@ -68,8 +68,8 @@ def messages(client: redis.Redis) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("task", ["asked", "plain"])
-def test_a_route_s_options_are_kept_beside_a_demand(
+@pytest.mark.parametrize("task", ["demanding", "plain"])
+def test_the_options_of_a_route_apply_to_a_task_with_a_demand(
     server: Server, client: redis.Redis, task: str
 ) -> None:
     route = {"priority": 9, "headers": {"team": "a"}, "queue": "celery", "compression": "zlib"}
@@ -95,20 +95,20 @@ def test_a_connection_to_another_broker_is_refused(app: Celery, server: Server, 
 
     other = server.url.replace("/0", "/5")
     with pytest.raises(InvalidDemand, match="/5 is not the broker of the application"):
-        send(other, "asked")
+        send(other, "demanding")
     with server.client(db=5) as client:
         assert client.keys("*") == []
         send(other, "plain")
         assert client.llen("celery") == 1
         client.flushdb()
-    assert app.minsched.where(send(server.url, "asked").id).status == "waiting"
+    assert app.minsched.where(send(server.url, "demanding").id).status == "waiting"
     with app.producer_pool.acquire() as pooled:
-        assert app.tasks["asked"].apply_async(producer=pooled)
+        assert app.tasks["demanding"].apply_async(producer=pooled)
 
 
 @pytest.mark.parametrize("how", ["call", "handler"])
-def test_a_priority_at_another_broker_is_in_the_header(server: Server, how: str) -> None:
-    """A node takes from one list of its queue, and kombu has one for each priority step."""
+def test_with_another_broker_the_header_has_the_priority(server: Server, how: str) -> None:
+    """A node reads one list of its queue. kombu has a list for each priority step."""
     own = {"minsched_database_url": server.url, "minsched_when_full": "error"}
     app = make(server.url, broker=server.url.replace("/0", "/5"), **own)
     Desk(app.minsched.scheduler).node("n1", 1)
@@ -119,7 +119,7 @@ def test_a_priority_at_another_broker_is_in_the_header(server: Server, how: str)
     if how == "handler":
         signals.before_task_publish.connect(change)
     try:
-        app.tasks["asked"].apply_async(**({"priority": "6"} if how == "call" else {}))
+        app.tasks["demanding"].apply_async(**({"priority": "6"} if how == "call" else {}))
     finally:
         signals.before_task_publish.disconnect(change)
     with server.client(db=5) as client:
@@ -130,27 +130,25 @@ def test_a_priority_at_another_broker_is_in_the_header(server: Server, how: str)
 
 
 @pytest.mark.parametrize("broker", ["memory://", "amqp://127.0.0.1:1//"])
-def test_nothing_is_checked_before_a_task_with_a_demand_is_sent(
-    server: Server, broker: str
-) -> None:
+def test_the_broker_is_checked_at_the_first_task_with_a_demand(server: Server, broker: str) -> None:
     app = make(server.url, broker=broker, task_always_eager=True)
-    for task in ("asked", "plain"):
+    for task in ("demanding", "plain"):
         assert app.tasks[task].delay(1).get() == no_place()
     if broker == "memory://":
         app = make(server.url, broker=broker)
         app.tasks["plain"].delay()
         with pytest.raises(ImproperlyConfigured, match="in one Redis database"):
-            app.tasks["asked"].delay()
+            app.tasks["demanding"].delay()
 
 
-def test_celery_s_first_protocol_is_refused_by_name(server: Server) -> None:
+def test_task_protocol_1_is_refused(server: Server) -> None:
     app = make(server.url, task_protocol=1)
     with pytest.raises(ImproperlyConfigured, match="Set task_protocol = 2"):
         _ = app.amqp
 
 
 class Numbering(Celery):
-    """Gives each message a header of its own."""
+    """Adds a header with a number to each message."""
 
     def send_task(self, *args: Any, headers: Any = None, **options: Any) -> Any:
         headers = {**(headers or {}), "number": next(self.numbers)}
@@ -158,7 +156,7 @@ class Numbering(Celery):
 
 
 def numbering(function: Any, numbers: Iterator[int]) -> Any:
-    """As an instrumentation wraps a function."""
+    """Wrap a function, as an instrumentation does."""
 
     @wraps(function)
     def wrapped(*args: Any, headers: Any = None, **options: Any) -> Any:
@@ -170,7 +168,7 @@ def numbering(function: Any, numbers: Iterator[int]) -> Any:
 @pytest.mark.parametrize(
     "way", ["subclass", "application", "class", "task", "tasks", "router", "nothing"]
 )
-def test_a_batch_goes_the_way_of_apply_async_where_that_is_not_celery_s_own(
+def test_a_batch_calls_an_overridden_apply_async(
     server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     numbers = count()
@@ -181,14 +179,14 @@ def test_a_batch_goes_the_way_of_apply_async_where_that_is_not_celery_s_own(
     routes = {"task_routes": route} if way == "router" else {}
     app = make(server.url, Numbering if way == "subclass" else Celery, **routes)
     app.numbers = numbers
-    task = app.tasks["asked"]
+    task = app.tasks["demanding"]
     if way == "application":
         monkeypatch.setattr(app, "send_task", numbering(app.send_task, numbers))
     elif way == "class":
         monkeypatch.setattr(Celery, "send_task", numbering(Celery.send_task, numbers))
     elif way == "task":
-        own = MethodType(numbering(type(task).apply_async, numbers), task)
-        monkeypatch.setattr(task, "apply_async", own)
+        method = MethodType(numbering(type(task).apply_async, numbers), task)
+        monkeypatch.setattr(task, "apply_async", method)
     elif way == "tasks":
         monkeypatch.setattr(Task, "apply_async", numbering(Task.apply_async, numbers))
     results = app.minsched.dispatch_many(task.s(number) for number in range(4))
@@ -199,11 +197,11 @@ def test_a_batch_goes_the_way_of_apply_async_where_that_is_not_celery_s_own(
 
 
 class TestValues:
-    """Of a task's id and times: as in plain Celery, or :class:`InvalidDemand`."""
+    """Task ids and times work as in plain Celery, or raise :class:`InvalidDemand`."""
 
-    def test_a_uuid_is_a_task_s_id(self, app: Celery, client: redis.Redis) -> None:
+    def test_a_task_id_may_be_a_uuid(self, app: Celery, client: redis.Redis) -> None:
         task_id = uuid.uuid4()
-        result = app.tasks["asked"].apply_async(task_id=task_id)
+        result = app.tasks["demanding"].apply_async(task_id=task_id)
         assert app.minsched.where(task_id).job_id == app.minsched.where(str(result.id)).job_id
         assert client.exists(f"scheduler:task:{task_id}")
 
@@ -215,54 +213,56 @@ class TestValues:
             ({"eta": "tomorrow"}, "eta: 'tomorrow' is no ISO 8601 time"),
         ],
     )
-    def test_another_is_refused(
+    def test_an_invalid_task_id_or_time_is_refused(
         self, app: Celery, client: redis.Redis, options: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(InvalidDemand, match=message):
-            app.tasks["asked"].apply_async(**options)
+            app.tasks["demanding"].apply_async(**options)
         assert client.keys("scheduler:job:*") == []
 
     @pytest.mark.parametrize("eta", [datetime(1969, 1, 1), datetime(1, 1, 1), EPOCH])
-    def test_a_time_before_1970_is_over(
+    def test_a_time_before_1970_is_in_the_past(
         self, app: Celery, client: redis.Redis, eta: datetime
     ) -> None:
         desk = Desk(app.minsched.scheduler)
         desk.node("n1", 1)
-        result = app.tasks["asked"].apply_async(eta=eta)
+        result = app.tasks["demanding"].apply_async(eta=eta)
         assert app.minsched.where(result.id).status == "dispatched"
-        late = app.tasks["asked"].apply_async(expires=datetime(1969, 1, 1))
+        late = app.tasks["demanding"].apply_async(expires=datetime(1969, 1, 1))
         desk.beat("n1")
         assert app.minsched.where(late.id).reason == "expired"
 
     @pytest.mark.parametrize("priority", ["6", "high", 6.0])
-    def test_a_priority_is_what_kombu_takes(self, app: Celery, priority: object) -> None:
-        assert app.tasks["asked"].apply_async(priority=priority)
+    def test_every_priority_that_kombu_accepts_is_accepted(
+        self, app: Celery, priority: object
+    ) -> None:
+        assert app.tasks["demanding"].apply_async(priority=priority)
 
 
 class TestPlace:
-    """``self.request.minsched`` is there in every request, with the same keys."""
+    """Every request has ``self.request.minsched`` with the same keys."""
 
-    def test_of_a_task_that_the_scheduler_did_not_place(self, app: Celery) -> None:
-        for task in (app.tasks["asked"], app.tasks["plain"]):
+    def test_a_task_that_the_scheduler_did_not_place_has_an_empty_place(self, app: Celery) -> None:
+        for task in (app.tasks["demanding"], app.tasks["plain"]):
             assert task() == task.apply().get() == no_place()
             assert task.apply(headers={"a": 1}).get() == no_place()
 
-    def test_has_no_other_effect_on_a_request(self, app: Celery) -> None:
+    def test_the_place_has_no_other_effect_on_a_request(self, app: Celery) -> None:
         @app.task(bind=True, shared=False)
         def looks(self: Any) -> Any:
             self.request.minsched["job_id"] = "x:1"  # a copy
-            missing = getattr(self.request, "missing", "none")
-            return self.request.minsched["job_id"], missing, "minsched" in vars(self.request)
+            unset = getattr(self.request, "unset", "none")
+            return self.request.minsched["job_id"], unset, "minsched" in vars(self.request)
 
         assert looks.apply().get() == ("", "none", False)
         assert still_mine()
 
-    def test_has_the_keys_that_it_has_on_a_node(self, app: Celery) -> None:
+    def test_the_place_has_the_same_keys_as_on_a_node(self, app: Celery) -> None:
         scheduler = app.minsched.scheduler
         node = RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]')
         scheduler.register_node(node)
         place = scheduler.dispatch_task(DispatchRequest(pool="asr"))
-        _, told = scheduler.claim_job(place.job_id, "n1")
-        del told["term"]  # the node keeps it for itself
-        # The publisher's values, the node's, and those of the claim.
-        assert no_place().keys() == {"demand", "job_id", "node_id", "claim", *told}
+        _, claim_values = scheduler.claim_job(place.job_id, "n1")
+        del claim_values["term"]  # the node does not pass it on
+        publisher_keys = {"demand", "job_id", "node_id"}
+        assert no_place().keys() == {*publisher_keys, "claim", *claim_values}

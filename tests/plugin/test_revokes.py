@@ -1,4 +1,4 @@
-"""A revocation does not stop the worker."""
+"""A revocation does not block the worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..support.fleet import make_app, wait_for
 from ..support.server import Server
 
 
-def test_a_revocation_waits_for_no_result_backend(server: Server, client: redis.Redis) -> None:
+def test_a_revocation_does_not_wait_for_the_result_backend(
+    server: Server, client: redis.Redis
+) -> None:
     app = make_app(server.url)
     done, begun = app.AsyncResult("done"), app.AsyncResult("begun")
     app.backend.store_result("done", 1, "SUCCESS")

@@ -1,4 +1,4 @@
-"""The password in the scheduler's URL stays out of what a program shows."""
+"""No output of a program shows the password in the scheduler's URL."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_celery_shows_no_password(
     configure: Callable[[Celery, str], None], is_configured: bool, name: str, module: ModuleType
 ) -> None:
-    """By every name, however Celery is configured, and before anything reads the setting."""
+    """This holds for each way to configure Celery, before and after the setting is read."""
     setattr(module, name, URL)
     app = make_app()
     configure(app, name)
@@ -90,12 +90,12 @@ def test_celery_shows_no_password(
         MinSched(app)
         assert PASSWORD not in shown(app)
         assert app.minsched.settings.database_url == URL
-    told = [str(one.message) for one in caught if one.category is DeprecationWarning]
-    assert (f"Rename it to {NAME}" in "".join(told)) is (name == EARLIER_NAME)
+    texts = [str(warning.message) for warning in caught if warning.category is DeprecationWarning]
+    assert (f"Rename it to {NAME}" in "".join(texts)) is (name == EARLIER_NAME)
     assert getattr(module, name) == URL  # the user's own module is not changed
 
 
-def test_a_setting_that_comes_late_is_renamed_when_it_is_read() -> None:
+def test_a_setting_that_is_set_late_is_renamed_when_it_is_read() -> None:
     app = make_app()
     MinSched(app)
     assert app.conf.broker_url == "memory://"
@@ -105,7 +105,7 @@ def test_a_setting_that_comes_late_is_renamed_when_it_is_read() -> None:
     assert PASSWORD not in shown(app)
 
 
-def test_the_new_name_counts_if_both_are_given() -> None:
+def test_the_new_name_wins_over_the_earlier_name() -> None:
     app = make_app(minsched_redis_url=URL, minsched_database_url="redis://elsewhere/0")
     with pytest.warns(DeprecationWarning, match=EARLIER_NAME):
         assert MinSched(app).settings.database_url == "redis://elsewhere/0"
@@ -161,15 +161,15 @@ def test_no_repr_shows_the_url(server: Server) -> None:
     app = make_app(minsched_database_url=f"redis://default:{PASSWORD}@127.0.0.1:{server.port}/0")
     plugin = MinSched(app)
     scheduler = plugin.scheduler
-    for one in (plugin, plugin.settings, scheduler, scheduler.settings, plugin.views):
-        assert PASSWORD not in f"{one!r} {one}"
+    for value in (plugin, plugin.settings, scheduler, scheduler.settings, plugin.views):
+        assert PASSWORD not in f"{value!r} {value}"
     assert PASSWORD not in repr(Settings(database_url=URL))
 
 
-def test_no_error_of_a_connection_shows_the_url(
+def test_no_connection_error_shows_the_url(
     caplog: pytest.LogCaptureFixture, no_pauses: None
 ) -> None:
-    """A server that is away, one with another password, and one that is not the broker's."""
+    """An unreachable server, a server with another password, and a server besides the broker."""
     away = make_app(minsched_database_url=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")
     MinSched(away)
     with pytest.raises(OperationalError) as refused:
@@ -188,5 +188,5 @@ def test_no_error_of_a_connection_shows_the_url(
     with pytest.raises(ImproperlyConfigured, match="one Redis database") as waits:
         _ = apart.minsched.scheduler
     errors = [refused.value, denied.value, waits.value]
-    told = "".join("".join(traceback.format_exception(error)) for error in errors)
-    assert PASSWORD not in told + "".join(answers) + caplog.text
+    tracebacks = "".join("".join(traceback.format_exception(error)) for error in errors)
+    assert PASSWORD not in tracebacks + "".join(answers) + caplog.text

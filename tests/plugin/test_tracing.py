@@ -1,4 +1,4 @@
-"""A dispatch is a span of the caller's trace; without OpenTelemetry there is none, and no cost."""
+"""Each dispatch is a span of the caller's trace. Without OpenTelemetry there are no spans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)  # once in a process
+    trace.set_tracer_provider(provider)  # a process can set it only once
     CeleryInstrumentor().instrument()
     yield exporter
     CeleryInstrumentor().uninstrument()
@@ -52,7 +52,7 @@ def app(server: Server, spans: InMemorySpanExporter) -> Iterator[Celery]:
 
     app.finalize()
     before = current_app._get_current_object()
-    app.set_current()  # the instrumentation looks for the task there
+    app.set_current()  # the instrumentation looks up tasks in the current application
     yield app
     before.set_current()
     app.close()
@@ -64,14 +64,14 @@ def register(app: Celery, slots: int = 1) -> None:
     )
 
 
-def of_dispatch(spans: InMemorySpanExporter) -> list[ReadableSpan]:
+def dispatch_spans(spans: InMemorySpanExporter) -> list[ReadableSpan]:
     return [span for span in spans.get_finished_spans() if span.name == SPAN]
 
 
-def test_a_dispatch_says_where_the_job_went_and_why(app: Celery, spans: Any) -> None:
+def test_the_span_of_a_dispatch_has_the_node_and_the_reason(app: Celery, spans: Any) -> None:
     register(app)
     result = app.tasks[TASK].delay()
-    [span] = of_dispatch(spans)
+    [span] = dispatch_spans(spans)
     job = app.minsched.where(result.id)
     assert span.attributes == {
         "celery.task_name": TASK,
@@ -84,66 +84,68 @@ def test_a_dispatch_says_where_the_job_went_and_why(app: Celery, spans: Any) -> 
     }
 
 
-def test_it_stands_between_the_caller_and_the_producer(app: Celery, spans: Any) -> None:
+def test_the_span_is_the_child_of_the_caller_and_the_parent_of_the_producer(
+    app: Celery, spans: Any
+) -> None:
     register(app)
     with trace.get_tracer("caller").start_as_current_span("caller") as caller:
         app.tasks[TASK].delay()
         assert trace.get_current_span() is caller
-    [dispatch] = of_dispatch(spans)
+    [dispatch] = dispatch_spans(spans)
     [producer] = [s for s in spans.get_finished_spans() if s.name == f"apply_async/{TASK}"]
     assert dispatch.parent.span_id == caller.get_span_context().span_id
     assert producer.parent.span_id == dispatch.context.span_id
 
 
-def test_each_of_a_batch_has_a_span(app: Celery, spans: Any) -> None:
+def test_each_dispatch_of_a_batch_has_a_span(app: Celery, spans: Any) -> None:
     register(app, 2)
     results = app.minsched.dispatch_many([app.tasks[TASK].s()] * 3)
-    found = {span.attributes["messaging.message.id"]: span for span in of_dispatch(spans)}
-    assert set(found) == {result.id for result in results}
-    why = sorted(span.attributes["minsched.chosen_by"] for span in found.values())
-    assert why == ["busy", "least_loaded", "least_loaded"]
-    waiting = next(s for s in found.values() if s.attributes["minsched.chosen_by"] == "busy")
+    by_task = {span.attributes["messaging.message.id"]: span for span in dispatch_spans(spans)}
+    assert set(by_task) == {result.id for result in results}
+    reasons = sorted(span.attributes["minsched.chosen_by"] for span in by_task.values())
+    assert reasons == ["busy", "least_loaded", "least_loaded"]
+    waiting = next(s for s in by_task.values() if s.attributes["minsched.chosen_by"] == "busy")
     assert "minsched.node" not in waiting.attributes
 
 
-def test_a_refused_dispatch_is_an_error(app: Celery, spans: Any) -> None:
+def test_the_span_of_a_refused_dispatch_has_an_error(app: Celery, spans: Any) -> None:
     register(app)
     app.tasks[TASK].delay()
     spans.clear()
     with pytest.raises(NoAvailableNode):
         app.tasks[TASK].apply_async(minsched={"when_full": "error"})
-    [span] = of_dispatch(spans)
+    [span] = dispatch_spans(spans)
     assert not span.status.is_ok
     assert span.events[0].attributes["exception.type"].endswith("NoAvailableNode")
 
 
-def test_of_a_refused_batch_each_that_was_not_sent_is_an_error(app: Celery, spans: Any) -> None:
+def test_each_unsent_task_of_a_batch_has_a_span_with_an_error(app: Celery, spans: Any) -> None:
     register(app)
     with pytest.raises(NoAvailableNode):
         app.minsched.dispatch_many(
             [app.tasks[TASK].s().set(minsched={"when_full": "error"}) for _ in range(3)]
         )
-    assert [span.status.is_ok for span in of_dispatch(spans)] == [True, False, False]
+    assert [span.status.is_ok for span in dispatch_spans(spans)] == [True, False, False]
 
 
 @pytest.mark.parametrize(("pool", "late"), [("threads", ""), ("prefork", "1")])
-def test_the_consumer_s_span_is_in_the_trace_and_has_the_node(
+def test_the_span_of_the_consumer_is_in_the_trace_and_has_the_node(
     server: Server, app: Celery, spans: Any, pool: str, late: str
 ) -> None:
     fleet = Fleet(server, "tests.support.traced_app", environment={"MINSCHED_TEST_LATE": late})
     try:
         fleet.start("traced", "-P", pool, slots=1)
-        result = app.tasks[TASK].apply_async()  # waits for the first node there is
+        result = app.tasks[TASK].apply_async()  # waits until the node is online
         result.get(timeout=60)
         consumer = wait_for(lambda: span_in(fleet.log("traced")), "the consumer's span")
     finally:
         fleet.close()
-    [dispatch] = of_dispatch(spans)
+    [dispatch] = dispatch_spans(spans)
     [producer] = [
         span
         for span in spans.get_finished_spans()
         if span.name == f"apply_async/{TASK}"
-        # The instrumentation leaves the span of a task that was refused open, and ends it later.
+        # The instrumentation ends the span of a refused task only later.
         and span.attributes["messaging.message.id"] == result.id
     ]
     assert int(consumer["context"]["trace_id"], 16) == dispatch.context.trace_id
@@ -160,7 +162,7 @@ def span_in(log: str) -> dict[str, Any] | None:
     return next((dict(span) for span in spans if span["name"] == f"run/{TASK}"), None)
 
 
-def test_without_opentelemetry_nothing_of_it_is_imported(server: Server) -> None:
+def test_the_plugin_works_without_opentelemetry(server: Server) -> None:
     code = f"""
 import sys
 from importlib.abc import MetaPathFinder
@@ -188,11 +190,11 @@ print(app.minsched.where(result.id).node_id, [n for n in sys.modules if "opentel
 
 @pytest.mark.parametrize("room", [1, 150])
 def test_no_span_of_a_batch_stays_open(app: Celery, spans: Any, room: int) -> None:
-    """Neither of a task that was sent, nor of one that was refused, nor of those after it."""
+    """The batch has sent tasks, a refused task, and unsent tasks after it."""
     app.conf.minsched_max_waiting = room
     tasks = group(app.tasks[TASK].s() for _ in range(350))
     with pytest.raises(Backlogged), app.minsched.batch():
         tasks.apply_async()
-    ended = of_dispatch(spans)
+    ended = dispatch_spans(spans)
     assert len(ended) == 350
     assert sum(span.status.status_code is trace.StatusCode.ERROR for span in ended) == 350 - room

@@ -1,4 +1,4 @@
-"""Waiting, with real nodes: whose turn it is, where a job may go, and how that changes."""
+"""Waiting jobs on real nodes: their order, the nodes that can take them, and changes of nodes."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def client(_server: Server) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def fleet(nodes: Fleet, client: redis.Redis) -> Iterator[Fleet]:
-    """The nodes, and that nobody waits and nothing lies about when the test ends."""
+    """The nodes. After each test no job waits and no message is left."""
     yield nodes
     wait_quiet(nodes, client)
 
 
 class TestTurns:
-    """The shares of two that wait for one slot."""
+    """Two fairness keys, sessions or lines that wait for one slot share it."""
 
     @pytest.mark.parametrize(
         ("where", "flood", "few"),
@@ -60,7 +60,7 @@ class TestTurns:
             ("lines", {}, {"pool": "mt"}),
         ],
     )
-    def test_one_that_floods_gets_every_second_turn_while_another_waits(
+    def test_a_flood_gets_every_second_turn_while_other_jobs_wait(
         self, fleet: Fleet, client: redis.Redis, where: str, flood: Any, few: Any
     ) -> None:
         with held(fleet, client, "a", "b") as (a, _):
@@ -72,13 +72,13 @@ class TestTurns:
             )
             a.release()
             order = marks(client, where, 220)
-        last = max(turn for turn, who in enumerate(order) if who == "few")
+        last = max(turn for turn, name in enumerate(order) if name == "few")
         both = order[: last + 1]  # while both wait
         assert abs(both.count("flood") - both.count("few")) <= 2
         assert all({"few"} & set(trio) for trio in zip(both, both[1:], both[2:], strict=False))
 
-    def test_priority_first_and_then_age(self, fleet: Fleet, client: redis.Redis) -> None:
-        """Celery's 0 is first; kombu's Redis transport knows four steps: 0, 3, 6 and 9."""
+    def test_jobs_run_by_priority_and_then_by_age(self, fleet: Fleet, client: redis.Redis) -> None:
+        """Priority 0 is the highest. kombu's Redis transport has the steps 0, 3, 6 and 9."""
         priorities = [*range(10), *range(10)]
         random.Random(1).shuffle(priorities)
         with held(fleet, client, "a", "b") as (a, _):
@@ -90,21 +90,21 @@ class TestTurns:
 
 
 class TestAffinity:
-    def test_prefer_takes_the_session_to_where_there_is_a_slot(
+    def test_prefer_moves_the_session_to_a_node_with_a_free_slot(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
         mine = {"session_id": "moves"}
         with held(fleet, client, "b", **mine):
             moved = fleet.send("where_am_i", minsched=mine)
             assert moved.get(timeout=20)["hostname"] == "celery@a"
-            wait_status(fleet, "finished", moved)  # a result comes before its slot is free
+            wait_status(fleet, "finished", moved)  # its slot is free later than its result
         again = fleet.send("where_am_i", minsched=mine)
         assert again.get(timeout=20)["hostname"] == "celery@a"
         job = fleet.job(again.id)
         assert job is not None
         assert job.chosen_by == "sticky"
 
-    def test_who_waits_takes_the_session_to_the_first_that_is_free(
+    def test_a_waiting_job_moves_the_session_to_the_first_free_node(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
         mine = {"session_id": "follows"}
@@ -122,12 +122,14 @@ class TestAffinity:
         with held(fleet, client, "a", **mine) as (a,):
             waiting = fleet.send("where_am_i", minsched=mine)
             other = fleet.send("where_am_i", minsched={"affinity": "none", "session_id": "stays"})
-            assert other.get(timeout=20)["hostname"] == "celery@b"  # which is free
+            assert other.get(timeout=20)["hostname"] == "celery@b"
             assert status(fleet, waiting) == "waiting"
             a.release()
             assert waiting.get(timeout=20)["hostname"] == "celery@a"
 
-    def test_require_and_the_node_is_drained(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_a_required_node_that_is_drained_loses_its_session(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
         mine = {"session_id": "drained", "affinity": "require"}
         with held(fleet, client, "a", **mine):
             waiting = fleet.send("where_am_i", minsched=mine)
@@ -138,7 +140,9 @@ class TestAffinity:
         after = fleet.send("where_am_i", minsched=mine)
         assert after.get(timeout=20)["hostname"] == "celery@b"  # the session has moved
 
-    def test_require_and_the_node_is_killed(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_a_required_node_that_is_killed_loses_its_session(
+        self, fleet: Fleet, client: redis.Redis
+    ) -> None:
         fleet.start_ready("dies", "-P", "threads", slots=1)
         mine = {"session_id": "killed", "affinity": "require"}
         fleet.send("note", "killed", 30.0, minsched={**mine, "preferred_node": "dies"})
@@ -149,7 +153,7 @@ class TestAffinity:
         assert waiting.get(timeout=20)["hostname"] in ("celery@a", "celery@b")
 
 
-def test_a_job_waits_for_a_node_with_all_it_requires_and_blocks_nobody(
+def test_a_job_that_waits_for_capabilities_blocks_no_other_job(
     fleet: Fleet, client: redis.Redis
 ) -> None:
     with held(fleet, client, "a", "b") as (a, b):
@@ -186,7 +190,7 @@ class TestRefused:
             )
         assert sorted(marks(client, "backlog", 3)) == ["0", "1", "delayed"]
 
-    def test_of_many_those_before_the_refused_one_are_sent(
+    def test_dispatch_many_sends_the_tasks_before_the_refused_task(
         self, fleet: Fleet, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(plugin, "BATCH", 4)
@@ -199,7 +203,7 @@ class TestRefused:
             assert [line.waiting for line in fleet.views.lines()] == [6]
         assert sorted(marks(client, "many", 6)) == ["0", "1", "2", "3", "4", "5"]
 
-    def test_error_raises_what_is_the_matter_at_the_caller(
+    def test_with_when_full_error_the_caller_gets_an_error_for_each_cause(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
         with held(fleet, client, "a", "b"):
@@ -218,12 +222,12 @@ class TestRefused:
 
 
 def _state(client: redis.Redis) -> set[str]:
-    """Keys of jobs, lines and messages, and how many jobs there have been."""
+    """The keys of jobs, lines and messages, and the number of the newest job."""
     keys = {key for key in client.keys("*") if "counts" not in key}
     return keys | {client.get("scheduler:job:id_seq")}
 
 
-def test_what_nobody_can_do_is_told_and_runs_once_somebody_can(
+def test_an_impossible_job_is_logged_and_runs_when_a_node_can_run_it(
     fleet: Fleet, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     rare = {"capabilities": ["gpu", "rare"]}
@@ -231,23 +235,23 @@ def test_what_nobody_can_do_is_told_and_runs_once_somebody_can(
         busy = fleet.send("where_am_i")
         impossible = fleet.send("where_am_i", minsched=rare)
         fleet.send("where_am_i", minsched=rare).revoke()
-        said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-        assert said == ["tasks wait: no registered node can do asr gpu rare"]  # not for each
-        said_of_it = rf"task {impossible.id} is job :\d+, and waits \(impossible\)"
-        assert re.search(said_of_it, caplog.text)
+        warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert warnings == ["tasks wait: no registered node can do asr gpu rare"]  # one for both
+        debug_text = rf"task {impossible.id} is job :\d+, and waits \(impossible\)"
+        assert re.search(debug_text, caplog.text)
         possible = {tuple(line.capabilities): line.possible for line in fleet.views.lines()}
         assert possible == {(): True, ("gpu", "rare"): False}
         fleet.send("where_am_i", minsched={"pool": "nowhere"}).revoke()
         assert caplog.messages.count("tasks wait: no registered node can do nowhere") == 1
     busy.get(timeout=20)
-    assert status(fleet, impossible) == "waiting"  # although both are free
+    assert status(fleet, impossible) == "waiting"
     fleet.start("c", "-P", "threads", "--capability", "gpu", "--capability", "rare", slots=1)
     assert impossible.get(timeout=30)["hostname"] == "celery@c"
     assert fleet.stop("c") == 0
 
 
-class TestANodeChanges:
-    def test_a_drained_node_s_turn_passes_on(self, fleet: Fleet, client: redis.Redis) -> None:
+class TestNodeChanges:
+    def test_a_drained_node_takes_no_waiting_job(self, fleet: Fleet, client: redis.Redis) -> None:
         with held(fleet, client, "a", "b") as (a, b):
             waiting = [fleet.send("where_am_i") for _ in range(4)]
             wait_status(fleet, "waiting", *waiting)
@@ -258,9 +262,7 @@ class TestANodeChanges:
             assert {r.get(timeout=20)["hostname"] for r in waiting} == {"celery@b"}
         fleet.plugin.scheduler.drain_node("a", draining=False)
 
-    def test_a_node_that_is_drained_no_more_takes_who_waits(
-        self, fleet: Fleet, client: redis.Redis
-    ) -> None:
+    def test_an_undrained_node_takes_waiting_jobs(self, fleet: Fleet, client: redis.Redis) -> None:
         with held(fleet, client, "b"):
             fleet.plugin.scheduler.drain_node("a")
             waiting = fleet.send("where_am_i")
@@ -268,20 +270,20 @@ class TestANodeChanges:
             fleet.plugin.scheduler.drain_node("a", draining=False)
             assert waiting.get(timeout=20)["hostname"] == "celery@a"
 
-    def test_a_node_grows_and_shrinks_with_its_pool(
+    def test_the_slots_of_a_node_follow_the_size_of_its_worker_pool(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
-        """The slots are the pool's processes: one more takes who waits, one fewer does not."""
+        """A new process of the worker pool takes a waiting job."""
         fleet.start_ready("pool", "--capability", "grows", slots=1)
         demand = {"capabilities": ["grows"]}
-        control, there = fleet.app.control, ["celery@pool"]
+        control, workers = fleet.app.control, ["celery@pool"]
         with held(fleet, client, "pool", **demand):
             waiting = fleet.send("where_am_i", minsched=demand)
             wait_status(fleet, "waiting", waiting)
-            control.pool_grow(1, destination=there)
+            control.pool_grow(1, destination=workers)
             assert waiting.get(timeout=20)["hostname"] == "celery@pool"
-            # Refused while the process that ran the last one is not idle yet.
-            wait_for(lambda: "ok" in str(control.pool_shrink(1, destination=there, reply=True)))
+            # The worker refuses until the process of the last task is idle.
+            wait_for(lambda: "ok" in str(control.pool_shrink(1, destination=workers, reply=True)))
             wait_for(lambda: fleet.node("pool").max_jobs == 1)  # type: ignore[union-attr]
             waiting = fleet.send("where_am_i", minsched=demand)
             wait_status(fleet, "waiting", waiting)
@@ -290,7 +292,7 @@ class TestANodeChanges:
 
 
 class TestCanvas:
-    def test_a_chain_waits_link_by_link(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_each_task_of_a_chain_waits(self, fleet: Fleet, client: redis.Redis) -> None:
         with held(fleet, client, "a", "b"):
             result = chain(*(sig(fleet.app, "add", n) for n in range(1, 5)))()
             wait_for(lambda: fleet.views.lines())
@@ -316,7 +318,7 @@ class TestCanvas:
         assert result.get(timeout=20) == [2 * n for n in range(12)]
 
 
-def test_megabytes_wait_and_arrive_as_they_were(fleet: Fleet, client: redis.Redis) -> None:
+def test_large_messages_wait_unchanged(fleet: Fleet, client: redis.Redis) -> None:
     texts = [chr(97 + n) * (5 * 1024 * 1024) for n in range(3)]
     with held(fleet, client, "a", "b"):
         results = [fleet.send("digest", text) for text in texts]
@@ -325,8 +327,7 @@ def test_megabytes_wait_and_arrive_as_they_were(fleet: Fleet, client: redis.Redi
         assert result.get(timeout=30) == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_a_retry_waits_for_its_turn_too(fleet: Fleet, client: redis.Redis) -> None:
-    """It is a new job, behind those who wait already."""
+def test_a_retry_waits_behind_the_waiting_jobs(fleet: Fleet, client: redis.Redis) -> None:
     with held(fleet, client, "a", "b") as (a, _):
         first = fleet.send("retries")
         rest = [fleet.send("mark", "retry", n) for n in range(10)]
@@ -337,12 +338,12 @@ def test_a_retry_waits_for_its_turn_too(fleet: Fleet, client: redis.Redis) -> No
         assert node_of(fleet, first) == "a"
 
 
-def test_ids_are_given_in_the_order_of_the_calls(fleet: Fleet, client: redis.Redis) -> None:
-    """Age within a priority is the number in a job's id; also in a batch."""
+def test_jobs_run_in_the_order_of_their_calls(fleet: Fleet, client: redis.Redis) -> None:
+    """The number in a job's id is its age. A batch numbers its jobs in their order."""
     with held(fleet, client, "a", "b") as (a, _):
         fleet.plugin.dispatch_many(mark(fleet.app, "age", n) for n in range(20))
         for number in range(20, 30):
             fleet.send("mark", "age", number)
         a.release()
         order = [int(number) for number in marks(client, "age", 30)]
-    assert all(one < other for one, other in pairwise(order))
+    assert all(earlier < later for earlier, later in pairwise(order))
