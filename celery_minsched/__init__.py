@@ -4,10 +4,8 @@ from .core.errors import (
     Backlogged,
     EmptyPool,
     InvalidDemand,
-    MaxRescuesExceededError,
     NoAvailableNode,
     NodeIdInUse,
-    NodeLostError,
     NodeMismatch,
     NoPoolForLangPair,
     SchedulerError,
@@ -29,6 +27,7 @@ from .core.scheduler import MinimalSchedulerService
 from .core.settings import Settings
 from .plugin.ownership import still_mine
 from .plugin.plugin import MinSched
+from .plugin.result_errors import MaxRescuesExceededError, NodeLostError
 from .plugin.router import MinSchedRouter
 
 __version__ = "0.1.0"

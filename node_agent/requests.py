@@ -18,8 +18,8 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import Ignore, Retry, TaskRevokedError
 from celery.worker.request import Request
 
+from celery_minsched.plugin.header import HEADER
 from celery_minsched.plugin.messages import job_id_of
-from celery_minsched.plugin.router import HEADER
 
 
 def claim_of(headers: Any) -> str:

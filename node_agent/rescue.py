@@ -306,7 +306,7 @@ def _park(plugin: MinSched, page: list[_Found]) -> Iterator[str]:
     scheduler = plugin.scheduler
     calls = [
         (
-            *(one.job_id, one.raw, scheduler.keys.suffix(priority_of(one.message))),
+            *(one.job_id, one.raw, scheduler.keys.priority_suffix(priority_of(one.message))),
             *(one.node_id, one.tag, one.place),
         )
         for one in page

@@ -22,9 +22,9 @@ from celery_minsched import RegisterNodeRequest
 from celery_minsched.core.keys import QUEUES, queue_name
 from celery_minsched.plugin import remote, tracing  # noqa: F401 - remote registers its commands
 from celery_minsched.plugin.connection import result_options
+from celery_minsched.plugin.header import HEADER
 from celery_minsched.plugin.messages import job_id_of
 from celery_minsched.plugin.plugin import MinSched
-from celery_minsched.plugin.router import HEADER
 
 from . import revokes  # noqa: F401 - registers its commands
 from .children import kept_by_children

@@ -1,97 +1,132 @@
-"""A demand: what a task asks of the node that runs it, from where Celery users state things.
+"""A demand: what a task asks of the node that runs it.
 
-A demand is a dict with the keys of :class:`Demand`. It is stated in ``minsched_routes``, on the
-task (``@app.task(minsched={...})``) and per call (``apply_async(minsched={...})``); the nearer wins
-key by key, and ``None`` takes a key back.
+Celery users write it as a dict with the keys of :class:`Demand`: in ``minsched_routes``, on the
+task (``@app.task(minsched={...})``) and per call (``apply_async(minsched={...})``). The nearer
+place wins key by key. ``None`` removes a key.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
+from .describe import did_you_mean, sentence_of
 from .errors import InvalidDemand
-from .models import DispatchRequest, Lang, Name, SessionId, _Model
+from .field_types import MAX_CAPABILITIES, Lang, Model, Name, SessionId, check_lang
+from .selector import Selector
 
 
-class Demand(_Model):
-    """What a job asks for; see :class:`~.models.DispatchRequest` for the fields."""
+class Demand(Model):
+    """What a job asks for: a pool or a language pair, and optionally more.
+
+    ``src_lang`` may be "auto". ``tgt_lang`` is then a pair, "zh:en": speech in either of the two
+    languages. The scheduler looks up the pools that serve zh to en, or else en to zh. A pool that
+    lists language pairs serves only these; a pool that lists none serves all.
+
+    Each field is stored in the job's record, see :func:`.job_fields.demand_fields`.
+    """
 
     pool: Name | None = None
     src_lang: Lang | None = None
     tgt_lang: str | None = None
+    #: Jobs of a session prefer the node of the session's latest job.
     session_id: SessionId = ""
     preferred_node: Name | None = None
-    capabilities: list[Name] = Field(default=[])
+    #: The node must have all of these.
+    capabilities: list[Name] = Field(default=[], max_length=MAX_CAPABILITIES)
+    #: ``prefer`` the session's node; ``require`` it, or the preferred node, while that node works;
+    #: ``none``.
     affinity: Literal["prefer", "require", "none"] = "prefer"
+    #: Jobs in one line take turns by this key; ``None``: by their session.
     fairness_key: SessionId | None = None
-    #: What to do when every slot is taken; ``None``: as ``minsched_when_full`` says.
+    #: If no slot is free: ``wait`` in line, or ``error``. ``None``: see ``minsched_when_full``.
     when_full: Literal["wait", "error"] | None = None
 
-    def request(
-        self, default_when_full: Literal["wait", "error"] = "wait", task_name: str = "", **job: Any
-    ) -> DispatchRequest:
-        """The demand of one job, as the scheduler takes it. The payload names the task only."""
-        when_full = self.when_full or default_when_full
-        return DispatchRequest(
-            **self.model_dump(exclude={"when_full"}),
-            when_full=when_full,
-            payload_json=json.dumps({"task": task_name}),
-            **job,
-        )
+    @field_validator("capabilities")
+    @classmethod
+    def _sort(cls, names: list[str]) -> list[str]:
+        return sorted(set(names))
+
+    def model_post_init(self, _context: Any) -> None:
+        """Check the fields together: a pool or a pair is needed, and a pair has two languages."""
+        if (self.src_lang is None) != (self.tgt_lang is None):
+            raise ValueError("src_lang and tgt_lang come together: give both or neither")
+        if self.pool is None and self.src_lang is None:
+            raise ValueError("nothing is asked for: give a pool, or src_lang and tgt_lang")
+        self.pairs  # noqa: B018 - raises ValueError for a wrong language
+
+    @property
+    def pool_selector(self) -> str:
+        """Which pools may run the job, as the scripts read it; see :mod:`.selector`."""
+        return str(Selector(self.pool or "", tuple(self.pairs)))
+
+    @property
+    def pairs(self) -> list[str]:
+        """The language pairs "src:tgt" to look up. The first that a pool serves counts."""
+        if self.src_lang is None or self.tgt_lang is None:
+            return []
+        one, colon, other = self.tgt_lang.partition(":")
+        if colon and self.src_lang != "auto":
+            raise ValueError(f"a pair as tgt_lang ({self.tgt_lang!r}) needs 'auto' as src_lang")
+        if colon:
+            return [f"{check_lang(one)}:{check_lang(other)}", f"{other}:{one}"]
+        return [f"{self.src_lang}:{check_lang(self.tgt_lang)}"]
 
 
-def merge(*stated: object) -> dict[str, Any]:
-    """One dict of demands from far to near. Raises :class:`InvalidDemand` for what is no dict."""
+def merge(*demands: object) -> dict[str, Any]:
+    """One dict from demands, far to near; the nearer wins key by key, and ``None`` removes a key.
+
+    Raises :class:`InvalidDemand` for a demand that is not a dict.
+    """
     merged: dict[str, Any] = {}
-    for demand in stated:
+    for demand in demands:
         if demand is None:
             continue
         if not isinstance(demand, Mapping):
-            raise InvalidDemand(message=f'minsched={demand!r} is no dict such as {{"pool": "asr"}}')
+            raise InvalidDemand(
+                message=f'minsched={demand!r} is not a dict such as {{"pool": "asr"}}'
+            )
         merged.update(demand)
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def parse(stated: Mapping[str, Any]) -> Demand:
-    """A checked demand. Raises :class:`InvalidDemand`, which names the key and the value."""
+def parse(demand: Mapping[str, Any]) -> Demand:
+    """The checked demand. Raises :class:`InvalidDemand`, which names the key and the value."""
     try:
-        text = json.dumps(stated)
-    except (TypeError, ValueError):  # no message could carry it; say what else is wrong with it
-        return _parse(stated)
+        text = json.dumps(demand)
+    except (TypeError, ValueError):  # no message can carry it, and pydantic says what is wrong
+        return _parse(demand)
     return _parse_text(text)
 
 
 @lru_cache(maxsize=1024)
 def _parse_text(text: str) -> Demand:
-    """Each message's demand is checked twice, and many messages have the same: some 60 µs each."""
+    """Parse a demand, or take it from the cache: a check takes 60 µs, and most demands recur."""
     return _parse(json.loads(text))
 
 
-def _parse(stated: Mapping[str, Any]) -> Demand:
-    for key in stated:
+def _parse(demand: Mapping[str, Any]) -> Demand:
+    for key in demand:
         if key not in Demand.model_fields:
-            close = get_close_matches(key, Demand.model_fields, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            known = ", ".join(Demand.model_fields)
-            raise InvalidDemand(message=f"a demand has no key {key!r}.{hint} It has {known}.")
+            raise InvalidDemand(
+                message=f"a demand has no key {key!r}.{did_you_mean(key, Demand.model_fields)} "
+                f"Its keys are {', '.join(Demand.model_fields)}."
+            )
     try:
-        demand = Demand.model_validate(dict(stated))
-        demand.request()  # what only the whole shows: no pool and no pair, half a pair
+        return Demand.model_validate(dict(demand))
     except ValidationError as exc:
-        raise InvalidDemand(message=sentence_of(exc)) from None
-    return demand
+        raise invalid_demand(exc) from None
 
 
-def sentence_of(exc: ValidationError) -> str:
-    """Says in words why a demand is refused."""
-    return "; ".join(
-        f"{'.'.join(map(str, error['loc'])) or 'the demand'}: {error['msg']}"
-        f" (given: {error['input']!r})"
-        for error in exc.errors()
-    )
+def invalid_demand(exc: ValidationError) -> InvalidDemand:
+    """The error for a demand that a model refuses. It names each key and its value."""
+    return InvalidDemand(message=sentence_of(exc, _key_and_value))
+
+
+def _key_and_value(error: ErrorDetails) -> str:
+    return f"{'.'.join(map(str, error['loc']))} = {error['input']!r}"

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from celery.exceptions import WorkerLostError
-
 from .printing import printable
 
 
@@ -124,15 +122,3 @@ class InvalidDemand(SchedulerError, ValueError):
 
     code = "INVALID_DEMAND"
     sentence = "{message}"
-
-
-class NodeLostError(WorkerLostError):
-    """The result of a task whose node was lost while it ran, or with its message in its hands.
-
-    It had been acknowledged, so by Celery's contract it does not run again by itself; see
-    ``acks_late`` and ``retry_on_worker_lost``.
-    """
-
-
-class MaxRescuesExceededError(Exception):
-    """The result of a task under which ``minsched_max_rescues`` nodes have died."""

@@ -1,12 +1,26 @@
-"""What a job asks for, as the scripts keep it in the job's record."""
+"""A job as the scripts take it, and its demand as they keep it in the job's record."""
 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from .demand import Demand
 from .keys import Keys
 from .models import DispatchRequest
+
+#: A message's JSON text before the place of its job's id, and after it. Both are "" for no message.
+MessageParts = tuple[str, str]
+JobToDispatch = tuple[DispatchRequest, MessageParts]
+
+#: Fields of a demand that have another name in the job's record.
+_NAMES: Final = {"capabilities": "caps", "preferred_node": "preferred", "fairness_key": "fairness"}
+#: Stored as part of ``where``, and not stored.
+_NOT_STORED: Final = ("pool", "when_full")
+#: A demand's fields, and their names in the job's record.
+_STORED: Final = {
+    field: _NAMES.get(field, field) for field in Demand.model_fields if field not in _NOT_STORED
+}
 
 
 class JobArguments(NamedTuple):
@@ -19,7 +33,7 @@ class JobArguments(NamedTuple):
 
 
 def job_arguments(
-    keys: Keys, max_waiting: int, request: DispatchRequest, message: tuple[str, str]
+    keys: Keys, max_waiting: int, request: DispatchRequest, message: MessageParts
 ) -> JobArguments:
     """The arguments of dispatch_task for a job."""
     demand = {
@@ -31,20 +45,25 @@ def job_arguments(
 
 
 def job_fields(keys: Keys, request: DispatchRequest) -> dict[str, str]:
-    """The record's fields that state the demand; see lua/dispatch_task.lua for each."""
+    """The fields of the job's record that the caller gives; see lua/dispatch_task.lua for each."""
     return {
-        "session_id": request.session_id,
-        "src_lang": request.src_lang or "",
-        "tgt_lang": request.tgt_lang or "",
-        "where": request.where,
-        "caps": ",".join(request.capabilities),
-        "preferred": request.preferred_node or "",
-        "affinity": request.affinity,
-        "fairness": request.fairness_key or request.session_id,
-        "band": str(keys.band(request.priority)),
-        "suffix": keys.suffix(request.priority),
+        **demand_fields(request),
+        "band": str(keys.priority_step(request.priority)),
+        "suffix": keys.priority_suffix(request.priority),
         "due_ts": str(request.due_ts),
         "expires_ts": str(request.expires_ts),
         "task_id": request.task_id,
         "token": request.token,
     }
+
+
+def demand_fields(demand: Demand) -> dict[str, str]:
+    """The fields of the job's record that hold its demand; "" for what the demand leaves out."""
+    fields = {name: _as_text(getattr(demand, field)) for field, name in _STORED.items()}
+    fields["where"] = demand.pool_selector
+    fields["fairness"] = fields["fairness"] or demand.session_id
+    return fields
+
+
+def _as_text(value: str | list[str] | None) -> str:
+    return ",".join(value) if isinstance(value, list) else value or ""

@@ -282,15 +282,15 @@ class Keys:
         #: What kombu appends to a queue's name for each of its priority steps, first to last.
         self.suffixes = ["" if step == 0 else f"{sep}{step}" for step in self._steps]
 
-    def band(self, priority: int) -> int:
+    def priority_step(self, priority: int) -> int:
         """Index of the priority step to which kombu's ``Channel.priority`` (5.7) maps a priority of
         0 to 9.
         """
         return (bisect(self._steps, min(max(priority, 0), 9)) - 1) % len(self._steps)
 
-    def suffix(self, priority: int) -> str:
+    def priority_suffix(self, priority: int) -> str:
         """What kombu appends to a queue's name for this priority."""
-        return self.suffixes[self.band(priority)]
+        return self.suffixes[self.priority_step(priority)]
 
     def __call__(self, name: str, *parts: str) -> str:
         """The key ``name`` for these ids; ``KeyError`` for a name that is in no table."""

@@ -1,4 +1,4 @@
-"""What became of each job of a dispatch: its place, or the error for which it was refused."""
+"""The outcome of each job of a dispatch: its place, or the error for which it was refused."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import errors
+from .describe import demand_in_words
+from .job_fields import JobToDispatch
 from .models import DispatchRequest, DispatchResponse
 
 
-def is_refused(answer: list[Any]) -> bool:
-    """Is it the answer for a job that was refused? The script looked at none after it."""
-    return answer[0] not in ("OK", "GONE")
-
-
 def outcomes_of(
-    answers: list[Any], jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
+    answers: list[Any], jobs: Sequence[JobToDispatch]
 ) -> list[DispatchResponse | errors.SchedulerError]:
+    """The outcomes of jobs, to the first that is refused; the script looks at none after it."""
     return [outcome_of(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
 
 
 def outcome_of(
     answer: list[Any], request: DispatchRequest
 ) -> DispatchResponse | errors.SchedulerError:
+    """The outcome of one job, from the script's answer for it."""
     code, *place = answer
     if code != "OK":
         return _refusal(answer, request)
@@ -30,29 +29,23 @@ def outcome_of(
 
 
 def _refusal(answer: list[Any], request: DispatchRequest) -> errors.SchedulerError:
-    """The error for a dispatch that was refused, in the words of its demand."""
+    """The error for a job that was refused."""
     code, *values = answer
+    capabilities = request.capabilities
     if code == errors.NoPoolForLangPair.code:
-        where = (
-            f"pool {request.pool!r} does not list it, and no other" if request.pool else "no pool"
-        )
+        pool = request.pool
         return errors.NoPoolForLangPair(
-            where=where, src_lang=request.src_lang, tgt_lang=request.tgt_lang
+            where=f"pool {pool!r} does not list it, and no other pool" if pool else "no pool",
+            src_lang=request.src_lang,
+            tgt_lang=request.tgt_lang,
         )
     if code == errors.EmptyPool.code:
         return errors.EmptyPool(
             pool=values[0],
-            with_capability=f"with {', '.join(request.capabilities)} "
-            if request.capabilities
-            else "",
-            flags="".join(f" --capability {name}" for name in request.capabilities),
+            with_capability=f"with {', '.join(capabilities)} " if capabilities else "",
+            flags="".join(f" --capability {name}" for name in capabilities),
         )
-    parts = [
-        request.pool and f"pool {request.pool}",
-        request.src_lang and f"{request.src_lang} to {request.tgt_lang}",
-        request.capabilities and f"with {', '.join(request.capabilities)}",
-    ]
-    demand = ", ".join(part for part in parts if part)
+    demand = demand_in_words(request.pool_selector, capabilities)
     if code == errors.Backlogged.code:
         return errors.Backlogged(waiting=values[0], demand=demand)
     return errors.NoAvailableNode(demand=demand)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+
 from . import lua_source
-from .outcomes import is_refused
 
 T = TypeVar("T")
 Args = tuple[str | bytes | int, ...]
@@ -44,14 +44,19 @@ def pages(items: Sequence[Args]) -> Iterator[Sequence[Args]]:
         start += len(page)
 
 
-def to_first_refused(
-    call: Callable[..., list[Any]], jobs: Sequence[Args], answers: Sequence[list[Any]] = ()
-) -> list[list[Any]]:
-    """The answers for all jobs, to the first that is refused, from a script that takes ``jobs``.
+def is_refused(answer: list[Any]) -> bool:
+    """Was the job of this answer refused? Then the script has not looked at the jobs after it."""
+    return answer[0] not in ("OK", "GONE")
 
-    ``answers`` are those for the first jobs, if there are any already.
+
+def to_first_refused(
+    call: Callable[..., list[Any]], jobs: Sequence[Args], first: Sequence[list[Any]] = ()
+) -> list[list[Any]]:
+    """The answers of a script that takes many jobs, up to the first job that it refuses.
+
+    ``first`` are the answers for the first jobs, if the caller has them already.
     """
-    found = list(answers)
-    while len(found) < len(jobs) and not (found and is_refused(found[-1])):
-        found += call(jobs=page_at(jobs, len(found)))
-    return found
+    answers = list(first)
+    while len(answers) < len(jobs) and not (answers and is_refused(answers[-1])):
+        answers += call(jobs=page_at(jobs, len(answers)))
+    return answers

@@ -11,7 +11,7 @@ import redis
 
 from . import errors, lua_source, scripts, times
 from .heartbeats import heartbeat_calls, lua_bool, read_heartbeat
-from .job_fields import JobArguments, job_arguments, job_fields
+from .job_fields import JobArguments, JobToDispatch, job_arguments, job_fields
 from .keys import Keys
 from .layout import note_layout
 from .models import (
@@ -137,7 +137,7 @@ class MinimalSchedulerService:
         return place
 
     def dispatch_tasks(
-        self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
+        self, jobs: Sequence[JobToDispatch]
     ) -> list[DispatchResponse | errors.SchedulerError]:
         """Dispatch jobs and send their messages, each in one step, a hundred in a call.
 
@@ -147,15 +147,15 @@ class MinimalSchedulerService:
         same answers if they are dispatched again.
         """
         dispatch = partial(self._call, "dispatch_task")
-        return outcomes_of(to_first_refused(dispatch, self._asked_of(jobs)), jobs)
+        return outcomes_of(to_first_refused(dispatch, self._arguments_of(jobs)), jobs)
 
     def begin_dispatch(
-        self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
+        self, jobs: Sequence[JobToDispatch]
     ) -> Callable[[], list[DispatchResponse | errors.SchedulerError]]:
         """Ask what :meth:`dispatch_tasks` asks; the function returned waits for the answer, and has
         to be called. Both raise redis-py's errors; :meth:`dispatch_tasks` then asks again.
         """
-        calls, dispatch = self._asked_of(jobs), partial(self._call, "dispatch_task")
+        calls, dispatch = self._arguments_of(jobs), partial(self._call, "dispatch_task")
         first = page_at(calls, 0)
         answer = scripts.begin(
             self.redis, self.keys, "dispatch_task", times=self._times, jobs=first
@@ -170,7 +170,7 @@ class MinimalSchedulerService:
         Each as it lies there, and as :meth:`dispatch_tasks` takes it. ``None`` for one that lies
         there no more; the first that is refused is the last, and stays.
         """
-        told = self._asked_of([(request, message) for _, request, message in jobs])
+        told = self._arguments_of([(request, message) for _, request, message in jobs])
         lying = [(raw, *args) for (raw, _, _), args in zip(jobs, told, strict=True)]
         answers = to_first_refused(partial(self._call, "adopt_task", queue_list=queue), lying)
         return [
@@ -185,9 +185,7 @@ class MinimalSchedulerService:
         fields = ("source_list", "message", "queue_list", "ordinary_message", "job_id")
         return [str(answer[1]) for answer in self._call_many("return_message", fields, messages)]
 
-    def _asked_of(
-        self, jobs: Sequence[tuple[DispatchRequest, tuple[str, str]]]
-    ) -> list[JobArguments]:
+    def _arguments_of(self, jobs: Sequence[JobToDispatch]) -> list[JobArguments]:
         return [job_arguments(self.keys, self.settings.max_waiting, *job) for job in jobs]
 
     def place_jobs(

@@ -1,17 +1,12 @@
-"""The ``minsched_*`` settings: read from a Celery configuration, checked, with defaults."""
+"""The ``minsched_*`` settings and their defaults."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any, Literal
 
-from celery import Celery
-from celery.exceptions import ImproperlyConfigured
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field
 
-from ..plugin import database_url
-from .models import Name
+from .field_types import Name
 
 PREFIX = "minsched_"
 
@@ -95,42 +90,3 @@ class Settings(BaseModel):
         connection and its heartbeat.
         """
         return min(self.node_ttl / 4, SOCKET_TIMEOUT)
-
-
-def given_settings(app: Celery) -> set[str]:
-    """The names of the settings that the application does not leave to Celery."""
-    _ = app.conf.broker_url  # makes a configuration of what was set before; without, maps is empty
-    conf = app.conf
-    return {database_url.plain_name(conf, key) for layer in conf.maps[:-1] for key in layer}
-
-
-def from_app(app: Celery) -> Settings:
-    """The settings of a Celery application.
-
-    Raises ``ImproperlyConfigured`` for a name that is no setting, and for a wrong value.
-    """
-    _ = app.conf.broker_url  # reads the configuration
-    database_url.rename_earlier(app.conf)
-    names = given_settings(app)
-    given = {name.removeprefix(PREFIX): app.conf[name] for name in names if name.startswith(PREFIX)}
-    for name in given:
-        if name not in Settings.model_fields:
-            close = get_close_matches(name, Settings.model_fields, n=1)
-            hint = f" Did you mean {PREFIX}{close[0]}?" if close else ""
-            raise ImproperlyConfigured(f"There is no setting {PREFIX}{name}.{hint}")
-    try:
-        settings = Settings(**given)
-    except ValidationError as exc:
-        raise ImproperlyConfigured("; ".join(map(_sentence, exc.errors()))) from exc
-    if settings.database_url is not None:
-        database_url.check(settings.database_url)
-    return settings
-
-
-def _sentence(error: ErrorDetails) -> str:
-    """What is wrong with a setting. The value is shown unless it may hold a password."""
-    if not error["loc"]:
-        return error["msg"]
-    name = PREFIX + ".".join(map(str, error["loc"]))
-    value = "" if name == database_url.NAME else f" = {error['input']!r}"
-    return f"{name}{value}: {error['msg']}"

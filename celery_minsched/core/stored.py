@@ -16,7 +16,7 @@ from typing import Any
 import redis
 from redis.exceptions import ResponseError
 
-from .models import MAX_JSON, MAX_OFFERS, MAX_TIME
+from .field_types import MAX_JSON, MAX_OFFERS, MAX_TIME
 
 Command = tuple[str | bytes | int, ...]
 

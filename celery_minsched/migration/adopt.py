@@ -16,13 +16,15 @@ from kombu.utils.json import dumps
 from pydantic import BaseModel
 
 from ..core import demand
+from ..core.describe import short_demand
 from ..core.errors import SchedulerError
 from ..core.models import DispatchRequest
 from ..core.reading import PAGE
-from ..plugin import connection
+from ..plugin.connection import waiting_unsupported_reason
+from ..plugin.header import HEADER, TO_BE_DISPATCHED
 from ..plugin.messages import read_message, read_task, request_of, split_at
 from ..plugin.plugin import MinSched
-from ..plugin.router import HEADER, TO_BE_DISPATCHED, MinSchedRouter
+from ..plugin.router import MinSchedRouter
 
 NO_DEMAND = "no demand: name a pool with --pool, or in minsched_routes"
 UNREADABLE = "no task message of Celery's"
@@ -74,7 +76,7 @@ class Adopter:
     """
 
     def __init__(self, plugin: MinSched, queue: str, pool: str | None = None) -> None:
-        if obstacle := connection.why_not_wait(plugin.app, plugin.settings.database_url):
+        if obstacle := waiting_unsupported_reason(plugin.app, plugin.settings.database_url):
             raise ValueError(obstacle)
         if queue.startswith("minsched."):
             raise ValueError(f"{queue} is a queue of the scheduler's own")
@@ -107,7 +109,8 @@ class Adopter:
                         kinds[job.task, "", job.why] += 1
                     elif left:
                         left -= 1
-                        kinds[job.task, _in_words(job.request), ""] += 1
+                        asked = short_demand(job.request.pool_selector, job.request.capabilities)
+                        kinds[job.task, asked, ""] += 1
         return Adoption(queue=self._queue, waiting=waiting, kinds=_kinds(kinds))
 
     def adopt(self, limit: int | None = None, step: Callable[[], None] = lambda: None) -> Adoption:
@@ -192,11 +195,6 @@ class Adopter:
             return self._fallback
         stated: dict[str, Any] = options["headers"][HEADER]["demand"]
         return stated
-
-
-def _in_words(request: DispatchRequest) -> str:
-    caps = "".join(f" +{name}" for name in request.capabilities)
-    return f"{request.where}{caps}"
 
 
 def _kinds(counts: Counter[tuple[str, str, str]]) -> list[Kind]:

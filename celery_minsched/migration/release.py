@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from ..consistency.leftovers import BINDINGS
 from ..core.reading import pages, scan_keys
+from ..plugin.header import HEADER
 from ..plugin.messages import job_id_of, priority_of, read_task
 from ..plugin.plugin import MinSched
-from ..plugin.request_place import no_place
-from ..plugin.router import HEADER
+from ..plugin.request_place import empty_place
 
 
 class Release(BaseModel):
@@ -137,9 +137,9 @@ class Releaser:
         job_id = job_id_of(headers)
         queue = self._queue_of(task)
         if isinstance(stated := headers.pop(HEADER, None), dict) and stated.get("demand"):
-            headers[HEADER] = no_place() | {"demand": stated["demand"]}  # of no job any more
+            headers[HEADER] = empty_place() | {"demand": stated["demand"]}  # of no job any more
         properties["delivery_info"] = _delivery_info(queue)
-        suffix = self._keys.suffix(priority_of(content))
+        suffix = self._keys.priority_suffix(priority_of(content))
         target = self._keys.queue_prefix + queue.name + suffix
         asked = (place, raw, target, dumps(content), job_id)
         return _Message(place, queue.name, task_id, asked)

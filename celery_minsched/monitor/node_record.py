@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from ..core.models import MAX_SLOTS
+from ..core.field_types import MAX_SLOTS
 from ..core.stored import Fields
 from .models import NODE_STATES, NodeView
 

@@ -1,9 +1,9 @@
-"""Many tasks that differ in their arguments only: Celery makes the message of the first, and those
-of the others are made of that one.
+"""Makes the messages of many tasks that differ only in their arguments.
 
-Celery's own way to a message is most of what a batch takes (docs/benchmarks.md). What it does there
-for each task (signals, events, callbacks, times, stamps, a parent's trail) a copy does not: a task
-that has any of these goes Celery's own way.
+Celery makes the message of the first task. It becomes a template for the others, because Celery's
+own code takes most of a batch's time (docs/benchmarks.md). A message from a template skips what
+Celery does for each task: signals, events, callbacks, times, stamps, a parent's trail. So a task
+that has any of these takes Celery's way.
 """
 
 from __future__ import annotations
@@ -25,104 +25,108 @@ from kombu.messaging import Producer
 from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
+from ..core.job_fields import MessageParts
 from . import tracing
+from .dispatch_job import Job
 from .messages import split_at
-from .publish import Job
 
-#: Options of a signature by which the message is the same for whatever arguments.
-_SAME_FOR_ALL = {"minsched", "priority", "ignore_result"}
-#: Where Celery and kombu (5.7) define what stands between a signature and its message.
-_HOMES = {
+#: Options of a signature that do not make messages differ by their arguments.
+_ALLOWED_OPTIONS = {"minsched", "priority", "ignore_result"}
+#: Celery's and kombu's (5.7) modules between a signature and its message.
+_ORIGINAL_MODULES = {
     "celery.app.base",
     "celery.app.task",
     "celery.app.amqp",
     "celery.canvas",
     "kombu.messaging",
 }
-_LISTENED_TO = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
+_PUBLISH_SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 
 
-def send(app: Celery, signatures: Iterable[Signature], jobs: list[Job]) -> list[AsyncResult]:
-    """Send tasks while ``app.amqp.hold_back()`` holds ``jobs`` back; their results in order."""
+def send(app: Celery, signatures: Iterable[Signature], buffer: list[Job]) -> list[AsyncResult]:
+    """Send tasks while ``app.amqp.buffer_jobs()`` collects jobs in ``buffer``.
+
+    Returns the tasks' results, in order.
+    """
     results = []
-    stencils: dict[str, _Stencil] = {}
-    nobody_looks = _nobody_looks(app)
+    templates: dict[str, MessageTemplate] = {}
+    allows_templates = _allows_templates(app)
     for signature in signatures:
-        # The same for those whose messages differ in nothing but their arguments.
+        # Messages of the same kind differ only in their arguments.
         kind = f"{type(signature)} {signature.task} {signature.options!r}"
-        if kind in stencils:
-            job, result = stencils[kind].send(signature)
-            jobs.append(job)
+        if kind in templates:
+            job, result = templates[kind].send(signature)
+            buffer.append(job)
         else:
-            count = len(jobs)
+            count = len(buffer)
             result = signature.apply_async()
-            if nobody_looks and _is_plain(app, signature) and len(jobs) > count:
-                stencil = _Stencil(app, signature, jobs[-1])
-                if stencil.fits:
-                    stencils[kind] = stencil
+            if allows_templates and _is_plain(app, signature) and len(buffer) > count:
+                template = MessageTemplate(app, signature, buffer[-1])
+                if template.is_usable:
+                    templates[kind] = template
         results.append(result)
     return results
 
 
-def _nobody_looks(app: Celery) -> bool:
-    """Does nobody here want to know of each task that is sent?"""
+def _allows_templates(app: Celery) -> bool:
+    """Does nothing in this process act on each task that is sent?"""
     return (
-        not any(signal.receivers for signal in _LISTENED_TO)
+        not any(signal.receivers for signal in _PUBLISH_SIGNALS)
         and not app.conf.task_send_sent_event
         and not app.conf.task_always_eager
         and not app.current_worker_task
-        # A router that is a function may look at the arguments.
+        # A router that is a function may read the arguments.
         and all(isinstance(route, MapRoute) for route in app.amqp.router.routes[1:])
-        and _is_celerys(app, "send_task")
-        and _is_celerys(Signature, "apply_async")
-        and _is_celerys(app.amqp, "as_task_v2")
+        and _is_original(app, "send_task")
+        and _is_original(Signature, "apply_async")
+        and _is_original(app.amqp, "as_task_v2")
         and app.amqp.create_task_message == app.amqp.as_task_v2
-        and _is_celerys(Producer, "publish")
+        and _is_original(Producer, "publish")
     )
 
 
 def _is_plain(app: Celery, signature: Signature) -> bool:
-    """Does Celery (5.7) send this task as it does any other?"""
+    """Does Celery (5.7) send this task without any special handling?"""
     task = app.tasks.get(signature.task)
     return (
         type(signature) is Signature
-        and signature.options.keys() <= _SAME_FOR_ALL
+        and signature.options.keys() <= _ALLOWED_OPTIONS
         and task is not None
-        and all(_is_celerys(task, way) for way in ("apply_async", "shadow_name"))
+        and all(_is_original(task, name) for name in ("apply_async", "shadow_name"))
         and task._dump_pydantic_arguments is None
         and task.expires is None
     )
 
 
-def _is_celerys(owner: Any, name: str) -> bool:
-    """Is a function of Celery's or kombu's still what their own module defines?
+def _is_original(owner: Any, name: str) -> bool:
+    """Is the function the one that Celery's or kombu's own module defines?
 
-    Not if a subclass overrides it. Not if it is patched, in the class or in the object: an
-    instrumentation gives each message headers of its own so.
+    It is not if a subclass overrides it, or if the class or the object is patched. An
+    instrumentation patches it to give each message its own headers.
     """
     function = inspect.getattr_static(owner, name, None)
     if type(function) is not FunctionType:
         return False
-    home = function.__globals__["__name__"]
-    return home in _HOMES and vars(sys.modules[home]) is function.__globals__
+    module = function.__globals__["__name__"]
+    return module in _ORIGINAL_MODULES and vars(sys.modules[module]) is function.__globals__
 
 
-class _Stencil:
+class MessageTemplate:
     """Makes messages like the one that Celery made of the first task."""
 
     def __init__(self, app: Celery, signature: Signature, job: Job) -> None:
         self._amqp = app.amqp
         self._depth = app.conf.task_repr_maxlevels
         self._task = app.tasks[signature.task]
-        self._ignored = signature.options.get("ignore_result", self._task.ignore_result)
+        self._ignores_result = signature.options.get("ignore_result", self._task.ignore_result)
         self._serializer = self._task.serializer or app.conf.task_serializer
         self._job = job
         self._message = json.loads(json.dumps(job.request.token).join(job.message))
-        self._head, self._tail = self._cut()
+        self._head, self._tail = self._compile()
 
     @property
-    def fits(self) -> bool:
-        """Is the job's message one that a stencil can be made of?"""
+    def is_usable(self) -> bool:
+        """Is the job's message of a form for which the template is right?"""
         has_times = self._job.request.due_ts or self._job.request.expires_ts
         return (
             not has_times
@@ -136,9 +140,9 @@ class _Stencil:
         if self._task.typing:
             self._task.__header__(*args, **kwargs)
         task_id = uuid()
-        # The token stays: with a task id of its own a job is told from all others.
+        # Jobs may share a token: their task ids differ.
         request = self._job.request.model_copy(update={"task_id": task_id})
-        open_places = {
+        values = {
             "task_id": f'"{task_id}"',
             "body": f'"{self._body(args, kwargs)}"',
             "args": json.dumps(saferepr(args, self._amqp.argsrepr_maxsize, self._depth)),
@@ -146,16 +150,16 @@ class _Stencil:
             if kwargs
             else '"{}"',
         }
-        message = (self._head % open_places, self._tail % open_places)
+        message = (self._head % values, self._tail % values)
         span = tracing.dispatching(self._task.name, request)
         result = self._task.AsyncResult(task_id)
-        result.ignored = self._ignored
+        result.ignored = self._ignores_result
         return Job(request, {**self._job.header}, span, message), result
 
-    def _cut(self) -> tuple[str, str]:
-        """The message's text before and after its job's id, with the places that differ left open.
+    def _compile(self) -> MessageParts:
+        """The message's text before and after its job's id, as formats for ``%``.
 
-        A message's tag need only be one that no other has: its task's id will do.
+        The task's id is also the message's tag: a tag has only to be unique.
         """
         mark = uuid()
         text = json.dumps(

@@ -1,9 +1,9 @@
-"""The scheduler's own Redis client, made as kombu makes its.
+"""The scheduler's Redis client.
 
-kombu turns a broker URL and its transport options (TLS, password, database, unix socket, Sentinel,
-credential provider) into a connection pool in ``Channel._get_pool`` (seen in kombu 5.7). That
-name is private, so it is used in this module only; the client takes a pool of its own, with
-time-outs, since kombu waits for ever by default.
+kombu makes a connection pool from a broker URL and its transport options (TLS, password, database,
+unix socket, Sentinel, credential provider) in ``Channel._get_pool`` (seen in kombu 5.7). That name
+is private, so only this module uses it. The client has its own pool with time-outs, because kombu
+by default has none.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from celery.exceptions import ImproperlyConfigured
 from kombu import Connection
 
 from ..core.keys import PRIORITY_STEPS, SEP, Keys
-from ..core.settings import SOCKET_TIMEOUT, given_settings
+from ..core.settings import SOCKET_TIMEOUT
+from .config import configured_names
 
-#: Seconds of silence after which the kernel asks whether the other side is there, seconds between
-#: two such questions, and how many stay unanswered. Some firewalls forget a flow that says nothing
-#: for a minute.
+#: Seconds without traffic before the kernel sends a probe, seconds between two probes, and the
+#: number of lost probes that end the connection. Some firewalls drop a connection that is idle for
+#: a minute.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 #: redis-py's own default.
@@ -29,7 +30,7 @@ _NO_LIMIT = 2**31
 
 
 def with_limits(options: dict[str, Any]) -> dict[str, Any]:
-    """Transport options for Redis, with time-outs and keepalive unless the user set them."""
+    """Transport options for Redis, with time-outs and keepalive where the user sets none."""
     names = {name: value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
     return {
         "socket_timeout": SOCKET_TIMEOUT,
@@ -41,28 +42,28 @@ def with_limits(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def limit(connection: Connection) -> Connection:
-    """The connection to a broker, not yet connected, so that no call over it waits for ever."""
+    """Add time-outs to a connection to a Redis broker before it connects."""
     if connection.get_transport_cls().driver_type == "redis":
         connection.transport_options = with_limits(connection.transport_options or {})
     return connection
 
 
 def result_options(app: Celery) -> dict[str, Any]:
-    """Settings of Celery's Redis result backend that the user left open.
+    """Settings of Celery's Redis result backend, for those that the user does not set.
 
-    Its time-out stays at Celery's (5.7) 120 s: a task whose result cannot be stored has failed.
+    The time-out stays at Celery's (5.7) 120 s: a task fails if its result cannot be stored.
     """
-    wanted = {
+    defaults = {
         "redis_socket_connect_timeout": app.conf.redis_socket_timeout,
-        # Celery (5.7) would hand it to a connection over a Unix socket, which does not know it.
+        # A connection over a Unix socket does not accept this option, and Celery (5.7) passes it.
         "redis_socket_keepalive": "socket://" not in str(app.conf.result_backend),
     }
-    given = given_settings(app)
-    return {name: value for name, value in wanted.items() if name not in given}
+    configured = configured_names(app)
+    return {name: value for name, value in defaults.items() if name not in configured}
 
 
 def _connection(app: Celery, url: str | None, timeout: float | None) -> Connection:
-    """A kombu connection with the broker's settings, not yet connected."""
+    """A kombu connection with the broker's settings. It is not connected."""
     options = with_limits(app.conf.broker_transport_options)
     if timeout is not None:
         for name in ("socket_timeout", "socket_connect_timeout"):
@@ -74,11 +75,11 @@ def _connection(app: Celery, url: str | None, timeout: float | None) -> Connecti
 
 
 def client_of(app: Celery, url: str | None, timeout: float | None = None) -> redis.Redis:
-    """A Redis client for the application's broker, or for ``url``. Its calls take ``timeout``
-    seconds at most, if that is given.
+    """A Redis client for the application's broker, or for ``url``.
 
-    Raises ``ImproperlyConfigured`` where the broker is not Redis, and kombu's ``OperationalError``
-    where the server cannot be reached.
+    ``timeout`` is the most seconds of a call; ``None``: the transport options'. Raises
+    ``ImproperlyConfigured`` if the broker is not Redis, and kombu's ``OperationalError`` if the
+    server cannot be reached.
     """
     connection = _connection(app, url, timeout)
     if connection.transport.driver_type != "redis":
@@ -87,17 +88,17 @@ def client_of(app: Celery, url: str | None, timeout: float | None = None) -> red
             "Redis. Set minsched_database_url."
         )
     with connection._reraise_as_library_errors():
-        connection.connect()  # once; default_channel would try for its connect_timeout, three times
+        connection.connect()  # tries once; default_channel would retry
         channel: Any = connection.channel()
     pool = channel._get_pool()
-    # kombu's limit, ten, makes the eleventh thread fail that asks at the same time.
+    # With kombu's limit of ten, the eleventh concurrent thread would fail.
     pool.max_connections = _NO_LIMIT
     connection.release()
     return redis.Redis(connection_pool=pool)
 
 
 def keys_of(app: Celery, key_prefix: str) -> Keys:
-    """The keys, with what the broker's transport options say of keys and lists."""
+    """The keys, with the prefix, the steps and the separator of the broker's transport options."""
     options = app.conf.broker_transport_options
     return Keys(
         key_prefix,
@@ -108,36 +109,38 @@ def keys_of(app: Celery, key_prefix: str) -> Keys:
 
 
 def broker_of(app: Celery) -> Connection:
-    """The broker to which tasks are sent. Not ``app.connection_for_write()``: that needs
-    ``app.amqp``, which is being made when this is asked.
+    """The broker to which the application sends tasks.
+
+    ``app.connection_for_write()`` needs ``app.amqp``, and this function runs while that is made.
     """
     return Connection(app.conf.broker_write_url, transport=app.conf.broker_transport)
 
 
-def why_not_wait(app: Celery, url: str | None) -> str:
-    """Why no task can wait for a slot; "" where it can: the scheduler's keys and the broker's
-    messages are in one Redis database.
+def waiting_unsupported_reason(app: Celery, url: str | None) -> str:
+    """Why no task can wait for a slot; "" if tasks can wait.
+
+    Tasks can wait if the scheduler's keys and the broker's messages are in one Redis database.
     """
     broker = broker_of(app)
     if broker.transport.driver_type == "redis" and (
         url is None or place_of(broker) == place_of(Connection(url))
     ):
         return ""
-    own = Connection(url).as_uri() if url else None
+    shown_url = Connection(url).as_uri() if url else None
     return (
-        "A task can wait for a slot only where the scheduler's keys and the broker's messages are "
-        "in one Redis database, since both change in one step. Here the broker is "
-        f"{broker.as_uri()} and minsched_database_url is {own}."
+        "A task can wait for a slot only if the scheduler's keys and the broker's messages are in "
+        "one Redis database, because both change in one step. Here the broker is "
+        f"{broker.as_uri()} and minsched_database_url is {shown_url}."
     )
 
 
 def places_of(connection: Connection) -> list[tuple[object, ...]]:
-    """The place to which the connection leads, and those to which it may fail over."""
+    """The places of a connection: the first, and those to which it may fail over."""
     return [place_of(connection), *(place_of(Connection(url)) for url in connection.alt)]
 
 
 def place_of(connection: Connection) -> tuple[object, ...]:
-    """Server and database to which a connection leads."""
+    """Host, port and database of a connection."""
     database = str(connection.virtual_host or "0").strip("/") or "0"
     port = connection.port or getattr(connection.transport, "default_port", None)
     return (connection.hostname or "localhost", port, database)

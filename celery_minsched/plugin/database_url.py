@@ -2,7 +2,7 @@
 
 ``celery inspect conf``, ``celery report`` and Flower show the configuration. Celery masks a setting
 there by its name (``HIDDEN_SETTINGS`` in ``celery/app/utils.py``, seen in Celery 5.7). It masks
-this name, and it does not mask the earlier one. So the earlier one leaves the configuration.
+this name and not the earlier one. So the plugin removes the earlier one from the configuration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EARLIER_NAME = "minsched_redis_url"
 class _Without(Mapping[str, Any]):
     """A layer of the configuration without some of its keys.
 
-    The layer may be a dictionary or a module of the user's. It is not changed.
+    The layer may be the user's dictionary or module, and is not changed.
     """
 
     def __init__(self, layer: Mapping[str, Any], hidden: set[str]) -> None:
@@ -42,14 +42,15 @@ class _Without(Mapping[str, Any]):
 
 
 def plain_name(conf: Any, key: object) -> str:
-    """A setting's name: ``config_from_object(namespace="CELERY")`` leaves the key
-    ``CELERY_MINSCHED_NODE_TTL``.
+    """A setting's name, in lower case and without the prefix of the configuration's keys.
+
+    ``config_from_object(namespace="CELERY")`` leaves the key ``CELERY_MINSCHED_NODE_TTL``.
     """
     return str(key).lower().removeprefix((conf.prefix or "").lower())
 
 
 def rename_earlier(conf: Any) -> None:
-    """Give the earlier setting its new name, and take it out of every layer of ``app.conf``."""
+    """Rename the earlier setting, and remove it from every layer of ``app.conf``."""
     names = [
         {key for key in layer if plain_name(conf, key) == EARLIER_NAME} for layer in conf.maps[:-1]
     ]
@@ -64,7 +65,7 @@ def rename_earlier(conf: Any) -> None:
             conf.maps[at] = conf.defaults[at - 1] = _Without(layer, hidden)
     if NAME not in conf:
         conf[NAME] = url
-    # Last: where warnings are errors, the setting has left the configuration all the same.
+    # If warnings are errors, this line raises. So it is the last one.
     warnings.warn(
         f"{EARLIER_NAME} is deprecated: Celery shows its password in `celery inspect conf`. "
         f"Rename it to {NAME}.",
@@ -85,8 +86,9 @@ def _on_configured(source: Any, **_: Any) -> None:
 
 
 def check(url: str) -> None:
-    """Raise ``ImproperlyConfigured`` if the URL leads to no Redis. The error does not show it:
-    what is wrong with a URL is often a character of its password.
+    """Raise ``ImproperlyConfigured`` for a URL that does not lead to Redis.
+
+    The error does not show the URL: the wrong character is often in its password.
     """
     try:
         first = Connection(url)

@@ -1,4 +1,4 @@
-"""What a task's own code may ask: is it still the one that runs its job?"""
+"""What a task's own code may ask: does its job still belong to it?"""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from celery import current_task
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from .header import HEADER
 from .plugin import plugin_of
-from .router import HEADER
 
 
 def still_mine() -> bool:
     """Does the job of the current task still belong to it? For side effects that must not double.
 
-    False where its node was taken for dead meanwhile (it was paused, or cut off) and the job was
-    given away or reported lost, or its task retried; also where Redis has no record of the job.
-    True outside of a task, and in one that the scheduler did not place: it has nothing to lose.
-    Asks Redis each time; raises kombu's ``OperationalError`` where that does not answer. The
-    answer may change as soon as it is given: ask just before the side effect.
+    False if the node was declared dead meanwhile, because it was paused or cut off, and the job was
+    given to another node, reported lost, or its task retried. False if Redis has no record of the
+    job. True outside of a task, and in a task that the scheduler did not dispatch.
+
+    Each call asks Redis. Raises kombu's ``OperationalError`` if Redis does not answer. The answer
+    may change at any time: call it just before the side effect.
     """
-    stated = getattr(current_task.request, HEADER, None) if current_task else None
-    if not isinstance(stated, dict) or not stated.get("job_id"):
+    place = getattr(current_task.request, HEADER, None) if current_task else None
+    if not isinstance(place, dict) or not place.get("job_id"):
         return True
-    place = (stated["node_id"], stated["job_id"], stated.get("claim", ""))
+    job = (place["node_id"], place["job_id"], place.get("claim", ""))
     try:
-        return plugin_of(current_task.app).views.is_owner(current_task.request.id, *place)
+        return plugin_of(current_task.app).views.is_owner(current_task.request.id, *job)
     except RedisError as exc:
         raise OperationalError(str(exc)) from exc

@@ -1,9 +1,9 @@
-"""What ``celery inspect`` and ``celery control`` may ask of a node, and so Flower's API too.
+"""Commands of a node for ``celery inspect`` and ``celery control``, and so for Flower's API.
 
-Here and not in ``node_agent``, since those two programs offer only the commands that their own
-process knows (celery 5.7, ``celery/bin/control.py``). The node, ``app.node``, answers; a worker of
-the application that is no node says so. Nothing here calls Redis: handlers run in the worker's
-event loop.
+These programs offer only the commands that their own process has loaded (celery 5.7,
+``celery/bin/control.py``), so the commands are here and not in ``node_agent``. The node,
+``app.node``, answers. A worker that is not a node answers with an error. A handler runs in the
+worker's event loop, so none calls Redis.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from celery.worker.control import control_command, inspect_command, nok, ok
 
 
 class Node(Protocol):
-    """What a node tells, and what it can be told."""
+    """What the commands need of a node."""
 
     def describe(self) -> dict[str, Any]:
-        """Its state, for JSON."""
+        """The node's state, for JSON."""
 
     def drain(self, draining: bool) -> None:
-        """Ask the scheduler for no more jobs, or for jobs again. Must not block."""
+        """Stop or resume asking the scheduler for jobs. Must not block."""
 
 
 def _node(state: Any) -> Node | None:
@@ -29,21 +29,21 @@ def _node(state: Any) -> Node | None:
 
 def _no_node(state: Any) -> dict[str, str]:
     answer: dict[str, str] = nok(
-        f"{state.hostname} is no node of the scheduler: celery worker runs it, not node-agent"
+        f"{state.hostname} is not a node of the scheduler: celery worker runs it, not node-agent"
     )
     return answer
 
 
 @inspect_command()  # type: ignore[untyped-decorator]
 def minsched(state: Any, **_: Any) -> dict[str, Any]:
-    """State of the node: slots, jobs held, draining, heard."""
+    """State of the node: slots, jobs held, draining, last heartbeat."""
     node = _node(state)
     return node.describe() if node else _no_node(state)
 
 
 @control_command()  # type: ignore[untyped-decorator]
 def minsched_drain(state: Any, **_: Any) -> dict[str, Any]:
-    """Give the node no more jobs; what it has it finishes."""
+    """Give the node no more jobs. It finishes the jobs that it has."""
     return _drain(state, True, "takes no more jobs in a moment")
 
 

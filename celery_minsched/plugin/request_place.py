@@ -1,8 +1,9 @@
-"""``self.request.minsched``: a task's place, which a node reads from its message's header.
+"""``self.request.minsched``: the job of a running task, which a node reads from its message.
 
-The request of any other task has the same keys with empty values: a task that runs eagerly, is
-called as a function, or was sent without a demand. A class attribute would do, but celery (5.7)
-leaves the attributes of ``Context`` out of ``request.headers``, by which a retry keeps its demand.
+The request of any other task has the same keys with empty values: of a task that runs eagerly, is
+called as a function, or was sent without a demand. A class attribute of ``Context`` would not do:
+celery (5.7) leaves class attributes out of ``request.headers``, and a retry takes its demand from
+there.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Any
 
 from celery.app.task import Context
 
-from .router import HEADER
+from .header import HEADER
 
 
-def no_place() -> dict[str, Any]:
-    """The place of a task that the scheduler did not place."""
+def empty_place() -> dict[str, Any]:
+    """The value for a task that the scheduler did not dispatch."""
     return {
         "demand": {},
         "job_id": "",
@@ -27,13 +28,13 @@ def no_place() -> dict[str, Any]:
     }
 
 
-def _missing(context: Context, name: str) -> Any:
+def _missing_attribute(context: Context, name: str) -> Any:
     if name == HEADER:
-        return no_place()
+        return empty_place()
     raise AttributeError(f"{type(context).__name__!r} object has no attribute {name!r}")
 
 
-def give_requests_a_place() -> None:
-    """Have all requests of this process tell their place."""
+def add_place_to_requests() -> None:
+    """Give all requests of this process the attribute ``minsched``."""
     if not hasattr(Context, "__getattr__"):
-        Context.__getattr__ = _missing
+        Context.__getattr__ = _missing_attribute

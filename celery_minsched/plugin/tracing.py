@@ -1,9 +1,9 @@
-"""Spans, where OpenTelemetry is installed (``pip install 'celery-minsched[tracing]'``).
+"""Spans for OpenTelemetry, if it is installed (``pip install 'celery-minsched[tracing]'``).
 
 ``minsched dispatch`` is a child of the caller's span and the parent of Celery's producer span
-(opentelemetry-instrumentation-celery), of which the consumer span is a child in turn: the one trace
-shows who called, where the job went and why, how long it waited, and how it ran. Without
-OpenTelemetry nothing is imported and nothing is done.
+(opentelemetry-instrumentation-celery), and that span is the parent of the consumer span. So one
+trace shows the caller, the job's node and why it was chosen, the time in line, and the run. Without
+OpenTelemetry, this module does nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 from celery import signals
 
+from ..core.describe import short_demand
 from ..core.models import DispatchRequest, DispatchResponse
-from .router import HEADER
+from .header import HEADER
 
 try:
     from opentelemetry import trace
@@ -23,8 +24,8 @@ except ImportError:
     trace = None  # type: ignore[assignment]
 
 SPAN = "minsched dispatch"
-#: Attributes of a job's place, by what the models and the message's header call them. The
-#: consumer's span has ``minsched.waited`` too: seconds in line.
+#: Attributes of a span, by the names in the models and in the message's header. The consumer's span
+#: also has ``minsched.waited``: seconds in line.
 _PLACE = {
     "job_id": "minsched.job_id",
     "node_id": "minsched.node",
@@ -38,26 +39,24 @@ class DispatchSpan:
 
     def __init__(self, task: str, request: DispatchRequest) -> None:
         self._span = trace.get_tracer("celery_minsched").start_span(
-            SPAN, attributes=_asked(task, request)
+            SPAN, attributes=_attributes(task, request)
         )
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Within it Celery makes the message."""
+        """Context manager: the span is the parent of the spans that Celery starts."""
         with trace.use_span(self._span, record_exception=False, set_status_on_exception=False):
             yield
 
     def placed(self, place: DispatchResponse) -> None:
-        """It ends. Of a job that waits it has no node: the consumer's span has that, and how long
-        it waited.
-        """
+        """End the span. If the job waits, only the consumer's span will have its node."""
         for field, name in _PLACE.items():
             if value := getattr(place, field):
                 self._span.set_attribute(name, value)
         self._span.end()
 
     def failed(self, error: BaseException) -> None:
-        """It ends: nothing was dispatched, or it is not known whether it was."""
+        """End the span with an error: the job was not dispatched, or the outcome is unknown."""
         if self._span.is_recording():
             self._span.record_exception(error)
             self._span.set_status(trace.StatusCode.ERROR, str(error))
@@ -65,7 +64,7 @@ class DispatchSpan:
 
 
 class NoSpan:
-    """Nobody traces."""
+    """Takes the place of a span if OpenTelemetry is not installed."""
 
     current = staticmethod(nullcontext)
 
@@ -78,29 +77,29 @@ _NO_SPAN = NoSpan()
 
 
 def dispatching(task: str, request: DispatchRequest) -> DispatchSpan | NoSpan:
-    """The span of a dispatch that begins."""
+    """Start the span of a dispatch."""
     return _NO_SPAN if trace is None else DispatchSpan(task, request)
 
 
-def _asked(task: str, request: DispatchRequest) -> dict[str, str]:
+def _attributes(task: str, request: DispatchRequest) -> dict[str, str]:
     return {
         "celery.task_name": task,
         "messaging.message.id": request.task_id,
-        "minsched.demand": " ".join([request.where, *(f"+{c}" for c in request.capabilities)]),
+        "minsched.demand": short_demand(request.pool_selector, request.capabilities),
     }
 
 
 def follow_tasks() -> None:
-    """In a node: say on the consumer's span where the job is, why there, and how long it waited."""
+    """In a node: add the job's node, why it was chosen, and its wait to the consumer's span."""
     if trace is None:
         return
-    # The instrumentation opens that span in the one signal and closes it in the other, before or
-    # after this is called, as it was set up before or after: the span is there in one of the two.
-    signals.task_prerun.connect(_note_place, weak=False, dispatch_uid="minsched-tracing")
-    signals.task_postrun.connect(_note_place, weak=False, dispatch_uid="minsched-tracing")
+    # The instrumentation starts the span in the first signal and ends it in the second. It may run
+    # before or after this handler, so the span exists in only one of the two signals.
+    signals.task_prerun.connect(_add_place, weak=False, dispatch_uid="minsched-tracing")
+    signals.task_postrun.connect(_add_place, weak=False, dispatch_uid="minsched-tracing")
 
 
-def _note_place(task: Any, **_: Any) -> None:
+def _add_place(task: Any, **_: Any) -> None:
     place = getattr(task.request, HEADER, None) or {}
     span = trace.get_current_span()
     for field, name in _PLACE.items():

@@ -13,7 +13,8 @@ from typing import Any
 import redis
 
 from ..core import lua_source, scripts
-from ..core.models import MAX_SLOTS, DispatchRequest
+from ..core.field_types import MAX_SLOTS
+from ..core.models import DispatchRequest
 from ..core.scheduler import MinimalSchedulerService
 from ..core.settings import Settings
 
@@ -56,7 +57,7 @@ class VirtualScheduler(MinimalSchedulerService):
 
     def dispatch_in(self, pipe: Any, request: DispatchRequest, message: tuple[str, str]) -> None:
         """Put a dispatch in a pipeline; its answer is a list of one, see ``dispatch_task.lua``."""
-        [args] = self._asked_of([(request, message)])
+        [args] = self._arguments_of([(request, message)])
         self._put(pipe, "dispatch_task", jobs=[args])
 
     def claim_job_in(self, pipe: Any, job_id: str, node_id: str) -> None:

@@ -95,7 +95,7 @@ def test_priorities_are_filed_as_kombu_files_them() -> None:
     keys = Keys()
     channel = Channel.__new__(Channel)
     for priority in range(-1, 12):
-        suffix = keys.suffixes[keys.band(priority)]
+        suffix = keys.suffixes[keys.priority_step(priority)]
         message = {"properties": {"priority": priority}}
         filed = channel._q_for_pri("q", channel._get_message_priority(message, reverse=False))
         assert filed == f"q{suffix}"

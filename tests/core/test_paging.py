@@ -254,7 +254,7 @@ def test_large_messages_sent_to_a_node_with_a_priority_are_moved_a_few_in_a_call
 ) -> None:
     desk.node("n1")
     queue = desk.service.keys("node_queue", "n1")
-    client.lpush(queue + desk.service.keys.suffix(9), *LARGE)
+    client.lpush(queue + desk.service.keys.priority_suffix(9), *LARGE)
     lengths = []
     for _ in range(3):
         desk.beat("n1")

@@ -16,7 +16,7 @@ from kombu import Exchange, Queue
 
 from celery_minsched import CompleteTaskRequest
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.plugin.request_place import no_place
+from celery_minsched.plugin.request_place import empty_place
 
 from ..support.all_keys import scheduler_keys
 from ..support.commands import run_with
@@ -94,7 +94,7 @@ def test_a_message_is_as_celery_alone_would_send_it(
     assert back["body"] == sent["body"]
     # What the task asked for is left, without which it could not be adopted again; and no place.
     asked = {"demand": {"pool": "asr", "session_id": "u1"}}
-    assert back["headers"].pop("minsched") == no_place() | asked
+    assert back["headers"].pop("minsched") == empty_place() | asked
     assert back["headers"].keys() == sent["headers"].keys()
 
 

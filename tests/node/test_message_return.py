@@ -20,7 +20,7 @@ from kombu.transport.redis import Channel
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.keys import Keys
 from celery_minsched.plugin.messages import priority_of, read_message
-from celery_minsched.plugin.request_place import no_place
+from celery_minsched.plugin.request_place import empty_place
 from node_agent.rescue import park_messages
 
 from ..support.desk import Desk
@@ -71,7 +71,7 @@ def test_a_queue_s_list_for_a_priority_is_named_as_kombu_names_it(steps: tuple[i
     channel.priority_steps = steps
     keys = Keys(priority_steps=steps)
     for priority in range(10):
-        assert f"q{keys.suffix(priority)}" == channel._q_for_pri("q", priority)
+        assert f"q{keys.priority_suffix(priority)}" == channel._q_for_pri("q", priority)
 
 
 @pytest.fixture
@@ -321,7 +321,8 @@ def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
     for priority in (None, 3, "5", 9):  # sent to the node itself
         own = {"queue": "minsched.node.p2", "priority": priority}
         assert (
-            fleet.app.send_task("tests.support.app.anywhere", **own).get(timeout=20) == no_place()
+            fleet.app.send_task("tests.support.app.anywhere", **own).get(timeout=20)
+            == empty_place()
         )
     fleet.stop("p2")
 

@@ -133,7 +133,7 @@ class TestCanvas:
         job = fleet.job(result.id)
         assert job is not None
         band = client.hget(f"scheduler:job:{job.job_id}", "band")
-        assert band == str(fleet.plugin.scheduler.keys.band(6))
+        assert band == str(fleet.plugin.scheduler.keys.priority_step(6))
 
 
 class TestDemand:

@@ -19,7 +19,7 @@ from celery_minsched import DispatchRequest
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.keys import queue_name
 from celery_minsched.monitor.queries import JobView
-from celery_minsched.plugin.router import HEADER
+from celery_minsched.plugin.header import HEADER
 
 from ..support.fleet import Fleet, stored, wait_for
 from ..support.server import Server

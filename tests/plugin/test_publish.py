@@ -25,7 +25,7 @@ from celery_minsched import (
     RegisterNodeRequest,
     still_mine,
 )
-from celery_minsched.plugin.request_place import no_place
+from celery_minsched.plugin.request_place import empty_place
 
 from ..support.desk import Desk
 from ..support.server import Server
@@ -133,7 +133,7 @@ def test_with_another_broker_the_header_has_the_priority(server: Server, how: st
 def test_the_broker_is_checked_at_the_first_task_with_a_demand(server: Server, broker: str) -> None:
     app = make(server.url, broker=broker, task_always_eager=True)
     for task in ("demanding", "plain"):
-        assert app.tasks[task].delay(1).get() == no_place()
+        assert app.tasks[task].delay(1).get() == empty_place()
     if broker == "memory://":
         app = make(server.url, broker=broker)
         app.tasks["plain"].delay()
@@ -244,8 +244,8 @@ class TestPlace:
 
     def test_a_task_that_the_scheduler_did_not_place_has_an_empty_place(self, app: Celery) -> None:
         for task in (app.tasks["demanding"], app.tasks["plain"]):
-            assert task() == task.apply().get() == no_place()
-            assert task.apply(headers={"a": 1}).get() == no_place()
+            assert task() == task.apply().get() == empty_place()
+            assert task.apply(headers={"a": 1}).get() == empty_place()
 
     def test_the_place_has_no_other_effect_on_a_request(self, app: Celery) -> None:
         @app.task(bind=True, shared=False)
@@ -265,4 +265,4 @@ class TestPlace:
         _, claim_values = scheduler.claim_job(place.job_id, "n1")
         del claim_values["term"]  # the node does not pass it on
         publisher_keys = {"demand", "job_id", "node_id"}
-        assert no_place().keys() == {*publisher_keys, "claim", *claim_values}
+        assert empty_place().keys() == {*publisher_keys, "claim", *claim_values}

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
+from ...core.field_types import MAX_OFFERS
 from ...core.layout import LAYOUT, SPECIFIED
-from ...core.models import MAX_OFFERS, DispatchRequest, RegisterNodeRequest
+from ...core.models import DispatchRequest, RegisterNodeRequest
 from ...core.reading import pages
 from ...core.scheduler import MinimalSchedulerService
 from ...monitor.queries import Views
@@ -143,7 +144,7 @@ def _where(record: dict[str, str]) -> str:
     try:
         return DispatchRequest(
             src_lang=record.get("src_lang"), tgt_lang=record.get("tgt_lang")
-        ).where
+        ).pool_selector
     except ValueError:
         return ""
 

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from ...core.field_types import Lang, Name, is_job_id
 from ...core.layout import LAYOUT, layout_of
-from ...core.models import Lang, Name, is_job_id
 from ...core.reading import MANY, scan_keys
 from ...core.scheduler import MinimalSchedulerService
 from ...core.scripts import text
