@@ -121,4 +121,4 @@ class TestRemoteControl:
     @pytest.mark.parametrize("name", ["minsched", "minsched_drain", "minsched_undrain"])
     def test_a_worker_that_is_no_node_says_so(self, name: str) -> None:
         answer = getattr(remote, name)(SimpleNamespace(app=object(), hostname="w1"))
-        assert "w1 is no node of the scheduler" in answer["error"]
+        assert "w1 is not a node of the scheduler" in answer["error"]

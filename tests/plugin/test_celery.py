@@ -169,8 +169,8 @@ class TestDemand:
     def test_an_invalid_demand_sends_no_message(self, fleet: Fleet, client: redis.Redis) -> None:
         seq = client.get("scheduler:job:id_seq")
         for demand, text in (
-            ({"pol": "asr"}, "Did you mean 'pool'"),
-            ({"pool": 7.5}, "given: 7.5"),
+            ({"pol": "asr"}, "Did you mean pool"),
+            ({"pool": 7.5}, "pool = 7.5"),
             ({"pool": "a/b"}, "'a/b'"),
             ({"pool": None, "src_lang": "zh"}, "give both or neither"),
             ({"when_full": "later"}, "'wait' or 'error'"),
@@ -179,7 +179,7 @@ class TestDemand:
             with pytest.raises(InvalidDemand, match=r".") as caught:
                 fleet.send("add", 1, minsched=demand)
             assert text in str(caught.value)
-        with pytest.raises(InvalidDemand, match="is no dict"):
+        with pytest.raises(InvalidDemand, match="is not a dict"):
             fleet.app.send_task("tests.support.app.add", minsched="asr")
         assert client.get("scheduler:job:id_seq") == seq
 

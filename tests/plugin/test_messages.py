@@ -119,7 +119,7 @@ def test_requests_refuse_task_and_job_ids_of_another_form() -> None:
         DispatchRequest(pool="asr", task_id="x" * 256)
     with pytest.raises(ValidationError, match="unprintable"):
         DispatchRequest(pool="asr", task_id="a\nb")
-    with pytest.raises(ValidationError, match="is no job id"):
+    with pytest.raises(ValidationError, match="is not a job id"):
         HeartbeatRequest(node_id="n1", jobs=["id_seq"])
 
 
