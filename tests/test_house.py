@@ -29,17 +29,6 @@ FOLDERS = (*PACKAGES, "benchmarks", "docs", "examples", "tests")
 
 #: Violations that are known. The test fails if one of them is gone and stands here still.
 _NOT_YET: set[str] = {
-    "arrow: celery_minsched.core.errors -> celery.exceptions",
-    "arrow: celery_minsched.core.settings -> celery",
-    "arrow: celery_minsched.core.settings -> celery.exceptions",
-    "arrow: celery_minsched.core.settings -> celery_minsched.plugin.database_url",
-    "circle: celery_minsched.plugin.batch",
-    "circle: celery_minsched.plugin.messages",
-    "circle: celery_minsched.plugin.plugin",
-    "circle: celery_minsched.plugin.publish",
-    "circle: celery_minsched.plugin.request_place",
-    "circle: celery_minsched.plugin.router",
-    "circle: celery_minsched.plugin.tracing",
     "function: examples/demo.py report",
     "function: tests/node/test_rescuers.py test_at_whatever_step_a_rescuer_dies_another_goes_on",
 }

@@ -147,7 +147,7 @@ def test_the_password_of_a_database_is_not_shown(
     [
         ("", "there are no nodes"),
         ("--node gpu=x", "'gpu=x' is not a node like gpu-1=8,asr"),
-        ("--node a:b=1,asr", "'a:b' is no name"),
+        ("--node a:b=1,asr", "'a:b' is not a name"),
         ("--nodes 1 --busy 0.5 --rate 3", "not both"),
         (f"--nodes 1 --trace {__file__}", "is not a trace"),
     ],
