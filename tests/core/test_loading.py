@@ -16,8 +16,8 @@ import redis
 
 from celery_minsched import DispatchRequest, MinimalSchedulerService, RegisterNodeRequest
 from celery_minsched.core import lua_source, scripts
-from celery_minsched.core.job_fields import JobArguments
 from celery_minsched.core.field_types import MAX_SLOTS
+from celery_minsched.core.job_fields import JobArguments
 
 from ..support.fleet import ROOT
 from ..support.server import Server
