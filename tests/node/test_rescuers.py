@@ -105,59 +105,77 @@ def rescue_and_tell(app: Celery) -> None:
         pass
 
 
+class DeadNode:
+    """The state in Redis that a killed node leaves: jobs of each kind and messages in its queue."""
+
+    def __init__(self, fleet: Fleet, server: Server) -> None:
+        self.fleet = fleet
+        self.client = server.client()
+        self._raw = redis.Redis(port=server.port)
+        fleet.start_ready("dead", "-P", "threads", slots=4)
+        self.early = fleet.send("hold", "early")
+        self.retried = fleet.send("hold_and_retry", "retried")
+        self.late = [fleet.send("hold_late", "late")]
+        began = [f"test:began:{name}" for name in ("early", "retried", "late")]
+        wait_for(lambda: self.client.exists(*began) == 3)
+        fleet.deafen("dead")
+        self.late += [fleet.send("hold_late", f"queued{n}") for n in range(2)]
+        fleet.destroy("dead")
+        app = rescuer(server)
+        app.minsched.scheduler.register_node(
+            RegisterNodeRequest(node_id="other", max_jobs=1, pools_json='["other"]')
+        )
+        wait_for(lambda: beat(app))
+        self._state = {key: self._raw.dump(key) for key in self._raw.keys("*")}
+        self._jobs = {fleet.job(result.id).job_id for result in self.late}  # type: ignore[union-attr]
+
+    def restore(self) -> None:
+        self._raw.flushall()
+        for key, value in self._state.items():
+            self._raw.restore(key, 0, value)
+
+    def let_claims_lapse(self) -> None:
+        """Ten seconds pass, after which another rescuer claims what the first has not done."""
+        for claims in ("scheduler:rescues", "scheduler:lost"):
+            for member in self.client.zrange(claims, 0, -1):
+                self.client.zadd(claims, {member: 0})
+
+    def assert_rescued(self, commands: int) -> None:
+        """Each late job waits with its message, the early one is reported, no key is left."""
+        retry = self.fleet.job(self.retried.id)
+        assert retry is not None
+        lists = {f"minsched.job.{job_id}" for job_id in {*self._jobs, retry.job_id}}
+        assert set(self.client.keys("minsched.*")) == lists, commands
+        assert {self.client.llen(key) for key in lists} == {1}, commands
+        jobs = [self.fleet.job(result.id) for result in (*self.late, self.retried)]
+        assert {job.status for job in jobs} == {"waiting"}  # type: ignore[union-attr]
+        report = self.fleet.app.backend.get_task_meta(self.early.id, cache=False)
+        assert isinstance(report["result"], NodeLostError)
+        assert not self.client.exists("scheduler:node:jobs:dead")
+        assert not any("dead" in m for m in self.client.smembers("_kombu.binding.celery.pidbox"))
+        assert not self.client.exists("scheduler:rescues", "scheduler:lost")
+        assert Checker(self.fleet.views).check() == []
+
+
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
 def test_at_whatever_step_a_rescuer_dies_another_goes_on(
     fleet: Fleet, server: Server, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    client = server.client()
-    raw = redis.Redis(port=server.port)
-    fleet.start_ready("dead", "-P", "threads", slots=4)
-    early = fleet.send("hold", "early")
-    retried = fleet.send("hold_and_retry", "retried")
-    late = [fleet.send("hold_late", "late")]
-    wait_for(lambda: client.exists(*(f"test:began:{t}" for t in ("early", "retried", "late"))) == 3)
-    fleet.deafen("dead")
-    late += [fleet.send("hold_late", f"queued{n}") for n in range(2)]
-    fleet.destroy("dead")
-    app = rescuer(server)
-    app.minsched.scheduler.register_node(
-        RegisterNodeRequest(node_id="other", max_jobs=1, pools_json='["other"]')
-    )
-    wait_for(lambda: beat(app))
-    then = {key: raw.dump(key) for key in raw.keys("*")}
-    jobs = {fleet.job(result.id).job_id for result in late}  # type: ignore[union-attr]
-
+    node = DeadNode(fleet, server)
     deadly = Deadly(monkeypatch)
     died = True
     commands = 0
     while died:
-        raw.flushall()
-        for key, value in then.items():
-            raw.restore(key, 0, value)
+        node.restore()
         died = False
         try:
             with deadly.after(commands):
                 rescue_and_tell(rescuer(server))
         except Died:
             died = True
-            for claims in ("scheduler:rescues", "scheduler:lost"):  # ten seconds pass
-                for member in client.zrange(claims, 0, -1):
-                    client.zadd(claims, {member: 0})
+            node.let_claims_lapse()
             rescue_and_tell(rescuer(server))
-
-        retry = fleet.job(retried.id)
-        assert retry is not None
-        lists = {f"minsched.job.{job_id}" for job_id in {*jobs, retry.job_id}}
-        assert set(client.keys("minsched.*")) == lists, commands
-        assert {client.llen(key) for key in lists} == {1}, commands
-        status = {fleet.job(result.id).status for result in (*late, retried)}  # type: ignore[union-attr]
-        assert status == {"waiting"}
-        told = fleet.app.backend.get_task_meta(early.id, cache=False)
-        assert isinstance(told["result"], NodeLostError)
-        assert not client.exists("scheduler:node:jobs:dead")
-        assert not any("dead" in m for m in client.smembers("_kombu.binding.celery.pidbox"))
-        assert not client.exists("scheduler:rescues", "scheduler:lost")
-        assert Checker(fleet.views).check() == []
+        node.assert_rescued(commands)
         commands += step
     assert commands > 50
 

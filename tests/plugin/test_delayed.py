@@ -15,8 +15,8 @@ from ..support.due_times import lateness, soon
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.server import Server, milliseconds
 
-#: Greatest delay of a job after its due time, in seconds.
-LATE = 1.0
+#: Greatest delay of a job after its due time, in seconds: some heartbeats on a busy machine.
+LATE = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,6 @@ class TestDelayed:
         """No worker has it in memory. At its due time it goes to a node with a free slot."""
         with held(fleet, client, "a"):
             later = fleet.send("where_am_i", **when(60))
-            result = fleet.send("where_am_i", **when(1.5))
             assert status(fleet, later) == "delayed"
             assert [fleet.node(name).current_jobs for name in "ab"] == [1, 0]  # type: ignore[union-attr]
             inspect = fleet.app.control.inspect(timeout=60, destination=["celery@a", "celery@b"])
@@ -62,6 +61,7 @@ class TestDelayed:
                 assert sorted(answer) == ["celery@a", "celery@b"]
                 assert all(later.id not in str(tasks) for tasks in answer.values())
             later.revoke()
+            result = fleet.send("where_am_i", **when(0.5))
             assert result.get(timeout=20)["hostname"] == "celery@b"
         assert 0 <= lateness(client, result)[0] < LATE
 
@@ -92,7 +92,7 @@ class TestDelayed:
             mark(fleet.app, "short", n, countdown=0.02) for n in range(200)
         )
         marks(client, "short", 200)
-        assert lateness(client, *results)[-1] < 2 * LATE
+        assert lateness(client, *results)[-1] < LATE
 
     def test_many_tasks_with_the_same_due_time_run_in_time(
         self, fleet: Fleet, client: redis.Redis

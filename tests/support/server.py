@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -18,9 +19,18 @@ from redis.retry import Retry
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port for a program that cannot choose its own.
+
+    It is none of the ports that the kernel gives to connections and to servers that ask for any
+    port. So nothing takes it before the program binds it, and nothing while the program restarts.
+    """
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 32768
+    while True:
+        port = secrets.choice(range(10_000, max(first, 11_000)))
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def milliseconds(client: redis.Redis) -> int:
@@ -68,18 +78,27 @@ class Server:
         )
         deadline = time.monotonic() + 10
         once = Retry(NoBackoff(), 0)  # redis-py's own pauses between two tries are of seconds
-        while True:
-            with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
-                with (
-                    self.client(retry=once) as client,
-                    contextlib.suppress(redis.AuthenticationError),
-                ):
-                    client.ping()
-                return
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.close()
-                raise RuntimeError(f"{self.executable} did not start on port {self.port}")
-            time.sleep(0.01)
+        # The socket is in this server's own directory: no other server answers there.
+        with redis.Redis(unix_socket_path=self.socket_path, retry=once) as client:
+            while not self._is_ready(client):
+                self._fail_if_late(deadline)
+                time.sleep(0.01)
+
+    @staticmethod
+    def _is_ready(client: redis.Redis) -> bool:
+        try:
+            client.ping()
+        except redis.AuthenticationError:
+            return True
+        except (redis.ConnectionError, redis.BusyLoadingError):
+            return False
+        return True
+
+    def _fail_if_late(self, deadline: float) -> None:
+        assert self.process
+        if self.process.poll() is not None or time.monotonic() > deadline:
+            self.close()
+            raise RuntimeError(f"{self.executable} did not start on port {self.port}")
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
         if self.process and self.process.poll() is None:
