@@ -32,7 +32,7 @@ from celery_minsched import (
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.metrics import SchedulerCollector
 from celery_minsched.monitor.queries import Views
-from celery_minsched.monitor.snapshot import look as look_at
+from celery_minsched.monitor.snapshot import take_snapshot
 from celery_minsched.web.pages import PAGES
 from celery_minsched.web.table_request import FIRST_ROWS
 from tests.support.server import Server
@@ -45,7 +45,7 @@ WATCHER = "watcher"
 
 def top(views: Views) -> None:
     """What ``celery -A app minsched top`` reads."""
-    look_at(views)
+    take_snapshot(views)
 
 
 def page(views: Views) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
+from ..core.printing import duration
 from ..monitor.models import JobView
 from .options import DEFAULT_ROWS, json_option, offset_option, plugin
-from .output import console, duration, print_json, table
+from .output import console, print_json, table
 
 #: Characters of a task id of Celery. A table shows it on one line.
 _UUID_LENGTH = 36

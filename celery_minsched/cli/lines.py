@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from ..monitor.line_queries import MOST_LINES
+from ..core.printing import duration
+from ..monitor.lines import MOST_LINES
 from ..monitor.models import LineView
 from .options import json_option, page_of, page_options, plugin
 from .output import (
     console,
-    duration,
     joined,
     plural,
     print_json,

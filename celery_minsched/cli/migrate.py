@@ -8,13 +8,13 @@ import click
 from pydantic import BaseModel
 
 from ..core.layout import LAYOUT, check_layout
-from ..core.printing import printable
+from ..core.printing import duration, printable
 from ..core.scheduler import MinimalSchedulerService
 from ..migration import from_v1
 from ..monitor.queries import Views
 from .command import Command, ExitCode, Failure
 from .options import json_option, plugin
-from .output import console, duration, plural, print_json
+from .output import console, plural, print_json
 from .waiting import progress
 
 #: A node of the old version whose last heartbeat is not older than this is alive.

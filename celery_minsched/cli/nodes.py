@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
+from ..core.printing import duration
 from ..monitor.models import NODE_STATES, NodeView
 from .options import json_option, page_of, page_options, plugin
 from .output import (
     console,
-    duration,
     joined,
     percent,
     print_json,

@@ -96,18 +96,6 @@ def styled_state(state: str) -> Text:
     return Text(state, style=STATE_STYLES.get(state, ""))
 
 
-def duration(milliseconds: float) -> str:
-    """A time span in its two largest units: ``0.4 s``, ``12 s``, ``3 m 10 s``, ``2 d 4 h``."""
-    seconds = max(milliseconds, 0) / 1000
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    for size, unit, smaller, lower in ((86400, "d", 3600, "h"), (3600, "h", 60, "m")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller} {lower}"
-    return f"{whole // 60} m {whole % 60} s" if whole >= 60 else f"{whole} s"
-
-
 def local_time(milliseconds: int) -> str:
     """A local date and time to the second, or "-" if Python has no such date."""
     try:

@@ -8,12 +8,13 @@ import click
 from pydantic import BaseModel
 
 from ..core.errors import NodeIdInUse, UnknownNode
+from ..core.printing import duration
 from ..monitor.models import JobView, NodeView
 from ..monitor.queries import Views
 from .command import Command, ExitCode, Failure
 from .lookup import find_node, no_such_node
 from .options import json_option, plugin, timeout_option
-from .output import console, duration, plural, print_json
+from .output import console, plural, print_json
 from .waiting import poll
 
 

@@ -14,12 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..core.printing import duration
 from ..monitor.models import NODE_STATES, NodeView
 from ..monitor.queries import Views
-from ..monitor.snapshot import Counters, Snapshot, count, look
+from ..monitor.snapshot import Counters, Snapshot, read_counters, take_snapshot
 from .lines import line_table
 from .options import json_option, plugin
-from .output import console, duration, joined, percent, plural, print_json, styled_state, table
+from .output import console, joined, percent, plural, print_json, styled_state, table
 from .pools import pool_table
 from .waiting import poll
 
@@ -61,9 +62,9 @@ def top(once: bool, interval: float | None, as_json: bool) -> None:
 
 def _snapshots(views: Views, interval: float) -> Iterator[Snapshot]:
     """The fleet at the end of each interval, with the rates in the interval."""
-    before: Counters = count(views)
+    before: Counters = read_counters(views)
     for _ in islice(poll(interval=interval), 1, None):
-        before = snapshot = look(views, before)
+        before = snapshot = take_snapshot(views, before)
         yield snapshot
 
 
@@ -75,12 +76,12 @@ def _print(out: Console, snapshot: Snapshot, as_json: bool) -> None:
 
 
 def _show_live(out: Console, views: Views, interval: float) -> None:
-    snapshot, problem = look(views), ""
+    snapshot, problem = take_snapshot(views), ""
     page = _page(snapshot, out.height)
     with Live(page, console=out, screen=True, auto_refresh=False) as live:
         for _ in islice(poll(interval=interval), 1, None):
             try:
-                snapshot, problem = look(views, snapshot), ""
+                snapshot, problem = take_snapshot(views, snapshot), ""
             except RedisError as exc:
                 problem = f"Redis does not answer. This view is old. {exc}"
             live.update(_page(snapshot, out.height, problem), refresh=True)

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 
 from redis.exceptions import NoPermissionError
 
+from ..core.statuses import HAS_SLOT, UNASSIGNED
 from ..core.stored import Command
 from ..monitor.job_record import CHECKED, is_readable
 from .jobs import AGENDAS, Reference, check_records, check_references
 from .lifetimes import IN_LINE, WITH_TTL, Lifetimes
-from .records import HAS_SLOT, UNASSIGNED, Key
+from .records import Key
 from .state_scan import UNREADABLE, StateScan
 from .unreadable import check_unreadable
 from .violation import Violation

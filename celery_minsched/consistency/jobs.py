@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from ..core.statuses import HAS_SLOT, UNASSIGNED
 from ..core.stored import Command
-from .records import HAS_SLOT, UNASSIGNED, JobRecord
+from .records import JobRecord
 from .state_scan import StateScan, is_present
 from .violation import Violation
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..core import lua_source
+from ..core.lua_source import number
 from ..core.reading import is_number, pages, record_of, text_of
 from ..core.stored import ask_each, is_wrong_type
 from .state_scan import StateScan
 from .violation import Violation
 
 #: The most ms by which an event's id may be in the future.
-MOST_AHEAD = lua_source.number("events", "MOST_AHEAD")
+MOST_AHEAD = number("events", "MOST_AHEAD")
 
 #: The largest counter that is sound. Redis can add to it for a long time.
 MOST_COUNTED = 2**62

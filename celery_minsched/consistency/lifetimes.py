@@ -12,8 +12,9 @@ from redis.exceptions import ResponseError
 
 from ..core.reading import pages
 from ..core.scripts import text
+from ..core.statuses import UNASSIGNED
 from ..core.stored import Command
-from .records import UNASSIGNED, JobRecord, Key
+from .records import JobRecord, Key
 from .state_scan import StateScan
 from .violation import Violation
 

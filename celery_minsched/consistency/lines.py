@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..core.selector import parse_selector
 from ..core.stored import Command
-from ..monitor.line_queries import parse_line
-from ..monitor.possible import parse_where
+from ..monitor.lines import parse_line
 from .records import Key, NodeRecord
 from .state_scan import StateScan
 from .violation import Violation
@@ -86,7 +86,7 @@ def _is_filed(key: Key, line: str, record: str | None, score: float | None, firs
         is_named = _index_line(key) in (record or "").splitlines()
     if score is None or not is_named or not first:
         return score is None
-    pool, pairs = parse_where(parse_line(line)[0])
+    pool, pairs = parse_selector(parse_line(line).pool_selector)
     is_for_pair = bool(pairs) and not pool
     return is_for_pair or float(first[0][1]) == float(score)
 
@@ -145,7 +145,7 @@ class _Line:
         self.where, self.capabilities, self.required = parse_line(name)
         self.pools = sorted(scan.pools_of(self.where))
         keys = scan.keys
-        pool, pairs = parse_where(self.where)
+        pool, pairs = parse_selector(self.where)
         self.pair_keys = [keys("lang_waiting", pair) for pair in pairs]
         walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}", f"node {self.required}"}
         self.is_relinked_soon = not walks.isdisjoint(scan.relinking)

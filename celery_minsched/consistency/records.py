@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..core.keys import Keys
+from ..core.statuses import HAS_SLOT
 from ..core.stored import Command
 from ..monitor.node_record import CHECKED_FIELDS, decode
 
 #: A pool and a capability ("" for none), or a pool and a language pair.
 Index = tuple[str, str]
-
-#: Statuses of a job that has a slot of a node.
-HAS_SLOT = ("dispatched", "running")
-#: Statuses of a job that has not ended and has no slot.
-UNASSIGNED = ("parked", "waiting", "delayed")
 
 
 class Key(NamedTuple):

@@ -21,71 +21,73 @@ MANY = 500  # names in one answer of a SCAN
 
 
 class Reader:
-    """Reads the scheduler's keys. Nothing here changes one."""
+    """Reads the scheduler's keys. It changes none."""
 
     def __init__(self, redis: redis.Redis, keys: Keys) -> None:
-        self.redis = self._redis = redis
-        self.keys = self._keys = keys
+        self.redis, self.keys = redis, keys
 
-    def _ask(self, commands: Iterable[Command]) -> list[Any]:
-        """The answers to commands, each of which is cheap."""
+    def ask(self, commands: Iterable[Command]) -> list[Any]:
+        """The answers to many cheap commands, in round trips of PAGE commands."""
         answers: list[Any] = []
         for page in pages(commands):
-            answers += ask(self._redis, page)
+            answers += ask(self.redis, page)
         return answers
 
-    def _ask_one(self, *command: str | int) -> Any:
-        """The answer to a command."""
-        return ask(self._redis, [command])[0]
+    def ask_one(self, *command: str | int) -> Any:
+        """The answer to one command."""
+        return ask(self.redis, [command])[0]
 
-    def _items(self, command: str, name: str) -> Iterator[tuple[str, Any]]:
+    def items(self, command: str, name: str) -> Iterator[tuple[str, Any]]:
         """The members of a sorted set (``ZSCAN``) or the fields of a hash (``HSCAN``).
 
-        Each comes with its score or value; some of them twice.
+        Each comes with its score or value. An item can come twice.
         """
         cursor = 0
         while True:
-            cursor, found = self._ask_one(command, self._keys(name), cursor, "COUNT", MANY)
-            for member, value in found.items() if isinstance(found, Mapping) else found:
+            cursor, page = self.ask_one(command, self.keys(name), cursor, "COUNT", MANY)
+            for member, value in page.items() if isinstance(page, Mapping) else page:
                 yield text_of(member), value
             if not int(cursor):
                 return
 
-    def _scan(self, key: str) -> list[str]:
+    def members(self, name: str) -> list[str]:
         """The members of a set, each once."""
-        return self._scan_all([key])[key]
+        key = self.keys(name)
+        return self.members_of([key])[key]
 
-    def _scan_all(self, keys: Iterable[str]) -> dict[str, list[str]]:
-        """The members of each of these sets; one round trip for a page of small ones."""
-        found: dict[str, list[str]] = {key: [] for key in keys}
-        cursors = dict.fromkeys(found, 0)
+    def members_of(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """The members of each of these sets. Small sets share a round trip."""
+        members: dict[str, list[str]] = {key: [] for key in keys}
+        cursors = dict.fromkeys(members, 0)
         while cursors:
-            answers = self._ask(("SSCAN", key, at, "COUNT", MANY) for key, at in cursors.items())
-            for key, (_, members) in zip(cursors, answers, strict=True):
-                found[key] += texts(members)
+            answers = self.ask(("SSCAN", key, at, "COUNT", MANY) for key, at in cursors.items())
+            for key, (_, page) in zip(cursors, answers, strict=True):
+                members[key] += texts(page)
             cursors = {
                 key: int(cursor)
                 for key, (cursor, _) in zip(cursors, answers, strict=True)
                 if int(cursor)
             }
-        return {key: list(dict.fromkeys(members)) for key, members in found.items()}
+        return {key: list(dict.fromkeys(names)) for key, names in members.items()}
 
-    def _in_order(self, *name: str, start: int = 0) -> Iterator[str]:
-        """The members of a sorted set. If it changes meanwhile, one may come twice or never."""
+    def in_order(self, *name: str, start: int = 0) -> Iterator[str]:
+        """The members of a sorted set by score. If it changes meanwhile, a member can come twice
+        or not at all.
+        """
         for at in counting(start, PAGE):
-            page = texts(self._ask_one("ZRANGE", self._keys(*name), at, at + PAGE - 1))
+            page = texts(self.ask_one("ZRANGE", self.keys(*name), at, at + PAGE - 1))
             yield from page
             if len(page) < PAGE:
                 return
 
-    def _in_order_all(self, name: str, ids: Iterable[str]) -> Iterator[str]:
-        """Of one sorted set after the other; one round trip for a page of short ones."""
+    def in_order_of(self, name: str, ids: Iterable[str]) -> Iterator[str]:
+        """The members of one sorted set after the other. Short ones share a round trip."""
         for page in pages(ids):
-            heads = self._ask(("ZRANGE", self._keys(name, one), 0, PAGE - 1) for one in page)
+            heads = self.ask(("ZRANGE", self.keys(name, one), 0, PAGE - 1) for one in page)
             for one, head in zip(page, heads, strict=True):
                 yield from texts(head)
                 if len(head) == PAGE:
-                    yield from self._in_order(name, one, start=PAGE)
+                    yield from self.in_order(name, one, start=PAGE)
 
 
 def scan_keys(

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from ..consistency.leftovers import BINDINGS
 from ..core.reading import pages, scan_keys
+from ..monitor.lines import job_ids_in, line_names
 from ..plugin.header import HEADER
 from ..plugin.messages import job_id_of, priority_of, read_task
 from ..plugin.plugin import MinSched
@@ -86,10 +87,10 @@ class Releaser:
 
     def _waiting_jobs(self) -> Iterator[str]:
         """Those in line, in their order, and the delayed ones."""
-        views = self._plugin.views
-        for line in sorted(views.line_names()):
-            yield from views.waiting_in(line)
-        yield from views.delayed()
+        reader = self._plugin.views.reader
+        for line in sorted(line_names(reader)):
+            yield from job_ids_in(reader, line)
+        yield from reader.in_order("delayed")
 
     def _lists_of(self, job_id: str) -> list[str]:
         """The lists, one a priority, in one of which the job's message lies."""
@@ -158,7 +159,7 @@ class Releaser:
     def _obstacles(self) -> Iterator[str]:
         """What is not over yet, and what to do about it."""
         views = self._plugin.views
-        alive = {node.node_id for node in views.nodes() if node.is_heard}
+        alive = {node.node_id for node in views.nodes() if node.heartbeats_arriving}
         if alive:
             yield (
                 f"These nodes are still there: {', '.join(sorted(alive))}. Wait until they have no "

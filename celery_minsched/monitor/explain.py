@@ -1,56 +1,65 @@
-"""Why a task is where it is, or what it waits for: from its record, and the fleet as it is."""
+"""Explains why a task is at its node or waits, from its record and the present fleet."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from typing import Final
 
 from pydantic import BaseModel
 
-from ..core import lua_source
+from ..core.describe import demand_in_words
+from ..core.lua_source import number
+from ..core.printing import duration
+from .lines import parse_line
 from .models import NODE_STATES, JobView, NodeView
-from .queries import Views, can_do
+from .nodes import can_run
+from .possible import is_possible, pools_of
+from .queries import Views
 
-# Load order, from the top: the share of taken slots, the level of the load, when last chosen.
-_MOST_SHARE = lua_source.number("node", "MOST_SHARE")
-_LOAD_RANGE = lua_source.number("node", "LOAD_RANGE")
-_LAST_CHOSEN_RANGE = lua_source.number("node", "LAST_CHOSEN_RANGE")
-_LOADS = ("low", "medium", "high")
+#: The parts of a load order.
+_MOST_SHARE: Final = number("node", "MOST_SHARE")
+_LOAD_RANGE: Final = number("node", "LOAD_RANGE")
+_LAST_CHOSEN_RANGE: Final = number("node", "LAST_CHOSEN_RANGE")
+_LOAD_LEVELS: Final = ("low", "medium", "high")
 
 #: An obstacle.
-PAUSED = "its pool is paused"
+PAUSED: Final = "in a paused pool"
+
+#: The most nodes that a sentence names.
+_MOST_NAMES: Final = 5
 
 
 class Candidate(BaseModel):
-    """A node, and whether it could have the job now."""
+    """A node, and what prevents it from running the job now."""
 
     node_id: str
     taken: int
     slots: int
     load: dict[str, float]
-    #: "" where it could have the job; else what is in the way.
+    #: "" if the node can run the job now.
     obstacle: str
 
 
 class Explanation(BaseModel):
-    """Why a task is where it is."""
+    """Why a task is at its node or waits."""
 
     task_id: str
     job: JobView | None
-    #: What the job asks for, in words.
+    #: The demand in words.
     demand: str
-    #: What happened and why, a sentence each, first to last.
+    #: Sentences in the order of events.
     story: list[str]
     #: ``placed``, ``waiting``, ``impossible``, ``delayed``, ``ended``, ``lost``, ``unknown``, or
-    #: ``broken`` where the job's record cannot be read.
+    #: ``broken`` if the job's record is unreadable.
     verdict: str
-    #: Jobs that stand before it in its line; ``None`` where it is in none.
+    #: The number of jobs before it in its line; ``None`` if it is in no line.
     place_in_line: int | None = None
-    #: The registered nodes and what speaks against each now, those that fit first.
+    #: The registered nodes, beginning with those that can run the job.
     candidates: list[Candidate] = []
 
 
 def why(views: Views, task_id: str, most_candidates: int = 20) -> Explanation:
-    """Explain where the latest job of a task is. Reads only."""
+    """Explain the latest job of a task."""
     job = views.job_of_task(task_id)
     if job is None:
         return Explanation(
@@ -59,133 +68,123 @@ def why(views: Views, task_id: str, most_candidates: int = 20) -> Explanation:
             demand="",
             verdict="unknown",
             story=[
-                f"The scheduler knows no task {task_id!r}: it was never dispatched (no demand, or "
-                "a queue of the caller's), or it ended longer ago than minsched_history_ttl."
+                f"The scheduler does not know task {task_id!r}. Either the scheduler never "
+                "dispatched it, because it has no demand or its caller chose a queue. Or it ended "
+                "more than minsched_history_ttl ago."
             ],
         )
-    caps = [cap for cap in job.caps.split(",") if cap]
-    pools = views.pools_of(job.where)
-    candidates = _candidates(views, job, pools, caps)
     place = views.place_in_line(job) if job.status == "waiting" else None
-    possible = views.is_possible(job.where, caps)
+    possible = is_possible(views.reader, job.where, job.capabilities)
+    candidates = _candidates(views, job)
+    now = views.now()
+    present = (
+        _waiting(job, now, place, possible, candidates)
+        if job.status == "waiting"
+        else _present(job, now, views.node(job.node_id))
+    )
     return Explanation(
         task_id=task_id,
         job=job,
-        demand=_demand(job, caps),
+        demand=_demand(job),
         verdict=_verdict(job, possible),
-        story=[
-            *_past(job),
-            *_present(job, views.now(), place, possible, candidates, views.node(job.node_id)),
-        ],
+        story=[*_past(job), *present],
         place_in_line=place,
         candidates=candidates[:most_candidates],
     )
 
 
-def _demand(job: JobView, caps: list[str]) -> str:
-    pool, equals, pairs = job.where.partition("=")
-    if not equals:
-        pool, pairs = ("", pool) if ":" in pool else (pool, "")
-    parts = [
-        pool and f"pool {pool}",
-        pairs and f"language pair {pairs.replace('|', ' or ')}",
-        caps and f"capabilities {', '.join(caps)}",
-        job.session_id and f"session {job.session_id}",
-        job.preferred and f"preferred node {job.preferred}",
-        job.affinity not in ("", "prefer") and f"affinity {job.affinity}",
-    ]
-    return ", ".join(str(part) for part in parts if part)
+def _demand(job: JobView) -> str:
+    others = {
+        "session": job.session_id,
+        "preferred node": job.preferred,
+        "affinity": "" if job.affinity == "prefer" else job.affinity,
+    }
+    return demand_in_words(job.where, job.capabilities, others)
 
 
 def _verdict(job: JobView, possible: bool) -> str:
-    if job.status in ("finished", "failed"):
-        return "ended"
     if job.status == "waiting":
         return "waiting" if possible else "impossible"
-    placed = {"dispatched": "placed", "running": "placed", "parked": "ended"}
-    return placed.get(job.status, job.status)
+    if job.has_slot:
+        return "placed"
+    return "ended" if job.status in ("finished", "failed", "parked") else job.status
 
 
 def _past(job: JobView) -> list[str]:
-    """How it came to its node."""
+    """How the job came to its node."""
     story = []
-    if job.rescues:
-        died = "a node" if job.rescues == 1 else f"{job.rescues} nodes"
-        story.append(f"It was rescued: {died} died while it ran there.")
+    if job.rescues == 1:
+        story.append("It was rescued, because a node died while it ran the job.")
+    elif job.rescues:
+        story.append(f"It was rescued, because {job.rescues} nodes died while they ran the job.")
     if job.from_node:
-        story.append(f"It was at node {job.from_node} before, which died or handed it back.")
+        story.append(f"It was at node {job.from_node} before. That node died or handed it back.")
     if not job.dispatched_ts or not job.node_id:
         return story
-    node = f"node {job.node_id}"
-    told = {
-        "preferred": f"It went to {node}, the node that the caller prefers, which had a free slot.",
-        "sticky": f"It went to {node}, where its session's last job was, which had a free slot.",
-        "first_free": f"It went to {node}, the first with a free slot that could do it, "
-        f"in pool {job.pool}, after {job.waited_ms / 1000:.3f} s in line.",
-        "least_loaded": f"It went to {node}, the least loaded with a free slot in pool {job.pool}.",
+    node = f"It went to node {job.node_id}"
+    choices = {
+        "preferred": f"{node}: its caller prefers this node, and the node had a free slot.",
+        "sticky": f"{node}: the last job of its session ran there, and the node had a free slot.",
+        "first_free": f"{node} after {duration(job.waited_ms)} in line. This node was the first in "
+        f"pool {job.pool} that had a free slot and could run it.",
+        "least_loaded": f"{node}, the least loaded node with a free slot in pool {job.pool}.",
     }
-    if job.chosen_by in told:
-        story.append(told[job.chosen_by])
+    if job.chosen_by in choices:
+        story.append(choices[job.chosen_by])
     if job.chosen_by == "least_loaded" and job.decision:
         story.append(_decision(job))
     if job.session_node:
         story.append(
-            f"Its session moved: node {job.session_node}, where it was, had no free slot or was "
-            "not taking jobs."
+            f"Its session moved away from node {job.session_node}, because that node had no free "
+            "slot or took no jobs."
         )
     return story
 
 
 def _decision(job: JobView) -> str:
     free, order, *second = job.decision.split(" ")
+    chosen = f"{job.node_id} had {_order(order)}."
     if int(free) == 1:
-        return f"No other node of the pool was free then; {_order(order)}."
-    text = f"{free} nodes were free then; {job.node_id} had {_order(order)}"
-    return f"{text}, the next best, {second[0]}, {_order(second[1])}." if second else f"{text}."
+        return f"No other node of the pool had a free slot. {chosen}"
+    text = f"{free} nodes had a free slot. {chosen}"
+    return f"{text} The next best, {second[0]}, had {_order(second[1])}." if second else text
 
 
 def _order(order: str) -> str:
     share, rest = divmod(int(float(order)), _LOAD_RANGE * _LAST_CHOSEN_RANGE)
-    load = _LOADS[min(rest // _LAST_CHOSEN_RANGE, len(_LOADS) - 1)]
+    load = _LOAD_LEVELS[min(rest // _LAST_CHOSEN_RANGE, len(_LOAD_LEVELS) - 1)]
     return f"{share / _MOST_SHARE:.0%} of its slots taken and a {load} load"
 
 
-def _present(
-    job: JobView,
-    now: int,
-    place: int | None,
-    possible: bool,
-    candidates: list[Candidate],
-    node: NodeView | None,
-) -> list[str]:
-    """The job's present state. ``node`` is the node that has it."""
+def _present(job: JobView, now: int, node: NodeView | None) -> list[str]:
+    """The present state of a job that does not wait. ``node`` is the job's node."""
     if job.broken:
-        return [f"Its record cannot be read: {job.broken}. minsched check says what to do."]
-    if job.status == "waiting":
-        return _waiting(job, now, place, possible, candidates)
+        return [f"Its record is unreadable: {job.broken}. minsched check says what to do."]
     if job.status == "parked":
-        return [f"It was {job.reason}; the next node that sends a heartbeat tells its caller."]
+        return [f"It was {job.reason}. The next node that sends a heartbeat reports this."]
     if job.status == "delayed":
-        seconds = max(job.due_ts - now, 0) / 1000
-        return [f"It is delayed: due in {seconds:.1f} s, and holds no slot before that."]
+        return [
+            f"It is delayed and due in {duration(job.due_ts - now)}. Until then it holds no slot."
+        ]
     if job.status == "dispatched":
-        said = f"It has a slot at {job.node_id}, which has not begun it yet."
-        return [said, *_at_node(job, node)]
+        return [f"It has a slot of node {job.node_id} and has not begun.", *_at_node(job, node)]
     if job.status == "running":
-        said = f"It has been at work there for {max(now - job.started_ts, 0) / 1000:.1f} s."
-        return [said, *_at_node(job, node)]
+        return [f"It has been running for {duration(now - job.started_ts)}.", *_at_node(job, node)]
     reason = f": {job.reason}" if job.reason else ""
     return [f"It {'is lost' if job.status == 'lost' else job.status}{reason}."]
 
 
-#: What the state of its node means for a job that holds a slot there.
-_AT_NODE = {
-    ("dispatched", "stopping"): "The node is stopping: it hands the job back, to be placed anew.",
-    ("running", "stopping"): "The node is stopping: it finishes the job, and leaves.",
-    ("dispatched", "stuck"): "The node is stuck: the job is placed anew.",
-    ("running", "stuck"): "The node is stuck: the job stays until the node recovers or ends.",
-    ("dispatched", "dead"): "The node is dead: a live node rescues the job.",
-    ("running", "dead"): "The node is dead: a live node rescues the job.",
+_RESCUED: Final = "The node is dead. A live node rescues the job."
+
+#: What the state of a job's node means for the job.
+_AT_NODE: Final = {
+    ("dispatched", "stopping"): "The node is stopping. It hands the job back, and the job goes to "
+    "another node.",
+    ("running", "stopping"): "The node is stopping. It finishes the job and leaves.",
+    ("dispatched", "stuck"): "The node is stuck. The job goes to another node.",
+    ("running", "stuck"): "The node is stuck. The job stays there until the node recovers or ends.",
+    ("dispatched", "dead"): _RESCUED,
+    ("running", "dead"): _RESCUED,
 }
 
 
@@ -197,30 +196,52 @@ def _at_node(job: JobView, node: NodeView | None) -> list[str]:
 def _waiting(
     job: JobView, now: int, place: int | None, possible: bool, candidates: list[Candidate]
 ) -> list[str]:
-    since = f"for {max(now - job.waiting_ts, 0) / 1000:.1f} s"
-    where = "" if place is None else f", {place} before it in its line"
-    if not possible:
-        return [
-            f"It waits {since}{where}. No registered node could ever do it: start a node that "
-            "offers what it asks for, and it goes there."
-        ]
-    states = Counter(node.obstacle for node in candidates if node.obstacle in NODE_STATES)
-    full = states.pop("full", 0)
-    others = [f"{number} {state}" for state, number in states.items() if state != "left"]
-    if paused := sum(node.obstacle == PAUSED for node in candidates):
-        others.append(f"{paused} in a paused pool")
-    required = job.line.rpartition("/")[2]
-    for_whom = f" for node {required}, which it requires" if required else ""
+    ahead = f", {place} {'job' if place == 1 else 'jobs'} ahead of it" if place else ""
+    story = [f"Waiting for {duration(now - job.waiting_ts)}{ahead}."]
+    if required := parse_line(job.line).required_node:
+        story.append(f"It requires node {required}.")
+    if possible:
+        return [*story, _obstacles(candidates)]
     return [
-        f"It waits {since}{for_whom}{where}: of the nodes that could do it "
-        f"{', '.join([f'{full} are full', *others])}, and none has a free slot."
+        *story,
+        "No registered node can run it. Start a node that offers what the job asks for.",
     ]
 
 
-def _candidates(views: Views, job: JobView, pools: set[str], caps: list[str]) -> list[Candidate]:
-    paused = views.paused()
-    required = job.line.rpartition("/")[2] if job.line else ""
-    found = [
+def _obstacles(candidates: list[Candidate]) -> str:
+    """What the nodes do that can run the job."""
+    by_state: dict[str, list[str]] = defaultdict(list)
+    for node in candidates:
+        state = node.obstacle or "free"
+        if state != "left" and (state in NODE_STATES or state == PAUSED):
+            by_state[state].append(node.node_id)
+    if not by_state:
+        return "All nodes that can run it have left."
+    [state, nodes], *others = by_state.items()
+    if others:
+        total = sum(map(len, by_state.values()))
+        *parts, last = [
+            f"{len(nodes)} {_is(nodes)} {state}{_names(nodes)}" for state, nodes in by_state.items()
+        ]
+        return f"Of the {total} nodes that can run it, {', '.join(parts)} and {last}."
+    if len(nodes) == 1:
+        return f"The only node that can run it{_names(nodes)} is {state}."
+    every = "Both" if len(nodes) == 2 else f"All {len(nodes)}"
+    return f"{every} nodes that can run it{_names(nodes)} are {state}."
+
+
+def _is(nodes: list[str]) -> str:
+    return "is" if len(nodes) == 1 else "are"
+
+
+def _names(nodes: list[str]) -> str:
+    return f" ({', '.join(sorted(nodes))})" if len(nodes) <= _MOST_NAMES else ""
+
+
+def _candidates(views: Views, job: JobView) -> list[Candidate]:
+    pools, paused = pools_of(views.reader, job.where), views.paused()
+    required = parse_line(job.line).required_node
+    candidates = [
         Candidate(
             node_id=node.node_id,
             taken=node.current_jobs,
@@ -230,11 +251,13 @@ def _candidates(views: Views, job: JobView, pools: set[str], caps: list[str]) ->
                 for name, value in node.load.items()
                 if name in ("cpu", "gpu", "mem") and value is not None
             },
-            obstacle=_obstacle(node, pools, caps, paused, required),
+            obstacle=_obstacle(node, job, pools, paused, required),
         )
         for node in views.nodes()
     ]
-    return sorted(found, key=lambda node: (_rank(node.obstacle), node.taken / max(node.slots, 1)))
+    return sorted(
+        candidates, key=lambda node: (_rank(node.obstacle), node.taken / max(node.slots, 1))
+    )
 
 
 def _rank(obstacle: str) -> int:
@@ -242,16 +265,16 @@ def _rank(obstacle: str) -> int:
 
 
 def _obstacle(
-    node: NodeView, pools: set[str], caps: list[str], paused: set[str], required: str
+    node: NodeView, job: JobView, pools: set[str], paused: set[str], required: str
 ) -> str:
-    """What keeps the job from the node now, the first of all that does."""
-    if not can_do(node, pools, ()):
+    """The first obstacle that prevents the node from running the job now, "" for none."""
+    if not can_run(node, pools, ()):
         return f"not in {' or '.join(sorted(pools)) or 'any pool that serves it'}"
-    if not can_do(node, pools, caps):
-        return f"lacks {', '.join(sorted(set(caps) - set(node.capabilities)))}"
+    if not can_run(node, pools, job.capabilities):
+        return f"lacks {', '.join(sorted(set(job.capabilities) - set(node.capabilities)))}"
     if not node.takes_jobs:
         return node.state
-    if not can_do(node, pools - paused, ()):
+    if not can_run(node, pools - paused, ()):
         return PAUSED
     if required not in ("", node.node_id):
         return f"it requires {required}"

@@ -1,9 +1,9 @@
-"""What Prometheus scrapes: a collector over :mod:`celery_minsched.monitor.queries`.
+"""Prometheus metrics of the scheduler, made from :mod:`celery_minsched.monitor.queries`.
 
-It asks Redis at each scrape and keeps nothing, so any number of processes may expose the same
-figures, and whatever is no longer in Redis is no longer in a scrape. No label is a task, a job or a
-session. A scrape looks at a bounded number of lines (``MOST_LINES``), and of these the largest
-(:data:`MOST_DEMANDS`) have series of their own. Totals count all lines.
+Each scrape reads Redis and stores nothing. So several processes can serve the same metrics, and a
+metric ends when its node or pool is no longer in Redis. No label contains a task, a job or a
+session. A scrape reads a bounded number of lines (``MOST_LINES``). The largest of them
+(:data:`MOST_DEMANDS`) have their own series. Totals count all lines.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from redis.exceptions import RedisError
 
-from ..core import lua_source
 from ..core.errors import WrongLayout
+from ..core.lua_source import numbers
 from ..core.printing import printable
-from .line_queries import MOST_LINES
-from .models import NODE_STATES, LineView, NodeView, PoolView, ServerView
+from ..core.statuses import ENDED
+from .lines import MOST_LINES
+from .models import NODE_DESCRIPTION, NODE_STATES, LineView, NodeView, PoolView, ServerView
 from .queries import Views
 
 logger = logging.getLogger(__name__)
 
-#: Demands that have series of their own, those for which most jobs wait. What others wait for is
-#: of the demand ``(other)``: pools, capabilities and required nodes combine without bound.
+#: The demands with most waiting jobs have their own series. The demand ``(other)`` stands for the
+#: rest: the combinations of pools, capabilities and required nodes have no bound.
 MOST_DEMANDS = 50
-OTHER = "(other)"  # no demand and no pool: a pool's name has no brackets
+OTHER = "(other)"  # neither a demand nor a pool: a pool's name has no brackets
 
-#: Pools with nodes that have series of their own, those with the most slots. Nodes name pools.
+#: The pools with most slots have their own series. Nodes name their pools.
 MOST_POOLS = 1000
 
-#: Pools without nodes that have series of their own. Any job may name another, by mistake too.
+#: The pools without nodes for which most jobs wait have their own series. A job can name any pool,
+#: for example after a typing error.
 MOST_EMPTY_POOLS = 50
 
-#: Bounds of the wait histogram, ms.
-WAITED = lua_source.numbers("events", "WAIT_BUCKETS")
+#: Upper bounds of the wait histogram, ms.
+WAIT_BUCKETS = numbers("events", "WAIT_BUCKETS")
 
-#: Outcomes of a dispatch, as the scripts count them, and as the label has them. Each is there from
-#: the first scrape on: a rate sees no series' first step.
+#: The outcomes of a dispatch: the names of the counters, and the values of the label. The first
+#: scrape has all of them, because a rate does not see the first step of a new series.
 OUTCOMES = {
     name: name.lower()
     for name in (
@@ -59,7 +61,12 @@ OUTCOMES = {
     )
 }
 _SUMMED = ("nodes", "online", "slots", "taken", "leaving", "waiting")
-STATUSES = ("finished", "failed", "lost", "unsent")
+STATUSES = (*ENDED, "unsent")
+
+#: Labels of the metric that describes nodes: the texts of a node's description.
+NODE_LABELS = tuple(
+    name for name in NODE_DESCRIPTION if NodeView.model_fields[name].annotation is str
+)
 
 
 class SchedulerCollector(Collector):
@@ -74,43 +81,44 @@ class SchedulerCollector(Collector):
         self._views = views
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what registers a collector else makes a scrape of it, to learn its names."""
+        """Returns nothing. Without this method a registry makes a scrape to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         """One scrape."""
-        up = "1 if Redis answered this scrape and its records can be read, else 0."
+        up = "1 if Redis answered this scrape and its records are readable, else 0."
         began = time.perf_counter()
         try:
-            metrics = [_in_print(metric) for metric in _metrics(self._views())]
+            metrics = [_printable(metric) for metric in _metrics(self._views())]
         except (RedisError, WrongLayout) as exc:
-            logger.warning("there is nothing to scrape: %s", exc)
+            logger.warning("The scrape cannot read the scheduler: %s", exc)
             yield GaugeMetricFamily("minsched_up", up, value=0)
             return
-        except Exception:  # a page that has other figures too is still scraped
-            logger.exception("the scrape failed")
+        except Exception:  # a page that also has other metrics still answers the scrape
+            logger.exception("The scrape failed")
             yield GaugeMetricFamily("minsched_up", up, value=0)
             return
         yield GaugeMetricFamily("minsched_up", up, value=1)
         yield from metrics
         yield GaugeMetricFamily(
             "minsched_scrape_duration_seconds",
-            "How long this scrape took to read Redis.",
+            "The time in which this scrape read Redis.",
             value=time.perf_counter() - began,
         )
 
 
-def _in_print(metric: Metric) -> Metric:
-    """The same, with printable labels. Prometheus refuses two series of the same labels, so the
-    first of those that look alike stays.
+def _printable(metric: Metric) -> Metric:
+    """The metric with printable labels.
+
+    Prometheus refuses two series with the same labels, so one of them stays.
     """
     if all(text.isprintable() for sample in metric.samples for text in sample.labels.values()):
         return metric
-    found: dict[object, Sample] = {}
+    samples: dict[object, Sample] = {}
     for sample in metric.samples:
         labels = {name: printable(text) for name, text in sample.labels.items()}
-        found.setdefault((sample.name, *labels.items()), sample._replace(labels=labels))
-    metric.samples = list(found.values())
+        samples.setdefault((sample.name, *labels.items()), sample._replace(labels=labels))
+    metric.samples = list(samples.values())
     return metric
 
 
@@ -127,8 +135,9 @@ def _metrics(views: Views) -> Iterator[Metric]:
 
 
 def _of_nodes(nodes: Iterable[NodeView], pools: set[str]) -> Iterator[Metric]:
-    """A dead node is down until it is forgotten, and has no other series. A node that has left has
-    none. ``pools`` have series of their own.
+    """The metrics of nodes. ``pools`` have their own series.
+
+    A dead node is down until it is removed, and has no other series. A node that has left has none.
     """
     nodes = list(nodes)
     states = Counter(node.state for node in nodes)
@@ -137,33 +146,36 @@ def _of_nodes(nodes: Iterable[NodeView], pools: set[str]) -> Iterator[Metric]:
         count.add_metric([word], states[word])
     up = GaugeMetricFamily(
         "minsched_node_up",
-        "1 while the node sends heartbeats, 0 once it is dead.",
+        "1 while the node sends heartbeats, 0 when it is dead.",
         labels=["node"],
     )
     state = GaugeMetricFamily(
-        "minsched_node_state", "1 for the state in which the node is.", labels=["node", "state"]
+        "minsched_node_state", "1 for the node's state.", labels=["node", "state"]
     )
     info = InfoMetricFamily(
-        "minsched_node", "A pool that the node is in; to join by.", labels=["node", "pool"]
+        "minsched_node",
+        "A pool of the node. Use it to join node metrics with pools.",
+        labels=["node", "pool", *NODE_LABELS],
     )
     draining = GaugeMetricFamily(
-        "minsched_node_draining", "1 where the node is given no more jobs.", labels=["node"]
+        "minsched_node_draining", "1 if an operator drained the node.", labels=["node"]
     )
     slots = GaugeMetricFamily("minsched_node_slots", "Slots of the node.", labels=["node"])
     taken = GaugeMetricFamily(
         "minsched_node_slots_taken", "Slots of the node that jobs hold.", labels=["node"]
     )
     load = GaugeMetricFamily(
-        "minsched_node_load_ratio", "Load last reported, 0 to 1.", labels=["node", "resource"]
+        "minsched_node_load_ratio", "The last reported load, 0 to 1.", labels=["node", "resource"]
     )
     for node in nodes:
         if node.state != "left":
-            up.add_metric([node.node_id], int(node.is_heard))
-        if not node.is_heard:
+            up.add_metric([node.node_id], int(node.heartbeats_arriving))
+        if not node.heartbeats_arriving:
             continue
         state.add_metric([node.node_id, node.state], 1)
         for pool in pools.intersection(node.pools):
-            info.add_metric([node.node_id, pool], {})
+            texts = (getattr(node, name) for name in NODE_LABELS)
+            info.add_metric([node.node_id, pool, *texts], {})
         draining.add_metric([node.node_id], int(node.draining))
         slots.add_metric([node.node_id], node.max_jobs)
         taken.add_metric([node.node_id], node.current_jobs)
@@ -174,53 +186,52 @@ def _of_nodes(nodes: Iterable[NodeView], pools: set[str]) -> Iterator[Metric]:
 
 
 def _with_series(pools: list[PoolView]) -> list[PoolView]:
-    """The MOST_POOLS pools with the most slots, and the MOST_EMPTY_POOLS pools without nodes for
-    which most jobs wait. All that are left are one.
+    """The MOST_POOLS pools with most slots, and the MOST_EMPTY_POOLS pools without nodes for which
+    most jobs wait. The pool OTHER is the sum of all others.
     """
     used = sorted((pool for pool in pools if pool.nodes), key=lambda pool: -pool.slots)
     empty = sorted((pool for pool in pools if not pool.nodes), key=lambda pool: -pool.waiting)
     names = {pool.pool for pool in (*used[:MOST_POOLS], *empty[:MOST_EMPTY_POOLS])}
-    found = [pool for pool in pools if pool.pool in names]
+    with_series = [pool for pool in pools if pool.pool in names]
     others = [pool for pool in pools if pool.pool not in names]
     if others:
         sums = {name: sum(getattr(pool, name) for pool in others) for name in _SUMMED}
-        found.append(PoolView(pool=OTHER, paused=False, langs=[], **sums))
-    return found
+        with_series.append(PoolView(pool=OTHER, paused=False, langs=[], **sums))
+    return with_series
 
 
-def _of_pools(pools: Iterable[PoolView]) -> Iterator[Metric]:
+def _of_pools(pools: list[PoolView]) -> Iterator[Metric]:
     def gauge(name: str, text: str, value: Callable[[PoolView], float]) -> Metric:
         family = GaugeMetricFamily(f"minsched_pool_{name}", text, labels=["pool"])
         for pool in pools:
             family.add_metric([pool.pool], value(pool))
         return family
 
-    pools = list(pools)
     yield gauge(
-        "nodes", "Nodes of the pool that take jobs, or are drained.", lambda pool: pool.online
+        "nodes", "Nodes of the pool that take jobs or are drained.", lambda pool: pool.online
     )
-    yield gauge("slots", "Slots of its nodes that take jobs.", lambda pool: pool.slots)
+    yield gauge("slots", "Slots of the pool's nodes that take jobs.", lambda pool: pool.slots)
     yield gauge("slots_taken", "Slots of these nodes that jobs hold.", lambda pool: pool.taken)
     yield gauge(
         "leaving_jobs",
-        "Jobs at its other nodes: those that drain, stop, are stuck or dead.",
+        "Jobs at the pool's draining, stopping, stuck and dead nodes.",
         lambda pool: pool.leaving,
     )
     yield gauge(
         "waiting_jobs",
-        "Jobs in line that the pool could serve; one that several could serve counts in each.",
+        "Jobs in line that the pool can serve. A job that several pools can serve counts in each.",
         lambda pool: pool.waiting,
     )
     yield gauge(
         "load_ratio",
-        "(slots taken + jobs in line) / slots: what to scale by. With no slot, the jobs.",
+        "(slots taken + waiting jobs) / slots, for autoscaling. With no slot, the waiting jobs.",
         lambda pool: pool.load,
     )
-    yield gauge("paused", "1 where an operator has paused the pool.", lambda pool: pool.paused)
+    yield gauge("paused", "1 if an operator paused the pool.", lambda pool: pool.paused)
 
 
 def _of_lines(lines: Iterable[LineView], total: int, now: int) -> Iterator[Metric]:
-    """``lines`` are those looked at. All other jobs of the ``total`` wait for other demands."""
+    """The jobs of the ``total`` that wait in none of the ``lines`` count for other demands."""
     waiting: Counter[str] = Counter()
     since: dict[str, int] = {}
     impossible = 0
@@ -235,7 +246,7 @@ def _of_lines(lines: Iterable[LineView], total: int, now: int) -> Iterator[Metri
     jobs = GaugeMetricFamily("minsched_waiting_jobs", "Jobs in line.", labels=["demand"])
     oldest = GaugeMetricFamily(
         "minsched_oldest_waiting_seconds",
-        "How long the first in line has waited; with priorities or turns others may have longer.",
+        "The wait of the first job in line. With priorities or fair turns, others may wait longer.",
         labels=["demand"],
     )
     for demand, number in waiting.items():
@@ -244,32 +255,32 @@ def _of_lines(lines: Iterable[LineView], total: int, now: int) -> Iterator[Metri
     yield from (jobs, oldest)
     yield GaugeMetricFamily(
         "minsched_impossible_jobs",
-        f"Jobs in line that no registered node could ever do, in the {MOST_LINES} lines looked at.",
+        f"Jobs in line that no registered node can run, in at most {MOST_LINES} lines.",
         value=impossible,
     )
 
 
 def _of_counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
-    """Counts by pool end with the pool. Of no pool (``""``) is what none could be found for."""
+    """Metrics of the counters by pool. The pool "" has the counters of jobs without a pool."""
     dispatches = CounterMetricFamily(
         "minsched_dispatches",
-        "Jobs that were given a slot (preferred, sticky, least_loaded; first_free after a wait), "
-        "put in line (busy, impossible), put off (delayed), or refused.",
+        "Jobs that got a slot (preferred, sticky, least_loaded; first_free after a wait), wait "
+        "(busy, impossible, delayed) or were refused.",
         labels=["pool", "outcome"],
     )
     ended = CounterMetricFamily(
         "minsched_jobs_ended",
-        "Jobs that ended. Lost: with their node, while they ran; unsent: their publisher failed.",
+        "Ended jobs. Lost: their node died while they ran. Unsent: their publisher failed.",
         labels=["pool", "status"],
     )
     waits = HistogramMetricFamily(
         "minsched_wait_seconds",
-        "How long jobs stood in line, of those that did, when they were given a slot.",
+        "The time that jobs waited in line, of the jobs that waited.",
         labels=["pool"],
     )
     moves = CounterMetricFamily(
         "minsched_session_moves",
-        "Jobs that went elsewhere than their session's last one; with sticky dispatches, all.",
+        "Jobs that went to another node than the last job of their session.",
         labels=["pool"],
     )
     for pool, count in counts.items():
@@ -283,30 +294,30 @@ def _of_counts(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
     yield from (dispatches, ended, waits, moves)
     fleet = counts[""]
     yield CounterMetricFamily(
-        "minsched_node_deaths", "Nodes that fell silent.", value=fleet.get("node_deaths", 0)
+        "minsched_node_deaths", "Nodes that died.", value=fleet.get("node_deaths", 0)
     )
     yield CounterMetricFamily(
         "minsched_rescues",
-        "Dead nodes whose jobs were all placed anew or told lost.",
+        "Dead nodes whose jobs were all placed again or reported lost.",
         value=fleet.get("rescues", 0),
     )
 
 
 def _buckets(count: Mapping[str, int]) -> list[tuple[str, float]]:
-    bounds = [*(str(bound / 1000) for bound in WAITED), "+Inf"]
-    numbers = [count.get(f"waited:{bound}", 0) for bound in (*WAITED, "inf")]
+    bounds = [*(str(bound / 1000) for bound in WAIT_BUCKETS), "+Inf"]
+    numbers = [count.get(f"waited:{bound}", 0) for bound in (*WAIT_BUCKETS, "inf")]
     return list(zip(bounds, accumulate(numbers), strict=True))
 
 
 def _of_server(server: ServerView) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "minsched_redis_round_trip_seconds",
-        "How long Redis took to answer a PING of this scrape.",
+        "The time in which Redis answered a PING of this scrape.",
         value=server.round_trip_ms / 1000,
     )
     yield CounterMetricFamily(
         "minsched_redis_commands",
-        "Commands of all clients of this Redis, those that scripts call too.",
+        "Commands of all clients of this Redis, including commands that scripts call.",
         value=server.commands,
     )
     yield CounterMetricFamily(
@@ -314,6 +325,6 @@ def _of_server(server: ServerView) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "minsched_script_seconds",
-        "How long scripts kept this Redis busy; by calls, the server's time for a dispatch.",
+        "The time of scripts in this Redis.",
         value=server.script_us / 1e6,
     )

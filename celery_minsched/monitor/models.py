@@ -1,37 +1,35 @@
-"""What :mod:`celery_minsched.monitor.queries` answers with. Times are ms of the server's clock."""
+"""The answers to :mod:`celery_minsched.monitor.queries`. Times are ms of the server's clock."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, computed_field
 
+from ..core.describe import short_demand
+from ..core.statuses import HAS_SLOT, STATUSES
 from ..core.stored import Fields
 
-#: What a node may be, in the order in which tables show it. ``left`` and ``dead`` nodes are gone.
-NODE_STATES = {
-    "full": "takes jobs, and has no free slot",
-    "free": "takes jobs, and has a free slot",
-    "draining": "takes no more jobs, since an operator drained it",
-    "starting": "is registered, and does not take jobs yet",
-    "stopping": "was asked to stop: it finishes the jobs that it runs, and leaves",
+#: The states of a node, in the order of tables. ``left`` and ``dead`` nodes are gone.
+NODE_STATES: Final = {
+    "full": "takes jobs and has no free slot",
+    "free": "takes jobs and has a free slot",
+    "draining": "takes no new jobs, because an operator drained it",
+    "starting": "is registered and does not take jobs yet",
+    "stopping": "was asked to stop: it finishes its running jobs and leaves",
     "stuck": "sends heartbeats, but its worker does not work",
-    "dead": "fell silent",
-    "left": "has stopped, and said so",
-    "broken": "has a record that cannot be read",
+    "dead": "sends no heartbeats",
+    "left": "has stopped in the normal way",
+    "broken": "has an unreadable record; see minsched check",
 }
-GONE = ("dead", "left")
+GONE: Final = ("dead", "left")
 
-
-#: What a job may be.
-JOB_STATES = (
-    *("parked", "waiting", "delayed", "dispatched", "running", "finished", "failed", "lost"),
-    "broken",
-)
+#: The states of a job.
+JOB_STATES: Final = (*STATUSES, "broken")
 
 
 class NodeView(BaseModel):
-    """A node as Redis knows it."""
+    """A node, according to its record in Redis."""
 
     node_id: str
     #: One of :data:`NODE_STATES`.
@@ -42,36 +40,42 @@ class NodeView(BaseModel):
     pools: list[str]
     capabilities: list[str]
     load: dict[str, Any]
-    last_heartbeat_ts: int  # ms, the server's clock
-    #: "host/pid/random" of its process, "" where it left and said so.
+    last_heartbeat_ts: int
+    #: "host/pid/random" of its process, "" after it has left.
     instance: str = ""
-    #: What cannot be read of its record; "" for nothing. Its state is ``broken`` then.
+    #: The faults of an unreadable record, "" for none. The state is then ``broken``.
     broken: str = ""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def online(self) -> bool:
-        """Does it take jobs, or would it if it was not drained?"""
+        """Does the node take jobs, or would it if it was not drained?"""
         return self.state in ("free", "full", "draining")
 
     @property
     def takes_jobs(self) -> bool:
-        """Is it there to work, be it full just now?"""
+        """Does the node take jobs when it has a free slot?"""
         return self.state in ("free", "full")
 
     @property
     def is_free(self) -> bool:
-        """Does it take a job now?"""
+        """Does the node take a job now?"""
         return self.state == "free"
 
     @property
-    def is_heard(self) -> bool:
-        """Does it send heartbeats?"""
+    def heartbeats_arriving(self) -> bool:
+        """Does the node send heartbeats?"""
         return self.state not in GONE
 
 
+#: The fields that describe a node to operators, with their titles. They are columns of ``nodes``
+#: and of Flower's page. A text is also a label of the metric ``minsched_node_info``, and is read
+#: from the field of the same name in the node's record.
+NODE_DESCRIPTION: Final = {"pools": "Pools", "capabilities": "Capabilities"}
+
+
 class PoolView(BaseModel):
-    """A pool, and what its nodes have together."""
+    """A pool, and the sums of its nodes."""
 
     pool: str
     paused: bool
@@ -79,25 +83,26 @@ class PoolView(BaseModel):
     online: int
     slots: int  # of the nodes that take jobs
     taken: int  # of these slots
-    leaving: int  # jobs at its other nodes: at those that drain, stop, are stuck or dead
-    waiting: int  # in the lines that it could serve
-    langs: list[str]  # "src:tgt"; none where it is not asked for languages
+    leaving: int  # jobs at its other nodes, which drain, stop, are stuck or dead
+    waiting: int  # in the lines that it can serve
+    langs: list[str]  # "src:tgt"; empty if the pool serves all language pairs
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def load(self) -> float:
-        """(taken + waiting) / slots, above 1 where jobs wait: what to scale a fleet by. With no
-        slot it is the number of jobs that wait, so that a fleet of none grows.
+        """(taken + waiting) / slots, for autoscaling. Above 1, jobs wait.
+
+        With no slot it is the number of waiting jobs, so that a fleet without nodes grows.
         """
         return (self.taken + self.waiting) / max(self.slots, 1)
 
 
 class JobView(BaseModel):
-    """A job as Redis knows it; times are ms of the server's clock, 0 for what has not happened."""
+    """A job, according to its record in Redis. A time is 0 if the event has not happened."""
 
     job_id: str
     task_id: str = ""
-    #: Where it is, or was last.
+    #: The node that has it, or had it last.
     node_id: str = ""
     pool: str = ""
     session_id: str = ""
@@ -105,7 +110,7 @@ class JobView(BaseModel):
     tgt_lang: str = ""
     #: One of :data:`JOB_STATES`.
     status: str
-    #: What cannot be read of its record; "" for nothing. Its status is ``broken`` then.
+    #: The faults of an unreadable record, "" for none. The status is then ``broken``.
     broken: str = ""
     reason: str = ""
     chosen_by: str = ""
@@ -118,7 +123,7 @@ class JobView(BaseModel):
     ticket: str = ""
     decision: str = ""
     from_node: str = ""  # the node that it was taken from
-    session_node: str = ""  # where its session was before it
+    session_node: str = ""  # the node of its session before this job
     rescues: int = 0
     waited_ms: int = 0
     due_ts: int = 0
@@ -130,49 +135,53 @@ class JobView(BaseModel):
 
     @property
     def has_slot(self) -> bool:
-        """Does it hold a slot of its node?"""
-        return self.status in ("dispatched", "running")
+        """Does the job hold a slot of its node?"""
+        return self.status in HAS_SLOT
+
+    @property
+    def capabilities(self) -> list[str]:
+        """The capabilities that the job asks for."""
+        return [name for name in self.caps.split(",") if name]
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def task(self) -> str:
-        """Name of the task, "" where there is none."""
+        """The name of the task, "" if it is unknown."""
         payload = Fields({"payload": self.payload_json}).json("payload")
         return str(payload.get("task", "")) if isinstance(payload, dict) else ""
 
 
 class LineView(BaseModel):
-    """A line of jobs that wait for the same."""
+    """A line: the jobs that wait for the same demand."""
 
     name: str
     where: str
     capabilities: list[str]
     required_node: str
     waiting: int
-    #: False where no registered node could do it, so that waiting alone will not help.
+    #: False if no registered node can run its jobs.
     possible: bool
-    #: When its first job began to wait; ms.
+    #: The time at which its first job began to wait.
     oldest_ts: int = 0
 
     @property
     def demand(self) -> str:
-        """What its jobs ask for: ``asr``, ``zh:en +gpu``, ``asr @n1`` (at that node)."""
-        node = [f"@{self.required_node}"] if self.required_node else []
-        return " ".join([self.where, *(f"+{name}" for name in self.capabilities), *node])
+        """The demand of its jobs: ``asr``, ``zh:en +gpu``, ``asr @n1`` (at that node)."""
+        return short_demand(self.where, self.capabilities, self.required_node)
 
 
-#: In the year 9999, in every time zone: Python knows no later date.
-LAST_TS = 253_402_128_000_000
+#: A time in the year 9999, the last that Python can convert in all time zones.
+LAST_TS: Final = 253_402_128_000_000
 
 
 def place_of(event_id: str) -> tuple[int, int]:
-    """Ids of events in the order of the stream."""
+    """The event's place in the stream, for sorting."""
     milliseconds, _, number = event_id.partition("-")
     return int(milliseconds), int(number)
 
 
 class Event(BaseModel):
-    """Something that happened; see lua/include/events.lua for the kinds."""
+    """An event. lua/include/events.lua lists the kinds."""
 
     event_id: str
     kind: str
@@ -181,14 +190,14 @@ class Event(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def ts(self) -> int:
-        """When; ms of the server's clock. A program may write an id beyond the last date."""
+        """The time of the event. Another program can write an id beyond the last date."""
         return min(place_of(self.event_id)[0], LAST_TS)
 
 
 class ServerView(BaseModel):
-    """Redis; but for the round trip since its start, and 0 where it does not tell."""
+    """The Redis server. The counters start with the server; 0 if the client may not read them."""
 
     round_trip_ms: float
     scripts: int = 0  # calls
     script_us: int = 0  # time in them
-    commands: int = 0  # calls, those made in scripts too
+    commands: int = 0  # calls, including calls by scripts

@@ -11,7 +11,7 @@ from .models import NODE_STATES, NodeView
 
 _BOOLEANS = ("true", "false")
 
-#: How each field of a node's record is decoded.
+#: How each field of a node's record is decoded. All others are texts.
 _DECODERS: Final[dict[str, Callable[[Fields, str], Any]]] = {
     **dict.fromkeys(("online", "draining"), lambda fields, name: fields.one_of(name, _BOOLEANS)),
     "state": lambda fields, name: fields.one_of(name, NODE_STATES),
@@ -27,13 +27,18 @@ _DECODERS: Final[dict[str, Callable[[Fields, str], Any]]] = {
         Fields.integer,
     ),
     **dict.fromkeys(("concurrency", "load", "unread_ms", "interval_ms"), Fields.number),
-    "instance": Fields.text,
 }
 
-#: The fields that a :class:`NodeView` shows.
+#: The texts of a record that a :class:`NodeView` has as they are.
+_TEXTS: Final = tuple(
+    name
+    for name, field in NodeView.model_fields.items()
+    if field.annotation is str and name not in ("node_id", "state", "broken")
+)
+#: The fields that a :class:`NodeView` is made of.
 NODE_FIELDS: Final = (
     *("online", "state", "draining", "max_jobs", "offers", "load_json", "last_heartbeat_ts"),
-    "instance",
+    *_TEXTS,
 )
 #: The fields that a check reads: all that views and scripts read.
 CHECKED_FIELDS: Final = tuple(name for name in _DECODERS if name != "current_jobs")
@@ -45,7 +50,8 @@ def decode(record: Mapping[str, str | None]) -> tuple[dict[str, Any], str]:
     An unreadable field has the value of a missing field. The faults are "" for a sound record.
     """
     fields = Fields(record)
-    return {name: _DECODERS[name](fields, name) for name in record}, fields.broken
+    values = {name: _DECODERS.get(name, Fields.text)(fields, name) for name in record}
+    return values, fields.broken
 
 
 def read_node(
@@ -75,7 +81,7 @@ def read_node(
         capabilities=sorted({capability for _, capability in values["offers"] if capability}),
         load=values["load_json"],
         last_heartbeat_ts=values["last_heartbeat_ts"],
-        instance=values["instance"],
+        **{name: values[name] for name in _TEXTS},
     )
 
 

@@ -1,4 +1,4 @@
-"""All that a live view shows: the fleet at one moment, and its pace since the look before."""
+"""A snapshot of the fleet, and its pace since the snapshot before."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel
 
-from .line_queries import MOST_LINES
+from ..core.statuses import ENDED
+from .lines import MOST_LINES
 from .models import LineView, NodeView, PoolView, ServerView
 from .queries import Views
 
-#: What lua/include/events.lua counts, by what it means for the pace.
+#: Counters of lua/include/events.lua: jobs that got a slot, and jobs that began to wait.
 PLACED = ("preferred", "sticky", "least_loaded", "first_free")
 WAITED = ("busy", "impossible")
-ENDED = ("finished", "failed", "lost")
 
 
 class Pace(BaseModel):
-    """What went on between two looks: jobs, scripts and commands a second, and mean times."""
+    """Rates a second and mean times between two snapshots."""
 
-    seconds: float  # between the looks
+    seconds: float  # between the snapshots
     placed: float
     ended: float
-    failed: float  # of those that ended; lost ones too
+    failed: float  # included in ``ended``, as are lost jobs
     began_to_wait: float
-    wait_ms: float  # of those that waited, and were placed meanwhile; 0 for none
+    wait_ms: float  # mean wait of the jobs that got a slot after a wait; 0 for none
     scripts: float
-    script_ms: float  # of the server's time; 0 where it does not tell
+    script_ms: float  # the server's time for a script; 0 if the client may not read it
     commands: float
 
 
 class Counters(BaseModel):
-    """What was counted up to a moment. Two of them make a pace."""
+    """Counters at one moment. Two of them give a pace."""
 
     ts: int  # ms, the server's clock
-    counts: dict[str, int]  # of all pools together
+    counts: dict[str, int]  # sums over the fleet and its pools
     server: ServerView
 
 
@@ -44,14 +44,14 @@ class Snapshot(Counters):
 
     nodes: list[NodeView]
     pools: list[PoolView]
-    lines: list[LineView]  # MOST_LINES at most; the longest wait first
+    lines: list[LineView]  # at most MOST_LINES, the longest wait first
     line_count: int  # of all lines
     waiting: int  # jobs in all lines
-    pace: Pace | None = None  # None at the first look
+    pace: Pace | None = None  # None in the first snapshot
 
 
-def count(views: Views, pools: Iterable[str] | None = None) -> Counters:
-    """What is counted now of the fleet and its pools."""
+def read_counters(views: Views, pools: Iterable[str] | None = None) -> Counters:
+    """The counters of the fleet and its pools now."""
     counts: Counter[str] = Counter()
     names = views.pool_names() if pools is None else pools
     for of_pool in views.counts_of(["", *names]).values():
@@ -59,11 +59,11 @@ def count(views: Views, pools: Iterable[str] | None = None) -> Counters:
     return Counters(ts=views.now(), counts=counts, server=views.server())
 
 
-def look(views: Views, before: Counters | None = None) -> Snapshot:
+def take_snapshot(views: Views, before: Counters | None = None) -> Snapshot:
     """The fleet now, and its pace since ``before``."""
     nodes, waiting = views.nodes(), views.waiting_counts()
     pools = views.pools(nodes, waiting)
-    counters = count(views, (pool.pool for pool in pools))
+    counters = read_counters(views, (pool.pool for pool in pools))
     now = Snapshot(
         ts=counters.ts,
         counts=counters.counts,
@@ -81,7 +81,7 @@ def _pace(before: Counters, now: Counters) -> Pace:
     seconds = max(now.ts - before.ts, 1) / 1000
 
     def gain(*names: str) -> int:
-        """Counts begin anew where a pool, or Redis, does."""
+        """A counter can start again, with its pool or with Redis."""
         return sum(max(now.counts.get(name, 0) - before.counts.get(name, 0), 0) for name in names)
 
     def server_gain(name: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..monitor.line_queries import MOST_LINES
+from ..monitor.lines import MOST_LINES
 from ..monitor.models import JobView, LineView
 from ..monitor.queries import Views
 from .page_data import PageData, age, job_row, shown_of

@@ -128,7 +128,7 @@ class TestLooking:
     def test_why_of_a_task_that_nobody_knows(self, run: Run) -> None:
         result = run("why", "nobody")
         assert result.exit_code == 1
-        assert result.stdout.startswith("The scheduler knows no task 'nobody'")
+        assert result.stdout.startswith("The scheduler does not know task 'nobody'")
 
     def test_why_lists_the_nodes_and_what_is_in_the_way(self, busy: Desk, run: Run) -> None:
         rows = run("why", TASK.format(3)).stdout.splitlines()

@@ -21,7 +21,7 @@ from celery_minsched import NodeLostError
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.explain import why
 from celery_minsched.monitor.queries import Views
-from celery_minsched.monitor.snapshot import look
+from celery_minsched.monitor.snapshot import take_snapshot
 
 from ..support.acl import CONF, ROLES, Guarded, complete_file
 from ..support.commands import run_with
@@ -179,7 +179,7 @@ class TestTheWholeFlow:
             [taken] = admin.keys("minsched.unacked.*")
         app = guarded.app_of("viewer", **as_conf(**FAST))
         views = app.minsched.views
-        assert [node.node_id for node in look(views).nodes] == ["n1", "n2"]
+        assert [node.node_id for node in take_snapshot(views).nodes] == ["n1", "n2"]
         assert why(views, job.id).verdict == "placed"
         assert views.jobs()
         assert views.events(after="0", block_ms=1)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from celery_minsched import MinimalSchedulerService
 from celery_minsched.cli import minsched
+from celery_minsched.monitor.lines import job_ids_in
 from celery_minsched.plugin.metrics import register
 
 from ..support.acl import PAGE, Guarded, complete_file, programs
@@ -156,7 +157,7 @@ def test_a_producer_frees_a_slot_while_the_first_in_line_has_lost_its_message(
     guarded: Guarded, fleet: Desk
 ) -> None:
     admin = fleet.service.redis
-    [first, *_] = fleet.views.waiting_in("asr//")
+    [first, *_] = job_ids_in(fleet.views.reader, "asr//")
     admin.delete(f"minsched.job.{first}")
     later = fleet.send(task_id=admin.hget(f"scheduler:job:{first}", "task_id"))
     [running, *_] = admin.zrange("scheduler:node:jobs:n1", 0, -1)

@@ -58,7 +58,7 @@ def test_a_node_has_one_state(desk: Desk) -> None:
     assert every_state(desk) == {word: word for word in SOUND_STATES}
     views = {node.node_id: node for node in desk.views.nodes()}
     assert {word for word in views if views[word].takes_jobs} == {"free", "full"}
-    assert {word for word in views if not views[word].is_heard} == {"dead", "left"}
+    assert {word for word in views if not views[word].heartbeats_arriving} == {"dead", "left"}
 
 
 def test_commands_say_the_state_and_what_it_means(desk: Desk, server: Server) -> None:
@@ -228,12 +228,12 @@ def test_why_says_what_the_state_of_its_node_means_for_a_job(desk: Desk) -> None
         return why(desk.views, task_id).story[-1]
 
     desk.beat("n1", state="stopping")
-    assert said("runs") == "The node is stopping: it finishes the job, and leaves."
-    assert said("lies") == "The node is stopping: it hands the job back, to be placed anew."
+    assert said("runs") == "The node is stopping. It finishes the job and leaves."
+    assert said("lies").startswith("The node is stopping. It hands the job back")
     desk.beat("n1", state="stuck")
-    assert said("runs") == "The node is stuck: the job stays until the node recovers or ends."
-    assert said("lies") == "The node is stuck: the job is placed anew."
+    assert said("runs") == "The node is stuck. The job stays there until the node recovers or ends."
+    assert said("lies") == "The node is stuck. The job goes to another node."
     desk.park(task_id="waits")
-    assert "1 stuck" in said("waits")
+    assert said("waits") == "The only node that can run it (n1) is stuck."
     silence(desk, "n1", 60_000)
-    assert said("runs") == "The node is dead: a live node rescues the job."
+    assert said("runs") == "The node is dead. A live node rescues the job."

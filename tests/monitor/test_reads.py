@@ -12,10 +12,11 @@ import redis
 
 from celery_minsched import MinimalSchedulerService
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.monitor.line_queries import MOST_LINES
+from celery_minsched.monitor.lines import MOST_LINES
 from celery_minsched.monitor.metrics import MOST_DEMANDS, OTHER
+from celery_minsched.monitor.possible import is_possible, possible_demands
 from celery_minsched.monitor.queries import Views
-from celery_minsched.monitor.snapshot import count, look
+from celery_minsched.monitor.snapshot import read_counters, take_snapshot
 from celery_minsched.web.nodes_page import nodes_page
 from celery_minsched.web.pools_page import pools_page
 from celery_minsched.web.table_request import FIRST_ROWS, MAX_ROWS, TableRequest
@@ -32,8 +33,8 @@ CAPABILITIES = [f"cap-{number}" for number in range(60)]
 
 FACES: dict[str, Callable[[Views], object]] = {
     "exporter": scrape,
-    "top": look,
-    "top, before": count,
+    "top": take_snapshot,
+    "top, before": read_counters,
     "nodes page": nodes_page,
     "pools page": pools_page,
     "waiting page": waiting_page,
@@ -105,7 +106,7 @@ def test_totals_count_all_lines(crowd: Any) -> None:
     assert sum(views.waiting_counts().values()) == total
     by_pool = {pool.pool: pool.waiting for pool in views.pools()}
     assert by_pool == {"asr": MANY // 3 + 10, "mt": 2 * MANY // 3}
-    snapshot = look(views)
+    snapshot = take_snapshot(views)
     assert (snapshot.waiting, snapshot.line_count) == (total, MANY + 1)
     assert len(snapshot.lines) == MOST_LINES
     assert nodes_page(views)["texts"]["waiting"] == f"{total:,}"
@@ -124,10 +125,10 @@ def test_a_line_is_possible_if_one_node_of_its_pools_has_all_capabilities(crowd:
     assert possible == {"asr//", "asr/cap-0,cap-1/", "mt/cap-1,cap-2/", "zh:en/cap-1,cap-2/"}
     for name in ("asr/cap-0,cap-1/", "asr/cap-0,cap-2/"):
         where, capabilities, _ = name.split("/")
-        assert views.is_possible(where, capabilities.split(",")) == (name in possible)
+        assert is_possible(views.reader, where, capabilities.split(",")) == (name in possible)
     two = ("asr", ("cap-0", "cap-2")), ("mt", ("cap-1", "cap-2"))
-    assert views.possible(two) == {two[1]}
-    assert views.possible(two, most_members=1) == {two[1]}
+    assert possible_demands(views.reader, two) == {two[1]}
+    assert possible_demands(views.reader, two, most_members=1) == {two[1]}
 
 
 def test_the_waiting_page_shows_a_part_of_the_lines(crowd: Any) -> None:

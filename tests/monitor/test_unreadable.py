@@ -76,7 +76,7 @@ def test_one_broken_record_hides_no_other_and_is_named(scene: Scene, what: str) 
         assert " d " not in row  # a time that cannot be read is not the year 1970
     if code == "job_unreadable":
         assert "broken" in said["jobs"]
-        assert "Its record cannot be read" in said["why t-running"]
+        assert "Its record is unreadable" in said["why t-running"]
 
 
 def test_a_node_that_registers_anew_mends_its_record(scene: Scene) -> None:

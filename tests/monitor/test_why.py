@@ -27,10 +27,12 @@ class TestWhy:
         desk.dispatch(task_id="t")
         said = explain(desk)
         assert said.verdict == "placed"
-        assert said.story[0] == "It went to node n2, the least loaded with a free slot in pool asr."
+        assert said.story[0] == (
+            "It went to node n2, the least loaded node with a free slot in pool asr."
+        )
         assert said.story[1] == (
-            "2 nodes were free then; n2 had 0% of its slots taken and a low load, "
-            "the next best, n1, 50% of its slots taken and a low load."
+            "2 nodes had a free slot. n2 had 0% of its slots taken and a low load. "
+            "The next best, n1, had 50% of its slots taken and a low load."
         )
 
     def test_a_node_may_report_no_value(self, desk: Desk) -> None:
@@ -44,11 +46,11 @@ class TestWhy:
         first = desk.dispatch(session_id="u1")
         desk.complete(first)
         desk.dispatch(session_id="u1", task_id="t")
-        assert "where its session's last job was" in explain(desk).story[0]
+        assert "the last job of its session ran there" in explain(desk).story[0]
         desk.node("n2", 1)
         desk.dispatch(session_id="u1", task_id="t2")
         said = explain(desk, "t2")
-        assert said.story[-2].startswith("Its session moved: node n1, where it was, had no free")
+        assert said.story[-2].startswith("Its session moved away from node n1, because")
         assert desk.views.counts("asr")["session_moves"] == 1
 
     def test_waiting_because_busy(self, desk: Desk) -> None:
@@ -61,26 +63,52 @@ class TestWhy:
         desk.park(task_id="t", session_id="u1")
         said = explain(desk)
         assert (said.verdict, said.place_in_line) == ("waiting", 1)
-        assert "of the nodes that could do it 2 are full" in said.story[0]
+        assert said.story[0].endswith(" s, 1 job ahead of it.")
+        assert said.story[1:] == ["Both nodes that can run it (n1, n2) are full."]
         obstacles = {node.node_id: node.obstacle for node in said.candidates}
         assert obstacles == {"n1": "full", "n2": "full", "n3": "not in asr"}
         desk.park(task_id="g", capabilities=["gpu"])
         obstacles = {node.node_id: node.obstacle for node in explain(desk, "g").candidates}
         assert obstacles["n1"] == "lacks gpu"
 
+    def test_waiting_for_nodes_in_several_states(self, desk: Desk) -> None:
+        for node_id in ("n1", "n2", "n3"):
+            desk.node(node_id, 1)
+        for _ in range(3):
+            desk.dispatch()
+        desk.park(task_id="t")
+        assert explain(desk).story[1:] == ["All 3 nodes that can run it (n1, n2, n3) are full."]
+        desk.service.drain_node("n2")
+        assert explain(desk).story[1:] == [
+            "Of the 3 nodes that can run it, 2 are full (n1, n3) and 1 is draining (n2)."
+        ]
+
+    def test_waiting_for_a_required_node(self, desk: Desk) -> None:
+        desk.node("n1", 1)
+        desk.node("n2", 1)
+        desk.dispatch(preferred_node="n1")
+        desk.park(task_id="t", preferred_node="n1", affinity="require")
+        assert explain(desk).story[1:] == [
+            "It requires node n1.",
+            "The only node that can run it (n1) is full.",
+        ]
+
     def test_impossible(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.park(task_id="t", capabilities=["gpu"])
         said = explain(desk)
         assert said.verdict == "impossible"
-        assert "No registered node could ever do it" in said.story[0]
+        assert said.story[1].startswith("No registered node can run it. Start a node")
 
     def test_delayed(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.send(task_id="t", due_ts=desk.views.now() + 60_000)
         said = explain(desk)
         assert said.verdict == "delayed"
-        assert said.story[0].startswith("It is delayed: due in 59.") or "60.0" in said.story[0]
+        assert said.story[0] in (
+            "It is delayed and due in 59 s. Until then it holds no slot.",
+            "It is delayed and due in 1 m 0 s. Until then it holds no slot.",
+        )
 
     def test_rescued(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
@@ -94,7 +122,7 @@ class TestWhy:
         desk.service.rescue_node("n1", [job.job_id])
         said = explain(desk)
         assert (said.verdict, said.job and said.job.node_id) == ("placed", "n2")
-        assert said.story[0] == "It was rescued: a node died while it ran there."
+        assert said.story[0] == "It was rescued, because a node died while it ran the job."
         assert said.story[1].startswith("It was at node n1 before")
         assert {"node_died", "job_moved", "node_rescued"} <= set(kinds(desk))
 
@@ -125,8 +153,8 @@ def test_a_paused_pool_takes_no_job_until_it_goes_on(desk: Desk) -> None:
         desk.dispatch()
     job_id = desk.park(task_id="t")
     assert desk.status(job_id) == "waiting"
-    assert explain(desk).candidates[0].obstacle == "its pool is paused"
-    assert "0 are full, 1 in a paused pool, and" in explain(desk).story[-1]
+    assert explain(desk).candidates[0].obstacle == "in a paused pool"
+    assert explain(desk).story[-1] == "The only node that can run it (n1) is in a paused pool."
     assert desk.dispatch(pool="mt").node_id == "n1"
     assert desk.views.pools()[0].paused
     desk.service.pause_pool("asr", paused=False)

@@ -128,7 +128,7 @@ class TestPages:
         look("why?of=t2")
         assert browser.text(".minsched-story .badge") == "placed"
         look("why?of=t3")
-        assert "knows no task 't3'" in browser.text("[data-list=story]")
+        assert "does not know task 't3'" in browser.text("[data-list=story]")
 
     def test_no_page_is_wider_than_a_telephone(
         self, desk: Desk, browser: Browser, look: Any
