@@ -1,4 +1,4 @@
-"""The node agent: real processes, from start to stop, and what it does when things fail."""
+"""The node agent as a real process, from its start to its stop, and its response to failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..support.work import start_work
 
 @pytest.fixture
 def fleet(server: Server) -> Iterator[Fleet]:
-    """Nodes that are found dead in two seconds."""
+    """Nodes with a TTL of two seconds."""
     fleet = Fleet(server, **FAST)
     yield fleet
     fleet.close()
@@ -32,7 +32,9 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_node_works_and_leaves_nothing(fleet: Fleet, client: redis.Redis, pool: str) -> None:
+def test_a_stopped_node_leaves_no_message_and_no_process(
+    fleet: Fleet, client: redis.Redis, pool: str
+) -> None:
     fleet.start_ready("n1", "-P", pool)
     assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
     family = psutil.Process(fleet.processes["n1"].pid).children(recursive=True)
@@ -42,10 +44,10 @@ def test_a_node_works_and_leaves_nothing(fleet: Fleet, client: redis.Redis, pool
     assert (node.online, node.current_jobs) == (False, 0)
     assert client.keys("minsched.*") == []
     assert not [process for process in family if process.is_running()]
-    fleet.start_ready("n1")  # its id is free at once
+    fleet.start_ready("n1")  # a new process may use the id at once
 
 
-def test_it_reports_its_load_and_what_it_runs(fleet: Fleet, client: redis.Redis) -> None:
+def test_a_node_reports_its_load_and_its_jobs(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start_ready("n1", "-P", "threads")
     fleet.send("hold", "loaded")
     wait_for(lambda: client.exists("test:began:loaded"))
@@ -56,7 +58,7 @@ def test_it_reports_its_load_and_what_it_runs(fleet: Fleet, client: redis.Redis)
     client.lpush("test:release:loaded", "go")
 
 
-def test_the_pulse_goes_on_while_a_task_holds_the_interpreter(
+def test_the_pulse_beats_while_a_task_holds_the_interpreter(
     fleet: Fleet, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1", "-P", "threads", "--without-heartbeat")
@@ -70,7 +72,7 @@ def test_the_pulse_goes_on_while_a_task_holds_the_interpreter(
     fleet.wait_idle()
 
 
-def test_slots_follow_the_pool(fleet: Fleet) -> None:
+def test_the_slots_follow_the_size_of_the_worker_pool(fleet: Fleet) -> None:
     fleet.start_ready("n1", slots=2)
     control = fleet.app.control
 
@@ -78,7 +80,7 @@ def test_slots_follow_the_pool(fleet: Fleet) -> None:
         node = fleet.node("n1")
         return node.max_jobs if node else 0
 
-    wait_for(lambda: control.ping(destination=["celery@n1"]), "n1 to hear what workers are told")
+    wait_for(lambda: control.ping(destination=["celery@n1"]), "n1 to answer to remote control")
     control.pool_grow(2, destination=["celery@n1"])
     wait_for(lambda: slots() == 4)
     control.pool_shrink(1, destination=["celery@n1"])
@@ -98,7 +100,7 @@ def test_a_solo_pool_has_one_slot(fleet: Fleet) -> None:
     assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
 
 
-def test_a_second_node_of_the_same_id_refuses_and_says_who_holds_it(fleet: Fleet) -> None:
+def test_a_second_node_with_the_same_id_does_not_start(fleet: Fleet) -> None:
     fleet.start_ready("n1")
     fleet.start("again", "--node-id", "n1")
     assert fleet.processes["again"].wait(60) == 1
@@ -107,7 +109,7 @@ def test_a_second_node_of_the_same_id_refuses_and_says_who_holds_it(fleet: Fleet
     assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
 
 
-def test_redis_away_for_a_while(client: redis.Redis) -> None:
+def test_a_node_finishes_its_jobs_while_redis_is_stopped(client: redis.Redis) -> None:
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     fleet = Fleet(server, **FAST)
     try:
@@ -116,14 +118,13 @@ def test_redis_away_for_a_while(client: redis.Redis) -> None:
         server.stop()
         wait_for(lambda: "Redis is away" in fleet.log("n1"))
         work.let_end()
-        wait_for(lambda: len(work.ended) == 2)  # tasks go on
+        wait_for(lambda: len(work.ended) == 2)
         server.start()
         fleet.wait_idle()
         for result in work.jobs:
             wait_for(lambda result=result: fleet.job(result.id).status == "finished")  # type: ignore[union-attr]
         wait_for(lambda: "n1 is heard again" in fleet.log("n1"))
-        said = fleet.log("n1").count("the node is found again later")
-        assert said == 1
+        assert fleet.log("n1").count("the node is found again later") == 1
         assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@n1"
         assert Checker(fleet.views).check() == []
     finally:
@@ -131,7 +132,7 @@ def test_redis_away_for_a_while(client: redis.Redis) -> None:
         server.close()
 
 
-def test_redis_restarted_without_its_data(
+def test_a_node_registers_again_after_redis_lost_its_data(
     fleet: Fleet, server: Server, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1", "-P", "threads", slots=3)
@@ -144,8 +145,8 @@ def test_redis_restarted_without_its_data(
     fleet.wait_idle()
 
 
-def test_an_eviction_policy_is_warned_of_at_start(fleet: Fleet, client: redis.Redis) -> None:
-    """And a Redis that does not let the node ask is taken as it is."""
+def test_a_node_warns_of_an_eviction_policy_at_its_start(fleet: Fleet, client: redis.Redis) -> None:
+    """If Redis does not permit INFO, the node starts without the check."""
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         fleet.start_ready("n1", "-P", "threads")
@@ -161,7 +162,7 @@ def test_an_eviction_policy_is_warned_of_at_start(fleet: Fleet, client: redis.Re
 class TestCommandLine:
     @pytest.fixture
     def run(self, server: Server, tmp_path: Path) -> Callable[..., tuple[int, str]]:
-        """Runs the program to its end; its exit code and what it says."""
+        """A function that runs the program to its end. Its exit code and its output."""
 
         def run(*options: str, **env: str) -> tuple[int, str]:
             environment = {**app_environment(server.url), **env}
@@ -171,7 +172,7 @@ class TestCommandLine:
         return run
 
     @pytest.mark.parametrize(
-        ("options", "says"),
+        ("options", "text"),
         [
             ("--pool asr", "Missing option '--node-id'"),
             ("--node-id n1", "Missing option '--pool'"),
@@ -185,29 +186,31 @@ class TestCommandLine:
             ("--node-id n1 --pool asr -c auto", "give --slots too"),
         ],
     )
-    def test_a_wrong_option_is_explained(self, run: Any, options: str, says: str) -> None:
-        code, said = run("-A", "tests.support.app", *options.split())
+    def test_a_wrong_option_is_explained(self, run: Any, options: str, text: str) -> None:
+        code, output = run("-A", "tests.support.app", *options.split())
         assert code == 2
-        assert says in said
-        assert "Traceback" not in said
+        assert text in output
+        assert "Traceback" not in output
 
-    def test_an_application_without_a_scheduler(self, run: Any, tmp_path: Path) -> None:
+    def test_an_application_without_a_scheduler_is_refused(self, run: Any, tmp_path: Path) -> None:
         (tmp_path / "plain.py").write_text("from celery import Celery\napp = Celery('plain')\n")
-        code, said = run("-A", "plain", "--node-id", "n1", "--pool", "p", PYTHONPATH=str(tmp_path))
+        code, output = run(
+            "-A", "plain", "--node-id", "n1", "--pool", "p", PYTHONPATH=str(tmp_path)
+        )
         assert code == 1
-        assert "write MinSched(app) below its Celery(...)" in said
+        assert "write MinSched(app) below its Celery(...)" in output
 
-    def test_redis_that_is_not_there(self, run: Any) -> None:
+    def test_a_node_without_retries_ends_if_redis_is_unreachable(self, run: Any) -> None:
         away = f"redis://127.0.0.1:{free_port()}/0"
         options = ("-A", "tests.support.app", "--node-id", "n1", "--pool", "p")
         no_patience = {"broker_connection_retry_on_startup": False}
-        code, said = run(*options, **app_environment(away, no_patience))
+        code, output = run(*options, **app_environment(away, no_patience))
         assert code == 1
-        assert "Connection refused" in said
-        assert "Traceback" not in said
+        assert "Connection refused" in output
+        assert "Traceback" not in output
 
 
-def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks() -> None:
+def test_a_starting_node_waits_for_redis_and_has_a_slot_for_each_process() -> None:
     server = Server()
     server.stop()
     fleet = Fleet(server, celery={"worker_concurrency": 3}, **FAST)
@@ -229,7 +232,7 @@ def test_a_node_waits_for_redis_and_has_as_many_slots_as_its_worker_runs_tasks()
         server.close()
 
 
-def test_every_option_from_the_environment(server: Server) -> None:
+def test_every_option_can_come_from_the_environment(server: Server) -> None:
     environment = {
         "NODE_AGENT_NODE_ID": "from-env",
         "NODE_AGENT_POOLS": "asr mt",
@@ -259,7 +262,9 @@ def test_every_option_from_the_environment(server: Server) -> None:
         fleet.close()
 
 
-def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redis.Redis) -> None:
+def test_a_stopping_node_hands_back_the_jobs_that_have_not_begun(
+    fleet: Fleet, client: redis.Redis
+) -> None:
     fleet.start("n1", "-c", "1", slots=3)  # one process, three slots
     fleet.start("n2", slots=3)
     fleet.wait_online("n1", "n2")
@@ -270,7 +275,7 @@ def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redi
     fleet.plugin.scheduler.drain_node("n2", draining=False)
     fleet.kill("n1", signal.SIGTERM)
     wait_for(lambda: client.exists("test:began:stop1") and client.exists("test:began:stop2"))
-    for n in range(3):  # the first one runs on until now
+    for n in range(3):  # the first task runs until now
         client.lpush(f"test:release:stop{n}", "go")
     assert fleet.processes["n1"].wait(60) == 0
     for result in results:
@@ -281,10 +286,10 @@ def test_a_stop_hands_back_at_once_what_has_not_begun(fleet: Fleet, client: redi
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_job_that_comes_while_the_node_stops_is_handed_back(
+def test_a_stopping_node_hands_back_a_job_that_arrives_late(
     fleet: Fleet, client: redis.Redis, pool: str
 ) -> None:
-    """Redis does not know yet that the node stops: its pulse gets no time to say so."""
+    """Redis does not know that the node stops, because its pulse is suspended."""
     fleet.start_ready("old", "-P", pool, "-c", "1", slots=3)
     fleet.start_ready("new")
     to_old = {"preferred_node": "old"}

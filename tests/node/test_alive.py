@@ -1,4 +1,4 @@
-"""A node is online while its worker works: its event loop turns, and it reads its queue."""
+"""A node is online while the event loop of its worker turns and its queue is consumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..support.fleet import FAST, Fleet, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server
 
-#: Seconds after which a worker is stuck, with FAST: node_ttl and two seconds.
+#: With FAST a worker is stuck after these seconds: node_ttl and two seconds.
 STUCK = 4
 
 
@@ -23,7 +23,7 @@ def state(fleet: Fleet, node_id: str) -> str:
 
 
 def kinds(fleet: Fleet, node_id: str) -> list[str]:
-    """What happened to the node."""
+    """The kinds of the node's events, in order."""
     events = fleet.views.events(limit=1000)
     return [event.kind for event in events if event.fields.get("node") == node_id]
 
@@ -32,7 +32,7 @@ def to(node_id: str) -> dict[str, str]:
     return {"preferred_node": node_id}
 
 
-def test_a_hung_worker_gives_its_jobs_away_and_recovers(
+def test_a_hung_worker_hands_back_its_jobs_and_recovers(
     server: Server, client: redis.Redis
 ) -> None:
     fleet = Fleet(server, **FAST)
@@ -46,7 +46,7 @@ def test_a_hung_worker_gives_its_jobs_away_and_recovers(
         held = [fleet.send("hold", f"held-{name}", minsched=to(name)) for name in hung[:2]]
         inside = [fleet.send("note", f"inside-{name}", minsched=to(name)) for name in hung[:2]]
         wait_for(lambda: all(fleet.job(r.id).status == "running" for r in [*held, *inside]))  # type: ignore[union-attr]
-        for name in hung[:2]:  # one of its jobs runs, one is in its memory
+        for name in hung[:2]:  # one job runs, and one waits in the worker's memory
             fleet.control(name, "hang", seconds=STUCK + 5)
         fleet.control("mute", "hang_interpreter", seconds=STUCK + 5)
         time.sleep(0.5)
@@ -77,7 +77,7 @@ def test_a_hung_worker_gives_its_jobs_away_and_recovers(
         fleet.close()
 
 
-def test_a_task_that_holds_the_loop_or_the_interpreter_is_no_hang(
+def test_a_task_that_holds_the_loop_or_the_interpreter_does_not_make_its_node_stuck(
     server: Server, client: redis.Redis
 ) -> None:
     fleet = Fleet(server, **FAST)
@@ -90,7 +90,7 @@ def test_a_task_that_holds_the_loop_or_the_interpreter_is_no_hang(
             fleet.send("hogs", STUCK + 3.0, minsched=to("hog")),
         ]
         wait_for(lambda: client.exists("test:began:long", "test:hogging") == 2)
-        # Their second slots: these lie in the queues meanwhile.
+        # The messages for the second slots stay in the queues of the nodes.
         results += [fleet.send("where_am_i", minsched=to(name)) for name in ("solo", "hog")]
         for result in results:
             result.get(timeout=30)
@@ -102,49 +102,52 @@ def test_a_task_that_holds_the_loop_or_the_interpreter_is_no_hang(
         fleet.close()
 
 
-def test_a_node_that_is_told_not_to_consume_is_drained(server: Server, client: redis.Redis) -> None:
+def test_a_node_whose_consumer_is_cancelled_is_drained(server: Server, client: redis.Redis) -> None:
     fleet = Fleet(server, **FAST)
     try:
-        fleet.start("told", "-P", "threads", "-c", "1", slots=3)
+        fleet.start("cancelled", "-P", "threads", "-c", "1", slots=3)
         fleet.start("other", "-P", "threads", slots=4)
-        fleet.wait_online("told", "other")
-        held = fleet.send("hold", "held", minsched=to("told"))
+        fleet.wait_online("cancelled", "other")
+        held = fleet.send("hold", "held", minsched=to("cancelled"))
         wait_for(lambda: client.exists("test:began:held"))
-        inside = fleet.send("note", "inside", minsched=to("told"))
+        inside = fleet.send("note", "inside", minsched=to("cancelled"))
         wait_for(lambda: fleet.job(inside.id).status == "running")  # type: ignore[union-attr]
-        fleet.control("told", "cancel_consumer", queue="minsched.node.told")
-        results = [inside, *(fleet.send("note", f"n{n}", minsched=to("told")) for n in range(3))]
+        fleet.control("cancelled", "cancel_consumer", queue="minsched.node.cancelled")
+        results = [
+            inside,
+            *(fleet.send("note", f"n{n}", minsched=to("cancelled")) for n in range(3)),
+        ]
         for result in results:
             result.get(timeout=20)
         for name in ("inside", "n0", "n1", "n2"):
             assert client.lrange(f"test:began:{name}", 0, -1) == ["celery@other"]
-        wait_for(lambda: fleet.node("told").draining)  # type: ignore[union-attr]
+        wait_for(lambda: fleet.node("cancelled").draining)  # type: ignore[union-attr]
         client.lpush("test:release:held", "go")
         held.get(timeout=20)
         time.sleep(STUCK)
-        assert kinds(fleet, "told") == ["node_joined", "node_drained"]
-        fleet.control("told", "add_consumer", queue="minsched.node.told")
-        wait_for(lambda: not fleet.node("told").draining)  # type: ignore[union-attr]
-        task = fleet.send("where_am_i", minsched=to("told"))
-        assert task.get(timeout=20)["hostname"] == "celery@told"
-        fleet.control("told", "cancel_consumer", queue="minsched.node.told")
-        wait_for(lambda: fleet.node("told").draining)  # type: ignore[union-attr]
-        assert fleet.stop("told") == 0
-        assert not fleet.node("told").draining  # type: ignore[union-attr]
+        assert kinds(fleet, "cancelled") == ["node_joined", "node_drained"]
+        fleet.control("cancelled", "add_consumer", queue="minsched.node.cancelled")
+        wait_for(lambda: not fleet.node("cancelled").draining)  # type: ignore[union-attr]
+        task = fleet.send("where_am_i", minsched=to("cancelled"))
+        assert task.get(timeout=20)["hostname"] == "celery@cancelled"
+        fleet.control("cancelled", "cancel_consumer", queue="minsched.node.cancelled")
+        wait_for(lambda: fleet.node("cancelled").draining)  # type: ignore[union-attr]
+        assert fleet.stop("cancelled") == 0
+        assert not fleet.node("cancelled").draining  # type: ignore[union-attr]
         fleet.wait_idle()
         assert Checker(fleet.views).check() == []
     finally:
         fleet.close()
 
 
-def test_flows_that_are_lost_in_silence_are_no_death(server: Server) -> None:
+def test_a_node_survives_silently_dropped_connections(server: Server) -> None:
     proxy = Proxy(server.port)
     celery = {"broker_transport_options": {"socket_timeout": 1}}
     far = Fleet(server, broker=proxy.url, celery=celery, **FAST)
     try:
         far.start_ready("far", "-P", "threads", slots=4)
         assert far.send("where_am_i").get(timeout=20)["hostname"] == "celery@far"
-        far.wait_idle()  # Celery waits 120 s for the answer to a stored result
+        far.wait_idle()  # Celery waits up to 120 s for the reply to a stored result
         proxy.silence_some(random.Random(0), 1000)
         results = [far.send("where_am_i", ignore_result=True) for _ in range(4)]
         wait_for(lambda: all(far.job(r.id).status == "finished" for r in results), patience=60)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A message that comes again: the node does not start a job that it has in hand."""
+"""A message that arrives again does not start a job that the node already holds."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 
 def messages(client: redis.Redis) -> dict[str, str]:
-    """The unacknowledged messages of n1 as they lie in a queue, by delivery tag."""
+    """The unacknowledged messages of n1 in the format of a queue, by delivery tag."""
     entries = client.hgetall(UNACKED)
     return {tag: json.dumps(json.loads(entry)[0]) for tag, entry in entries.items()}
 
 
-def came_again(fleet: Fleet) -> int:
+def copies_logged(fleet: Fleet) -> int:
     return fleet.log("n1").count("came again")
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_copy_of_a_message_starts_nothing(fleet: Fleet, client: redis.Redis, pool: str) -> None:
+def test_a_copy_of_a_message_starts_no_job(fleet: Fleet, client: redis.Redis, pool: str) -> None:
     fleet.start_ready("n1", "-P", pool, "-c", "1", slots=3)
     running = fleet.send("hold_late", "running")
     wait_for(lambda: client.llen("test:began:running") == 1)
@@ -52,8 +52,8 @@ def test_a_copy_of_a_message_starts_nothing(fleet: Fleet, client: redis.Redis, p
     wait_for(lambda: len(messages(client)) == 2)
     for _ in range(2):
         client.lpush(QUEUE, *messages(client).values())
-    wait_for(lambda: came_again(fleet) == 4)
-    assert not client.exists(ACKED)  # no copy acknowledges the message of a late task
+    wait_for(lambda: copies_logged(fleet) == 4)
+    assert not client.exists(ACKED)  # a copy does not acknowledge the message of a late task
     client.lpush("test:release:running", "go", "go")
     assert reserved.get(timeout=20) == "reserved"
     running.get(timeout=20)
@@ -62,14 +62,14 @@ def test_a_copy_of_a_message_starts_nothing(fleet: Fleet, client: redis.Redis, p
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("lies_in", ["queue", "taken"])
-def test_a_failover_that_lost_the_claim_starts_no_job_again(
+@pytest.mark.parametrize("location", ["queue", "taken"])
+def test_a_failover_that_lost_the_claim_does_not_start_the_job_again(
     fleet: Fleet,
     client: redis.Redis,
     cut_connections: Callable[[], None],
     tmp_path: Path,
     pool: str,
-    lies_in: str,
+    location: str,
 ) -> None:
     """The new master does not know that the node took the message."""
     fleet.start_ready("n1", "-P", pool, "-c", "1", slots=3)
@@ -81,12 +81,12 @@ def test_a_failover_that_lost_the_claim_starts_no_job_again(
     assert job is not None
     with client.pipeline() as pipe:
         pipe.delete(UNACKED, "minsched.unacked_index.n1", ACKED)
-        pipe.lpush(QUEUE if lies_in == "queue" else TAKEN, raw)
+        pipe.lpush(QUEUE if location == "queue" else TAKEN, raw)
         pipe.hset(f"scheduler:job:{job.job_id}", "status", "dispatched")
         pipe.hdel(f"scheduler:job:{job.job_id}", "claim", "tag", "started_ts")
         pipe.execute()
     cut_connections()
-    # The node may note the message just before its connection breaks: then it does not come again.
+    # If the node notes the message before its connection breaks, the message does not arrive again.
     wait_for(lambda: client.hexists(UNACKED, tag) and not client.exists(QUEUE, TAKEN))
     assert client.sismember(ACKED, tag)  # if the node dies now, the job is reported
     path.touch()
@@ -95,10 +95,10 @@ def test_a_failover_that_lost_the_claim_starts_no_job_again(
     assert (tmp_path / "go.began").read_text() == "celery@n1\n"
 
 
-def test_a_connection_that_breaks_again_while_jobs_are_handed_back(
+def test_jobs_are_placed_although_the_connection_breaks_twice_while_they_are_handed_back(
     server: Server, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Each job whose message was moved is placed, and none counts a death."""
+    """Each job with a moved message is placed. No job counts a rescue."""
     proxy = Proxy(server.port)
     fleet = Fleet(server, broker=proxy.url)
 
@@ -124,7 +124,7 @@ def test_a_connection_that_breaks_again_while_jobs_are_handed_back(
         proxy.delay = 0
         proxy.mend()
         wait_for(lambda: fleet.log("n1").count("Connected to") > connected)
-        wait_for(lambda: not client.keys("minsched.job.*"), "all to be placed", patience=10)
+        wait_for(lambda: not client.keys("minsched.job.*"), "all jobs to be placed", patience=10)
         assert {job(r).rescues for r in results} == {0}
         path.touch()
         for n, result in enumerate(results):
@@ -136,10 +136,10 @@ def test_a_connection_that_breaks_again_while_jobs_are_handed_back(
         proxy.close()
 
 
-def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
+def test_a_job_whose_message_a_rescuer_moved_runs_once(
     fleet: Fleet, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """The node was taken for dead and came back before the rescuer was done."""
+    """The node was declared dead and came back before the rescue was complete."""
     fleet.start_ready("n1", "-P", "threads", "-c", "1", slots=2)
     path = tmp_path / "go"
     fleet.send("works", str(path), ignore_result=True)
@@ -156,36 +156,38 @@ def test_a_message_that_a_rescuer_has_moved_is_placed_before_its_task_begins(
     wait_for(lambda: not client.exists(UNACKED, ACKED))
 
 
-def test_a_lost_connection_ends_the_wait_of_a_job_for_a_slot(
+def test_a_lost_connection_ends_the_node_s_requests_for_a_slot(
     fleet: Fleet, client: redis.Redis, cut_connections: Callable[[], None]
 ) -> None:
-    """Redis has lost the job's record, and the node is full: the node asks again and again."""
+    """Redis lost the job's record and the node is full, so the node repeats its request."""
     fleet.start_ready("n1", "-P", "threads", "-c", "2", slots=2)
     path = str(fleet.log_path("go"))
     fleet.send("works", path, ignore_result=True)
     fleet.send("works", path, ignore_result=True)
     wait_for(lambda: client.scard(ACKED) == 2)
-    asked = fleet.send("note", "asked")
-    job = fleet.job(asked.id)
+    unplaced = fleet.send("note", "unplaced")
+    job = fleet.job(unplaced.id)
     assert job is not None
     raw = client.lindex(f"minsched.job.{job.job_id}", 0)
-    fleet.plugin.scheduler.revoke_tasks([asked.id], "n1")
-    wait_for(lambda: client.exists(f"test:revoked:{asked.id}"))
+    fleet.plugin.scheduler.revoke_tasks([unplaced.id], "n1")
+    wait_for(lambda: client.exists(f"test:revoked:{unplaced.id}"))
     wait_for(lambda: client.hlen(UNACKED) == 2)
     client.delete(f"scheduler:job:{job.job_id}")
-    client.lpush(QUEUE, raw.replace(asked.id, str(uuid.uuid4())))  # a task that is not revoked
+    client.lpush(
+        QUEUE, raw.replace(unplaced.id, str(uuid.uuid4()))
+    )  # the id of a task that is not revoked
     wait_for(lambda: client.hlen(UNACKED) == 3)
     cut_connections()
     wait_for(lambda: client.hget(f"scheduler:job:{job.job_id}", "status") == "waiting")
-    time.sleep(0.7)  # for as long as the node waits before it asks again, and a bit
+    time.sleep(0.7)  # longer than the pause between two requests of the node
     Path(path).touch()
-    wait_for(lambda: client.llen("test:began:asked"), patience=15)
+    wait_for(lambda: client.llen("test:began:unplaced"), patience=15)
 
 
-def test_a_job_that_comes_back_while_its_node_hands_back_is_in_hand(
+def test_a_job_that_arrives_again_during_a_hand_back_stays_held(
     fleet: Fleet, client: redis.Redis
 ) -> None:
-    """Redis does not know yet that the node is stuck. The worker works again and takes the job."""
+    """Redis does not know that the node is stuck. The worker recovers and takes the job."""
     scheduler = fleet.plugin.scheduler
     desk = Desk(scheduler)
     desk.node("n1", 12)
@@ -193,16 +195,16 @@ def test_a_job_that_comes_back_while_its_node_hands_back_is_in_hand(
     results = [fleet.send("note", str(n)) for n in range(12)]
     jobs = [fleet.job(result.id).job_id for result in results]  # type: ignore[union-attr]
     desk.node("n1", 12, pools=["other"])
-    desk.node("n2", 1)  # only one of them goes there: the oldest
+    desk.node("n2", 1)  # takes the oldest job
     slots = Slots(scheduler, "n1", lambda: 1)
     slots.held.update({job_id: Hold("tag", "first") for job_id in jobs})
     place, again = scheduler.place_jobs, Hold("tag", "again")
 
-    def place_and_take(job_ids: list[str], **how: Any) -> list[str]:
-        became = place(job_ids, **how)
+    def place_and_take(job_ids: list[str], **options: Any) -> list[str]:
+        statuses = place(job_ids, **options)
         for job_id in job_ids:  # as NodeQoS.append does
             slots.held.setdefault(job_id, again)
-        return became
+        return statuses
 
     scheduler.place_jobs = place_and_take  # type: ignore[method-assign,assignment]
     Liveness(fleet.plugin, slots, None, lambda: False).hand_back()  # type: ignore[arg-type]
@@ -213,10 +215,10 @@ def test_a_job_that_comes_back_while_its_node_hands_back_is_in_hand(
 
 
 @pytest.mark.parametrize("fault", ["unwritten", "no answer"])
-def test_a_note_of_a_task_that_does_not_begin_is_withdrawn(
+def test_the_acknowledgement_of_a_task_that_does_not_begin_is_withdrawn(
     desk: Desk, client: redis.Redis, fault: str
 ) -> None:
-    """No process of the pool got the task, or Redis noted it and its answer was lost."""
+    """No process of the pool got the task, or the reply of Redis was lost."""
     desk.node("n1", instance="a process")
     term = int(client.hget("scheduler:node:info:n1", "term") or 0)
     client.hset(UNACKED, "tag", "[{}]")
@@ -225,16 +227,16 @@ def test_a_note_of_a_task_that_does_not_begin_is_withdrawn(
     if fault == "unwritten":
         assert slots.acknowledge("job")
         slots.withdraw_notes()
-        assert client.sismember(ACKED, "tag")  # it has begun
+        assert client.sismember(ACKED, "tag")  # the task counts as begun
         slots.take_back("job")
     else:
         note = desk.service.acknowledge_job
 
-        def answers_nothing(*args: Any) -> bool:
+        def lose_reply(*args: Any) -> bool:
             note(*args)
             raise redis.TimeoutError
 
-        desk.service.acknowledge_job = answers_nothing  # type: ignore[method-assign]
+        desk.service.acknowledge_job = lose_reply  # type: ignore[method-assign]
         assert not slots.acknowledge("job")
     assert client.sismember(ACKED, "tag")
     assert not hold.is_begun
@@ -243,8 +245,8 @@ def test_a_note_of_a_task_that_does_not_begin_is_withdrawn(
     client.delete(UNACKED)
 
 
-def test_a_job_begins_or_is_dropped() -> None:
-    """A thread of the pool begins jobs while the event loop drops those that have not begun."""
+def test_a_job_either_begins_or_is_dropped() -> None:
+    """A thread of the pool begins jobs while the event loop drops the jobs that have not begun."""
     slots = Slots(None, "n1", lambda: 1)  # type: ignore[arg-type]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -1,4 +1,4 @@
-"""The node's calls to Redis: a refused or broken call never stands before the ending of a job."""
+"""A call to Redis that fails never blocks the ending of another job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BROKEN = redis.ResponseError("WRONGTYPE Operation against a key holding the wron
 
 
 class Redis:
-    """Calls that fail for as long as a test wants; what succeeded, in order."""
+    """Calls that fail while ``errors`` has an error for them. ``done`` has the successful calls."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -40,8 +40,8 @@ class Redis:
 
         return make
 
-    def try_again(self, name: str) -> None:
-        """Wait until the call has failed again since now."""
+    def wait_retry(self, name: str) -> None:
+        """Wait until the call fails once more."""
         tries = self.tries[name]
         wait_for(lambda: self.tries[name] > tries)
 
@@ -55,25 +55,25 @@ def courier() -> Iterator[Courier]:
     assert not any(thread.name == "slots-courier" for thread in threading.enumerate())
 
 
-def test_a_refused_call_goes_to_the_back_and_is_made_later(courier: Courier) -> None:
+def test_a_refused_call_is_retried_behind_the_other_calls(courier: Courier) -> None:
     r = Redis()
     courier.put("revoke", r.call("revoke", NO_MEMORY))
     for name in ("first", "second"):
         courier.put_ending(name, r.call(name))
     courier.put("claim", r.call("claim"))
     wait_for(lambda: r.done == ["first", "second", "claim"])
-    r.try_again("revoke")
+    r.wait_retry("revoke")
     del r.errors["revoke"]
     wait_for(lambda: r.done[3:] == ["revoke"])
 
 
-def test_a_call_that_never_gets_an_answer_stands_before_no_ending(courier: Courier) -> None:
+def test_a_call_without_a_reply_blocks_no_ending(courier: Courier) -> None:
     r = Redis()
     courier.put("place", r.call("place", redis.TimeoutError("Timeout reading from socket")))
     wait_for(lambda: r.tries.get("place"))
     courier.put_ending("end", r.call("end"))
     wait_for(lambda: r.done == ["end"])
-    r.try_again("place")
+    r.wait_retry("place")
     del r.errors["place"]
     wait_for(lambda: r.done == ["end", "place"])
 
@@ -85,13 +85,13 @@ def test_endings_keep_their_order_while_redis_refuses_them(courier: Courier) -> 
     courier.put_ending("second", r.call("second"))
     courier.put("claim", r.call("claim"))
     wait_for(lambda: r.done == ["claim"])
-    r.try_again("first")
+    r.wait_retry("first")
     assert "second" not in r.tries
     del r.errors["first"]
     wait_for(lambda: r.done == ["claim", "first", "second"])
 
 
-def test_an_ending_that_frees_no_slot_lets_others_pass(courier: Courier) -> None:
+def test_an_ending_that_frees_a_slot_is_sent_before_other_endings(courier: Courier) -> None:
     r, begun, go_on = Redis(), threading.Event(), threading.Event()
 
     def first() -> None:
@@ -106,18 +106,18 @@ def test_an_ending_that_frees_no_slot_lets_others_pass(courier: Courier) -> None
     wait_for(lambda: r.done == ["ending", "revoked"])
 
 
-def test_a_broken_ending_is_kept_and_others_pass_it(courier: Courier) -> None:
-    """An operator may repair the job's record."""
+def test_a_failing_ending_is_kept_and_blocks_no_other_ending(courier: Courier) -> None:
+    """An operator can repair the job's record."""
     r = Redis()
     courier.put_ending("broken", r.call("broken", BROKEN))
     courier.put_ending("ending", r.call("ending"))
     wait_for(lambda: r.done == ["ending"])
-    r.try_again("broken")
+    r.wait_retry("broken")
     del r.errors["broken"]
     wait_for(lambda: r.done == ["ending", "broken"])
 
 
-def test_a_call_that_can_never_succeed_is_given_up_by_name(
+def test_a_call_that_cannot_succeed_is_given_up_and_logged(
     courier: Courier, caplog: pytest.LogCaptureFixture
 ) -> None:
     r = Redis()
@@ -130,20 +130,20 @@ def test_a_call_that_can_never_succeed_is_given_up_by_name(
     assert "cannot revoke task t1, and gives up" in caplog.text
 
 
-def test_while_redis_is_away_everything_waits_and_endings_come_first(courier: Courier) -> None:
+def test_after_a_connection_loss_endings_are_sent_first(courier: Courier) -> None:
     r, away = Redis(), redis.ConnectionError("refused")
     courier.put("claim", r.call("claim", away))
     wait_for(lambda: r.tries)
     for name in ("first", "second"):
         courier.put_ending(name, r.call(name, away))
     wait_for(lambda: r.tries.get("first"))
-    r.try_again("first")
+    r.wait_retry("first")
     assert "second" not in r.tries
     r.errors.clear()
     wait_for(lambda: r.done == ["first", "second", "claim"])
 
 
-def test_endings_are_told_before_the_courier_leaves(courier: Courier) -> None:
+def test_pending_endings_are_sent_before_the_outbox_stops(courier: Courier) -> None:
     r = Redis()
     courier.put("refused", r.call("refused", NO_MEMORY))
     courier.put_ending("ending", r.call("ending", NO_MEMORY))
@@ -153,26 +153,24 @@ def test_endings_are_told_before_the_courier_leaves(courier: Courier) -> None:
     assert r.done == ["ending"]
 
 
-def test_an_error_of_the_server_passes_and_one_of_the_call_does_not(server: Server) -> None:
+def test_errors_of_the_server_are_temporary_and_errors_of_a_call_are_not(server: Server) -> None:
     with server.client() as client:
         client.lpush("list", "entry")
-        set_it, read_it = "return redis.call('SET', 'key', 1)", "return redis.call('GET', 'list')"
+        write, read = "return redis.call('SET', 'key', 1)", "return redis.call('GET', 'list')"
         client.config_set("maxmemory", 1)
         with pytest.raises(redis.ResponseError) as no_memory:
-            client.eval(set_it, 0)
+            client.eval(write, 0)
         client.config_set("maxmemory", 0)
         with pytest.raises(redis.ResponseError) as wrong_type:
-            client.eval(read_it, 0)
+            client.eval(read, 0)
         client.replicaof("127.0.0.1", "1")
         with pytest.raises(redis.ResponseError) as read_only:
-            client.eval(set_it, 0)
+            client.eval(write, 0)
         client.replicaof("NO", "ONE")
     assert [is_passing(e.value) for e in (no_memory, wrong_type, read_only)] == [True, False, True]
 
 
-def test_slots_end_jobs_behind_a_task_whose_record_is_broken(
-    desk: Desk, client: redis.Redis
-) -> None:
+def test_a_task_with_an_invalid_record_blocks_no_ending(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 1)
     job = desk.dispatch()
     bad, good = desk.park(task_id="bad"), desk.park(task_id="good")
@@ -185,6 +183,6 @@ def test_slots_end_jobs_behind_a_task_whose_record_is_broken(
     wait_for(lambda: desk.status(job.job_id) == "finished")
     wait_for(lambda: desk.status(good) == "failed")
     client.rename("kept", "scheduler:task:bad")
-    client.expire("scheduler:task:bad", 3600)  # as the step that gave it a slot did
+    client.expire("scheduler:task:bad", 3600)  # the dispatch set this TTL, too
     slots.stop()
     assert desk.status(bad) == "dispatched"

@@ -1,4 +1,4 @@
-"""Another server takes over: by Sentinel, with the last second lost, or under the same name."""
+"""A failover to another Redis server, by Sentinel or behind the same host name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..support.work import start_work
 @pytest.fixture
 def servers() -> Iterator[tuple[Server, Server]]:
     """A master and its replica."""
-    at_once = ("--repl-diskless-sync-delay", "0")  # seconds; five if a master is not told so
+    at_once = ("--repl-diskless-sync-delay", "0")  # the default is 5 seconds
     master = Server(*at_once)
     replica = Server("--replicaof", "127.0.0.1", str(master.port), *at_once)
     with replica.client() as client:
@@ -36,7 +36,7 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 @pytest.fixture
 def sentinel(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[redis.Redis]:
-    """A sentinel that takes the master for down after half a second."""
+    """A sentinel that considers the master down after half a second."""
     port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(
@@ -62,7 +62,7 @@ def sentinel(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[redis.R
     process.wait(60)
 
 
-def test_a_failover_by_sentinel_with_the_last_second_lost(
+def test_a_failover_by_sentinel_that_loses_the_last_second_loses_no_job(
     servers: tuple[Server, Server], sentinel: redis.Redis
 ) -> None:
     master, replica = servers
@@ -75,7 +75,7 @@ def test_a_failover_by_sentinel_with_the_last_second_lost(
         fleet.start_ready("n1", "-P", "threads", slots=4)
         known = start_work(fleet, 2)
         with master.client() as client:
-            # The replica is told nothing more.
+            # The master stops the replication.
             client.execute_command("ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
             client.client_kill_filter(_type="replica")
         lost = start_work(fleet, 1)
@@ -85,7 +85,7 @@ def test_a_failover_by_sentinel_with_the_last_second_lost(
             try:
                 return fleet.send("add", 1, 2, ignore_result=True)
             except OperationalError:
-                return None  # and no other error
+                return None
 
         sent = wait_for(send)
         with replica.client() as client:
@@ -103,8 +103,8 @@ def test_a_failover_by_sentinel_with_the_last_second_lost(
         fleet.close()
 
 
-def test_a_failover_behind_the_same_name(servers: tuple[Server, Server]) -> None:
-    """As hosted services do it: the old one may only be read, and the name leads to the new."""
+def test_a_failover_behind_the_same_host_name_loses_no_job(servers: tuple[Server, Server]) -> None:
+    """Hosted services do this: the old server is read-only, and the name gets a new address."""
     master, replica = servers
     name = Proxy(master.port)
     fleet = Fleet(master, broker=name.url, **FAST)
@@ -117,7 +117,7 @@ def test_a_failover_behind_the_same_name(servers: tuple[Server, Server]) -> None
             offset = old.info("replication")["master_repl_offset"]
             wait_for(lambda: new.info("replication")["slave_repl_offset"] >= offset)
             new.replicaof("NO", "ONE")
-            name.target = replica.port  # for who connects anew; all others are still with the old
+            name.target = replica.port  # for new connections only
             old.replicaof("127.0.0.1", str(replica.port))
         work.let_end()
         for job in work.jobs:

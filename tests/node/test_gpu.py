@@ -1,4 +1,4 @@
-"""On a machine with a GPU: a node tells of its load, and jobs go where it is idle."""
+"""On a machine with a GPU a node reports the load of the GPU, and jobs prefer an idle GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..support.fleet import Fleet, wait_for
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nvidia-smi") is None or "gpu" not in LoadMeter().read(),
-    reason="no GPU here that NVML tells of",
+    reason="NVML reports no GPU on this machine",
 )
 
 #: Keeps the GPU busy until it is killed.
@@ -33,7 +33,7 @@ while True:
 
 @contextmanager
 def busy_gpu() -> Iterator[None]:
-    pytest.importorskip("torch", reason="torch is what makes the GPU busy")
+    pytest.importorskip("torch", reason="the test loads the GPU with torch")
     process = subprocess.Popen([sys.executable, "-c", BURN])
     try:
         yield
@@ -47,22 +47,22 @@ def load_of(fleet: Fleet, node_id: str) -> dict[str, Any]:
     return dict(node.load) if node else {}
 
 
-def test_jobs_go_where_the_gpu_is_idle(fleet: Fleet) -> None:
-    """Two nodes of one machine, one of which may use the GPU."""
+def test_jobs_go_to_the_node_with_an_idle_gpu(fleet: Fleet) -> None:
+    """Two nodes run on one machine. One of them may use the GPU."""
     for node_id, visible in (("gpu", "0"), ("none", "")):
         fleet.environment["CUDA_VISIBLE_DEVICES"] = visible
         fleet.start_ready(node_id, "-P", "threads")
 
     def nodes_of_jobs(count: int) -> set[str]:
-        found = set()
+        node_ids = set()
         for _ in range(count):
             result = fleet.send("add", 1)
             result.get(timeout=20)
             job = fleet.job(result.id)
             assert job
-            found.add(job.node_id)
-            fleet.wait_idle()  # slots come before load
-        return found
+            node_ids.add(job.node_id)
+            fleet.wait_idle()  # free slots count before load
+        return node_ids
 
     wait_for(lambda: "gpu" in load_of(fleet, "gpu"), "a load of the GPU")
     assert 0 < load_of(fleet, "gpu")["gpu_mem"] < 100

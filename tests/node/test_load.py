@@ -1,4 +1,4 @@
-"""A node's load is measured over a time that means something, however often it is asked for."""
+"""The node measures its load over a minimum period, and counts only the GPUs it may use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from node_agent import load
 
 
-def test_a_measurement_is_good_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While delayed jobs fall due a node beats every few milliseconds: cpu over those is noise."""
+def test_a_measurement_is_reused_within_its_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may beat every few milliseconds. CPU usage over such a short time is noise."""
     meter = load.LoadMeter()
     first = meter.read()
     assert {"cpu", "mem"} <= first.keys()
@@ -20,7 +20,7 @@ def test_a_measurement_is_good_for_a_while(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class ThreeGpus:
-    """What the meter asks of NVML, of a machine with three GPUs."""
+    """The functions of NVML that the meter calls, for a machine with three GPUs."""
 
     uuids = ("GPU-8932f937", "GPU-89d42d6f", "GPU-5c3e784c")
 
@@ -42,12 +42,11 @@ class ThreeGpus:
         ("1", [1]),
         ("2, 0", [2, 0]),
         ("GPU-89d42d6f,GPU-5", [1, 2]),
-        ("GPU-89", []),  # of which of the two?
+        ("GPU-89", []),  # ambiguous
         ("0,2,-1,1", [0, 2]),
         ("3", []),
         ("MIG-5c3e784c", []),
     ],
 )
-def test_a_node_tells_of_the_gpus_that_are_left_to_it(visible: str | None, gpus: list[int]) -> None:
-    """As CUDA reads it: one node a GPU is the usual way to run several on one machine."""
+def test_the_visible_gpus_follow_cuda_visible_devices(visible: str | None, gpus: list[int]) -> None:
     assert load.visible_gpus(ThreeGpus(), visible) == gpus

@@ -1,4 +1,4 @@
-"""Each lost job is reported by itself: a report that fails holds up no other, and no rescue."""
+"""Each lost job is reported separately. A failed report blocks no other report and no rescue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..support.server import Server, milliseconds
 
 @pytest.fixture
 def slow_fleet(server: Server) -> Iterator[Fleet]:
-    """Celery's own retries for ever, to which a lost job is no reason."""
+    """With ``result_backend_always_retry`` Celery retries to store a result without end."""
     fleet = Fleet(server, celery={"result_backend_always_retry": True}, **FAST)
     yield fleet
     assert Checker(fleet.views).check() == []
@@ -36,7 +36,7 @@ def is_lost(fleet: Fleet, result: AsyncResult) -> bool:
     )
 
 
-def test_a_backend_that_is_away_holds_up_no_other_job_and_no_rescue(
+def test_an_unreachable_result_backend_blocks_no_other_report_and_no_rescue(
     slow_fleet: Fleet, client: redis.Redis
 ) -> None:
     fleet = slow_fleet
@@ -50,7 +50,7 @@ def test_a_backend_that_is_away_holds_up_no_other_job_and_no_rescue(
     wait_for(lambda: all(is_lost(fleet, result) for result in good))
     wait_for(lambda: "node n1 is dead: 0 jobs placed again, 5 lost" in fleet.log("n2"))
 
-    # Their reports hang in n2, which goes on with the rescue of another node.
+    # The reports of the bad jobs block in n2. It rescues another node meanwhile.
     fleet.start_ready("n3", "-P", "threads", slots=1, pool="other")
     late = fleet.send("hold", "late", minsched={"pool": "other"})
     wait_for(lambda: client.exists("test:began:late"))
@@ -62,7 +62,7 @@ def test_a_backend_that_is_away_holds_up_no_other_job_and_no_rescue(
 
 
 def lose(desk: Desk, task_id: str, message: str = "{}") -> str:
-    """A job that ran at a node which is dead now; its message was acknowledged."""
+    """Dispatch a job whose message is acknowledged. Its id. The job is lost when its node dies."""
     job = desk.dispatch(task_id=task_id)
     keys, redis = desk.service.keys, desk.service.redis
     desk.service.claim_job(job.job_id, job.node_id, f"tag-{task_id}")
@@ -71,18 +71,18 @@ def lose(desk: Desk, task_id: str, message: str = "{}") -> str:
     return job.job_id
 
 
-def bury(desk: Desk, node_id: str) -> tuple[int, int, int]:
+def declare_dead_and_rescue(desk: Desk, node_id: str) -> tuple[int, int, int]:
     silence(desk, node_id, 60_000)
     desk.service.declare_dead(node_id)
     return desk.service.rescue_node(node_id)
 
 
-def test_lost_jobs_are_given_out_one_by_one_and_again_after_longer_pauses(
+def test_a_lost_job_can_be_claimed_again_after_increasing_pauses(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1")
     jobs = {lose(desk, "t1"), lose(desk, "t2")}
-    assert bury(desk, "n1") == (0, 2, 0)
+    assert declare_dead_and_rescue(desk, "n1") == (0, 2, 0)
     assert {desk.service.claim_lost_job() for _ in range(2)} == jobs
     assert desk.service.claim_lost_job() == ""
     pauses = []
@@ -98,11 +98,11 @@ def test_lost_jobs_are_given_out_one_by_one_and_again_after_longer_pauses(
     client.delete("minsched.unacked.n1", "minsched.acked.n1")
 
 
-def test_a_job_that_cannot_be_told_for_long_is_given_up_visibly(client: redis.Redis) -> None:
+def test_an_unreported_job_is_given_up_with_an_event(client: redis.Redis) -> None:
     desk = Desk(MinimalSchedulerService(client, Settings(history_ttl=100)))
     desk.node("n1")
     job_id = lose(desk, "t1")
-    bury(desk, "n1")
+    declare_dead_and_rescue(desk, "n1")
     assert desk.service.claim_lost_job() == job_id
     client.hset(f"scheduler:job:{job_id}", "ended_ts", milliseconds(client) - 100_001)
     client.zadd("scheduler:lost", {job_id: 0})
@@ -128,7 +128,7 @@ MESSAGES = {
 }
 
 
-def test_a_message_of_any_kind_holds_up_no_other_job(server: Server, client: redis.Redis) -> None:
+def test_an_invalid_message_blocks_no_other_report(server: Server, client: redis.Redis) -> None:
     app = make_app(server.url)
 
     @app.task(name="tests.support.app.hold", shared=False)
@@ -140,37 +140,35 @@ def test_a_message_of_any_kind_holds_up_no_other_job(server: Server, client: red
     for name, message in MESSAGES.items():
         lose(desk, name, message)
     last = lose(desk, "last")
-    bury(desk, "n1")
+    declare_dead_and_rescue(desk, "n1")
     while tell_next(app.minsched):
         pass
     assert not client.zscore("scheduler:lost", last)
     for name in (*MESSAGES, "last"):
-        told = app.backend.get_task_meta(name, cache=False)["result"]
-        assert isinstance(told, NodeLostError), name
+        error = app.backend.get_task_meta(name, cache=False)["result"]
+        assert isinstance(error, NodeLostError), name
 
 
-def test_a_job_whose_backend_is_away_is_told_later(
+def test_a_report_is_repeated_when_the_result_backend_is_back(
     server: Server, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     app: Celery = make_app(server.url)
     desk = Desk(app.minsched.scheduler)
     desk.node("n1")
     job_id = lose(desk, "t1")
-    bury(desk, "n1")
-    here, away = app.backend, RedisBackend(app=app, url="redis://127.0.0.1:1/0")
-    away._transport_options = {"retry_policy": {"max_retries": 0}}
-    app._backend = away
+    declare_dead_and_rescue(desk, "n1")
+    reachable, unreachable = app.backend, RedisBackend(app=app, url="redis://127.0.0.1:1/0")
+    unreachable._transport_options = {"retry_policy": {"max_retries": 0}}
+    app._backend = unreachable
     assert tell_next(app.minsched)
     assert f"lost job {job_id} is reported to its caller later" in caplog.text
     client.zadd("scheduler:lost", {job_id: 0})
-    app._backend = here
+    app._backend = reachable
     assert tell_next(app.minsched)
-    assert isinstance(here.get_task_meta("t1", cache=False)["result"], NodeLostError)
+    assert isinstance(reachable.get_task_meta("t1", cache=False)["result"], NodeLostError)
 
 
-def test_an_entry_that_is_no_message_holds_up_no_rescue(
-    server: Server, client: redis.Redis
-) -> None:
+def test_an_entry_that_is_no_message_blocks_no_rescue(server: Server, client: redis.Redis) -> None:
     app = make_app(server.url)
     desk = Desk(app.minsched.scheduler)
     desk.node("n1")
@@ -194,10 +192,10 @@ def test_an_entry_that_is_no_message_holds_up_no_rescue(
     assert not client.exists("scheduler:rescues")
 
 
-def test_a_claim_ends_when_the_clock_of_the_server_is_set_back(
+def test_a_claim_ends_if_the_clock_of_the_server_is_set_back(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """What was claimed before is due in an hour by the new clock."""
+    """By the new clock the earlier claims end only in an hour."""
     desk.node("n1")
     desk.node("n2", pools=["other"])
     job_id = lose(desk, "t1")
@@ -217,10 +215,10 @@ def test_a_claim_ends_when_the_clock_of_the_server_is_set_back(
     client.delete("minsched.unacked.n1", "minsched.acked.n1")
 
 
-def test_a_broker_that_is_away_holds_up_no_rescue(
+def test_an_unreachable_broker_blocks_no_rescue(
     server: Server, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The scheduler has a Redis of its own."""
+    """The scheduler uses another Redis than the broker."""
     conf = {"minsched_database_url": server.url, "minsched_when_full": "error"}
     app = make_app("redis://127.0.0.1:1/0", **conf)
     desk = Desk(app.minsched.scheduler)

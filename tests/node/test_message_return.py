@@ -1,4 +1,4 @@
-"""A message comes back as it was sent, whatever brings it back: a rescue, a shutdown, a requeue."""
+"""A rescue, a shutdown and a requeue place a message again without a change."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from ..support.desk import Desk
 from ..support.fleet import FAST, Fleet, checked, make_app, wait_for
 from ..support.server import Server
 
-#: Priorities of every type that kombu takes, and of some that it reads as 0.
+#: Priorities of each type that kombu accepts, and values that it reads as 0.
 PRIORITIES = [
     *(None, 0, 3, 6, 9, -1, 42, True, "6", " 9 ", "high", "", "6.5", 6.0, 5.9, -0.5, [], {}),
 ]
 NODE_QUEUE = "minsched.node.n1"
 
 
-def entry_of(client: redis.Redis, raw: str) -> None:
-    """Note the message as unacknowledged, as a node does that takes it."""
+def note_unacked(client: redis.Redis, raw: str) -> None:
+    """Add the message to the unacknowledged messages of n1, as the node does."""
     job_id = read_message(raw)["headers"]["minsched"]["job_id"]
-    noted = json.dumps([json.loads(raw), "", f"minsched.job.{job_id}"])
-    client.hset("minsched.unacked.n1", f"tag-{job_id}", noted)
+    entry = json.dumps([json.loads(raw), "", f"minsched.job.{job_id}"])
+    client.hset("minsched.unacked.n1", f"tag-{job_id}", entry)
     client.zadd("minsched.unacked_index.n1", {f"tag-{job_id}": 1})
 
 
 @contextmanager
-def changing(properties_to_be: dict[str, Any], headers_to_be: dict[str, Any]) -> Iterator[None]:
-    """A handler of ``before_task_publish`` that changes messages."""
+def publish_handler(new_properties: dict[str, Any], new_headers: dict[str, Any]) -> Iterator[None]:
+    """Context manager: a handler of ``before_task_publish`` that changes messages."""
 
     def change(headers: dict[str, Any], properties: dict[str, Any], **_: Any) -> None:
-        headers.update(headers_to_be)
-        properties.update(properties_to_be)
+        headers.update(new_headers)
+        properties.update(new_properties)
 
     signals.before_task_publish.connect(change)
     try:
@@ -58,7 +58,7 @@ def changing(properties_to_be: dict[str, Any], headers_to_be: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("priority", PRIORITIES, ids=repr)
-def test_a_priority_is_read_as_kombu_reads_it(priority: object) -> None:
+def test_priorities_are_parsed_like_in_kombu(priority: object) -> None:
     channel = Channel.__new__(Channel)
     message = {"properties": {"priority": priority}}
     assert priority_of(message) == channel._get_message_priority(message)
@@ -66,7 +66,7 @@ def test_a_priority_is_read_as_kombu_reads_it(priority: object) -> None:
 
 
 @pytest.mark.parametrize("steps", [(0, 3, 6, 9), (0,), (2, 5), tuple(range(10))])
-def test_a_queue_s_list_for_a_priority_is_named_as_kombu_names_it(steps: tuple[int, ...]) -> None:
+def test_the_lists_of_a_queue_have_the_names_of_kombu(steps: tuple[int, ...]) -> None:
     channel = Channel.__new__(Channel)
     channel.priority_steps = steps
     keys = Keys(priority_steps=steps)
@@ -102,7 +102,7 @@ def app(server: Server) -> Iterator[Celery]:
     ),
     args=st.lists(st.text() | st.floats(allow_nan=False) | st.just(uuid.UUID(int=1)), max_size=3),
 )
-def test_a_message_is_parked_where_its_record_says_and_comes_back_as_it_was(
+def test_a_parked_message_is_placed_again_unchanged(
     app: Celery,
     client: redis.Redis,
     priority: Any,
@@ -115,15 +115,15 @@ def test_a_message_is_parked_where_its_record_says_and_comes_back_as_it_was(
     desk = Desk(app.minsched.scheduler)
     desk.node("n1", 1)
     given = {} if by_handler else {"priority": priority}
-    with changing({"priority": priority} if by_handler else {}, {}):
+    with publish_handler({"priority": priority} if by_handler else {}, {}):
         app.send_task("t", args, minsched={"pool": "asr"}, headers=headers, **given, **options)
         waits = app.send_task("w", minsched={"pool": "asr"}, **given)
     raw = client.rpop(NODE_QUEUE)
     assert raw is not None
     first, second = json.loads(raw)["headers"]["minsched"]["job_id"], app.minsched.where(waits.id)
-    for number in range(2):  # delivered, and delivered once more
+    for number in range(2):  # the first and a second delivery
         desk.service.claim_job(first, "n1")
-        entry_of(client, raw)
+        note_unacked(client, raw)
         assert list(park_messages(app.minsched, "n1")) == [first]
         suffix = client.hget(f"scheduler:job:{first}", "suffix") or ""
         assert client.lrange(f"minsched.job.{first}{suffix}", 0, -1) != []
@@ -137,7 +137,7 @@ def test_a_message_is_parked_where_its_record_says_and_comes_back_as_it_was(
             sent["properties"]["delivery_info"].pop("redelivered")
         assert returned == sent
         raw = back
-    client.lpush(NODE_QUEUE, raw)  # it was not delivered: it comes back as it lay there
+    client.lpush(NODE_QUEUE, raw)  # an undelivered message is not marked as redelivered
     assert list(park_messages(app.minsched, "n1")) == [first]
     assert desk.service.place_jobs([first], "n1") == ["dispatched"]
     assert client.lrange(NODE_QUEUE, 0, -1) == [raw]
@@ -145,12 +145,10 @@ def test_a_message_is_parked_where_its_record_says_and_comes_back_as_it_was(
     assert second.status == "waiting"
 
 
-def test_what_a_handler_changes_in_a_message_counts_for_its_job(
-    app: Celery, client: redis.Redis
-) -> None:
+def test_changes_of_a_publish_handler_apply_to_the_job(app: Celery, client: redis.Redis) -> None:
     due = datetime(2100, 1, 1, tzinfo=UTC)
     times = {"eta": due.isoformat(), "expires": due.replace(year=2101).isoformat()}
-    with changing({"priority": 9}, times):
+    with publish_handler({"priority": 9}, times):
         result = app.send_task("t", minsched={"pool": "asr"})
     job = app.minsched.where(result.id)
     assert job.status == "delayed"
@@ -160,18 +158,16 @@ def test_what_a_handler_changes_in_a_message_counts_for_its_job(
     assert int(record["expires_ts"]) > int(record["due_ts"])
 
 
-def test_a_message_tells_where_it_is_parked_if_redis_has_lost_its_job(
-    app: Celery, client: redis.Redis
-) -> None:
+def test_a_message_is_parked_although_redis_lost_its_job(app: Celery, client: redis.Redis) -> None:
     desk = Desk(app.minsched.scheduler)
     desk.node("n1", 2)
     results = [app.send_task("t", minsched={"pool": "asr"}, priority="6") for _ in range(2)]
-    for result, is_made_anew in zip(results, (False, True), strict=True):
+    for result, is_reported in zip(results, (False, True), strict=True):
         job_id = app.minsched.where(result.id).job_id
         client.delete(f"scheduler:job:{job_id}", f"scheduler:task:{result.id}")
         client.zrem("scheduler:node:jobs:n1", job_id)
-        if is_made_anew:
-            desk.beat("n1", jobs=[job_id])  # by a node that still holds it
+        if is_reported:
+            desk.beat("n1", jobs=[job_id])  # creates the job's record again
     jobs = sorted(set(park_messages(app.minsched, "n1")))
     assert len(jobs) == 2
     desk.service.place_jobs(jobs, "n1")
@@ -179,15 +175,13 @@ def test_a_message_tells_where_it_is_parked_if_redis_has_lost_its_job(
     assert Checker(desk.views).check() == []
 
 
-def test_a_message_that_is_acknowledged_meanwhile_is_not_parked(
-    app: Celery, client: redis.Redis
-) -> None:
+def test_an_acknowledged_message_is_not_parked(app: Celery, client: redis.Redis) -> None:
     desk = Desk(app.minsched.scheduler)
     desk.node("n1", 1)
     app.send_task("t", minsched={"pool": "asr"})
     raw = client.rpop(NODE_QUEUE)
     job_id = read_message(raw)["headers"]["minsched"]["job_id"]
-    entry_of(client, raw)
+    note_unacked(client, raw)
     client.sadd("minsched.acked.n1", f"tag-{job_id}")
     assert list(park_messages(app.minsched, "n1")) == []
     assert client.keys("minsched.job.*") == []
@@ -196,9 +190,9 @@ def test_a_message_that_is_acknowledged_meanwhile_is_not_parked(
 
 
 class TestRequeued:
-    """A task asks for its own message again: ``Reject(requeue=True)``."""
+    """A task rejects its message with ``Reject(requeue=True)``."""
 
-    def test_joins_the_end_of_its_line(self, desk: Desk) -> None:
+    def test_a_requeued_job_joins_the_end_of_its_line(self, desk: Desk) -> None:
         desk.node("n1", 1)
         first = desk.send("first")
         second, third = desk.park("second"), desk.park("third")
@@ -209,7 +203,7 @@ class TestRequeued:
             self.finish(desk, job_id)
             assert desk.queue("n1") == [text]
 
-    def test_takes_the_next_turn_of_its_key(self, desk: Desk) -> None:
+    def test_a_requeued_job_takes_the_next_turn_of_its_fairness_key(self, desk: Desk) -> None:
         desk.node("n1", 1)
         first = desk.send("a1", fairness_key="a")
         for text in ("a2", "a3", "b1"):
@@ -222,14 +216,14 @@ class TestRequeued:
             self.finish(desk, job_id)
         assert order == ["a2", "b1", "a3", "a1"]
 
-    def test_goes_on_at_once_if_nothing_waits(self, desk: Desk) -> None:
+    def test_a_requeued_job_runs_at_once_if_no_job_waits(self, desk: Desk) -> None:
         desk.node("n1", 1)
         first = desk.send("first")
         for _ in range(3):
             self.requeue(desk, first.job_id)
             assert desk.queue("n1") == ["first"]
 
-    def test_gives_its_slot_to_another_line_too(self, desk: Desk) -> None:
+    def test_a_requeued_job_frees_its_slot_for_another_line(self, desk: Desk) -> None:
         desk.node("n1", 1, ["asr", "mt"])
         first = desk.send("first")
         desk.park("other", pool="mt")
@@ -237,7 +231,7 @@ class TestRequeued:
         assert desk.queue("n1") == ["other"]
         assert desk.status(first.job_id) == "waiting"
 
-    def test_a_job_that_a_node_hands_back_goes_to_the_head(self, desk: Desk) -> None:
+    def test_a_job_that_its_node_hands_back_goes_to_the_head_of_its_line(self, desk: Desk) -> None:
         desk.node("n1", 1)
         first = desk.send("first")
         desk.park("second")
@@ -254,32 +248,32 @@ class TestRequeued:
         desk.complete(SimpleNamespace(job_id=job_id, node_id="n1"))  # type: ignore[arg-type]
 
 
-def test_a_revoked_job_that_is_handed_back_is_not_dispatched_anew(
+def test_a_revoked_job_that_is_handed_back_is_not_dispatched_again(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """A node that stops may have it in its queue, and its worker has not told the caller yet."""
+    """The job may be in the queue of a stopping node that has not notified the caller."""
     desk.node("n1", 1)
     desk.node("n2", 1, ["mt"])
     desk.send()
     job_id = desk.park("revoked", task_id="t")
     desk.service.revoke_tasks(["t"], "n1")
     message = client.lpop(NODE_QUEUE)
-    lying = (job_id, message, "", "", "", NODE_QUEUE)
-    assert desk.service.park_messages([lying]) == ["gone"]
+    parked = (job_id, message, "", "", "", NODE_QUEUE)
+    assert desk.service.park_messages([parked]) == ["gone"]
     client.lpush(NODE_QUEUE, message)
-    assert desk.service.park_messages([lying]) == ["parked"]
+    assert desk.service.park_messages([parked]) == ["parked"]
     assert desk.service.place_jobs([job_id], "n1") == ["unchanged"]
     desk.beat("n2")
-    assert desk.queue("n2") == ["revoked"]  # its worker reports it to the caller
+    assert desk.queue("n2") == ["revoked"]  # the worker of n2 notifies the caller
     assert desk.status(job_id) == "failed"
 
 
-def test_a_message_to_a_node_s_own_queue_is_taken_whatever_its_priority(
+def test_messages_of_each_priority_in_a_node_s_queue_are_consumed(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """kombu files it in another list; while it lay there, no slot of the node would lapse."""
+    """kombu puts them into other lists. A message there would keep the leases of the node alive."""
     desk.node("n1", 1)
-    desk.dispatch()  # its caller dies before it sends the message
+    desk.dispatch()  # a caller that dies before it sends the message
     for step, number in ((9, 1), (3, 150), (6, 1)):
         client.lpush(f"{NODE_QUEUE}\x06\x16{step}", *(f"{step}-{n}" for n in range(number)))
     client.lpush(NODE_QUEUE, "0-0")
@@ -294,7 +288,7 @@ def test_a_message_to_a_node_s_own_queue_is_taken_whatever_its_priority(
 
 @pytest.fixture(scope="module")
 def fleet(_server: Server) -> Iterator[Fleet]:
-    """A node with more slots than threads, and others that come and go."""
+    """An empty fleet, shared by the tests below. Each test starts its own nodes."""
     with _server.client() as client:
         client.flushall()
     celery = {"worker_deduplicate_successful_tasks": True}
@@ -302,15 +296,15 @@ def fleet(_server: Server) -> Iterator[Fleet]:
         yield fleet
 
 
-def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
+def test_jobs_of_each_type_of_priority_survive_a_restart(fleet: Fleet) -> None:
     fleet.start_ready("p1", "-P", "threads", "-c", "1", slots=5)
     with fleet.server.client() as client:
         held = fleet.send("hold_late", "running")
         wait_for(lambda: client.exists("test:began:running"))
         results = [fleet.send("late", priority=priority) for priority in (6, "6", 6.0)]
-        with changing({"priority": "9"}, {}):
+        with publish_handler({"priority": "9"}, {}):
             results.append(fleet.send("late", task_id=uuid.uuid4()))
-        # All are in the pool of p1: it hands back a job later whose claim is answered as it stops.
+        # The shutdown of p1 then finds each job in its pool.
         wait_for(lambda: fleet.log("p1").count("received") == 5, "p1 to have all jobs")
         fleet.kill("p1", 15)
         fleet.start_ready("p2", "-P", "threads", slots=2)
@@ -318,7 +312,7 @@ def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
         client.lpush("test:release:running", "go")
         held.get(timeout=20)
     assert fleet.processes["p1"].wait(60) == 0
-    for priority in (None, 3, "5", 9):  # sent to the node itself
+    for priority in (None, 3, "5", 9):  # messages to the queue of the node
         own = {"queue": "minsched.node.p2", "priority": priority}
         assert (
             fleet.app.send_task("tests.support.app.anywhere", **own).get(timeout=20)
@@ -329,14 +323,14 @@ def test_jobs_of_every_kind_of_priority_survive_a_restart(fleet: Fleet) -> None:
 
 def test_a_task_sees_that_its_message_is_redelivered(fleet: Fleet) -> None:
     fleet.start_ready("r1", "-P", "threads", slots=1)
-    waits_for = fleet.send("requeues_until", "other")  # one slot: it must let the other run
+    requeuing = fleet.send("requeues_until", "other")  # holds the only slot
     fleet.send("mark", "other", "ran")
-    assert waits_for.get(timeout=20) == [False, True]
+    assert requeuing.get(timeout=20) == [False, True]
     fleet.stop("r1")
 
 
-def test_a_task_that_has_succeeded_is_not_run_again_for_its_node_s_death(fleet: Fleet) -> None:
-    """``worker_deduplicate_successful_tasks`` looks at messages that are redelivered."""
+def test_a_task_that_succeeded_does_not_run_again_after_the_death_of_its_node(fleet: Fleet) -> None:
+    """``worker_deduplicate_successful_tasks`` checks only redelivered messages."""
     fleet.start_ready("d1", slots=1)
     result = fleet.send("stores_and_kills_its_node")
     wait_for(lambda: (job := fleet.job(result.id)) and job.node_id == "d1")

@@ -1,4 +1,4 @@
-"""A node dies: nothing is lost or doubled, what is lost is told, and the dead leaves nothing."""
+"""The death of a node loses and repeats no job silently, and leaves no state behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = FAST | {"lease": 2.5, "max_rescues": 2}
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    """A node "safe" that outlives all others."""
+    """A node "safe" that survives all tests."""
     server = Server()
     with checked(Fleet(server, **SETTINGS)) as fleet:
         fleet.start_ready("safe", "-P", "threads", slots=8)
@@ -48,7 +48,7 @@ def let_go(client: redis.Redis, *names: str) -> None:
 
 
 def wait_forgotten(fleet: Fleet, client: redis.Redis, node_id: str) -> None:
-    """Wait until nothing tells of the node but that it was there."""
+    """Wait until Redis has only the node's info and runtime."""
     remains = {f"scheduler:node:info:{node_id}", f"scheduler:node:runtime:{node_id}"}
     wait_for(
         lambda: (
@@ -65,7 +65,9 @@ def bindings(client: redis.Redis) -> list[str]:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_kill_9_of_a_whole_node_loses_nothing(fleet: Fleet, client: redis.Redis, pool: str) -> None:
+def test_kill_9_of_all_processes_of_a_node_loses_no_late_job(
+    fleet: Fleet, client: redis.Redis, pool: str
+) -> None:
     victim = f"dead-{pool}"
     running, *others = names = [f"{what}-{pool}" for what in ("running", "reserved", "queued")]
     fleet.start_ready(victim, "-P", pool, "-c", "1", slots=3)
@@ -92,33 +94,35 @@ def test_kill_9_of_a_whole_node_loses_nothing(fleet: Fleet, client: redis.Redis,
         job = fleet.job(result.id)
         assert job is not None
         dispatched_ts = int(client.hget(f"scheduler:job:{job.job_id}", "dispatched_ts") or 0)
-        noticed = dispatched_ts - last_heartbeat
-        assert NODE_TTL < noticed < NODE_TTL + HEARTBEAT + SLACK
+        detection_ms = dispatched_ts - last_heartbeat
+        assert NODE_TTL < detection_ms < NODE_TTL + HEARTBEAT + SLACK
 
 
-def test_a_node_that_dies_idle_leaves_nothing(fleet: Fleet, client: redis.Redis) -> None:
+def test_an_idle_node_that_dies_leaves_no_state(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start_ready("idle", "-P", "threads")
     assert any("celery@idle" in text for text in bindings(client))
     fleet.destroy("idle")
     wait_forgotten(fleet, client, "idle")
-    assert not client.exists("_kombu.binding.celeryev")  # no queue for gossip, which none finds
+    assert not client.exists("_kombu.binding.celeryev")  # a node declares no queue for gossip
 
 
-def test_the_agent_dies_and_its_family_ends_with_it(fleet: Fleet, client: redis.Redis) -> None:
+def test_the_child_processes_of_a_dead_agent_end(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start_ready("orphans", "-P", "prefork")
     result = send_to(fleet, "orphans", "hold_late", "orphaned")
     wait_for(lambda: client.exists("test:began:orphaned"))
     family = psutil.Process(fleet.processes["orphans"].pid).children(recursive=True)
     fleet.kill("orphans", signal.SIGKILL)
     wait_for(lambda: client.lrange("test:began:orphaned", 0, -1)[1:] == ["celery@safe"])
-    # An orphan finishes the task that it has begun: nobody is left to kill it.
+    # An orphan finishes its task.
     let_go(client, "orphaned", "orphaned")
-    wait_for(lambda: not any(process.is_running() for process in family), "the family to end")
+    wait_for(
+        lambda: not any(process.is_running() for process in family), "the child processes to end"
+    )
     result.get(timeout=20)
     wait_forgotten(fleet, client, "orphans")
 
 
-def test_a_pulse_that_dies_is_started_again(fleet: Fleet, client: redis.Redis) -> None:
+def test_a_pulse_that_dies_is_restarted(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start_ready("heart", "-P", "threads")
     result = send_to(fleet, "heart", "hold", "beating")
     wait_for(lambda: client.exists("test:began:beating"))
@@ -136,14 +140,14 @@ def test_a_pulse_that_dies_is_started_again(fleet: Fleet, client: redis.Redis) -
 
 @dataclass
 class Wreck:
-    """What was going on when the node "wreck" died with all that it had."""
+    """The tasks that the node "wreck" had when it died."""
 
     early: AsyncResult
     late: AsyncResult
     retried: AsyncResult
     chained: AsyncResult
     chord: AsyncResult
-    untold: AsyncResult  # its message was handed over, and nobody noted it
+    unnoted: AsyncResult  # Redis sent the message, and the node did not note it
 
 
 @pytest.fixture(scope="module")
@@ -163,56 +167,56 @@ def wreck(fleet: Fleet, client: redis.Redis) -> Wreck:
         task("hold_and_retry", "retried").apply_async(),
         chain(task("hold", "chained"), task("add", 1)).apply_async(),
         chord([task("hold", "member")], task("add", 1, preferred_node="safe")).apply_async(),
-        untold=AsyncResult("none yet", app=fleet.app),
+        unnoted=AsyncResult("none yet", app=fleet.app),
     )
     names = ["early", "late", "retried", "chained", "member"]
     wait_for(lambda: all(client.exists(f"test:began:{name}") for name in names))
     fleet.deafen("wreck")
-    results.untold = task("note_late", "untold").apply_async()
+    results.unnoted = task("note_late", "unnoted").apply_async()
     assert client.blpop("minsched.node.wreck", 5)
     fleet.destroy("wreck")
     let_go(client, "late")
     return results
 
 
-class TestWhatANodeTakesDownWithIt:
-    def test_acknowledged_early_and_lost_is_told_to_who_waits(
+class TestJobsOfADeadNode:
+    def test_the_caller_of_a_lost_early_task_gets_an_error(
         self, fleet: Fleet, wreck: Wreck
     ) -> None:
         with pytest.raises(NodeLostError, match="last at node wreck: its node was lost while it"):
             wreck.early.get(timeout=20)
         assert fleet.job(wreck.early.id).status == "lost"  # type: ignore[union-attr]
 
-    def test_errbacks_are_called_and_the_signal_is_sent_once(
+    def test_a_lost_task_calls_its_errbacks_and_sends_the_signal_once(
         self, client: redis.Redis, wreck: Wreck
     ) -> None:
-        told = f"{wreck.early.id} NodeLostError"
-        wait_for(lambda: client.lrange("test:errback", 0, -1) == [told])
+        entry = f"{wreck.early.id} NodeLostError"
+        wait_for(lambda: client.lrange("test:errback", 0, -1) == [entry])
         wait_for(lambda: client.exists("test:task_failure"))
-        assert client.lrange("test:task_failure", 0, -1).count(told) == 1
+        assert client.lrange("test:task_failure", 0, -1).count(entry) == 1
 
-    def test_a_chain_and_a_chord_are_told(self, wreck: Wreck) -> None:
+    def test_a_chain_and_a_chord_with_a_lost_task_fail(self, wreck: Wreck) -> None:
         with pytest.raises(NodeLostError):
             wreck.chained.get(timeout=20)
         with pytest.raises(Exception, match="its node was lost while it ran"):
             wreck.chord.get(timeout=20)
 
-    def test_acknowledged_late_runs_again(self, client: redis.Redis, wreck: Wreck) -> None:
+    def test_a_late_task_runs_again(self, client: redis.Redis, wreck: Wreck) -> None:
         wreck.late.get(timeout=20)
         assert client.lrange("test:began:late", 0, -1) == ["celery@wreck", "celery@safe"]
 
-    def test_retry_on_worker_lost_is_honoured(self, wreck: Wreck) -> None:
+    def test_a_task_with_retry_on_worker_lost_is_retried(self, wreck: Wreck) -> None:
         assert wreck.retried.get(timeout=20) == "second time"
 
-    def test_handed_over_and_never_noted_is_told_by_the_same_rule(
+    def test_a_task_whose_message_was_not_noted_is_reported_lost(
         self, fleet: Fleet, client: redis.Redis, wreck: Wreck
     ) -> None:
         with pytest.raises(NodeLostError, match="its message never reached its node"):
-            wreck.untold.get(timeout=20)
-        assert fleet.job(wreck.untold.id).status == "lost"  # type: ignore[union-attr]
-        assert not client.exists("test:began:untold")
+            wreck.unnoted.get(timeout=20)
+        assert fleet.job(wreck.unnoted.id).status == "lost"  # type: ignore[union-attr]
+        assert not client.exists("test:began:unnoted")
 
-    def test_nothing_of_the_dead_remains(
+    def test_no_state_of_the_dead_node_is_left(
         self, fleet: Fleet, client: redis.Redis, wreck: Wreck
     ) -> None:
         wait_forgotten(fleet, client, "wreck")
@@ -220,9 +224,7 @@ class TestWhatANodeTakesDownWithIt:
         assert client.keys("minsched.*") == []
 
 
-def test_a_job_that_takes_its_nodes_down_with_it_is_stopped(
-    fleet: Fleet, client: redis.Redis
-) -> None:
+def test_a_job_that_kills_its_nodes_is_given_up(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start("poison-1", "-P", "threads", pool="poison")
     fleet.start("poison-2", "-P", "threads", pool="poison")
     fleet.wait_online("poison-1", "poison-2")
@@ -230,5 +232,5 @@ def test_a_job_that_takes_its_nodes_down_with_it_is_stopped(
     with pytest.raises(MaxRescuesExceededError, match="its node died under it 2 times"):
         poison.get(timeout=30)
     assert fleet.job(poison.id).status == "failed"  # type: ignore[union-attr]
-    killed = client.lrange("test:killers", 0, -1)
-    assert sorted(killed) == ["celery@poison-1", "celery@poison-2"]
+    killed_nodes = client.lrange("test:killers", 0, -1)
+    assert sorted(killed_nodes) == ["celery@poison-1", "celery@poison-2"]

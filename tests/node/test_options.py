@@ -1,4 +1,4 @@
-"""Which options and pool implementations of ``celery worker`` a node refuses."""
+"""A node refuses some options and pool implementations of ``celery worker``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..support.fleet import make_app
 
 
 class OwnPool(BasePool):
-    """Not derived from one with which a node works."""
+    """Not derived from a pool implementation that a node supports."""
 
 
 class OwnThreads(TaskPool):
-    """Derived from one."""
+    """Derived from a pool implementation that a node supports."""
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def app() -> Iterator[Celery]:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "text"),
     [
         ("-Q other", "-Q/--queues: a node consumes its own queue and no other"),
         ("-Qother", "-Q/--queues"),
@@ -51,16 +51,18 @@ def app() -> Iterator[Celery]:
         ("--no-such-option", "No such option"),
     ],
 )
-def test_options_are_refused_in_every_spelling(app: Celery, options: str, says: str) -> None:
-    with pytest.raises(click.UsageError, match=re.escape(says)):
+def test_a_forbidden_option_is_refused_in_each_spelling(
+    app: Celery, options: str, text: str
+) -> None:
+    with pytest.raises(click.UsageError, match=re.escape(text)):
         check_options(app, options.split())
 
 
-def test_other_options_are_taken(app: Celery) -> None:
+def test_other_options_are_accepted(app: Celery) -> None:
     check_options(app, ["-E", "--without-mingle", "-l", "INFO", "--statedb=x", "-B", "-Ofair"])
 
 
-def test_options_from_the_environment_are_refused_too(
+def test_a_forbidden_option_from_the_environment_is_refused(
     app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CELERY_WORKER_EXCLUDE_QUEUES", "other")
@@ -69,7 +71,7 @@ def test_options_from_the_environment_are_refused_too(
 
 
 @pytest.mark.parametrize(
-    ("given", "configured", "is_taken"),
+    ("given", "configured", "is_supported"),
     [
         ("prefork", None, True),
         ("processes", None, True),
@@ -87,9 +89,11 @@ def test_options_from_the_environment_are_refused_too(
         ("prefork", "no_such_module:Pool", False),
     ],
 )
-def test_pool_implementations(app: Celery, given: str, configured: Any, is_taken: bool) -> None:
+def test_only_supported_pool_implementations_are_accepted(
+    app: Celery, given: str, configured: Any, is_supported: bool
+) -> None:
     app.conf.worker_pool = configured
-    if is_taken:
+    if is_supported:
         check_pool(app, given)
     else:
         with pytest.raises(click.UsageError, match="the pool implementation"):

@@ -1,4 +1,4 @@
-"""The pulse sends its heartbeat, whatever else fails."""
+"""The pulse sends heartbeats although other parts of the node fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NODE_TTL = 2000  # ms
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    """A node "other", which finds the dead."""
+    """A node "other" that detects dead nodes."""
     server = Server()
     with checked(Fleet(server, **FAST)) as fleet:
         fleet.start_ready("other", "-P", "threads", pool="other")
@@ -39,12 +39,12 @@ def heartbeat(fleet: Fleet, node_id: str) -> int:
 
 
 def wait_heartbeats(fleet: Fleet, node_id: str) -> None:
-    """Wait for as long as a silent node would be declared dead."""
+    """Wait for heartbeats over a time longer than the TTL."""
     start = heartbeat(fleet, node_id)
     wait_for(lambda: heartbeat(fleet, node_id) > start + NODE_TTL + 500)
 
 
-def test_a_node_that_stops_while_redis_has_no_memory_is_not_dead(
+def test_a_node_that_stops_while_redis_is_out_of_memory_is_not_declared_dead(
     fleet: Fleet, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1", "-P", "threads")
@@ -81,16 +81,16 @@ def test_a_node_that_cannot_be_registered_sends_heartbeats(
     wait_for(lambda: fleet.node("n2").max_jobs == 2)  # type: ignore[union-attr]
 
 
-def test_a_pulse_that_cannot_be_started_again_is_started_later(
+def test_a_pulse_that_cannot_be_restarted_at_once_is_restarted_later(
     fleet: Fleet, client: redis.Redis
 ) -> None:
-    """A machine without memory kills the pulse, and forks no other for a while."""
+    """A machine without memory kills the pulse and cannot fork another for a while."""
     fleet.start_ready("n5", "-P", "threads")
     agent = psutil.Process(fleet.processes["n5"].pid)
     used = {int(fd) for fd in os.listdir(f"/proc/{agent.pid}/fd")}
     limit = agent.rlimit(psutil.RLIMIT_NOFILE)
     free = min(set(range(len(used) + 1)) - used)
-    agent.rlimit(psutil.RLIMIT_NOFILE, (free, limit[1]))  # it can open no pipe
+    agent.rlimit(psutil.RLIMIT_NOFILE, (free, limit[1]))  # the agent cannot open a pipe
     for child in agent.children():
         child.kill()
     wait_for(lambda: "cannot be started now" in fleet.log("n5"))
@@ -100,18 +100,20 @@ def test_a_pulse_that_cannot_be_started_again_is_started_later(
     assert task.get(timeout=20)["hostname"] == "celery@n5"
 
 
-def test_many_jobs_wait_for_the_term_of_a_prefork_node(fleet: Fleet, client: redis.Redis) -> None:
-    """Redis may have raised it while the pulse stood still. The jobs begin in order afterwards."""
-    most = 600  # more than Python's recursion limit allows as a call within a call
-    fleet.start_ready("n4", "-P", "prefork", "-c", "1", slots=most + 1, pool="many")
-    there = {"minsched": {"pool": "many"}}
-    fleet.send("hold", "first", **there)
+def test_the_jobs_of_a_prefork_node_begin_in_order_after_its_pulse_was_suspended(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    """While the pulse is suspended, the jobs wait until the node knows its term."""
+    count = 600  # nested calls for each job would exceed Python's recursion limit
+    fleet.start_ready("n4", "-P", "prefork", "-c", "1", slots=count + 1, pool="many")
+    options = {"minsched": {"pool": "many"}}
+    fleet.send("hold", "first", **options)
     wait_for(lambda: client.exists("test:began:first"))
     marks = [
-        fleet.app.signature("tests.support.app.mark", ("many", n), **there) for n in range(most)
+        fleet.app.signature("tests.support.app.mark", ("many", n), **options) for n in range(count)
     ]
     fleet.plugin.dispatch_many(marks)
-    wait_for(lambda: client.hlen("minsched.unacked.n4") == most + 1)
+    wait_for(lambda: client.hlen("minsched.unacked.n4") == count + 1)
     agent = psutil.Process(fleet.processes["n4"].pid)
     pulse = min(agent.children(), key=lambda child: child.pid)
     term = client.hget("scheduler:node:info:n4", "term")
@@ -119,13 +121,13 @@ def test_many_jobs_wait_for_the_term_of_a_prefork_node(fleet: Fleet, client: red
     silent_since = heartbeat(fleet, "n4")
     wait_for(lambda: fleet.views.now() > silent_since + 700)  # more than two intervals
     client.lpush("test:release:first", "go")
-    wait_for(lambda: client.hlen("minsched.unacked.n4") != most + 1)
+    wait_for(lambda: client.hlen("minsched.unacked.n4") != count + 1)
     pulse.resume()
-    wait_for(lambda: client.llen("test:marks:many") == most)
+    wait_for(lambda: client.llen("test:marks:many") == count)
     ran = client.lrange("test:marks:many", 0, -1)
-    assert sorted(map(int, ran)) == list(range(most))
-    if client.hget("scheduler:node:info:n4", "term") == term:  # else it was taken for dead
-        assert ran == [str(n) for n in range(most)]
+    assert sorted(map(int, ran)) == list(range(count))
+    if client.hget("scheduler:node:info:n4", "term") == term:  # it was not declared dead
+        assert ran == [str(n) for n in range(count)]
 
 
 def test_a_node_that_cannot_read_proc_sends_heartbeats(fleet: Fleet) -> None:

@@ -1,4 +1,4 @@
-"""What Redis may do to us: restart, forget, refuse, be slow. Callers are told, nodes go on."""
+"""Redis restarts, loses data, refuses commands or is slow. Callers get errors and nodes go on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _fleet(server: Server) -> Iterator[Fleet]:
 
 @pytest.fixture
 def fleet(_fleet: Fleet) -> Iterator[Fleet]:
-    """Two nodes, which serve and have every slot free after each test."""
+    """Two nodes. After each test they run a job, and all their slots are free."""
     yield _fleet
     for node_id in NODES.values():
         _fleet.wait_online(node_id)
@@ -66,12 +66,12 @@ def wait_finished(fleet: Fleet, jobs: list[AsyncResult]) -> None:
         )
 
 
-def test_the_scripts_are_forgotten(fleet: Fleet, client: redis.Redis) -> None:
+def test_a_dispatch_works_after_a_script_flush(fleet: Fleet, client: redis.Redis) -> None:
     client.script_flush()
     assert fleet.send("add", 1, 2).get(timeout=20) == 3
 
 
-def test_redis_is_killed_and_comes_back_with_its_data(fleet: Fleet, server: Server) -> None:
+def test_a_killed_redis_that_keeps_its_data_loses_no_job(fleet: Fleet, server: Server) -> None:
     work = start_work(fleet, SLOTS)
     in_line = [fleet.send("add", n) for n in range(6)]
     server.stop(signal.SIGKILL)
@@ -83,8 +83,8 @@ def test_redis_is_killed_and_comes_back_with_its_data(fleet: Fleet, server: Serv
     assert [stored(result) for result in in_line] == list(range(6))
 
 
-def test_redis_may_only_be_read(fleet: Fleet, client: redis.Redis) -> None:
-    """It has become a replica, by a failover that nobody was told of."""
+def test_a_read_only_redis_loses_no_job(fleet: Fleet, client: redis.Redis) -> None:
+    """After a failover the server may be a replica."""
     work = start_work(fleet, SLOTS)
     in_line = fleet.send("add", 1)
     client.replicaof("127.0.0.1", str(free_port()))
@@ -101,8 +101,10 @@ def test_redis_may_only_be_read(fleet: Fleet, client: redis.Redis) -> None:
     assert stored(in_line) == 1
 
 
-def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
-    """Jobs end all the same, which is how there is memory again, and nodes obey commands."""
+def test_jobs_end_and_nodes_obey_commands_while_redis_is_out_of_memory(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    """The end of a job frees memory, so it must work."""
     work = start_work(fleet, SLOTS)
     in_line, revoked = fleet.send("add", 1), fleet.send("add", 2)
     client.config_set("maxmemory", "1")
@@ -122,8 +124,10 @@ def test_redis_has_no_memory_left(fleet: Fleet, client: redis.Redis) -> None:
     wait_for(lambda: not fleet.node("n1").draining)  # type: ignore[union-attr]
 
 
-def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None:
-    """What runs goes on, and counts again; what was only in Redis is gone with it."""
+def test_running_jobs_are_known_again_after_redis_lost_its_data(
+    fleet: Fleet, server: Server
+) -> None:
+    """The nodes report the jobs that they run. All other jobs are lost."""
     work = start_work(fleet, SLOTS)
     ids = [fleet.job(job.id).job_id for job in work.jobs]  # type: ignore[union-attr]
     server.stop(signal.SIGKILL)
@@ -136,8 +140,8 @@ def test_redis_comes_back_without_its_data(fleet: Fleet, server: Server) -> None
         wait_for(lambda job_id=job_id: fleet.views.job(job_id).status == "finished")  # type: ignore[union-attr]
 
 
-def test_redis_is_slow(server: Server, client: redis.Redis) -> None:
-    """Each answer takes 200 ms, and the worker's event loop waits for none of the scheduler's."""
+def test_a_slow_redis_does_not_block_the_worker(server: Server, client: redis.Redis) -> None:
+    """Each reply takes 200 ms. The worker's event loop waits for no reply to the scheduler."""
     proxy = Proxy(server.port)
     fleet = Fleet(server, broker=proxy.url, **FAST)
     try:
@@ -156,7 +160,7 @@ def test_redis_is_slow(server: Server, client: redis.Redis) -> None:
         proxy.close()
 
 
-def test_a_task_is_told_where_still_mine_cannot_know(fleet: Fleet, server: Server) -> None:
+def test_still_mine_raises_an_error_if_redis_is_unreachable(fleet: Fleet, server: Server) -> None:
     work = start_work(fleet, task="asks_blindly", minsched={"preferred_node": "n1"})
     server.stop(signal.SIGKILL)
     wait_for(lambda: work.ended)
@@ -165,8 +169,8 @@ def test_a_task_is_told_where_still_mine_cannot_know(fleet: Fleet, server: Serve
     wait_finished(fleet, work.jobs)
 
 
-def test_a_message_is_asked_for_again_while_redis_does_not_answer(tmp_path: Path) -> None:
-    """Celery would log an error and forget the message."""
+def test_a_requeue_is_retried_while_redis_does_not_reply(tmp_path: Path) -> None:
+    """Celery's worker alone would log an error and lose the message."""
     server = Server()
     celery = {"broker_transport_options": {"socket_timeout": 0.5}}
     fleet = Fleet(server, celery=celery)

@@ -1,6 +1,4 @@
-"""A node that is killed, cut off or restarted: what it had runs again or is told of, and nothing
-of it is left behind.
-"""
+"""The jobs of a killed or disconnected node run again or are reported lost. No state is left."""
 
 from __future__ import annotations
 
@@ -25,20 +23,20 @@ from ..support.work import start_work
 
 @pytest.fixture
 def fleet(server: Server) -> Iterator[Fleet]:
-    """Nodes that are found dead in two seconds."""
+    """Nodes with a TTL of two seconds."""
     fleet = Fleet(server, **FAST)
     yield fleet
     fleet.close()
     assert Checker(fleet.views).check() == []
 
 
-def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
+def test_a_task_whose_process_has_not_accepted_it_runs_once(
     fleet: Fleet, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1", "-c", "1", slots=1)
-    # Not before it has said that it is there: to such a process celery (5.7) gives nothing.
+    # Celery 5.7 gives no task to a process before the process has announced itself.
     assert fleet.send("add", 1).get(timeout=20) == 1
-    fleet.wait_idle()  # nor before it has said that this has ended, or the slot stays taken
+    fleet.wait_idle()
     agent = psutil.Process(fleet.processes["n1"].pid)
     [child] = [process for process in agent.children() if process.children() == []][-1:]
     child.suspend()
@@ -55,46 +53,44 @@ def test_a_task_given_to_a_process_that_has_not_said_so_runs_once(
 
 
 @pytest.mark.parametrize("task", ["note", "note_late"])
-def test_a_message_in_the_hands_of_a_node_that_is_killed_runs_elsewhere(
+def test_a_message_in_the_socket_of_a_killed_node_runs_on_another_node(
     fleet: Fleet, client: redis.Redis, task: str
 ) -> None:
     fleet.start_ready("n1", "-P", "threads")
     while True:
-        fleet.kill("n1", signal.SIGSTOP)  # Redis answers it all the same, and it does not read
-        result = fleet.send(task, "in-hand", priority=9)
+        fleet.kill("n1", signal.SIGSTOP)  # Redis answers the node's BLMOVE, and it does not read
+        result = fleet.send(task, "in-socket", priority=9)
         if not client.exists("minsched.node.n1"):
             break
-        fleet.kill("n1", signal.SIGCONT)  # it had not asked for a message just then
+        fleet.kill("n1", signal.SIGCONT)  # no BLMOVE was pending
         result.get(timeout=20)
-        client.delete("test:began:in-hand")
+        client.delete("test:began:in-socket")
     fleet.stop("n1", signal.SIGKILL)
     fleet.start_ready("n2", "-P", "threads")
-    assert result.get(timeout=20) == "in-hand"
-    assert client.lrange("test:began:in-hand", 0, -1) == ["celery@n2"]
+    assert result.get(timeout=20) == "in-socket"
+    assert client.lrange("test:began:in-socket", 0, -1) == ["celery@n2"]
 
 
-def test_a_late_task_whose_end_nobody_heard_of_runs_again(
+def test_a_late_task_whose_end_was_not_reported_runs_again(
     fleet: Fleet, client: redis.Redis
 ) -> None:
     fleet.start_ready("n1")
-    result = fleet.send("hold_late", "unheard")
-    wait_for(lambda: client.exists("test:began:unheard"))
+    result = fleet.send("hold_late", "unreported")
+    wait_for(lambda: client.exists("test:began:unreported"))
     client.execute_command("ACL", "SETUSER", "default", "-evalsha")
     try:
-        client.lpush("test:release:unheard", "go")
+        client.lpush("test:release:unreported", "go")
         wait_for(lambda: "now, and tries again" in fleet.log("n1"))
         fleet.stop("n1", signal.SIGKILL)
     finally:
         client.execute_command("ACL", "SETUSER", "default", "+evalsha")
-    client.lpush("test:release:unheard", "go")
+    client.lpush("test:release:unreported", "go")
     fleet.start_ready("n2")
-    wait_for(lambda: client.lrange("test:ended:unheard", 0, -1) == ["celery@n1", "celery@n2"])
+    wait_for(lambda: client.lrange("test:ended:unreported", 0, -1) == ["celery@n1", "celery@n2"])
     result.get(timeout=20)
 
 
-def test_nothing_is_left_of_messages_that_were_acknowledged(
-    fleet: Fleet, client: redis.Redis
-) -> None:
+def test_acknowledged_messages_leave_no_keys(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start_ready("n1", "-P", "threads", slots=8)
     for result in fleet.plugin.dispatch_many(
         fleet.app.signature("tests.support.app.where_am_i", options={"minsched": {"pool": "asr"}})
@@ -106,7 +102,7 @@ def test_nothing_is_left_of_messages_that_were_acknowledged(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
+def test_a_busy_node_survives_a_killed_redis(pool: str) -> None:
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     fleet = Fleet(server, **FAST)
     try:
@@ -122,14 +118,14 @@ def test_a_node_at_work_outlives_a_redis_that_is_killed(pool: str) -> None:
         fleet.wait_idle()
         assert fleet.processes["n1"].poll() is None
         assert len(work.ended) == 2
-        with server.client() as client:  # kombu's mutex lapses by itself
+        with server.client() as client:  # kombu's mutex has a TTL
             assert set(client.keys("minsched.*")) <= {"minsched.unacked_mutex.n1"}
     finally:
         fleet.close()
         server.close()
 
 
-def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() -> None:
+def test_a_reserved_job_is_not_lost_while_its_node_reconnects() -> None:
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     fleet = Fleet(server, **FAST | {"lease": 2.0})
     try:
@@ -137,7 +133,7 @@ def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() ->
         work = start_work(fleet, 3, "works_late", at_once=1)
         server.stop(signal.SIGKILL)
         wait_for(lambda: fleet.log("n1").count("Cannot connect") == 2)
-        server.start()  # the pulse is back at once, the worker two seconds later
+        server.start()  # the pulse reconnects at once, and the worker after two seconds
         work.let_end()
         for job in work.jobs:
             wait_for(lambda job=job: fleet.job(job.id).status == "finished")  # type: ignore[union-attr]
@@ -147,7 +143,7 @@ def test_a_job_that_had_not_begun_is_not_lost_while_its_node_connects_again() ->
         server.close()
 
 
-def test_a_delayed_job_whose_message_is_gone_is_told_lost(desk: Desk, client: redis.Redis) -> None:
+def test_a_delayed_job_without_a_message_is_reported_lost(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 1)
     retry = desk.send(task_id="t", due_ts=10**15)
     client.delete(desk.service.keys("job_queue", retry.job_id))
@@ -157,7 +153,7 @@ def test_a_delayed_job_whose_message_is_gone_is_told_lost(desk: Desk, client: re
 
 
 @pytest.mark.parametrize("retry_status", ["delayed", "lost"])
-def test_a_lost_attempt_leaves_no_message_and_its_task_is_told_of_if_no_retry_goes_on(
+def test_a_lost_attempt_is_reported_only_without_an_active_retry(
     desk: Desk, client: redis.Redis, retry_status: str
 ) -> None:
     desk.node("n1", 1)
@@ -172,20 +168,20 @@ def test_a_lost_attempt_leaves_no_message_and_its_task_is_told_of_if_no_retry_go
     if retry_status == "lost":
         client.delete(*lists)
         desk.service.repair_job(None, retry.job_id)
-        client.zrem(keys("lost"), retry.job_id)  # it was told
+        client.zrem(keys("lost"), retry.job_id)  # as after its report
         lists = set()
     silence(desk, "n1", 60_000)
     desk.service.rescue_node("n1")
-    told = desk.service.claim_lost_job()
-    assert told == (attempt.job_id if retry_status == "lost" else "")
+    unreported = desk.service.claim_lost_job()
+    assert unreported == (attempt.job_id if retry_status == "lost" else "")
     left = set(client.keys("minsched.*")) - lists
-    assert bool(left) == (retry_status == "lost")  # till it is told
+    assert bool(left) == (retry_status == "lost")  # the report needs the message
 
 
-def test_the_message_of_a_job_that_has_ended_is_settled_as_it_is_parked(
+def test_the_message_of_an_ended_job_is_discarded_when_it_is_parked(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """Whoever parks it may die before anything else, and nobody would look for it there."""
+    """The same step must do both, because the rescuer may die after it."""
     plugin: Any = SimpleNamespace(scheduler=desk.service, app=make_app("redis://127.0.0.1:1/0"))
     desk.node("n1", 1)
     keys = desk.service.keys
@@ -199,4 +195,4 @@ def test_the_message_of_a_job_that_has_ended_is_settled_as_it_is_parked(
     assert sorted(park_messages(plugin, "n1")) == sorted([ended.job_id, revoked.job_id])
     assert client.keys("minsched.*") == [keys("job_queue", revoked.job_id)]
     desk.beat("n1")
-    assert len(desk.queue("n1")) == 1  # whose worker tells the caller
+    assert len(desk.queue("n1")) == 1  # the worker of n1 notifies the caller of the revoked job

@@ -1,4 +1,4 @@
-"""Who rescues: another where a rescuer dies too, and the first that starts where no node lives."""
+"""If a rescuer dies, another one continues. If no node is alive, the next node to start rescues."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from ..support.server import Server, milliseconds
 
 
 class Died(BaseException):
-    """kill -9, to this rescuer."""
+    """Simulates kill -9 of a rescuer."""
 
 
 class Deadly:
-    """Lets a rescuer send so many commands to Redis, and kills it at the next."""
+    """Lets this thread send ``left`` commands to Redis, and raises ``Died`` at the next command."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: int | None = None
@@ -74,7 +74,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 
 def rescuer(server: Server) -> Celery:
-    """An application that knows the task of a lost message."""
+    """An application with the tasks of the lost messages."""
     app = make_app(server.url, **as_conf(**FAST))
 
     @app.task(name="tests.support.app.hold", shared=False)
@@ -94,7 +94,7 @@ def rescuer(server: Server) -> Celery:
 
 
 def beat(app: Celery) -> bool:
-    """A heartbeat of some other node; is there something to rescue?"""
+    """Send a heartbeat of the node "other". Whether a rescue is due."""
     service = app.minsched.scheduler
     return bool(service.heartbeat(HeartbeatRequest(node_id="other", rescues=True)).rescue_due)
 
@@ -135,13 +135,13 @@ class DeadNode:
             self._raw.restore(key, 0, value)
 
     def let_claims_lapse(self) -> None:
-        """Ten seconds pass, after which another rescuer claims what the first has not done."""
+        """End all claims, as if ten seconds had passed. Another rescuer can then claim the rest."""
         for claims in ("scheduler:rescues", "scheduler:lost"):
             for member in self.client.zrange(claims, 0, -1):
                 self.client.zadd(claims, {member: 0})
 
     def assert_rescued(self, commands: int) -> None:
-        """Each late job waits with its message, the early one is reported, no key is left."""
+        """Check that each late job waits, the early job is reported, and no key is left."""
         retry = self.fleet.job(self.retried.id)
         assert retry is not None
         lists = {f"minsched.job.{job_id}" for job_id in {*self._jobs, retry.job_id}}
@@ -158,7 +158,7 @@ class DeadNode:
 
 
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
-def test_at_whatever_step_a_rescuer_dies_another_goes_on(
+def test_a_rescue_survives_the_death_of_its_rescuer(
     fleet: Fleet, server: Server, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     node = DeadNode(fleet, server)
@@ -180,28 +180,28 @@ def test_at_whatever_step_a_rescuer_dies_another_goes_on(
     assert commands > 50
 
 
-def test_an_error_of_the_reports_does_not_end_the_rescuer(
+def test_a_failure_to_start_the_reporting_thread_does_not_end_the_rescuer(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process may start no more threads."""
-    rings: list[str] = []
+    """The process cannot start more threads."""
+    attempts: list[str] = []
 
-    def start_none(self: threading.Thread) -> None:
-        rings.append(self.name)
+    def refuse_start(self: threading.Thread) -> None:
+        attempts.append(self.name)
         raise RuntimeError("can't start new thread")
 
     rescuer = Rescuer(fleet.plugin)
     rescuer.start()
-    monkeypatch.setattr(threading.Thread, "start", start_none)
-    for ring in range(1, 3):
+    monkeypatch.setattr(threading.Thread, "start", refuse_start)
+    for count in range(1, 3):
         rescuer.ring()
-        wait_for(lambda ring=ring: len(rings) == ring)
+        wait_for(lambda count=count: len(attempts) == count)
     rescuer.stop()
-    assert rings == ["lost-jobs"] * 2
+    assert attempts == ["lost-jobs"] * 2
 
 
 @pytest.mark.parametrize("successor", ["dead", "other"])
-def test_with_no_node_left_the_first_that_starts_does_it(
+def test_if_no_node_is_alive_the_next_node_to_start_rescues(
     fleet: Fleet, server: Server, successor: str
 ) -> None:
     fleet.start_ready("dead", "-P", "threads", "-c", "1")
@@ -223,8 +223,10 @@ def test_with_no_node_left_the_first_that_starts_does_it(
     fleet.wait_idle()
 
 
-def test_a_message_that_is_no_job_stays_and_is_in_nobodys_way(fleet: Fleet, server: Server) -> None:
-    """Sent to the node's queue by name, it is for this node alone, whenever it is back."""
+def test_a_message_without_a_job_stays_in_the_queue_and_blocks_no_rescue(
+    fleet: Fleet, server: Server
+) -> None:
+    """It was sent to the node's queue, so only this node may run it after its return."""
     fleet.start("dead", "-P", "threads")
     fleet.start("other", "-P", "threads")
     fleet.wait_online("dead", "other")
@@ -235,34 +237,34 @@ def test_a_message_that_is_no_job_stays_and_is_in_nobodys_way(fleet: Fleet, serv
     with server.client() as client:
         client.lpush("minsched.node.dead", "not a message")
         second = fleet.send("note_late", "second", minsched=to_dead)
-        at_it = ("minsched.node.dead", "minsched.taken.dead")
-        assert sum(map(client.llen, at_it)) == 4
+        lists = ("minsched.node.dead", "minsched.taken.dead")
+        assert sum(map(client.llen, lists)) == 4
         fleet.destroy("dead")
         first.get(timeout=20)
         second.get(timeout=20)
         wait_for(lambda: not client.exists("scheduler:rescues"))
-        assert sum(map(client.llen, at_it)) == 2
+        assert sum(map(client.llen, lists)) == 2
 
 
-def test_a_node_that_is_heard_again_is_rescued_by_nobody(desk: Desk, client: redis.Redis) -> None:
-    """Nor while it stops, and finishes what it runs."""
+def test_a_node_that_sends_heartbeats_again_is_not_rescued(desk: Desk, client: redis.Redis) -> None:
+    """The node stops and finishes its running jobs."""
     desk.node("n1")
     job = desk.dispatch()
     desk.service.claim_job(job.job_id, "n1")
-    client.zadd("scheduler:rescues", {"n1": 0})  # it was found silent, and is back
+    client.zadd("scheduler:rescues", {"n1": 0})  # as if it was silent before
     assert not desk.beat("n1", online=False, jobs=[job.job_id], rescues=True).rescue_due
     assert desk.service.claim_rescue() == ("", "")
     desk.complete(job)
 
 
-def test_a_message_between_its_queue_and_its_node_is_not_taken_for_lost(
+def test_a_message_on_its_way_to_the_node_is_not_lost(
     client: redis.Redis,
 ) -> None:
-    """A slow node has taken it and not said so yet, and its lease has run out meanwhile."""
+    """A slow node has fetched the message and not reported it, and the lease has expired."""
     times = Settings(node_ttl=0.4, heartbeat_interval=0.1, lease=0.4)
     desk = Desk(MinimalSchedulerService(client, times))
     desk.node("n1")
-    told, untold = desk.dispatch(), desk.dispatch()
+    reported, unreported = desk.dispatch(), desk.dispatch()
     leases = desk.service.keys("node_jobs", "n1")
     wait_for(
         lambda: (
@@ -270,7 +272,9 @@ def test_a_message_between_its_queue_and_its_node_is_not_taken_for_lost(
         )
     )
     desk.beat("n1", jobs=[])
-    assert desk.status(told.job_id) == desk.status(untold.job_id) == "dispatched"
-    desk.beat("n1", jobs=[told.job_id])
-    wait_for(lambda: desk.beat("n1", jobs=[told.job_id]) and desk.status(untold.job_id) == "lost")
-    assert desk.status(told.job_id) == "running"
+    assert desk.status(reported.job_id) == desk.status(unreported.job_id) == "dispatched"
+    desk.beat("n1", jobs=[reported.job_id])
+    wait_for(
+        lambda: desk.beat("n1", jobs=[reported.job_id]) and desk.status(unreported.job_id) == "lost"
+    )
+    assert desk.status(reported.job_id) == "running"

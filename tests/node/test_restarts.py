@@ -1,4 +1,4 @@
-"""Nodes that are stopped and started again, politely and not: nothing is lost, and all is told."""
+"""Stops and restarts of nodes lose no job silently."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 
 def hold(fleet: Fleet, client: redis.Redis, node_id: str) -> tuple[AsyncResult, AsyncResult]:
-    """A job acknowledged early and one late, which run at the node until they are let go."""
+    """An early and a late task that run on the node until they are released."""
     early, late = (
         fleet.send(task, f"{what}-{node_id}", minsched={"preferred_node": node_id})
         for task, what in (("hold", "early"), ("hold_late", "late"))
@@ -62,10 +62,8 @@ def let_go(client: redis.Redis, *names: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["SIGQUIT", "SIGINT twice"])
-def test_a_cold_shutdown_loses_nothing_in_silence(
-    fleet: Fleet, client: redis.Redis, how: str
-) -> None:
-    """Celery stores RETRY for what was acknowledged early, and nobody would retry it."""
+def test_a_cold_shutdown_loses_no_job_silently(fleet: Fleet, client: redis.Redis, how: str) -> None:
+    """Celery stores RETRY for an early task, and no worker retries it."""
     name = how.split()[0]
     fleet.start_ready(name, "-P", "prefork", slots=2)
     early, late = hold(fleet, client, name)
@@ -74,7 +72,7 @@ def test_a_cold_shutdown_loses_nothing_in_silence(
     else:
         fleet.kill_all(name, signal.SIGINT)
         wait_for(lambda: not fleet.node(name).online)  # type: ignore[union-attr]
-        assert fleet.processes[name].poll() is None  # it waits for what it runs
+        assert fleet.processes[name].poll() is None  # it waits for its tasks
         fleet.kill_all(name, signal.SIGINT)
     fleet.processes[name].wait(60)
     wait_for(lambda: began(client, f"late-{name}") == [name, "safe"])
@@ -86,7 +84,7 @@ def test_a_cold_shutdown_loses_nothing_in_silence(
 
 
 def test_a_cold_shutdown_waits_for_threads(fleet: Fleet, client: redis.Redis) -> None:
-    """They cannot be killed."""
+    """Threads cannot be killed."""
     fleet.start_ready("threads", "-P", "threads", slots=2)
     results = hold(fleet, client, "threads")
     fleet.kill("threads", signal.SIGQUIT)
@@ -99,7 +97,7 @@ def test_a_cold_shutdown_waits_for_threads(fleet: Fleet, client: redis.Redis) ->
         assert client.lrange(f"test:ended:{what}", 0, -1)[0] == "celery@threads"
 
 
-def test_a_soft_shutdown_gives_time_and_is_cold_then(
+def test_a_soft_shutdown_waits_and_then_hands_back_the_late_tasks(
     fleet: Fleet, server: Server, client: redis.Redis
 ) -> None:
     soft = Fleet(server, celery={"worker_soft_shutdown_timeout": 2}, **FAST)
@@ -120,8 +118,8 @@ def test_a_soft_shutdown_gives_time_and_is_cold_then(
         soft.close()
 
 
-def test_a_rolling_restart_under_load_loses_nothing(server: Server, client: redis.Redis) -> None:
-    """Polite for two of three; the third is killed, and what it had is acknowledged late."""
+def test_a_rolling_restart_under_load_loses_no_job(server: Server, client: redis.Redis) -> None:
+    """Two of three nodes are stopped. The third is killed while it has late tasks."""
     fleet = Fleet(server, **FAST)
     nodes = ["roll-1", "roll-2", "roll-3"]
     sent: dict[str, AsyncResult] = {}
@@ -142,7 +140,7 @@ def test_a_rolling_restart_under_load_loses_nothing(server: Server, client: redi
             fleet.start(node_id, "-P", "threads", slots=4, pool="roll")
             send(20, "note")
             fleet.wait_online(node_id)
-        polite = len(sent)
+        before_kill = len(sent)
         for result in sent.values():
             result.get(timeout=30)
         send(40, "note_late")
@@ -151,8 +149,8 @@ def test_a_rolling_restart_under_load_loses_nothing(server: Server, client: redi
         for what, result in sent.items():
             assert result.get(timeout=30) == what
         times = [client.llen(f"test:ended:{what}") for what in sent]
-        assert times[:polite] == [1] * polite
-        assert set(times[polite:]) <= {1, 2}
+        assert times[:before_kill] == [1] * before_kill
+        assert set(times[before_kill:]) <= {1, 2}
         fleet.wait_idle()
         assert Checker(fleet.views).check() == []
     finally:
@@ -163,7 +161,7 @@ def test_a_rolling_restart_under_load_loses_nothing(server: Server, client: redi
 def test_a_task_longer_than_the_visibility_timeout_runs_once(
     server: Server, client: redis.Redis, seconds: float
 ) -> None:
-    """A worker of kombu's (5.7) puts back what is overdue every ten seconds; here, all the time."""
+    """kombu 5.7 restores overdue messages every ten seconds. This test does it all the time."""
     options = {"broker_transport_options": {"visibility_timeout": 1}}
     fleet = Fleet(server, celery=options, **FAST)
     what = f"long-{seconds}"

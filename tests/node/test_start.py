@@ -1,4 +1,4 @@
-"""A node that starts while Redis fails waits for it, or ends; it never stays there half started."""
+"""A node that starts while Redis fails waits for Redis or ends. It never runs half started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..support.fleet import FAST, Fleet, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server
 
-LEFT = 400  # jobs that the process before has left behind: seeing to them takes the start a moment
+LEFT = 400  # jobs of the previous process: so many that the start takes a moment
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def fleet(server: Server) -> Iterator[Fleet]:
     fleet.close()
 
 
-def leave(fleet: Fleet) -> None:
-    """A process was node n1, and left with jobs in its queue."""
+def leave_jobs(fleet: Fleet) -> None:
+    """Register node n1, dispatch jobs to it and let it leave with the jobs in its queue."""
     desk = Desk(fleet.plugin.scheduler)
     desk.node("n1", LEFT)
     for number in range(LEFT):
@@ -40,8 +40,10 @@ def leave(fleet: Fleet) -> None:
     desk.beat("n1", online=False, jobs=[])
 
 
-def test_redis_is_killed_while_a_node_sees_to_what_was_left(fleet: Fleet, server: Server) -> None:
-    leave(fleet)
+def test_a_node_starts_although_redis_is_killed_while_it_hands_back_old_jobs(
+    fleet: Fleet, server: Server
+) -> None:
+    leave_jobs(fleet)
     with server.client() as client:
         queue = "minsched.node.n1"
         fleet.start("n1", "-P", "threads")
@@ -56,7 +58,7 @@ def test_redis_is_killed_while_a_node_sees_to_what_was_left(fleet: Fleet, server
     assert Checker(fleet.views).check() == []
 
 
-def test_a_node_that_cannot_start_ends(fleet: Fleet, server: Server) -> None:
+def test_a_node_that_cannot_start_ends_with_an_error(fleet: Fleet, server: Server) -> None:
     with server.client() as client:
         client.set("minsched.node.n1", "not a list")
         fleet.start("n1")
@@ -68,8 +70,8 @@ def test_a_node_that_cannot_start_ends(fleet: Fleet, server: Server) -> None:
         assert "Traceback" not in fleet.log("n1")
 
 
-def test_a_node_that_starts_while_the_network_is_slow_waits(server: Server) -> None:
-    """Its heartbeats have a connection of their own, with a short time-out."""
+def test_a_node_waits_at_its_start_while_the_network_is_slow(server: Server) -> None:
+    """Heartbeats have a separate connection with a short timeout."""
     proxy = Proxy(server.port)
     times = {"node_ttl": 1.0, "heartbeat_interval": 0.25}
     fleet = Fleet(server, broker=proxy.url, **FAST | times)
@@ -77,7 +79,7 @@ def test_a_node_that_starts_while_the_network_is_slow_waits(server: Server) -> N
         timeout = fleet.plugin.scheduler.settings.pulse_timeout
         proxy.delay = 0.6 * timeout
         fleet.start("n1", "-P", "threads")
-        wait_for(lambda: "Redis is not ready yet: Timeout" in fleet.log("n1"), "it to wait", 60)
+        wait_for(lambda: "Redis is not ready yet: Timeout" in fleet.log("n1"), "n1 to wait", 60)
         proxy.delay = 0.0
         fleet.wait_online("n1")
         assert "Traceback" not in fleet.log("n1")

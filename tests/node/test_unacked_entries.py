@@ -1,4 +1,4 @@
-"""An entry of a node's unacknowledged messages that is no message stops no rescue."""
+"""An invalid entry among a node's unacknowledged messages blocks no rescue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_MESSAGES = {
 }
 
 
-def test_the_other_messages_of_the_node_are_rescued(
+def test_invalid_entries_do_not_block_the_rescue_of_the_other_messages(
     desk: Desk, client: redis.Redis, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin = make_app(server.url).minsched
@@ -51,12 +51,13 @@ def test_the_other_messages_of_the_node_are_rescued(
     assert (desk.status(job.job_id), desk.taken("n2")) == ("dispatched", 1)
     assert client.zcard("scheduler:rescues") == 0
     assert set(client.hkeys(UNACKED)) == NO_MESSAGES.keys()
-    take_over(plugin, "n1")  # another look, by the node itself
+    take_over(plugin, "n1")  # the node itself reads the entries again
     for name in NO_MESSAGES:
         assert caplog.text.count(f"field {name!r} of {UNACKED} is no message") == 1, name
 
     checker = Checker(desk.views)
-    found = checker.check(0)
-    assert [(one.code, UNACKED in one.keys) for one in found] == [("left_behind", True)]
-    assert repair(desk.service, checker, found, 0) == []
+    violations = checker.check(0)
+    codes = [(violation.code, UNACKED in violation.keys) for violation in violations]
+    assert codes == [("left_behind", True)]
+    assert repair(desk.service, checker, violations, 0) == []
     assert client.exists(UNACKED) == 0

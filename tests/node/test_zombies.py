@@ -1,4 +1,4 @@
-"""Nodes that were taken for dead and come back: paused by a signal, or cut off by the network."""
+"""Nodes that were declared dead and come back after a SIGSTOP or a network failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..support.fleet import FAST, Fleet, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server, milliseconds
 
-#: What was stopped: all processes of the node; its agent, and not its children; its network.
+#: Stopped are: all processes of "group", the agent process of "agent", the network of "net".
 ZOMBIES = ("group", "agent", "net")
 HEARTBEAT, SLACK = 300, 2000  # ms
 
@@ -57,7 +57,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def far(server: Server, proxy: Proxy) -> Iterator[Fleet]:
-    """Nodes that reach the server by the proxy only."""
+    """Nodes that connect to the server through the proxy."""
     fleet = Fleet(server, broker=proxy.url, **FAST)
     yield fleet
     fleet.close()
@@ -65,9 +65,9 @@ def far(server: Server, proxy: Proxy) -> Iterator[Fleet]:
 
 @dataclass
 class Return:
-    """What became of the jobs of those that are back."""
+    """The jobs of the zombies that are back."""
 
-    at: int  # when they were let go on, ms of the server's clock
+    at: int  # when the zombies were resumed, ms of the server's clock
     results: dict[str, AsyncResult] = field(default_factory=dict)
 
 
@@ -77,8 +77,8 @@ def has_begun(client: redis.Redis, what: str, node_id: str) -> bool:
 
 @pytest.fixture(scope="module")
 def back(fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis) -> Return:
-    """Each zombie had a job that ran and two that had not begun, was away for longer than node_ttl
-    while "safe" got them all, and is back.
+    """Each zombie had a running job and two reserved jobs. It was silent for longer than node_ttl,
+    and "safe" got all three jobs. Now it is back.
     """
     fleet.start("group", "-P", "prefork", "-c", "1", slots=3)
     fleet.start("agent", "-P", "prefork", "-c", "1", slots=3)
@@ -105,7 +105,7 @@ def back(fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis) -> Return:
     return Return(at, results)
 
 
-def test_a_zombie_serves_again_within_one_heartbeat(
+def test_a_zombie_is_online_again_within_one_heartbeat(
     fleet: Fleet, client: redis.Redis, back: Return
 ) -> None:
     fleet.wait_online(*ZOMBIES)
@@ -114,11 +114,11 @@ def test_a_zombie_serves_again_within_one_heartbeat(
 
 
 @pytest.mark.parametrize("name", ZOMBIES)
-def test_late_completions_are_refused_and_change_nothing(
+def test_a_completion_by_a_zombie_is_refused(
     fleet: Fleet, far: Fleet, client: redis.Redis, back: Return, name: str
 ) -> None:
     result = back.results[f"running-{name}"]
-    client.lpush(f"test:release:running-{name}", "go", "go")  # the zombie's, and the other
+    client.lpush(f"test:release:running-{name}", "go", "go")  # for the zombie and for "safe"
     result.get(timeout=20)
     both = sorted([f"celery@{name}", "celery@safe"])
     wait_for(lambda: sorted(client.lrange(f"test:ended:running-{name}", 0, -1)) == both)
@@ -141,16 +141,16 @@ def test_a_task_can_ask_whether_its_job_is_still_its_own(
 
 
 @pytest.mark.parametrize("name", ZOMBIES)
-def test_what_it_had_not_begun_is_dropped(
+def test_a_zombie_drops_the_jobs_that_it_has_not_begun(
     fleet: Fleet, client: redis.Redis, back: Return, name: str
 ) -> None:
     demand = {"preferred_node": name, "affinity": "require"}
-    next_one = fleet.send("where_am_i", minsched=demand)  # it would stand behind them
-    assert next_one.get(timeout=20)["hostname"] == f"celery@{name}"
+    next_job = fleet.send("where_am_i", minsched=demand)  # runs after the reserved jobs
+    assert next_job.get(timeout=20)["hostname"] == f"celery@{name}"
     for what in (f"late-{name}", f"early-{name}"):
         assert back.results[what].get(timeout=20) == what
         assert client.lrange(f"test:began:{what}", 0, -1) == ["celery@safe"]
-    # A job that the node asks for again stands there until Redis has answered.
+    # A job that the node claims again is reserved until Redis replies.
     worker = f"celery@{name}"
     wait_for(
         lambda: fleet.app.control.inspect([worker], timeout=10).reserved() == {worker: []},
@@ -160,19 +160,19 @@ def test_what_it_had_not_begun_is_dropped(
 
 
 @pytest.mark.parametrize("requeue", [False, True])
-def test_a_task_outlives_the_connection_over_which_its_message_came(
+def test_a_task_survives_the_connection_of_its_message(
     fleet: Fleet, far: Fleet, proxy: Proxy, back: Return, tmp_path: Path, requeue: bool
 ) -> None:
-    """It is acknowledged, or asks for its message again, over another one."""
+    """A new connection acknowledges or requeues the message."""
     path = tmp_path / "go"
     demand = {"preferred_node": "net", "affinity": "require"}
     job = fleet.send("hold_by_file", str(path), requeue, minsched=demand, ignore_result=True)
     wait_for(lambda: fleet.job(job.id).status == "running")  # type: ignore[union-attr]
-    made = far.log("net").count("Connected to")
+    connections = far.log("net").count("Connected to")
     proxy.cut()
     wait_for(lambda: "Trying again in" in far.log("net").rpartition("Connected to")[2])
     proxy.mend()
-    wait_for(lambda: far.log("net").count("Connected to") > made)
+    wait_for(lambda: far.log("net").count("Connected to") > connections)
     path.touch()
     view = wait_for(lambda: (j := fleet.job(job.id)) and j.status == "finished" and j)
     assert view.node_id == "net"
@@ -181,13 +181,13 @@ def test_a_task_outlives_the_connection_over_which_its_message_came(
         wait_for(lambda: not client.exists("minsched.unacked.net", "minsched.acked.net"))
 
 
-def test_a_network_that_breaks_and_is_mended(
+def test_a_node_serves_again_after_its_network_is_mended(
     fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis, back: Return
 ) -> None:
     result = fleet.send("asks_late", "cut", minsched={"preferred_node": "net"})
     wait_for(lambda: has_begun(client, "cut", "net"))
     proxy.cut()
-    wait_for(lambda: client.llen("test:began:cut") == 2)  # at one of the others
+    wait_for(lambda: client.llen("test:began:cut") == 2)  # on another node, too
     proxy.mend()
     fleet.wait_online("net")
     client.lpush("test:release:cut", "go")
@@ -203,7 +203,7 @@ def test_a_network_that_breaks_and_is_mended(
     wait_for(lambda: fleet.node("net").current_jobs == 0)  # type: ignore[union-attr]
 
 
-def test_a_node_that_an_operator_declared_dead_drops_what_it_had_not_begun(
+def test_a_node_that_an_operator_declared_dead_drops_its_reserved_jobs(
     fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis, back: Return
 ) -> None:
     demand = {"preferred_node": "net"}
@@ -231,10 +231,10 @@ def test_a_node_that_an_operator_declared_dead_drops_what_it_had_not_begun(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_node_begins_no_early_task_that_it_cannot_note_as_acknowledged(
+def test_a_node_begins_no_early_task_that_it_cannot_acknowledge(
     fleet: Fleet, far: Fleet, proxy: Proxy, back: Return, tmp_path: Path, pool: str
 ) -> None:
-    """The network breaks just before it begins: another node runs it, and this one does not."""
+    """The network breaks just before the task begins. Only another node runs it."""
     name = f"far-{pool}"
     far.start_ready(name, "-P", pool, "-c", "1", slots=3)
     demand = {"preferred_node": name}
@@ -258,10 +258,10 @@ def test_a_node_begins_no_early_task_that_it_cannot_note_as_acknowledged(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_one_whose_id_was_taken_meanwhile_ends(
+def test_a_zombie_whose_id_another_process_has_taken_ends(
     fleet: Fleet, client: redis.Redis, pool: str
 ) -> None:
-    """All that is named by the id is the other's now: what it does there could only do harm."""
+    """All keys with the node id belong to the other process now."""
     name = f"twin-{pool}"
     fleet.start_ready(name, "-P", pool, pool=name)
     result = fleet.send("hold_late", name, minsched={"pool": name})
