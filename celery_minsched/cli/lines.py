@@ -68,6 +68,6 @@ def line_table(lines: Sequence[LineView], now: int) -> Table:
             line.where.replace("|", " or "),
             *(joined(line.capabilities), line.required_node or "-"),
             *(str(line.waiting), duration(now - line.oldest_ts) if line.oldest_ts else "-"),
-            styled_state("busy" if line.possible else "impossible"),
+            styled_state(line.state),
         )
     return rows

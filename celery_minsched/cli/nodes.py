@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from ..core.printing import duration
-from ..monitor.models import NODE_STATES, NodeView
+from ..monitor.models import NODE_DESCRIPTION, NODE_STATES, NodeView
 from .options import json_option, page_of, page_options, plugin
 from .output import (
     console,
@@ -46,16 +46,17 @@ def nodes_command(limit: int | None, offset: int, as_json: bool) -> None:
 
 def node_table(nodes: Sequence[NodeView], now: int) -> Table:
     """One row a node. ``now`` is in ms."""
+    titles = [title.upper() for title in NODE_DESCRIPTION.values()]
     rows = table(
-        *("NODE", "STATE", "SLOTS", "CPU", "GPU", "MEM", "HEARD", "POOLS", "CAPABILITIES"),
+        *("NODE", "STATE", "SLOTS", "CPU", "GPU", "MEM", "HEARD", *titles),
         right=("SLOTS", "CPU", "GPU", "MEM", "HEARD"),
-        fold=("NODE", "POOLS", "CAPABILITIES"),
+        fold=("NODE", *titles),
     )
     for node in nodes:
         rows.add_row(
             *(node.node_id, styled_state(node.state), f"{node.current_jobs}/{node.max_jobs}"),
             *(percent(node.load.get(name)) for name in ("cpu", "gpu", "mem")),
             duration(now - node.last_heartbeat_ts) if node.last_heartbeat_ts else "-",
-            *(joined(node.pools), joined(node.capabilities)),
+            *(joined(names) for names in node.description.values()),
         )
     return rows

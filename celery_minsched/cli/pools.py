@@ -40,7 +40,7 @@ def pool_table(pools: Sequence[PoolView]) -> Table:
     )
     for pool in pools:
         rows.add_row(
-            *(pool.pool, styled_state("paused" if pool.paused else "open")),
+            *(pool.pool, styled_state(pool.state)),
             *(f"{pool.online}/{pool.nodes}", f"{pool.taken}/{pool.slots}", str(pool.waiting)),
             *(f"{pool.load:.2f}", joined(pool.langs)),
         )

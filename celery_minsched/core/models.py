@@ -12,7 +12,7 @@ import os
 import socket
 import uuid
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -103,6 +103,10 @@ class RegisterNodeRequest(Model):
     def pools(self) -> list[PoolOffer]:
         """The pools the node belongs to."""
         return _pools(parse_json(self.pools_json))
+
+
+#: Texts of a registration that the node's record keeps as they are. No script reads them.
+DESCRIPTION_FIELDS: Final = ("cap_json", "pools_json")
 
 
 def _capabilities(value: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .heartbeats import lua_bool
-from .models import RegisterNodeRequest
+from .models import DESCRIPTION_FIELDS, RegisterNodeRequest
 
 
 def registration(request: RegisterNodeRequest) -> dict[str, Any]:
@@ -16,8 +16,6 @@ def registration(request: RegisterNodeRequest) -> dict[str, Any]:
         "instance": request.instance,
         "max_jobs": request.max_jobs,
         "online": lua_bool(request.online),
-        "cap_json": request.cap_json,
-        "pools_json": request.pools_json,
         "advertised_indexes": "".join(
             f"{pool.id}\t{capability}\n" for pool in pools for capability in ("", *capabilities)
         ),
@@ -25,4 +23,5 @@ def registration(request: RegisterNodeRequest) -> dict[str, Any]:
             f"{pool.id}\t{src}:{tgt}\n" for pool in pools for src, tgt in pool.langs
         ),
         "concurrency": request.concurrency or request.max_jobs,
+        "description": [(name, getattr(request, name)) for name in DESCRIPTION_FIELDS],
     }

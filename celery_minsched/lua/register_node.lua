@@ -9,17 +9,16 @@
 -- ARGV[3] instance: the process that is the node
 -- ARGV[4] max_jobs
 -- ARGV[5] online, "true" or "false"
--- ARGV[6] cap_json, as given
--- ARGV[7] pools_json, as given
--- ARGV[8] advertised_indexes: a line "pool<TAB>" for each pool, a line "pool<TAB>capability" for each capability in it
--- ARGV[9] language_pairs: a line "pool<TAB>src:tgt" for each pair
--- ARGV[10] concurrency: the most jobs that it runs at once; max_jobs if left out
+-- ARGV[6] advertised_indexes: a line "pool<TAB>" for each pool, a line "pool<TAB>capability" for each capability in it
+-- ARGV[7] language_pairs: a line "pool<TAB>src:tgt" for each pair
+-- ARGV[8] concurrency: the most jobs that it runs at once; max_jobs if left out
+-- ARGV[9...] description (field, value): texts for operators, which the node's record keeps as they are: cap_json,
+--   pools_json
 --
 -- Returns {"OK", taken slots}
 --         {"NODE_ID_IN_USE", the instance that has the id, ms since its last heartbeat}
 
 local node_id, instance, max_jobs, online = ARGV.node_id, ARGV.instance, ARGV.max_jobs, ARGV.online
-local cap_json, pools_json = ARGV.cap_json, ARGV.pools_json
 local advertised_indexes, language_pairs = ARGV.advertised_indexes, ARGV.language_pairs
 local concurrency = ARGV.concurrency or max_jobs
 
@@ -38,10 +37,11 @@ if before[1] ~= instance or not before[4] then
   if (before[1] or '') ~= '' then record_suspects(node_id) end  -- the earlier process has died
   start_term(node_id)
 end
+for field, value in ARGV.description do redis.call('HSET', key.node_info(node_id), field, value) end
 redis.call('HSET', key.node_info(node_id),
   'online', online, 'state', '', 'instance', instance, 'max_jobs', max_jobs,
   'concurrency', concurrency,
-  'cap_json', cap_json, 'pools_json', pools_json, 'offers', advertised_indexes, 'speaks', language_pairs,
+  'offers', advertised_indexes, 'speaks', language_pairs,
   'last_heartbeat_ts', NOW, 'registered_ts', NOW, 'turn', string.format('%.0f', number(before[5])),
   'turn_base', string.format('%.0f', last_chosen_base(number(redis.call('GET', key.turn())))))
 redis.call('HDEL', key.node_info(node_id), 'unread', 'unread_ms', 'stuck_until')

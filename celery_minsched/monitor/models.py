@@ -53,6 +53,15 @@ class NodeView(BaseModel):
         return self.state in ("free", "full", "draining")
 
     @property
+    def description(self) -> dict[str, list[str]]:
+        """The values of the fields of :data:`NODE_DESCRIPTION`. A text is a list of one item."""
+        values = ((name, getattr(self, name)) for name in NODE_DESCRIPTION)
+        return {
+            name: value if isinstance(value, list) else [value] if value else []
+            for name, value in values
+        }
+
+    @property
     def takes_jobs(self) -> bool:
         """Does the node take jobs when it has a free slot?"""
         return self.state in ("free", "full")
@@ -95,6 +104,11 @@ class PoolView(BaseModel):
         With no slot it is the number of waiting jobs, so that a fleet without nodes grows.
         """
         return (self.taken + self.waiting) / max(self.slots, 1)
+
+    @property
+    def state(self) -> str:
+        """``open`` or ``paused``."""
+        return "paused" if self.paused else "open"
 
 
 class JobView(BaseModel):
@@ -168,6 +182,11 @@ class LineView(BaseModel):
     def demand(self) -> str:
         """The demand of its jobs: ``asr``, ``zh:en +gpu``, ``asr @n1`` (at that node)."""
         return short_demand(self.where, self.capabilities, self.required_node)
+
+    @property
+    def state(self) -> str:
+        """``busy``, or ``impossible`` if no registered node can run its jobs."""
+        return "busy" if self.possible else "impossible"
 
 
 #: A time in the year 9999, the last that Python can convert in all time zones.

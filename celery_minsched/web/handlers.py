@@ -29,6 +29,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, StaticFileHandler, authenticated, url
 
 from ..core.errors import SchedulerError, WrongLayout
+from ..monitor.models import NODE_DESCRIPTION
 from ..monitor.queries import Views
 from ..plugin.plugin import MinSched, plugin_of
 from .page_data import PageData
@@ -95,6 +96,7 @@ class Page(OwnSite):
             of=self.get_argument("of", "", escape=False),  # the template escapes it
             refresh=self.application.options.auto_refresh,
             may_act=may_act(self),
+            description=NODE_DESCRIPTION,
             version=STATIC_VERSION,
         )
 

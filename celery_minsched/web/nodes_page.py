@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
-from ..monitor.models import NodeView
+from ..monitor.models import NODE_DESCRIPTION, NodeView
 from ..monitor.queries import Views
 from .page_data import PageData, age, first_names, job_row, shown_of
 from .table_request import FIRST_ROWS, MAX_ROWS, TableRequest, natural_key, select_rows
@@ -31,8 +33,7 @@ SORT_KEYS: dict[str, Callable[[NodeView], Any]] = {
     "state": lambda node: STATE_ORDER.index(node.state),
     "slots": lambda node: node.current_jobs / max(node.max_jobs, 1),
     "load": lambda node: sum(_load(node).values()),
-    "pools": lambda node: node.pools,
-    "capabilities": lambda node: node.capabilities,
+    **{name: attrgetter(name) for name in NODE_DESCRIPTION},
     "heard": lambda node: -node.last_heartbeat_ts,
 }
 
@@ -68,8 +69,7 @@ def node_page(views: Views, subject: str = "", _request: TableRequest = FIRST_RO
             "state": node.state,
             "broken": node.broken,
             "slots": f"{node.current_jobs} / {node.max_jobs}",
-            "pools": ", ".join(first_names(node.pools)),
-            "capabilities": ", ".join(first_names(node.capabilities)),
+            **{name: ", ".join(names) for name, names in _description(node).items()},
             "load": ", ".join(f"{name} {value} %" for name, value in _load(node).items()),
             "heartbeat": age(node.last_heartbeat_ts, now),
             "instance": node.instance,
@@ -86,14 +86,17 @@ def _row(node: NodeView, now: int) -> dict[str, Any]:
         "taken": node.current_jobs,
         "slots": node.max_jobs,
         "load": _load(node),
-        "pools": first_names(node.pools),
-        "capabilities": first_names(node.capabilities),
+        "description": _description(node),
         "silent": age(node.last_heartbeat_ts, now),
     }
 
 
 def _searched_text(node: NodeView) -> str:
-    return " ".join((node.node_id, node.state, *node.pools, *node.capabilities))
+    return " ".join((node.node_id, node.state, *chain(*node.description.values())))
+
+
+def _description(node: NodeView) -> dict[str, list[str]]:
+    return {name: first_names(names) for name, names in node.description.items()}
 
 
 def _load(node: NodeView) -> dict[str, int]:

@@ -47,4 +47,4 @@ def _searched_text(pool: PoolView) -> str:
 
 
 def _state(pool: PoolView) -> str:
-    return "paused" if pool.paused else "open" if pool.slots else "no slots"
+    return pool.state if pool.paused or pool.slots else "no slots"

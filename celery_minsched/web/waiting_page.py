@@ -64,7 +64,7 @@ def _row(line: LineView, now: int) -> dict[str, Any]:
     return {
         "id": line.name,
         "asks_for": _demand(line),
-        "state": "busy" if line.possible else "impossible",
+        "state": line.state,
         "waiting": line.waiting,
         "age": age(line.oldest_ts, now),
     }

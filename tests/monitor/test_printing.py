@@ -121,8 +121,8 @@ def test_a_page_sends_bounded_lists_and_texts(desk: Desk) -> None:
         return json.dumps(page_data(page, Views(client, views.keys), of, FIRST_ROWS))
 
     [row] = json.loads(ask("nodes"))["tables"]["nodes"]
-    assert len(row["capabilities"]) == MAX_NAMES + 1
-    assert row["capabilities"][-1] == "… and 40 more"
+    assert len(row["description"]["capabilities"]) == MAX_NAMES + 1
+    assert row["description"]["capabilities"][-1] == "… and 40 more"
     assert "… and 40 more" in json.loads(ask("node", "n1"))["texts"]["capabilities"]
     pools = json.loads(ask("pools"))["tables"]["pools"]
     assert [len(pool["langs"]) for pool in pools] == [0, MAX_NAMES + 1]

@@ -77,11 +77,14 @@
         `data-action="${action}" data-of="${text(of)}">${title}</button>`;
     const action = (show) => (actions ? [{...column("", show, null, "text-end"), orderable: false}] : []);
 
+    // The server names the fields that describe a node.
+    const described = page.querySelector("[data-description]");
+    const description = Object.entries(JSON.parse(described ? described.dataset.description : "{}"));
+
     const COLUMNS = {
         nodes: [
             nodeColumn, stateColumn, slotsColumn, loadColumn,
-            named("pools", "Pools", (row) => names(row.pools), wide),
-            named("capabilities", "Capabilities", (row) => names(row.capabilities), wide),
+            ...description.map(([name, title]) => named(name, title, (row) => names(row.description[name]), wide)),
             named("heard", "Heard", (row) => (row.silent < 3 ? "now" : ago(row.silent)), "text-nowrap " + wide),
             ...action((row) => (row.state === "draining" ? act("undrain", row.id, "Undrain")
                 : ["free", "full"].includes(row.state) ? act("drain", row.id, "Drain") : ""))
