@@ -35,6 +35,7 @@ from celery_minsched import (
     RegisterNodeRequest,
     SchedulerError,
 )
+from celery_minsched.core.describe import sentence_of
 from celery_minsched.core.keys import queue_name
 from celery_minsched.core.printing import printable
 from celery_minsched.plugin.connection import client_of
@@ -162,9 +163,7 @@ def _registration(
             online=False,
         )
     except ValidationError as exc:
-        raise click.UsageError(
-            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
-        ) from exc
+        raise click.UsageError(sentence_of(exc)) from exc
 
 
 def _plugin(app: Celery, name: str) -> MinSched:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
+from ..core.describe import did_you_mean
 from ..monitor.models import NodeView
 from ..monitor.queries import Views
 from .command import Failure
@@ -19,6 +18,5 @@ def find_node(views: Views, node_id: str) -> NodeView:
 
 def no_such_node(views: Views, node_id: str) -> Failure:
     """The error for a node that is not registered. Names the most similar node."""
-    matches = get_close_matches(node_id, [node.node_id for node in views.nodes()], n=1)
-    hint = f"Did you mean {matches[0]}?" if matches else "minsched nodes shows all nodes."
-    return Failure(f"there is no node {node_id!r}. {hint}")
+    hint = did_you_mean(node_id, [node.node_id for node in views.nodes()])
+    return Failure(f"there is no node {node_id!r}.{hint or ' minsched nodes shows all nodes.'}")

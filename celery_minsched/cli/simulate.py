@@ -13,6 +13,7 @@ import redis
 from kombu.utils.url import maybe_sanitize_url
 from pydantic import ValidationError
 
+from ..core.describe import sentence_of
 from ..simulation import Node, Result, simulate, trace
 from ..simulation.result import Times
 from .command import Failure
@@ -99,7 +100,7 @@ def simulate_command(
         with _database(url) as client, progress("jobs", len(arrivals)) as bar:
             result = simulate(client, arrivals, nodes, overhead / 1000, bar.advance)
     except ValidationError as exc:
-        raise Failure("; ".join(error["msg"] for error in exc.errors())) from exc
+        raise Failure(sentence_of(exc)) from exc
     if as_json:
         print_json(result)
     else:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core.lua_source import number
-from ..core.reading import is_number, pages, record_of, text_of
+from ..core.reading import pages
 from ..core.stored import ask_each, is_wrong_type
+from ..core.texts import is_number, record_of, text_of
 from .state_scan import StateScan
 from .violation import Violation
 

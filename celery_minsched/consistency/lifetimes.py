@@ -11,9 +11,9 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from ..core.reading import pages
-from ..core.scripts import text
 from ..core.statuses import UNASSIGNED
 from ..core.stored import Command
+from ..core.texts import text
 from .records import JobRecord, Key
 from .state_scan import StateScan
 from .violation import Violation

@@ -14,9 +14,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from ..core.keys import HOLDS
-from ..core.reading import MANY, record_of, scan_keys, text_of
-from ..core.scripts import text
+from ..core.reading import MANY, scan_keys
 from ..core.stored import Command, ask, ask_each, empty_answer, is_wrong_type
+from ..core.texts import record_of, text, text_of
 from ..core.times import look_up, settings_of_fleet
 from ..monitor.possible import serving_pools
 from ..monitor.queries import Views

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..core.reading import text_of
 from ..core.stored import ask
+from ..core.texts import text_of
 from ..core.times import is_readable
 from ..monitor.job_record import read_job
 from .state_scan import StateScan

@@ -13,8 +13,8 @@ import redis
 
 from .errors import WrongLayout
 from .keys import Keys
-from .scripts import text
 from .stored import ask_each, integer, is_wrong_type
+from .texts import text
 
 LAYOUT: Final = 2
 SPECIFIED: Final = 1  # the original specification's

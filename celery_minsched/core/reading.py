@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count as counting
 from itertools import islice
@@ -11,8 +10,8 @@ from typing import Any, TypeVar, cast
 import redis
 
 from .keys import Keys
-from .scripts import text
 from .stored import Command, ask
+from .texts import text, text_of, texts
 
 T = TypeVar("T")
 
@@ -108,33 +107,3 @@ def pages(items: Iterable[T]) -> Iterator[list[T]]:
     items = iter(items)
     while page := list(islice(items, PAGE)):
         yield page
-
-
-def text_of(value: object) -> str:
-    """An answer as text."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def text_or_none(value: object) -> str | None:
-    """An answer as text, or that there is none."""
-    return None if value is None else text_of(value)
-
-
-def texts(values: object) -> list[str]:
-    """Answers as texts."""
-    return [text_of(value) for value in cast("list[object]", values)]
-
-
-def record_of(answer: object) -> dict[str, str]:
-    """A hash as texts."""
-    return {text_of(k): text_of(v) for k, v in cast("dict[object, object]", answer).items()}
-
-
-def numbers_of(answer: object) -> dict[str, int]:
-    """The whole numbers in a hash. What a program has put there instead is left out."""
-    return {name: int(value) for name, value in record_of(answer).items() if is_number(value)}
-
-
-def is_number(text: str) -> bool:
-    """Is it a whole number, as Redis writes it?"""
-    return re.fullmatch(r"-?[0-9]{1,19}", text) is not None

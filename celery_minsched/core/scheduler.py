@@ -29,6 +29,7 @@ from .outcomes import outcome_of, outcomes_of
 from .paging import MOST_REVOKED, Args, page_at, pages, slices, to_first_refused
 from .registration import registration
 from .settings import Settings
+from .texts import text
 
 
 class MinimalSchedulerService:
@@ -262,7 +263,7 @@ class MinimalSchedulerService:
     @staticmethod
     def read_claim(answer: Any) -> tuple[str, dict[str, Any]]:
         """What the script answered, as :meth:`claim_job` tells it."""
-        _, verdict, *place = scripts.text(answer)
+        _, verdict, *place = text(answer)
         return verdict, dict(zip(("pool", "chosen_by", "waited_ms", "term"), place, strict=False))
 
     def acknowledge_job(self, node_id: str, delivery_tag: str, term: int) -> str:

@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError
 
 from . import lua_source
 from .keys import Keys
+from .texts import text
 
 Value = str | bytes | int | float
 
@@ -119,12 +120,3 @@ def _looking_for_the_master(client: redis.Redis) -> Iterator[None]:
     except redis.TimeoutError:  # the idle connections are probably dead too
         client.connection_pool.disconnect(inuse_connections=False)
         raise
-
-
-def text(value: Any) -> Any:
-    """An answer of Redis with its bytes as text, however deep."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, list | tuple):
-        return [text(item) for item in value]
-    return value

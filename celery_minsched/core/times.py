@@ -17,6 +17,7 @@ from . import scripts
 from .keys import Keys
 from .settings import PREFIX, Settings
 from .stored import ask
+from .texts import text
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def to_text(settings: Settings) -> str:
 def look_up(client: redis.Redis, keys: Keys) -> str | None:
     """The fleet's times; ``None`` if no node has registered yet."""
     [answer] = ask(client, [("GET", keys("times"))])
-    found: str | None = scripts.text(answer)
+    found: str | None = text(answer)
     return found
 
 

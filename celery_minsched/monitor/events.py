@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from ..core.reading import Reader, numbers_of, record_of, text_of
+from ..core.reading import Reader
+from ..core.texts import numbers_of, record_of, text_of
 from .models import Event
 
 

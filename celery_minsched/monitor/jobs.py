@@ -7,9 +7,10 @@ from functools import cache
 from itertools import chain, islice
 from typing import cast
 
-from ..core.reading import Reader, pages, record_of, text_of
+from ..core.reading import Reader, pages
 from ..core.statuses import HAS_SLOT
 from ..core.stored import Command, ask_each, is_wrong_type
+from ..core.texts import record_of, text_of
 from .job_record import read_job, unreadable_job
 from .lines import first_job_ids, job_of_entry, line_names, parse_line
 from .models import JobView

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from ..core.reading import MANY, Reader, numbers_of, text_of, text_or_none, texts
+from ..core.reading import MANY, Reader
 from ..core.stored import count_of
+from ..core.texts import numbers_of, text_of, text_or_none, texts
 from .models import LineView
 from .possible import possible_demands
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..core.reading import Reader, pages, text_or_none
+from ..core.reading import Reader, pages
 from ..core.settings import Settings
 from ..core.stored import Command, ask_each, is_wrong_type
+from ..core.texts import text_or_none
 from ..core.times import settings_of_fleet
 from .models import NodeView
 from .node_record import NODE_FIELDS, read_node, unreadable_node

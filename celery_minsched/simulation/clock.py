@@ -17,6 +17,7 @@ from ..core.field_types import MAX_SLOTS
 from ..core.models import DispatchRequest
 from ..core.scheduler import MinimalSchedulerService
 from ..core.settings import Settings
+from ..core.texts import text
 
 #: When a simulation begins, seconds since the epoch: a node that was heard of at 0 has no record.
 EPOCH = 1_000_000_000.0
@@ -75,7 +76,7 @@ class VirtualScheduler(MinimalSchedulerService):
         pipe.lpop(self.keys("node_queue", node_id), MAX_SLOTS)
 
     def _call(self, name: str, /, **given: Any) -> list[Any]:
-        answer: list[Any] = scripts.text(self._put(self.redis, name, **given))
+        answer: list[Any] = text(self._put(self.redis, name, **given))
         return answer
 
     def _put(self, client: Any, name: str, /, **given: Any) -> Any:

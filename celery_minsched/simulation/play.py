@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-from ..core import scripts
 from ..core.models import DispatchRequest, HeartbeatRequest, RegisterNodeRequest
+from ..core.texts import text
 from .clock import VirtualScheduler
 from .result import Result, Times
 from .trace import Job, Node
@@ -137,7 +137,7 @@ class _Play:
         )
 
     def _on_dispatch(self, event: _Event, answer: Sequence[Any]) -> None:
-        _, node_id, job_id, *_ = scripts.text(answer)
+        _, node_id, job_id, *_ = text(answer)
         if node_id:
             self._begin(event.number, job_id, node_id, event.at)
         else:

@@ -15,7 +15,7 @@ from .table_request import FIRST_ROWS, MAX_ROWS, TableRequest, select_rows
 MAX_JOBS_OF_LINE = 50
 
 SORT_KEYS: dict[str, Callable[[LineView], Any]] = {
-    "line": lambda line: _demand(line),
+    "line": lambda line: line.demand,
     "state": lambda line: line.possible,
     "jobs": lambda line: line.waiting,
     "oldest": lambda line: -line.oldest_ts,
@@ -33,7 +33,7 @@ def waiting_page(views: Views, _subject: str = "", request: TableRequest = FIRST
     lines.sort(key=lambda line: line.oldest_ts)
     page = select_rows(lines, request._replace(find=""), SORT_KEYS)
     jobs = [
-        {**job_row(job, now), "asks_for": _demand(line), "place": place}
+        {**job_row(job, now), "asks_for": line.demand, "place": place}
         for line, jobs_of_line in zip(page.rows, _first_jobs(views, page.rows), strict=True)
         for place, job in enumerate(jobs_of_line, 1)
     ]
@@ -63,7 +63,7 @@ def _first_jobs(views: Views, lines: list[LineView]) -> list[list[JobView]]:
 def _row(line: LineView, now: int) -> dict[str, Any]:
     return {
         "id": line.name,
-        "asks_for": _demand(line),
+        "asks_for": line.demand,
         "state": line.state,
         "waiting": line.waiting,
         "age": age(line.oldest_ts, now),
@@ -72,9 +72,3 @@ def _row(line: LineView, now: int) -> dict[str, Any]:
 
 def _lines_text(read: int, total: int, request: TableRequest) -> str:
     return f"{read:,} found, of {total:,}" if request.find else shown_of(read, total)
-
-
-def _demand(line: LineView) -> str:
-    """What the jobs of the line ask for."""
-    required = [f"node {line.required_node}"] if line.required_node else []
-    return ", ".join([*line.where.split("="), *line.capabilities, *required])

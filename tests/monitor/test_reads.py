@@ -146,7 +146,7 @@ def test_the_waiting_page_shows_a_part_of_the_lines(crowd: Any) -> None:
     assert 0 < (number := found["numbers"]["lines"][0]) < MANY
     assert found["texts"]["lines"] == f"{number:,} found, of {MANY + 1:,}"
     for row in found["tables"]["lines"]:
-        assert row["asks_for"].startswith("zh:en, ")
+        assert row["asks_for"].startswith("zh:en ")
         assert "cap-2" in row["asks_for"]
     none = waiting_page(views, "", TableRequest(find="*"))
     assert none["numbers"]["lines"] == [0, MANY + 1]

@@ -59,10 +59,10 @@ class TestPages:
         look("pools")
         assert browser.rows("pools")[0][:5] == ["asr", "open", "13 / 16", "6", "1.19"]
         look("waiting")
-        assert ["ocr, tesseract-5", "impossible", "2"] in [r[:3] for r in browser.rows("lines")]
+        assert ["ocr +tesseract-5", "impossible", "2"] in [r[:3] for r in browser.rows("lines")]
         jobs = browser.rows("jobs")
         assert {job[0].split()[0] for job in jobs} >= {"documents.read", "speech.transcribe"}
-        assert ["zh:en, whisper-large", "1"] in [job[1:3] for job in jobs]
+        assert ["zh:en +whisper-large", "1"] in [job[1:3] for job in jobs]
         look("events")
         assert "node died" in browser.text("[data-table=events]")
 
@@ -100,11 +100,11 @@ class TestPages:
             return [row[0] for row in browser.rows("lines")]
 
         look("waiting")
-        assert (len(ids()), ids()[0]) == (50, "asr, cap-000")
+        assert (len(ids()), ids()[0]) == (50, "asr +cap-000")
         assert browser.text("#DataTables_Table_0_info") == "1 to 50 of 130"
         assert browser.rows("jobs")[0][0] == "— t0"
         browser.script("$('[data-table=lines]').DataTable().page('next').draw('page')")
-        wait_for(lambda: ids()[:1] == ["asr, cap-050"])
+        wait_for(lambda: ids()[:1] == ["asr +cap-050"])
         assert browser.rows("jobs")[0][0] == "— t50"
         browser.script("$('[data-table=lines]').DataTable().search('CAP-12 asr').draw()")
         wait_for(lambda: len(ids()) == 10)

@@ -15,7 +15,7 @@ from ...core.field_types import Lang, Name, is_job_id
 from ...core.layout import LAYOUT, layout_of
 from ...core.reading import MANY, scan_keys
 from ...core.scheduler import MinimalSchedulerService
-from ...core.scripts import text
+from ...core.texts import text
 
 #: The specification's keys, and of what type each is. It leaves open what a language pair is.
 _TYPES: Final = {
