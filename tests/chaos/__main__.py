@@ -19,13 +19,15 @@ NODE_TTL = 3.0  # seconds
 
 
 @click.command()
-@click.option("--short", "form", flag_value="short", help="A minute and a half, instead of eight.")
-@click.option("--seed", type=int, help="Of the random jobs and faults.  [default: drawn]")
-@click.option("--keep", is_flag=True, help="Keep the logs and the ledger, also if all went well.")
+@click.option(
+    "--short", "form", flag_value="short", help="Run for a minute and a half instead of eight."
+)
+@click.option("--seed", type=int, help="Seed of the random jobs and faults.  [default: random]")
+@click.option("--keep", is_flag=True, help="Keep the logs and the ledger of a successful run, too.")
 def main(form: str | None, seed: int | None, keep: bool) -> None:
-    """Send jobs to a fleet while everything around it misbehaves, and see what became of each.
+    """Send jobs to nodes while nodes, the network and Redis fail, and check each job.
 
-    Exits with 1 if a column that must be zero is not.
+    The exit code is 1 if a promise was broken.
     """
     seed = random.randrange(10**6) if seed is None else seed
     directory = Path(tempfile.mkdtemp(prefix="minsched-chaos-"))
@@ -34,18 +36,18 @@ def main(form: str | None, seed: int | None, keep: bool) -> None:
     )
     console = Console(highlight=False, width=130)
     console.print(f"seed {seed}, logs in {directory}")
-    places = {"CHAOS_CHILDREN": directory / "children", "CHAOS_REQUEUED": directory / "requeued"}
-    for place in places.values():
-        place.mkdir()
+    folders = {"CHAOS_CHILDREN": directory / "children", "CHAOS_REQUEUED": directory / "requeued"}
+    for folder in folders.values():
+        folder.mkdir()
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         os.environ.update(
             SOAK_BROKER=server.url,
             SOAK_LEDGER=str(directory / "ledger"),
             SOAK_NODE_TTL=str(NODE_TTL),
-            **{name: str(place) for name, place in places.items()},
+            **{name: str(folder) for name, folder in folders.items()},
         )
-        from .run import FORMS, chaos  # its application reads the environment
+        from .run import FORMS, chaos  # reads the environment when it is imported
 
         is_sound = chaos(console, FORMS[form or "full"], seed, server, directory)
     finally:

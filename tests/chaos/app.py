@@ -1,4 +1,4 @@
-"""The soak's application, with more tasks and with what the faults need inside a node."""
+"""The soak's application with more tasks and with the code of faults inside a node."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from redis.exceptions import RedisError
 
 from ..soak.app import Backend, app, begin, ledger, task
 
-#: A process of a node's pool leaves a file here: the other child of a node is its pulse.
+#: Each process of a node's pool writes a file here. The other child of a node is its pulse.
 CHILDREN = Path(os.environ["CHAOS_CHILDREN"])
-#: A requeued task leaves a file here when it has asked for its message again.
+#: A task writes a file here when it requeues its message.
 REQUEUED = Path(os.environ["CHAOS_REQUEUED"])
 HANG = (2.0, 14.0)  # seconds
-URGENT = "urgent"  # a task's shadow name, by which its publisher gives it a priority
+URGENT = "urgent"  # a shadow name: a publish handler gives these tasks a priority
 
 
 class PatientBackend(Backend):
-    """Also retries to store a result that Redis refuses, out of memory or read-only."""
+    """Also retries to store a result if Redis is out of memory or read-only."""
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         return isinstance(exc, RedisError) or bool(super().exception_safe_to_retry(exc))
@@ -32,14 +32,14 @@ class PatientBackend(Backend):
 
 app.conf.update(
     result_backend=f"tests.chaos.app:PatientBackend+{os.environ['SOAK_BROKER']}",
-    # A silently dropped connection ends after these seconds; Celery's default is two minutes.
+    # The timeout detects a silently dropped connection. Celery's default is two minutes.
     redis_socket_timeout=5.0,
     redis_socket_connect_timeout=5.0,
 )
 
 
 def _hang(*_: Any) -> None:
-    """Hold the main thread, as a lock or a library that never answers does."""
+    """Block the main thread, as a lock or a library that hangs does."""
     time.sleep(random.uniform(*HANG))
 
 
@@ -59,7 +59,7 @@ def _give_priority(headers: Any = None, properties: Any = None, **_: Any) -> Non
 
 @task(name="requeueing_late", acks_late=True)
 def requeueing_late(self: Any, seconds: float) -> float:
-    """Asks for its own message again, once."""
+    """Requeues its message once."""
     run = begin(self)
     time.sleep(seconds)
     mark = REQUEUED / self.request.id

@@ -1,4 +1,4 @@
-"""When the fleet took which node for dead: read from the scheduler's events, while they happen."""
+"""The times at which each node was declared dead, read from the scheduler's events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Deaths:
-    """Seconds of the monotonic clock at which each node was taken for dead."""
+    """The times at which each node was declared dead, in seconds of the monotonic clock."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self.of: dict[str, list[float]] = defaultdict(list)
@@ -25,12 +25,12 @@ class Deaths:
         self._last = "0"
         self._offset = time.time() - time.monotonic()
 
-    def look(self) -> None:
-        """Read the events since the last look."""
+    def update(self) -> None:
+        """Read the events since the last call."""
         with contextlib.suppress(RedisError):
             for event_id, event in self._client.xrange(self._events, f"({self._last}"):
                 self._last = event_id
                 if event["kind"] == "node_died":
                     at = int(event_id.partition("-")[0]) / 1000 - self._offset
                     self.of[event["node"]].append(at)
-                    logger.info("%s is taken for dead", event["node"])
+                    logger.info("%s is declared dead", event["node"])

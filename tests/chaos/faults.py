@@ -1,4 +1,4 @@
-"""Faults of nodes, the network and Redis. A fault that lasts a while ends by itself."""
+"""Faults of nodes, the network and Redis. Each lasting fault is undone after a while."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..support.proxy import Proxy
 from ..support.server import Server
 from .fleet import Node
 
-WHILE = (0.5, 8.0)  # seconds that most faults last: shorter and longer than a node may be silent
-STARVED = 20.0  # seconds for which a node has the lowest priority
-#: Of a client that may meet a Redis which is paused.
+DURATION = (0.5, 8.0)  # seconds of most faults: some exceed the TTL
+STARVED = 20.0  # seconds at the lowest CPU priority
+#: Options of a client that must not block if Redis is paused.
 IMPATIENT: dict[str, Any] = {"socket_timeout": 1.0, "retry": Retry(NoBackoff(), 0)}
 
 
 class ChaosFaults(Faults):
-    """Brings about a random fault every two seconds, and starts again the nodes that are gone."""
+    """Causes a random fault every two seconds, and restarts dead nodes."""
 
     pause = (1.0, 3.0)  # seconds between two faults
 
     def __init__(self, seed: int, nodes: list[Node], server: Server, node_ttl: float) -> None:
         super().__init__(seed, list(nodes), server, node_ttl, on_death=None)
-        #: When processes of each node's pool were killed.
+        #: By node: the times at which processes of its pool were killed.
         self.killed_children: dict[str, list[float]] = defaultdict(list)
-        #: Nodes that ended though nothing killed them.
+        #: Sentences about nodes that ended without a fault.
         self.ended_alone: list[str] = []
         self._nodes = nodes
         self._of_node: list[Callable[[Node], None]] = [
@@ -103,7 +103,7 @@ class ChaosFaults(Faults):
             self._signal(pulse, signal.SIGKILL)
 
     def _kill_child(self, node: Node) -> None:
-        # Celery's worker ends if a child of it dies before it is ready.
+        # Celery's worker ends if a child process dies before the worker is ready.
         if node.is_ready and (child := self._child(node)):
             self._note("kill -9 of a child", node.name)
             self.killed_children[node.name].append(time.monotonic())
@@ -169,11 +169,11 @@ class ChaosFaults(Faults):
 
     def _pause_clients(self) -> None:
         self._note("CLIENT PAUSE ALL")
-        self._call("CLIENT", "PAUSE", int(1000 * self._draw.uniform(*WHILE)), "ALL")
+        self._call("CLIENT", "PAUSE", int(1000 * self._draw.uniform(*DURATION)), "ALL")
 
     def _pause_writes(self) -> None:
         self._note("CLIENT PAUSE WRITE")
-        self._call("CLIENT", "PAUSE", int(1000 * self._draw.uniform(*WHILE)), "WRITE")
+        self._call("CLIENT", "PAUSE", int(1000 * self._draw.uniform(*DURATION)), "WRITE")
 
     def _kill_clients(self) -> None:
         self._note("CLIENT KILL of some")
@@ -182,7 +182,7 @@ class ChaosFaults(Faults):
             self._call("CLIENT", "KILL", "ID", client["id"])
 
     def _kill_blocked(self) -> None:
-        self._note("CLIENT KILL of those that wait for messages")
+        self._note("CLIENT KILL of the clients that wait for messages")
         for client in self._clients():
             if "b" in client["flags"]:
                 self._call("CLIENT", "KILL", "ID", client["id"])
@@ -206,7 +206,7 @@ class ChaosFaults(Faults):
         return []
 
     def _call(self, *command: Any) -> Any:
-        """What Redis answers, ``None`` while it does not."""
+        """The reply of Redis; ``None`` if there is no reply."""
         with contextlib.suppress(RedisError), self._server.client(**IMPATIENT) as client:
             return client.execute_command(*command)
         return None
@@ -216,4 +216,4 @@ class ChaosFaults(Faults):
         self._call("SCRIPT", "FLUSH")
 
     def _for_a_while(self, undo: Callable[[], None]) -> None:
-        self._later(self._draw.uniform(*WHILE), undo)
+        self._later(self._draw.uniform(*DURATION), undo)

@@ -1,4 +1,4 @@
-"""Six nodes, prefork and threads: half behind a proxy, two with more slots than processes."""
+"""Six nodes, prefork and threads: three behind a proxy, two with more slots than processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ APP = "tests.chaos.app"
 
 
 class Box(NamedTuple):
-    """A node, as it is started."""
+    """The options of a node."""
 
     name: str
     pool: str
@@ -39,7 +39,7 @@ BOXES = [
 
 
 class Node(Worker):
-    """A node, the processes of which can be hit one by one."""
+    """A node whose processes can get signals separately."""
 
     def __init__(self, box: Box, logs: Path, server: Server) -> None:
         self.link = Proxy(server.port) if box.is_far else None
@@ -53,7 +53,7 @@ class Node(Worker):
 
     @property
     def main(self) -> psutil.Process | None:
-        """Its main process, if that runs."""
+        """Its main process, if it runs."""
         with contextlib.suppress(psutil.NoSuchProcess):
             if self.process and self.process.poll() is None:
                 return psutil.Process(self.process.pid)
@@ -71,14 +71,14 @@ class Node(Worker):
         return min(others, key=lambda child: child.create_time(), default=None)
 
     def ask_to_stop_now(self) -> None:
-        """SIGQUIT: it kills what runs, in a pool of processes."""
+        """SIGQUIT: a prefork pool kills its running tasks."""
         assert self.process
         self.begin_absence("SIGQUIT")
         self.is_leaving = True
         self.process.send_signal(signal.SIGQUIT)
 
     def set_nice(self, nice: int) -> None:
-        """Of all its processes."""
+        """Set the niceness of all its processes."""
         assert self.process
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PGRP, self.process.pid, nice)

@@ -14,7 +14,7 @@ from celery_minsched import MinSched
 from ..soak import ledger, report, verdict
 from ..soak.app import NODE_TTL
 from ..soak.load import plan
-from ..soak.run import Form, going_on, is_quiet, stop, told, wait
+from ..soak.run import Form, count_ready, is_quiet, running, stop, wait
 from ..soak.verdict import Promise
 from ..support.server import Server
 from .app import app
@@ -31,12 +31,12 @@ FORMS = {
 
 
 def chaos(console: Console, form: Form, seed: int, server: Server, directory: Path) -> bool:
-    """Is every column zero that must be?"""
+    """Run chaos. Whether all promises were kept."""
     plugin: MinSched = app.minsched
     with ExitStack() as stack:
         client = stack.enter_context(server.client(**IMPATIENT))
         nodes = make_fleet(directory, server)
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # in a node too, until it has its handler
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by a node until it has a handler
         for node in nodes:
             stack.callback(node.close)
             node.start()
@@ -45,10 +45,10 @@ def chaos(console: Console, form: Form, seed: int, server: Server, directory: Pa
         faults = ChaosFaults(seed, nodes, server, NODE_TTL)
         jobs = plan(seed, form.jobs, form.poisons, form.seconds, KINDS, PRIORITIES)
         producer = ChaosProducer(app, jobs)
-        with going_on(faults, deaths.look):
+        with running(faults, deaths.update):
             producer.run()
             faults.end()
-            wait(lambda: is_quiet(client, producer, plugin), lambda: told(client, producer))
+            wait(lambda: is_quiet(client, producer, plugin), lambda: count_ready(client, producer))
             wait(lambda: are_back(nodes, plugin))
         promises = [*report.state_promises(plugin), back_promise(nodes, plugin), stop_all(nodes)]
         results = verdict.results(client, list(producer.accepted))
@@ -61,13 +61,14 @@ def chaos(console: Console, form: Form, seed: int, server: Server, directory: Pa
         console.print(f"\n{len(producer.accepted)} jobs, {producer.refused} refused, seed {seed}")
         console.print(report.jobs_table(judged, KINDS))
         console.print(report.faults_table(faults))
-        console.print(f"{judged.ran_anew} late jobs began again since their node had died: allowed")
+        again = f"{judged.ran_again} late jobs began again because their node had died"
+        console.print(f"{again}. This is allowed.")
         console.print(report.promises_table(promises))
         return not any(promise.broken for promise in promises)
 
 
 def are_back(nodes: list[Node], plugin: MinSched) -> bool:
-    """Does every node take jobs again?"""
+    """Whether all nodes take jobs."""
     return all(node.is_up for node in nodes) and not absent(nodes, plugin)
 
 
@@ -79,17 +80,17 @@ def absent(nodes: list[Node], plugin: MinSched) -> set[str]:
 
 
 def back_promise(nodes: list[Node], plugin: MinSched) -> Promise:
-    """What must be true of the nodes when all is quiet."""
+    """The promise about the nodes when no job is left."""
     promise = Promise("a node takes jobs again")
-    away = absent(nodes, plugin)
+    absent_nodes = absent(nodes, plugin)
     for node in nodes:
-        promise.check(node.name not in away, f"{node.name} takes no jobs")
+        promise.check(node.name not in absent_nodes, f"{node.name} takes no jobs")
     return promise
 
 
 def stop_all(nodes: list[Node]) -> Promise:
-    """Ask all of them to stop, and see that they do."""
-    promise = Promise("a node stops when it is asked to")
+    """Stop all nodes. The promise about their ends."""
+    promise = Promise("a node stops after SIGTERM")
     stop(nodes)
     for node in nodes:
         promise.check(not node.main, f"{node.name} does not stop")
@@ -97,8 +98,8 @@ def stop_all(nodes: list[Node]) -> Promise:
 
 
 def ends_of(nodes: list[Node], deaths: Deaths) -> dict[str, list[float]]:
-    """The times at which each node died, was taken for dead, or killed its tasks."""
+    """The times at which each node died, was declared dead, or killed its tasks."""
     ends = defaultdict(list, {name: list(times) for name, times in deaths.of.items()})
     for node in nodes:
-        ends[node.name] += [one.since for one in node.absences if one.why != "SIGSTOP"]
+        ends[node.name] += [away.since for away in node.absences if away.cause != "SIGSTOP"]
     return ends

@@ -1,4 +1,4 @@
-"""The columns that must be zero, judged by the ledger, the result backend and the deaths."""
+"""The promises about each job, checked with the ledger, the result backend and the deaths."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from ..soak.ledger import Run, by_task
 from ..soak.load import Job
 from ..soak.verdict import MAX_RESCUES, Promise, Result
 
-#: Seconds by which a death may be written down before or after its effects: a node that is taken
-#: for dead learns of it later, and its jobs move before the event is written.
+#: Greatest difference between the time of a death and its effects, in seconds. A node that is
+#: declared dead learns it later, and its jobs move before the event is written.
 SLACK = 4.0
 
 
 class Verdict:
-    """What became of each job. ``ends`` are the times at which each node died, was taken for dead,
-    or killed its tasks; ``killed_children`` those at which a process of its pool was killed.
+    """The promises about each job.
+
+    ``ends`` has the times at which each node died, was declared dead, or killed its tasks.
+    ``killed_children`` has the times at which processes of its pool were killed.
     """
 
     def __init__(
@@ -34,29 +36,29 @@ class Verdict:
         self.results = results
         self._ends = ends
         self._killed = killed_children
-        self.silent = Promise("has a result")
-        self.early = Promise("acknowledged early: began once at most")
+        self.ready = Promise("has a result")
+        self.early = Promise("acknowledged early: began at most once")
         self.late = Promise("acknowledged late: ran to its end")
-        self.again = Promise("acknowledged late: began again since its node had died")
+        self.again = Promise("acknowledged late: began again only if its node had died")
         self.lost = Promise("reported lost: acknowledged early, and its node had died")
-        self.given_up = Promise(f"given up: {MAX_RESCUES} nodes had died under it")
-        self.other = Promise("any other result: as the ledger has it")
-        #: Late ones that began again since their node had died: allowed.
-        self.ran_anew = 0
+        self.given_up = Promise(f"given up: {MAX_RESCUES} nodes had died while they ran it")
+        self.other = Promise("any other result: agrees with the ledger")
+        #: Number of late jobs that began again because their node had died.
+        self.ran_again = 0
         for task_id, job in jobs.items():
             self._judge(task_id, job)
 
     @property
     def promises(self) -> list[Promise]:
-        """All of them."""
+        """All promises, in the order of the table."""
         return [
-            *(self.silent, self.early, self.late, self.again),
+            *(self.ready, self.early, self.late, self.again),
             *(self.lost, self.given_up, self.other),
         ]
 
     def _judge(self, task_id: str, job: Job) -> None:
         runs, result = self.runs.get(task_id, []), self.results[task_id]
-        self.silent.check(result.is_ready, task_id)
+        self.ready.check(result.is_ready, task_id)
         if job.kind.is_late:
             self._judge_late(task_id, runs, result)
         else:
@@ -76,14 +78,14 @@ class Verdict:
         messages: dict[str, list[Run]] = defaultdict(list)
         for run in runs:
             messages[run.message].append(run)
-        for same in messages.values():
-            for run, following in pairwise(same):
+        for message_runs in messages.values():
+            for run, following in pairwise(message_runs):
                 if run.outcome == "requeued" and run.ended and run.ended <= following.began:
                     continue
-                # A node may have given it to a process just before it was stopped.
-                runs_at_dead = (self._has_died(one, following.began) for one in (run, following))
-                self.again.check(any(runs_at_dead), task_id)
-                self.ran_anew += 1
+                # A node may pass the task to a process just before it is stopped.
+                died = (self._has_died(either, following.began) for either in (run, following))
+                self.again.check(any(died), task_id)
+                self.ran_again += 1
 
     def _is_explained(self, job: Job, runs: list[Run], result: Result) -> bool:
         if result.outcome == "revoked":
@@ -99,7 +101,7 @@ class Verdict:
         return any(end <= result.done for ends in self._ends.values() for end in ends)
 
     def _has_died(self, run: Run, until: float) -> bool:
-        """Did the run's node die between its begin and ``until``?"""
+        """Whether the run's node died between the run's begin and ``until``."""
         return self._is_near(self._ends[run.node_id], run, until)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The application of the worker containers. pytest-celery fills in the two lines with ``None``."""
+"""The application of the worker containers. pytest-celery replaces the two lines with ``None``."""
 
 from celery import Celery
 

@@ -1,6 +1,7 @@
-"""docker-compose.yml as a whole: it comes up, does work, and bears the loss of a node.
+"""The services of docker-compose.yml start, run jobs, and survive the loss of a node.
 
-``COMPOSE`` names the program, such as ``docker-compose``; by default it is what is there.
+The variable ``COMPOSE`` names the program, such as ``docker-compose``. The default is the installed
+program.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NODE = re.compile(r"(\w+) +pool (\w+) +(\d) slots +(\d+) jobs +slots busy for ([
 
 
 class Stack:
-    """The services of docker-compose.yml, under a project name of their own."""
+    """The services of docker-compose.yml with a separate project name."""
 
     def __init__(self) -> None:
         self.flower_port = free_port()
@@ -37,7 +38,7 @@ class Stack:
         self._docker = docker.from_env()
 
     def __call__(self, *command: str) -> str:
-        """What a command of compose says; fails with all of it where the command fails."""
+        """Run a command of compose. Its output. A failed command fails the test."""
         done = subprocess.run(
             [*self._compose, "--project-name", PROJECT, *command],
             cwd=ROOT,
@@ -50,7 +51,7 @@ class Stack:
         return done.stdout
 
     def state(self, service: str) -> dict[str, Any]:
-        """What Docker says of a service's container; it may have ended."""
+        """The state of a service's container, which may have ended."""
         prefix = "com.docker.compose"
         labels = [f"{prefix}.project={PROJECT}", f"{prefix}.service={service}"]
         [container] = self._docker.containers.list(all=True, filters={"label": labels})
@@ -65,17 +66,17 @@ class Stack:
             )
 
     def round(self, number: int) -> dict[str, int] | None:
-        """How the jobs of a round ended, once it has."""
-        said = re.search(rf"round {number}: (\d+) jobs in [\d.]+ s, (.*)", self("logs", "producer"))
-        if not said or not self.shares(number):
+        """The number of jobs in each end status, if the round has ended."""
+        line = re.search(rf"round {number}: (\d+) jobs in [\d.]+ s, (.*)", self("logs", "producer"))
+        if not line or not self.shares(number):
             return None
-        ended = {status: int(many) for many, status in re.findall(r"(\d+) (\w+)", said[2])}
-        return {"all": int(said[1]), **ended}
+        ended = {status: int(count) for count, status in re.findall(r"(\d+) (\w+)", line[2])}
+        return {"all": int(line[1]), **ended}
 
     def shares(self, number: int) -> dict[str, tuple[str, int, int, float]]:
-        """Who did a round: for each node its pool, slots, jobs and the time of its slots."""
-        _, _, said = self("logs", "producer").partition(f"round {number}: ")
-        this_round, _, _ = said.partition(f"round {number + 1}: ")
+        """For each node in a round: its pool, slots, jobs and the busy time of its slots."""
+        _, _, log = self("logs", "producer").partition(f"round {number}: ")
+        this_round, _, _ = log.partition(f"round {number + 1}: ")
         shares = {
             node: (pool, int(slots), int(jobs), float(busy))
             for node, pool, slots, jobs, busy in NODE.findall(this_round)
@@ -103,7 +104,7 @@ def test_every_service_becomes_healthy(stack: Stack) -> None:
     stack.wait_healthy(*SERVICES)
 
 
-def test_the_producers_work_is_done_by_each_node_in_proportion_to_its_slots(stack: Stack) -> None:
+def test_each_node_runs_jobs_in_proportion_to_its_slots(stack: Stack) -> None:
     ended = wait_for(lambda: stack.round(1), "the first round", patience=300)
     assert ended["finished"] == ended["all"]
     shares = stack.shares(1)
@@ -113,29 +114,29 @@ def test_the_producers_work_is_done_by_each_node_in_proportion_to_its_slots(stac
         "medium": ("pack", 2),
         "small": ("index", 1),
     }
-    # Each slot of the pool was in use for as long as any other.
+    # All slots of the pool were busy for the same time.
     large, medium = (shares[node][3] / shares[node][1] for node in ("large", "medium"))
     assert large == pytest.approx(medium, rel=0.2)
 
 
-def test_flower_shows_the_nodes_as_workers_named_by_their_id(stack: Stack) -> None:
+def test_flower_shows_each_node_as_a_worker_with_its_id(stack: Stack) -> None:
     url = f"http://127.0.0.1:{stack.flower_port}/api/workers?refresh=1"
     with pytest.raises(HTTPError, match="401"):
         urlopen(url, timeout=30)
-    known = {"Authorization": f"Basic {b64encode(b'flower:of-flower').decode()}"}
+    headers = {"Authorization": f"Basic {b64encode(b'flower:of-flower').decode()}"}
 
     def workers() -> dict[str, Any]:
-        with urlopen(Request(url, headers=known), timeout=30) as answer:
+        with urlopen(Request(url, headers=headers), timeout=30) as answer:
             return dict(json.load(answer))
 
     names = {"celery@large", "celery@medium", "celery@small"}
-    found = wait_for(lambda: (seen := workers()) and names <= set(seen) and seen, "workers", 60)
-    assert set(found) == names
-    [queue] = found["celery@large"]["active_queues"]
+    shown = wait_for(lambda: (page := workers()) and names <= set(page) and page, "workers", 60)
+    assert set(shown) == names
+    [queue] = shown["celery@large"]["active_queues"]
     assert queue["name"] == "minsched.node.large"
 
 
-def test_a_node_that_is_stopped_ends_by_itself_and_loses_no_job(stack: Stack) -> None:
+def test_a_node_that_is_stopped_ends_and_loses_no_job(stack: Stack) -> None:
     number = _next_round(stack)
     stack("stop", "medium")
     assert stack.state("medium")["ExitCode"] == 0
@@ -145,7 +146,7 @@ def test_a_node_that_is_stopped_ends_by_itself_and_loses_no_job(stack: Stack) ->
     stack.wait_healthy("medium")
 
 
-def test_a_node_that_is_killed_loses_no_more_than_it_ran(stack: Stack) -> None:
+def test_a_node_that_is_killed_loses_only_running_jobs(stack: Stack) -> None:
     number = _next_round(stack)
     stack("kill", "large")
     ended = wait_for(lambda: stack.round(number), f"round {number}", patience=300)
@@ -154,14 +155,14 @@ def test_a_node_that_is_killed_loses_no_more_than_it_ran(stack: Stack) -> None:
 
 
 def _next_round(stack: Stack) -> int:
-    """Wait until a round has begun; its number."""
+    """Wait until the next round begins. Its number."""
     number = 1
     while stack.round(number):
         number += 1
 
-    def works() -> str:
-        keys = stack("exec", "-T", "redis", "redis-cli", "zcard", "scheduler:node:jobs:large")
-        return keys.strip() if keys.strip() != "0" else ""
+    def jobs_of_large() -> str:
+        count = stack("exec", "-T", "redis", "redis-cli", "zcard", "scheduler:node:jobs:large")
+        return count.strip() if count.strip() != "0" else ""
 
-    wait_for(works, f"round {number} to begin", patience=60)
+    wait_for(jobs_of_large, f"round {number} to begin", patience=60)
     return number

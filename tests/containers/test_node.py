@@ -1,4 +1,4 @@
-"""Our image as the worker of pytest-celery, with its own broker: what only containers show."""
+"""The project's image as the worker of pytest-celery, with a broker in another container."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from . import node_app
 
 
 class NodeContainer(CeleryWorkerContainer):
-    """A node instead of a worker that consumes a queue of its own choice."""
+    """A container with a node instead of a Celery worker."""
 
     @classmethod
     def command(cls, *args: str, **_: Any) -> list[str]:
@@ -43,7 +43,7 @@ class NodeContainer(CeleryWorkerContainer):
 
 
 class Setup(CeleryTestSetup):
-    """The tests' own application has the scheduler too."""
+    """The application of the tests has the scheduler, too."""
 
     @classmethod
     def update_app_config(cls, app: Celery) -> None:
@@ -51,13 +51,13 @@ class Setup(CeleryTestSetup):
 
 
 def _host_url(container: RedisContainer) -> str:
-    """The URL of a Redis container for the tests, which may run in a container themselves."""
+    """The URL of a Redis container as the tests see it. They may run in a container, too."""
     host, port = container.get_addr("6379/tcp")
     return f"{container.prefix()}{host}:{port}/{container.vhost}"
 
 
-# pytest-celery (1.3) writes localhost before the port of get_addr. Only outside a container is that
-# right. The property is set on the class itself: pytest-celery's fixtures name this class.
+# pytest-celery (1.3) combines localhost with the port of get_addr. Inside a container this is
+# wrong. Its fixtures name this class, so the property must be set on the class.
 RedisContainer.host_url = property(_host_url)
 
 
@@ -76,7 +76,7 @@ node_image = build(
 
 
 def node(node_id: str) -> Any:
-    """A container that is the node of that id."""
+    """A container that runs the node with this id."""
     return container(
         image="{node_image.id}",
         command=NodeContainer.command("--node-id", node_id),
@@ -150,12 +150,12 @@ def wait_online(setup: CeleryTestSetup, *node_ids: str) -> None:
         )
 
 
-def runs(setup: CeleryTestSetup, node_id: str) -> bool:
-    """Does a job that must run at that node do so, once the node is online?"""
+def runs_a_job(setup: CeleryTestSetup, node_id: str) -> bool:
+    """Wait until the node is online, and run a job that requires it."""
     wait_online(setup, node_id)
     result = send(setup, 0, preferred_node=node_id, affinity="require")
     assert result.get(timeout=60) is True
-    # A result comes before its slot is free.
+    # The result is stored before the slot is free.
     wait_for(lambda: status(setup, result) == ("finished", node_id), "its slot to be free")
     return True
 
@@ -165,7 +165,7 @@ def status(setup: CeleryTestSetup, result: Any) -> tuple[str, str]:
     return (job.status, job.node_id)
 
 
-def test_jobs_are_spread_over_the_nodes_and_end(celery_setup: CeleryTestSetup) -> None:
+def test_jobs_are_spread_evenly_over_the_nodes(celery_setup: CeleryTestSetup) -> None:
     wait_online(celery_setup, "n1", "n2")
     results = [send(celery_setup, 1) for _ in range(4)]
     assert [result.get(timeout=60) for result in results] == [True] * 4
@@ -175,7 +175,7 @@ def test_jobs_are_spread_over_the_nodes_and_end(celery_setup: CeleryTestSetup) -
     assert Checker(celery_setup.app.minsched.views).check() == []
 
 
-def test_a_container_that_is_stopped_finishes_what_it_runs(celery_setup: CeleryTestSetup) -> None:
+def test_a_stopped_container_finishes_its_running_job(celery_setup: CeleryTestSetup) -> None:
     result = send(celery_setup, 3, preferred_node="n1")
     wait_for(lambda: status(celery_setup, result) == ("running", "n1"))
     n1 = docker_container(celery_setup, 0)
@@ -186,7 +186,7 @@ def test_a_container_that_is_stopped_finishes_what_it_runs(celery_setup: CeleryT
     assert nodes(celery_setup)["n1"].state == "left"
 
 
-def test_a_node_that_the_network_lost_is_taken_for_dead_and_comes_back(
+def test_a_disconnected_node_is_declared_dead_and_serves_again_after_its_return(
     celery_setup: CeleryTestSetup, default_pytest_celery_network: Any
 ) -> None:
     result = send(celery_setup, 60, preferred_node="n1")
@@ -196,22 +196,20 @@ def test_a_node_that_the_network_lost_is_taken_for_dead_and_comes_back(
     wait_for(lambda: scheduler.redis.exists(acknowledged), "the task to be acknowledged")
     n1 = docker_container(celery_setup, 0)
     default_pytest_celery_network.disconnect(n1)
-    with pytest.raises(
-        NodeLostError
-    ):  # it was acknowledged, and nobody can tell that it still runs
+    with pytest.raises(NodeLostError):  # the task was acknowledged early
         result.get(timeout=60)
     assert status(celery_setup, result) == ("lost", "n1")
     default_pytest_celery_network.connect(n1)
-    assert runs(celery_setup, "n1")
+    assert runs_a_job(celery_setup, "n1")
     assert Checker(celery_setup.app.minsched.views).check() == []
 
 
-def test_the_fleet_registers_anew_at_a_broker_that_forgot_all(
+def test_the_nodes_register_again_after_redis_lost_its_data(
     celery_setup: CeleryTestSetup,
 ) -> None:
-    celery_setup.broker.restart()  # and it saves nothing
-    assert runs(celery_setup, "n1")
-    assert runs(celery_setup, "n2")
+    celery_setup.broker.restart()  # loses its data
+    assert runs_a_job(celery_setup, "n1")
+    assert runs_a_job(celery_setup, "n2")
 
 
 def docker_container(setup: CeleryTestSetup, number: int) -> Any:

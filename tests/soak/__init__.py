@@ -1,13 +1,14 @@
-"""The soak: a fleet at work while random faults befall it, and what became of each job.
+"""The soak test: six nodes run jobs while random faults happen. Each job is checked afterwards.
 
-``python -m tests.soak --help``. With ``--plain`` the same jobs and faults meet plain Celery.
+``python -m tests.soak --help``. With ``--plain`` plain Celery runs the same jobs with the same
+faults.
 
     run.py      one soak, from the first job to the verdict
-    app.py      the tasks; each writes its begin and end to the ledger
-    load.py     which jobs are sent, and when
-    fleet.py    six workers, and what can be done to them
-    faults.py   what befalls workers and Redis, and how long each rescue took
-    ledger.py   what ran, where and when
-    verdict.py  what was promised, and which jobs broke it
+    app.py      the tasks; each writes its begin and its end to the ledger
+    load.py     the jobs and the times at which they are sent
+    fleet.py    six workers, and the signals to them
+    faults.py   the faults of workers and Redis, and the duration of each rescue
+    ledger.py   a record of each run of a task
+    verdict.py  the promises, and the jobs that broke them
     report.py   the tables
 """

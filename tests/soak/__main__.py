@@ -19,19 +19,19 @@ NODE_TTL = 2.0  # seconds
 
 
 @click.command()
-@click.option("--short", "form", flag_value="short", help="A minute, instead of five.")
-@click.option("--quick", "form", flag_value="quick", help="Half a minute.")
-@click.option("--seed", type=int, help="Of what is drawn: jobs and faults.  [default: drawn]")
-@click.option("--plain", is_flag=True, help="The same with plain Celery.")
+@click.option("--short", "form", flag_value="short", help="Run for one minute instead of five.")
+@click.option("--quick", "form", flag_value="quick", help="Run for half a minute.")
+@click.option("--seed", type=int, help="Seed of the random jobs and faults.  [default: random]")
+@click.option("--plain", is_flag=True, help="Run plain Celery instead of celery_minsched.")
 @click.option("--visibility-timeout", type=float, default=3600.0, show_default=True,
-              help="Of plain Celery, seconds.")  # fmt: skip
-@click.option("--keep", is_flag=True, help="Keep the logs and the ledger, also if all went well.")
+              help="Visibility timeout of plain Celery, in seconds.")  # fmt: skip
+@click.option("--keep", is_flag=True, help="Keep the logs and the ledger of a successful run, too.")
 def main(
     form: str | None, seed: int | None, plain: bool, visibility_timeout: float, keep: bool
 ) -> None:
-    """Send jobs to a fleet while random faults befall it, and see what became of each.
+    """Send jobs to nodes while random faults happen, and check each job.
 
-    Exits with 1 if a promise was broken, but for plain Celery, which has made none.
+    The exit code is 1 if a promise was broken. With --plain it is always 0.
     """
     seed = random.randrange(10**6) if seed is None else seed
     directory = Path(tempfile.mkdtemp(prefix="minsched-soak-"))
@@ -49,7 +49,7 @@ def main(
             SOAK_VISIBILITY_TIMEOUT=str(visibility_timeout),
             SOAK_PLAIN="1" if plain else "",
         )
-        from .run import FORMS, soak  # its application reads the environment
+        from .run import FORMS, soak  # reads the environment when it is imported
 
         is_sound = soak(console, FORMS[form or "full"], seed, server, directory)
     finally:

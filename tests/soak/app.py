@@ -15,7 +15,7 @@ from celery_minsched import MinSched
 
 from .ledger import Ledger
 
-AGENT = os.getpid()  # of the worker's main process, also in its children
+AGENT = os.getpid()  # a forked child has the pid of its main process here
 RETRIES = 2
 POOL = "soak"
 
@@ -23,8 +23,8 @@ NODE_TTL = float(os.environ["SOAK_NODE_TTL"])  # seconds
 
 
 class Backend(RedisBackend):
-    """Does not store RETRY. Celery (5.7) stores it after it has sent the retry. If Redis is slow
-    just then, RETRY replaces the SUCCESS of the retry.
+    """Does not store RETRY. Celery (5.7) stores it after it has sent the retry. If Redis is slow at
+    that moment, RETRY replaces the SUCCESS of the retry.
     """
 
     def mark_as_retry(self, *args: Any, **kwargs: Any) -> None:
@@ -37,8 +37,8 @@ app = Celery("soak", broker=url, backend=f"tests.soak.app:Backend+{url}")
 app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    # Celery's answers to a Redis that is away for seconds; without them a worker gives up in less
-    # than one, and a result that it cannot store, or a retry that it cannot send, is lost with it.
+    # With Celery's defaults a worker loses the result or the retry of a task if Redis is
+    # unreachable for more than a second.
     result_backend_always_retry=True,
     task_publish_retry_policy={"max_retries": 60, "interval_start": 0.1, "interval_max": 0.5},
 )
@@ -61,7 +61,7 @@ def task(**options: Any) -> Any:
 
 
 def begin(self: Any) -> str:
-    """Note that the task begins; the id of this run."""
+    """Write the begin of the task to the ledger. The id of this run."""
     run = uuid.uuid4().hex
     request = self.request
     node_id = request.hostname.partition("@")[2]
@@ -85,13 +85,12 @@ def _fails(self: Any, seconds: float) -> None:
 
 
 def _retries(self: Any, seconds: float) -> float:
-    """Ends at its last attempt."""
+    """Retries until its last attempt, and then succeeds."""
     run = begin(self)
     time.sleep(seconds)
     if self.request.retries < RETRIES:
         ledger.end(run, "retry")
-        # Not sooner: celery (5.7) stores RETRY after it has sent the retry, and over its SUCCESS if
-        # the retry was quicker.
+        # Celery (5.7) stores RETRY after it has sent the retry. RETRY must not replace its SUCCESS.
         raise self.retry(countdown=0.5 + seconds * 4)
     ledger.end(run, "done")
     return seconds
@@ -107,8 +106,8 @@ retrying_late = task(name="retrying_late", max_retries=RETRIES, acks_late=True)(
 
 @task(name="poison", acks_late=True)
 def poison(self: Any, seconds: float) -> None:
-    """Takes the worker down with it, each time."""
+    """Kills its worker, each time."""
     begin(self)
     time.sleep(seconds)
     os.kill(AGENT, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)  # a child, whose worker is dead
+    os.kill(os.getpid(), signal.SIGKILL)  # only a child process reaches this line

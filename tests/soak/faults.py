@@ -1,4 +1,4 @@
-"""What befalls workers and Redis, and how long it takes until a dead node's jobs are seen to."""
+"""Faults of workers and Redis, and the time from a node's death to the rescue of its jobs."""
 
 from __future__ import annotations
 
@@ -23,27 +23,25 @@ from .fleet import Worker
 
 logger = logging.getLogger(__name__)
 
-MOST_AWAY = 3  # workers at a time: the work goes on
-DOWN = (0.0, 4.0)  # seconds until a worker that is gone is started again
-REDIS_DOWN = (0.0, 1.5)  # seconds
+MOST_AWAY = 3  # workers that may be away at the same time
+DOWN = (0.0, 4.0)  # seconds until a dead worker is restarted
+REDIS_DOWN = (0.0, 1.5)  # seconds until a dead Redis is restarted
 
 
 @dataclass
 class Rescue:
-    """A dead node, and those of its jobs that nobody has seen to yet."""
+    """A dead node, and its jobs that are neither placed again nor reported."""
 
     node_id: str
     since: float
     since_ms: int  # by the server's clock
-    jobs: set[str]
-    count: int
-    seconds: list[float] = field(default_factory=list)  # of each job that was seen to
+    jobs: set[str]  # without the rescued jobs
+    count: int  # of the jobs at the death
+    seconds: list[float] = field(default_factory=list)  # until each rescued job was rescued
 
 
 class Watch:
-    """Sees which nodes the fleet takes for dead, and when each of their jobs is placed anew, or has
-    ended and been told.
-    """
+    """Watches which nodes are declared dead, and when their jobs are placed again or reported."""
 
     def __init__(self, client: redis.Redis, keys: Keys, workers: list[Worker]) -> None:
         self.rescues: list[Rescue] = []
@@ -52,34 +50,34 @@ class Watch:
         self._workers = workers
 
     def expect(self, node_id: str) -> None:
-        """The node dies now."""
+        """Record the death of a node and its jobs."""
         with contextlib.suppress(RedisError):
             jobs = set(self._client.zrange(self._keys("node_jobs", node_id), 0, -1))
             seconds, micros = self._client.time()
             at_ms = seconds * 1000 + micros // 1000
             self.rescues.append(Rescue(node_id, time.monotonic(), at_ms, jobs, len(jobs)))
 
-    def look(self) -> None:
-        """See what has changed."""
+    def update(self) -> None:
+        """Read the state of the nodes and of the jobs of dead nodes."""
         with contextlib.suppress(RedisError):
-            self._look_at_nodes()
+            self._update_nodes()
         for rescue in self.rescues:
             if not rescue.jobs:
                 continue
             with contextlib.suppress(RedisError):
                 for job_id in list(rescue.jobs):
-                    if self._is_seen_to(rescue, job_id):
+                    if self._is_rescued(rescue, job_id):
                         rescue.jobs.remove(job_id)
                         seconds = time.monotonic() - rescue.since
                         rescue.seconds.append(seconds)
                         logger.info("%s of %s: after %.1f s", job_id, rescue.node_id, seconds)
 
-    def _look_at_nodes(self) -> None:
-        heard = dict(self._client.zrange(self._keys("nodes"), 0, -1, withscores=True))
+    def _update_nodes(self) -> None:
+        heartbeats = dict(self._client.zrange(self._keys("nodes"), 0, -1, withscores=True))
         for worker in self._workers:
-            last = heard.get(worker.name, 0)  # negative for one that was found silent
+            last = heartbeats.get(worker.name, 0)  # negative for a silent node
             if last < 0 and worker.is_up and not worker.is_absent and not worker.returned:
-                logger.warning("%s is taken for dead, and nothing was done to it", worker.name)
+                logger.warning("%s is declared dead without a fault", worker.name)
                 worker.begin_absence("silent")
                 worker.returned = time.time() * 1000
             elif worker.returned and last > worker.returned and self._is_online(worker.name):
@@ -88,18 +86,18 @@ class Watch:
     def _is_online(self, node_id: str) -> bool:
         return bool(self._client.hget(self._keys("node_info", node_id), "online") == "true")
 
-    def _is_seen_to(self, rescue: Rescue, job_id: str) -> bool:
+    def _is_rescued(self, rescue: Rescue, job_id: str) -> bool:
         status, node_id, dispatched = self._client.hmget(
             self._keys("job", job_id), "status", "node_id", "dispatched_ts"
         )
         if status in ("finished", "failed", "lost"):
             return self._client.zscore(self._keys("lost"), job_id) is None
-        is_there = status in ("dispatched", "running") and node_id == rescue.node_id
-        return not is_there or int(dispatched or 0) > rescue.since_ms
+        is_at_node = status in ("dispatched", "running") and node_id == rescue.node_id
+        return not is_at_node or int(dispatched or 0) > rescue.since_ms
 
 
 class Faults:
-    """Brings about a random fault every few seconds, and starts again what is gone."""
+    """Causes a random fault every few seconds, and restarts dead workers."""
 
     pause = (2.0, 4.0)  # seconds between two faults
 
@@ -124,14 +122,14 @@ class Faults:
         self._later(self._draw.uniform(*self.pause), self._next)
 
     def tick(self) -> None:
-        """Do what is due; called some times a second."""
+        """Run the actions that are due. The caller calls it several times a second."""
         for worker in self._workers:
             self._notice_end(worker)
         while self._due and self._due[0][0] <= time.monotonic():
             heapq.heappop(self._due)[2]()
 
     def end(self) -> None:
-        """No more faults: everything runs again, at once or as soon as it has stopped."""
+        """Cause no more faults. Stopped and dead workers start again."""
         self.is_over = True
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -141,7 +139,7 @@ class Faults:
         if worker.name in self._starting or worker.process is None or worker.process.poll() is None:
             return
         if worker.process.returncode:
-            self.done["died of poison, or as it started"] += 1
+            self.done["died of poison or during its start"] += 1
             logger.info("%s has died", worker.name)
             worker.begin_absence("died")
             self._on_death(worker.name)
@@ -163,7 +161,7 @@ class Faults:
         self._later(self._draw.uniform(*self.pause), self._next)
 
     def _strike(self) -> None:
-        """Bring about one fault."""
+        """Cause one fault."""
         up = [worker for worker in self._workers if worker.is_up]
         fault = self._draw.choice(
             [self._kill, self._kill, self._pause, self._ask_to_stop, self._restart_redis]
@@ -189,7 +187,7 @@ class Faults:
         self._note("SIGSTOP, SIGCONT", worker.name)
         self._on_death(worker.name)
         worker.stop()
-        # Longer than a node may be silent, so that it is taken for dead.
+        # Longer than the TTL: the node is declared dead.
         self._later(self._node_ttl * self._draw.uniform(1.5, 3), worker.resume)
 
     def _ask_to_stop(self, worker: Worker) -> None:

@@ -1,4 +1,4 @@
-"""Six workers, prefork and threads, as nodes or as plain Celery, and what can be done to them."""
+"""Six workers, prefork and threads, as nodes or plain Celery workers, and the signals to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.fleet import ROOT
 from .app import POOL
 
 APP = "tests.soak.app"
-#: Name, kind of pool, processes or threads.
+#: Name, pool implementation, number of processes or threads.
 BOXES = [
     *((f"n{n}", "prefork", 3) for n in (1, 2, 3)),
     *((f"n{n}", "threads", 6) for n in (4, 5, 6)),
@@ -24,15 +24,15 @@ BOXES = [
 
 @dataclass
 class Absence:
-    """A time in which a worker could not be relied upon, and why."""
+    """A period in which a worker may be declared dead, and its cause."""
 
-    why: str
+    cause: str
     since: float
     until: float = float("inf")
 
 
 class Worker:
-    """One worker, in a process group of its own; started again whenever it is gone."""
+    """One worker in its own process group."""
 
     def __init__(
         self, name: str, command: list[str], logs: Path, is_plain: bool = False, **environment: str
@@ -40,23 +40,23 @@ class Worker:
         self.name = name
         self.absences: list[Absence] = []
         self.process: subprocess.Popen[bytes] | None = None
-        self.is_leaving = False  # it was asked to stop
-        self.is_stopped = False  # by SIGSTOP
-        self.returned: float | None = None  # ms since the epoch; and nobody has heard of it yet
+        self.is_leaving = False  # after SIGTERM or SIGQUIT
+        self.is_stopped = False  # after SIGSTOP
+        self.returned: float | None = None  # ms since the epoch, until its first heartbeat after it
         self._is_plain = is_plain
         self._command = command
         self._environment = environment
         self._log = logs / f"{name}.log"
-        self._logged_before = 0  # bytes, by the processes before this one
+        self._logged_before = 0  # bytes in the log from earlier processes
 
     @property
     def is_up(self) -> bool:
-        """Is it there, and nothing has been done to it?"""
+        """Whether it runs and is not stopped."""
         running = self.process is not None and self.process.poll() is None
         return running and not self.is_leaving and not self.is_stopped
 
     def start(self) -> None:
-        """Start it, or start it again."""
+        """Start or restart it."""
         self.is_leaving = False
         with open(self._log, "ab") as log:
             self._logged_before = log.tell()
@@ -78,42 +78,42 @@ class Worker:
         self.process.wait()
 
     def stop(self) -> None:
-        """SIGSTOP of all its processes, as when a laptop sleeps."""
+        """SIGSTOP of all its processes."""
         self.begin_absence("SIGSTOP")
         self.is_stopped = True
         self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """SIGCONT of all its processes."""
         self._signal_all(signal.SIGCONT)
         self.is_stopped = False
         self._return()
 
     def ask_to_stop(self) -> None:
-        """SIGTERM: it finishes what runs."""
+        """SIGTERM: it finishes its running tasks."""
         assert self.process
         self.is_leaving = True
         self.process.terminate()
 
     @property
     def is_absent(self) -> bool:
-        """May it be taken for dead?"""
+        """Whether it may be declared dead."""
         return bool(self.absences) and self.absences[-1].until == float("inf")
 
-    def begin_absence(self, why: str) -> None:
-        """From now on it may be taken for dead."""
+    def begin_absence(self, cause: str) -> None:
+        """From now on it may be declared dead."""
         self.returned = None
-        self.absences.append(Absence(why, time.monotonic()))
+        self.absences.append(Absence(cause, time.monotonic()))
 
     def end_absence(self) -> None:
-        """It is heard again."""
+        """Its heartbeats arrive again."""
         self.returned = None
         if self.is_absent:
             self.absences[-1].until = time.monotonic()
 
     @property
     def is_ready(self) -> bool:
-        """Has its present process started all that it needs?"""
+        """Whether its current process is ready for tasks."""
         return b" ready." in self._log.read_bytes()[self._logged_before :]
 
     def _return(self) -> None:
@@ -123,7 +123,7 @@ class Worker:
             self.returned = time.time() * 1000
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         if self.process:
             self._signal_all(signal.SIGKILL)
             self.process.wait()
@@ -137,7 +137,7 @@ class Worker:
 def command(
     name: str, pool: str, processes: int, app: str = APP, is_plain: bool = False
 ) -> list[str]:
-    """The command line of a worker, to which options may be added."""
+    """The command line of a worker. The caller may append options."""
     program = ["celery", "-A", app, "worker", "-n", f"celery@{name}"]
     if not is_plain:
         program = ["node_agent", "-A", app, "--node-id", name, "--pool", POOL]

@@ -1,6 +1,6 @@
-"""What ran, where and when: lines that processes append to one file, so that no kill loses one.
+"""The ledger: all processes append lines for each run to one file. A kill loses no line.
 
-Times are seconds of the monotonic clock, which all processes of a machine share.
+Times are seconds of the monotonic clock. All processes of a machine share this clock.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from pathlib import Path
 
 @dataclass
 class Run:
-    """One run of a message: from its first line of code to its last, if it came so far."""
+    """One run of a task: from its first line of code to its last, if it reached it."""
 
     task_id: str
-    message: str  # its delivery tag: the same message delivered again keeps it, a retry has its own
+    message: str  # delivery tag: a redelivered message keeps it, and a retry has another one
     retries: int
     node_id: str
     began: float
     ended: float | None = None
-    outcome: str = ""  # "done", "failed", "retry"; "" where it never ended
+    outcome: str = ""  # "done", "failed" or "retry"; empty if it never ended
 
     @property
     def is_final(self) -> bool:
-        """Did the task end with it?"""
+        """Whether the task ended with this run."""
         return self.outcome in ("done", "failed")
 
 
 class Ledger:
-    """Writes lines; one ``write`` of a short line to a file in append mode is atomic."""
+    """Writes the lines. A ``write`` of a short line to a file in append mode is atomic."""
 
     def __init__(self, path: str | Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def begin(self, run: str, task_id: str, message: str, retries: int, node_id: str) -> None:
-        """A run begins; ``run`` is an id of its own."""
+        """Record the begin of a run. ``run`` is a unique id."""
         self._write(["begin", run, time.monotonic(), task_id, message, retries, node_id])
 
     def end(self, run: str, outcome: str) -> None:
-        """It ends, as far as its own code goes."""
+        """Record the end of the run's code."""
         self._write(["end", run, time.monotonic(), outcome])
 
     def _write(self, line: list[object]) -> None:
@@ -51,7 +51,7 @@ class Ledger:
 
 
 def read(path: Path) -> list[Run]:
-    """All runs, by when they began."""
+    """All runs, by their begin."""
     runs: dict[str, Run] = {}
     for line in path.read_text().splitlines():
         what, run, when, *rest = json.loads(line)
@@ -64,7 +64,7 @@ def read(path: Path) -> list[Run]:
 
 
 def by_task(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs of each task, in order; an empty list for one that never ran."""
+    """The runs of each task, in order. The list of a task without a run is empty."""
     tasks: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         tasks[run.task_id].append(run)

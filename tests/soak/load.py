@@ -1,4 +1,4 @@
-"""Which jobs are sent, and when: the same for the same seed."""
+"""The jobs and the times at which they are sent. The same seed gives the same jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job. Times are seconds, drawn evenly from a range."""
+    """A kind of job. Times are seconds, drawn from a range with a uniform distribution."""
 
     name: str
     task: str
@@ -31,23 +31,23 @@ class Kind:
 
     @property
     def is_late(self) -> bool:
-        """Is it acknowledged when it ends, so that it is to run to its end whatever happens?"""
+        """Whether it is acknowledged late, and so must run to its end."""
         return self.task.endswith("late") or self.task == "poison"
 
 
-LONG = (2.0, 8.0)  # mostly longer than a node may be silent, and than a lease
+LONG = (2.0, 8.0)  # seconds: most exceed the TTL and the lease
 POISON = Kind("poison", "poison", 0.0)
 KINDS = [
     Kind("early", "early", 0.34),
     Kind("late", "late", 0.34),
-    Kind("long early", "early", 0.007, takes=LONG),
-    Kind("long late", "late", 0.007, takes=LONG),
-    Kind("retrying early", "retrying_early", 0.04),
-    Kind("retrying late", "retrying_late", 0.04),
-    Kind("delayed early", "early", 0.05, countdown=(0.2, 8.0)),
-    Kind("delayed late", "late", 0.05, countdown=(0.2, 8.0)),
-    Kind("failing early", "failing_early", 0.05),
-    Kind("failing late", "failing_late", 0.05),
+    Kind("long, early", "early", 0.007, takes=LONG),
+    Kind("long, late", "late", 0.007, takes=LONG),
+    Kind("retrying, early", "retrying_early", 0.04),
+    Kind("retrying, late", "retrying_late", 0.04),
+    Kind("delayed, early", "early", 0.05, countdown=(0.2, 8.0)),
+    Kind("delayed, late", "late", 0.05, countdown=(0.2, 8.0)),
+    Kind("failing, early", "failing_early", 0.05),
+    Kind("failing, late", "failing_late", 0.05),
     Kind("revoked", "late", 0.026, countdown=(2.0, 6.0), revoke=True),
 ]
 
@@ -72,11 +72,11 @@ def plan(
     kinds: Sequence[Kind] = KINDS,
     priorities: Sequence[Any] = (0, 0, 0, 9),
 ) -> list[Job]:
-    """All the jobs, by when they are sent."""
+    """All jobs, in the order in which they are sent."""
     draw = random.Random(f"load {seed}")
-    drawn = draw.choices(kinds, [kind.share for kind in kinds], k=count - poisons)
-    drawn += [POISON] * poisons
-    draw.shuffle(drawn)
+    job_kinds = draw.choices(kinds, [kind.share for kind in kinds], k=count - poisons)
+    job_kinds += [POISON] * poisons
+    draw.shuffle(job_kinds)
     return [
         Job(
             due=seconds * number / count,
@@ -86,22 +86,22 @@ def plan(
             priority=draw.choice(priorities),
             session=draw.choice(["", "", f"s{draw.randrange(50)}"]),
         )
-        for number, kind in enumerate(drawn)
+        for number, kind in enumerate(job_kinds)
     ]
 
 
 class Producer:
-    """Sends the jobs as they fall due; what fell due together goes in one batch where it can."""
+    """Sends the jobs at their times. Jobs that are due together go into one batch."""
 
     def __init__(self, app: Celery, jobs: list[Job]) -> None:
         self.accepted: dict[str, Job] = {}
-        self.refused = 0  # for which apply_async raised; they may have been sent all the same
+        self.refused = 0  # jobs whose apply_async raised; Redis may have accepted them
         self._app = app
         self._jobs = jobs
         self._revocations: list[tuple[float, str]] = []
 
     def run(self) -> None:
-        """Send everything, and revoke what is to be revoked."""
+        """Send all jobs and all revocations."""
         start = time.monotonic()
         rest = iter(self._jobs)
         job = next(rest, None)
@@ -128,7 +128,7 @@ class Producer:
                 logger.info("Redis did not take a batch: %s", exc)
                 self.refused += len(sent)
                 time.sleep(0.1)
-                continue  # they are sent again, under other ids
+                continue  # the jobs are sent again with new ids
             self.accepted.update(sent)
             for task_id, job in sent.items():
                 if job.kind.revoke:

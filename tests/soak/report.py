@@ -1,4 +1,4 @@
-"""The tables: what became of the jobs, how long rescues took, and what was promised."""
+"""The tables of outcomes, faults, rescue times and promises."""
 
 from __future__ import annotations
 
@@ -21,29 +21,32 @@ from .ledger import Run
 from .load import KINDS, POISON, Kind
 from .verdict import Promise, Verdict
 
-MOST_STORIES = 20  # told of one broken promise
+MOST_STORIES = 20  # printed for each broken promise
 
-#: The outcomes that a caller may get: one of these for each job.
-OUTCOMES = ("ended", "lost, told", "given up", "revoked", "child killed", "other error", "silent")
-NOTES = ("ran anew*", "told lost after its end*")
+#: Each job has one of these outcomes.
+OUTCOMES = (
+    *("ended", "lost, reported", "given up", "revoked"),
+    *("child killed", "other error", "no outcome"),
+)
+NOTES = ("ran again*", "reported lost after its end*")
 
 
 def jobs_table(verdict: Verdict, kinds: Sequence[Kind] = KINDS) -> Table:
-    """What became of the jobs, by kind: one outcome for each, and notes that count some again."""
+    """The jobs by kind and outcome. The columns of notes count some jobs a second time."""
     columns: dict[str, Counter[str]] = {name: Counter() for name in ("accepted", *OUTCOMES, *NOTES)}
     for task_id, job in verdict.jobs.items():
         kind, result, runs = job.kind.name, verdict.results[task_id], verdict.runs[task_id]
         columns["accepted"][kind] += 1
         columns[result.outcome][kind] += 1
-        columns["ran anew*"][kind] += len(runs) > len({run.message for run in runs})
-        columns["told lost after its end*"][kind] += result.is_lost and any(
+        columns["ran again*"][kind] += len(runs) > len({run.message for run in runs})
+        columns["reported lost after its end*"][kind] += result.is_lost and any(
             run.is_final for run in runs
         )
     table = Table(
         "kind",
-        title="What became of the jobs",
+        title="Outcomes of the jobs",
         title_justify="left",
-        caption="accepted is the sum of the outcomes. * counts jobs that have an outcome, too",
+        caption="accepted is the sum of the outcomes. A column with * counts some of these jobs",
         caption_justify="left",
     )
     for name in columns:
@@ -56,7 +59,7 @@ def jobs_table(verdict: Verdict, kinds: Sequence[Kind] = KINDS) -> Table:
 
 
 def faults_table(faults: Faults) -> Table:
-    """What befell workers and Redis."""
+    """The faults and their numbers."""
     table = Table("fault", title="Faults", title_justify="left")
     table.add_column("times", justify="right")
     for what, times in sorted(faults.done.items()):
@@ -65,7 +68,7 @@ def faults_table(faults: Faults) -> Table:
 
 
 def times_table(verdict: Verdict, workers: list[Worker], rescues: list[Rescue]) -> Table:
-    """Seconds from a node's death until its jobs were seen to, and until they ran again."""
+    """Seconds from a node's death until its jobs were rescued, and until they ran again."""
     table = Table("seconds after its node's death", title="Rescues", title_justify="left")
     for name in ("deaths", "jobs", "not yet", "median", "maximum"):
         table.add_column(name, justify="right")
@@ -73,9 +76,9 @@ def times_table(verdict: Verdict, workers: list[Worker], rescues: list[Rescue]) 
         seconds = [second for rescue in rescues for second in rescue.seconds]
         left = sum(len(rescue.jobs) for rescue in rescues)
         deaths = sum(rescue.count > 0 for rescue in rescues)
-        table.add_row("until a job was placed anew, or told of", *_row(deaths, seconds, left))
+        table.add_row("until a job was placed again or reported", *_row(deaths, seconds, left))
     again, never, nodes = times_until_run_again(verdict, workers)
-    table.add_row("until one acknowledged late ran again", *_row(nodes, again, never))
+    table.add_row("until a late-acknowledged job ran again", *_row(nodes, again, never))
     return table
 
 
@@ -85,8 +88,8 @@ def _row(deaths: int, seconds: list[float], left: int) -> list[str]:
 
 
 def times_until_run_again(verdict: Verdict, workers: list[Worker]) -> tuple[list[float], int, int]:
-    """For each run that was cut short: seconds from the death until the message ran again; how many
-    never did; and how many deaths there were.
+    """For the interrupted runs: the seconds from the death until the message ran again, the number
+    of messages that never ran again, and the number of deaths.
     """
     seconds, never, deaths = [], 0, set()
     absences = {worker.name: worker.absences for worker in workers}
@@ -104,7 +107,7 @@ def times_until_run_again(verdict: Verdict, workers: list[Worker]) -> tuple[list
             elif run.ended is None and not verdict.results[task_id].is_given_up:
                 never += 1
             else:
-                continue  # it went on after a pause, or was the last of too many
+                continue  # the run continued after a pause, or the job was given up
             deaths.add((run.node_id, death.since))
     return seconds, never, len(deaths)
 
@@ -114,32 +117,32 @@ def _next_run(run: Run, later: list[Run]) -> Run | None:
 
 
 def promises_table(promises: list[Promise]) -> Table:
-    """What was promised, and how often it was broken."""
+    """The promises, and how often each was broken."""
     table = Table("promise", title="Promises", title_justify="left")
-    for name in ("looked at", "broken"):
+    for name in ("checked", "broken"):
         table.add_column(name, justify="right")
     for promise in promises:
         broken = f"[red]{len(promise.broken)}[/]" if promise.broken else "0"
-        table.add_row(promise.text, str(promise.looked_at), broken)
+        table.add_row(promise.text, str(promise.checked), broken)
     return table
 
 
 def state_promises(plugin: MinSched) -> list[Promise]:
-    """What must be true of the scheduler when all is quiet."""
+    """The promises about the scheduler's state when no job is left."""
     slots = Promise("all slots are free")
     for node in plugin.views.nodes():
         slots.check(node.current_jobs == 0, f"{node.node_id} holds {node.current_jobs}")
-    sound = Promise("the check finds nothing")
+    consistent = Promise("the check finds no violation")
     violations = Checker(plugin.views).check()
-    sound.check(not violations, "; ".join(f"{b.sentence} {b.keys}" for b in violations))
-    return [slots, sound]
+    consistent.check(not violations, "; ".join(f"{b.sentence} {b.keys}" for b in violations))
+    return [slots, consistent]
 
 
 def keys_promise(client: redis.Redis) -> Promise:
-    """What must be true of Redis when all workers have stopped."""
-    promise = Promise("no key is left behind: a TTL, or a reason")
+    """The promise about the keys in Redis when all workers have stopped."""
+    promise = Promise("each key has a TTL or a known purpose")
     reasons = [known.replace("n1", "n[1-6]").replace("asr", "soak") for known in LASTING]
-    pattern = "|".join([*reasons, r"_kombu\.binding_deadlines"])  # one key, of kombu's own
+    pattern = "|".join([*reasons, r"_kombu\.binding_deadlines"])  # a key of kombu
     for key in client.scan_iter(count=1000):
         lasts = client.ttl(key) == -1 and not re.fullmatch(pattern, key)
         promise.check(not lasts, f"{key} {contents(client, key)}" if lasts else "")
@@ -147,18 +150,18 @@ def keys_promise(client: redis.Redis) -> Promise:
 
 
 def contents(client: redis.Redis, key: str) -> str:
-    """Some of what a key holds."""
-    read = {
+    """The first elements of a key's value."""
+    readers = {
         "hash": client.hgetall,
         "zset": lambda key: client.zrange(key, 0, 4, withscores=True),
         "set": client.smembers,
         "list": lambda key: client.lrange(key, 0, 4),
     }
-    return str(read.get(client.type(key), client.get)(key))[:2000]
+    return str(readers.get(client.type(key), client.get)(key))[:2000]
 
 
 def story(verdict: Verdict, plugin: MinSched | None, task_id: str) -> str:
-    """All that is known of one task."""
+    """The runs, the result and the job of a task."""
     job = verdict.jobs[task_id]
     lines = [f"{task_id}: {job.kind.name}, priority {job.priority!r}, {verdict.results[task_id]}"]
     lines += [
@@ -174,8 +177,8 @@ def story(verdict: Verdict, plugin: MinSched | None, task_id: str) -> str:
 def stories(
     console: Console, verdict: Verdict, plugin: MinSched | None, promises: list[Promise]
 ) -> None:
-    """What is known of each job for which a promise was broken."""
+    """Print a story for each job that broke a promise."""
     for promise in promises:
-        for what in promise.broken[:MOST_STORIES]:
-            text = story(verdict, plugin, what) if what in verdict.jobs else what
+        for broken in promise.broken[:MOST_STORIES]:
+            text = story(verdict, plugin, broken) if broken in verdict.jobs else broken
             console.print(f"\nBroken: {promise.text}\n{text}", markup=False)

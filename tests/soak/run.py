@@ -32,7 +32,7 @@ class Form:
 
     jobs: int
     poisons: int
-    seconds: float  # in which the jobs are sent
+    seconds: float  # over which the jobs are sent
 
 
 FORMS = {
@@ -43,7 +43,7 @@ FORMS = {
 
 
 def soak(console: Console, form: Form, seed: int, server: Server, directory: Path) -> bool:
-    """Were all promises kept?"""
+    """Run the soak. Whether all promises were kept."""
     plugin: MinSched | None = getattr(app, "minsched", None)
     with ExitStack() as stack:
         client = stack.enter_context(server.client())
@@ -55,10 +55,10 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
         watch = Watch(client, plugin.scheduler.keys, workers) if plugin else None
         faults = Faults(seed, workers, server, NODE_TTL, watch.expect if watch else None)
         producer = Producer(app, plan(seed, form.jobs, form.poisons, form.seconds))
-        with going_on(faults, watch.look if watch else None):
+        with running(faults, watch.update if watch else None):
             producer.run()
             faults.end()
-            wait(lambda: is_quiet(client, producer, plugin), lambda: told(client, producer))
+            wait(lambda: is_quiet(client, producer, plugin), lambda: count_ready(client, producer))
             wait(lambda: all(worker.is_up and not worker.is_absent for worker in workers))
         promises = report.state_promises(plugin) if plugin else []
         stop(workers)
@@ -78,7 +78,7 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
 
 
 def wait(condition: Callable[[], bool], progress: Callable[[], int] = lambda: 0) -> None:
-    """Wait until it holds, or nothing has moved for ``PATIENCE``: the verdict says what is."""
+    """Wait until the condition holds, or until ``progress`` has not grown for ``PATIENCE``."""
     reached, since = 0, time.monotonic()
     while time.monotonic() - since < PATIENCE:
         with contextlib.suppress(RedisError):
@@ -90,15 +90,15 @@ def wait(condition: Callable[[], bool], progress: Callable[[], int] = lambda: 0)
 
 
 @contextmanager
-def going_on(faults: Faults, look: Callable[[], None] | None) -> Iterator[None]:
-    """Bring about faults, and look on, in a thread."""
+def running(faults: Faults, watch: Callable[[], None] | None) -> Iterator[None]:
+    """Context manager: a thread causes faults and calls ``watch``."""
     is_over = threading.Event()
 
     def tick() -> None:
         while not is_over.wait(0.05):
             faults.tick()
-            if look:
-                look()
+            if watch:
+                watch()
 
     thread = threading.Thread(target=tick, name="faults")
     thread.start()
@@ -109,26 +109,26 @@ def going_on(faults: Faults, look: Callable[[], None] | None) -> Iterator[None]:
         thread.join()
 
 
-def told(client: redis.Redis, producer: Producer) -> int:
-    """For how many jobs is there a result?"""
-    found = verdict.results(client, list(producer.accepted))
-    return sum(result.is_ready for result in found.values())
+def count_ready(client: redis.Redis, producer: Producer) -> int:
+    """The number of jobs with a result."""
+    results = verdict.results(client, list(producer.accepted))
+    return sum(result.is_ready for result in results.values())
 
 
 def is_quiet(client: redis.Redis, producer: Producer, plugin: MinSched | None) -> bool:
-    """Has everybody been told, and does nothing run or wait any more?"""
-    if told(client, producer) < len(producer.accepted):
+    """Whether each job has a result, and no job runs or waits."""
+    if count_ready(client, producer) < len(producer.accepted):
         return False
     if plugin is None:
         return True
     keys = plugin.scheduler.keys
-    going = [keys(name) for name in ("lines", "delayed", "rescues", "lost")]
+    pending = [keys(name) for name in ("lines", "delayed", "rescues", "lost")]
     slots = sum(node.current_jobs for node in plugin.views.nodes())
-    return slots == 0 and not client.exists(*going) and not client.keys("minsched.*")
+    return slots == 0 and not client.exists(*pending) and not client.keys("minsched.*")
 
 
 def stop(workers: Sequence[Worker]) -> None:
-    """Ask all of them to stop, and wait until they have."""
+    """Stop all workers, and wait for their ends."""
     for worker in workers:
         worker.ask_to_stop()
     wait(lambda: all(worker.process and worker.process.poll() is not None for worker in workers))
