@@ -1,4 +1,4 @@
-"""A heartbeat at rest sees each kind of work that is due, and does it."""
+"""A heartbeat of a node at rest finds and does each kind of work that is due."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.server import milliseconds
 
 @pytest.fixture
 def beat(desk: Desk) -> Callable[[], Any]:
-    """A heartbeat of a node that is full and has nothing else to do."""
+    """A heartbeat of a full node with no other work."""
     desk.node("idle", 1, ["other"])
     job = desk.dispatch(pool="other").job_id
 
@@ -27,14 +27,14 @@ def beat(desk: Desk) -> Callable[[], Any]:
     return beat
 
 
-def test_a_node_falls_silent(desk: Desk, beat: Callable[[], Any]) -> None:
+def test_a_heartbeat_finds_a_silent_node(desk: Desk, beat: Callable[[], Any]) -> None:
     desk.node("silent")
     silence(desk, "silent", 60_000)
     assert beat().rescue_due
     assert desk.info("silent").state == "dead"
 
 
-def test_a_node_has_been_away_for_long(desk: Desk, beat: Callable[[], Any]) -> None:
+def test_a_heartbeat_forgets_a_node_after_history_ttl(desk: Desk, beat: Callable[[], Any]) -> None:
     client = desk.service.redis
     desk.node("away")
     desk.beat("away", online=False, jobs=[])
@@ -44,7 +44,9 @@ def test_a_node_has_been_away_for_long(desk: Desk, beat: Callable[[], Any]) -> N
     assert client.zscore("scheduler:nodes", "away") is None
 
 
-def test_the_node_that_claimed_a_rescue_has_died(desk: Desk, beat: Callable[[], Any]) -> None:
+def test_a_heartbeat_takes_over_the_rescue_of_a_dead_rescuer(
+    desk: Desk, beat: Callable[[], Any]
+) -> None:
     client = desk.service.redis
     desk.node("dead")
     silence(desk, "dead", 60_000)
@@ -55,7 +57,7 @@ def test_the_node_that_claimed_a_rescue_has_died(desk: Desk, beat: Callable[[], 
     assert beat().rescue_due
 
 
-def test_a_lost_job_is_to_be_reported(desk: Desk, beat: Callable[[], Any]) -> None:
+def test_a_heartbeat_asks_for_the_report_of_a_lost_job(desk: Desk, beat: Callable[[], Any]) -> None:
     client = desk.service.redis
     later = milliseconds(client) + 60_000
     client.zadd("scheduler:lost", {"u:1": later})
@@ -66,14 +68,14 @@ def test_a_lost_job_is_to_be_reported(desk: Desk, beat: Callable[[], Any]) -> No
 
 
 @pytest.mark.parametrize("late", [-60_000, 1])
-def test_the_node_that_was_asked_to_come_for_a_delayed_job_does_not_come(
+def test_a_heartbeat_takes_over_a_delayed_job_if_the_asked_node_does_not_come(
     desk: Desk, beat: Callable[[], Any], late: int
 ) -> None:
     client = desk.service.redis
     desk.node("asked")
     job = desk.send(due_ts=milliseconds(client) + 60_000).job_id
     assert 0 < desk.beat("asked").next_due_ms <= 60_000
-    assert beat().next_due_ms == -1  # the other one was asked
+    assert beat().next_due_ms == -1  # n2 was asked
     due = milliseconds(client) - late
     client.zadd("scheduler:delayed", {job: due})
     client.hset("scheduler:job:" + job, "due_ts", due)
@@ -85,7 +87,7 @@ def test_the_node_that_was_asked_to_come_for_a_delayed_job_does_not_come(
 
 
 @pytest.mark.parametrize("is_revoked", [False, True])
-def test_a_job_in_line_is_not_to_run(
+def test_a_heartbeat_removes_a_revoked_or_expired_job_from_its_line(
     desk: Desk, client: redis.Redis, beat: Callable[[], Any], is_revoked: bool
 ) -> None:
     now = milliseconds(client)
@@ -100,7 +102,7 @@ def test_a_job_in_line_is_not_to_run(
     client.delete("minsched.node.idle")
 
 
-def test_lines_are_to_be_filed_anew(
+def test_a_heartbeat_links_lines_again(
     desk: Desk, client: redis.Redis, beat: Callable[[], Any]
 ) -> None:
     client.hset("scheduler:relinking", "pair zh:en", "0")
@@ -108,7 +110,9 @@ def test_lines_are_to_be_filed_anew(
     assert not client.exists("scheduler:relinking")
 
 
-def test_the_clock_was_set_back(desk: Desk, client: redis.Redis, beat: Callable[[], Any]) -> None:
+def test_a_heartbeat_notices_a_clock_that_was_set_back(
+    desk: Desk, client: redis.Redis, beat: Callable[[], Any]
+) -> None:
     ahead = milliseconds(client) + 3_600_000
     desk.node("other", pools=["asr"])
     client.zadd("scheduler:nodes", {"other": ahead})

@@ -1,4 +1,4 @@
-"""Bad input of each kind: the message names the value and what to do, and Redis is unchanged."""
+"""Bad input of each kind: the error names the value and the cure, and Redis is unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOOD_NODE = {"node_id": "n1", "max_jobs": 2, "pools_json": '["asr"]'}
 
 
 def everything(client: redis.Redis) -> dict[str, Any]:
-    """All that the server holds."""
+    """All keys of the server with their values."""
     return {key: client.dump(key) for key in _raw(client).keys("*")}
 
 
@@ -99,7 +99,7 @@ CASES: list[tuple[str, Callable[[MinimalSchedulerService], object], str]] = [
 
 
 @pytest.mark.parametrize(("call", "says"), [pytest.param(c, s, id=n) for n, c, s in CASES])
-def test_the_message_says_what_is_wrong_and_redis_is_unchanged(
+def test_the_error_names_the_value_and_redis_is_unchanged(
     service: MinimalSchedulerService,
     client: redis.Redis,
     call: Callable[[MinimalSchedulerService], object],

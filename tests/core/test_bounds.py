@@ -1,6 +1,6 @@
 """Each call of a script is bounded, whatever the number of lines and nodes (invariant 11).
 
-Counted in commands, which do not depend on the machine.
+The tests count commands: their number does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..support.bounds import MOST, beat_until_done, count_commands
 from ..support.desk import PAIR, Desk, silence
 
 SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
-FEW, MANY = 300, 900  # lines; both are more than one call links
+FEW, MANY = 300, 900  # lines; one call links fewer
 
 
 def make_lines(desk: Desk, number: int) -> None:
-    """Lines of one job each, that wait for nodes which speak the pair."""
+    """Lines of one job each that wait for nodes with the language pair."""
     capabilities = combinations([f"c{n}" for n in range(40)], 3)
     demands = ({**PAIR, "capabilities": list(caps)} for caps in islice(capabilities, number))
     while page := list(islice(demands, 100)):
@@ -30,7 +30,7 @@ def make_lines(desk: Desk, number: int) -> None:
 
 
 def filed(client: redis.Redis, pool: str) -> int:
-    """How many lines are filed in the pool, each once."""
+    """The number of lines that are linked to the pool, each once."""
     records = client.hvals("scheduler:lines")
     assert sum(map(len, (r.splitlines() for r in records))) == sum(
         client.zcard(index) for index in client.scan_iter("scheduler:pool:*:waiting*", count=1000)
@@ -39,20 +39,20 @@ def filed(client: redis.Redis, pool: str) -> int:
 
 
 @pytest.mark.parametrize("lines", [FEW, MANY])
-def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
+def test_a_new_pool_of_a_pair_links_its_lines_in_steps(
     desk: Desk, client: redis.Redis, lines: int
 ) -> None:
     make_lines(desk, lines)
     assert count_commands(client, lambda: desk.node("n1", pools=SPEAKER)) < MOST
     assert filed(client, "mt") < lines
-    assert Checker(desk.views).check() == []  # it goes on
+    assert Checker(desk.views).check() == []  # the linking goes on
     beats = beat_until_done(desk, client, "n1")
     assert beats <= lines // 96 + 2
     assert filed(client, "mt") == lines
     assert not client.exists("scheduler:relinking")
     desk.service.set_language_pools("zh", "en", ["mt"])  # nothing changes
     assert not client.exists("scheduler:relinking")
-    assert count_commands(client, lambda: desk.node("n2", pools=SPEAKER)) < 1500  # nor here
+    assert count_commands(client, lambda: desk.node("n2", pools=SPEAKER)) < 1500  # nothing changes
     assert (
         count_commands(client, lambda: desk.service.set_language_pools("zh", "en", ["mt", "new"]))
         < MOST
@@ -61,7 +61,7 @@ def test_a_pair_that_is_served_links_its_lines_bit_by_bit(
     assert filed(client, "new") == lines
 
 
-def test_a_change_during_the_walk_reaches_the_lines_already_walked(
+def test_a_change_during_the_linking_reaches_lines_that_are_linked_already(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("idle", pools=["other"])
@@ -73,9 +73,7 @@ def test_a_change_during_the_walk_reaches_the_lines_already_walked(
     assert not client.exists("scheduler:relinking")
 
 
-def test_a_pair_that_many_pools_serve_files_few_lines_in_a_call(
-    desk: Desk, client: redis.Redis
-) -> None:
+def test_a_pair_of_many_pools_links_few_lines_in_a_call(desk: Desk, client: redis.Redis) -> None:
     desk.node("idle", pools=["other"])
     make_lines(desk, FEW)
     pools = [f"mt{number}" for number in range(32)]
@@ -87,7 +85,7 @@ def test_a_pair_that_many_pools_serve_files_few_lines_in_a_call(
     assert {filed(client, pool) for pool in pools} == {0}
 
 
-def test_nodes_are_forgotten_bit_by_bit(desk: Desk, client: redis.Redis) -> None:
+def test_nodes_are_forgotten_in_steps(desk: Desk, client: redis.Redis) -> None:
     desk.node("idle", pools=["other"])
     for number in range(20):
         desk.node(f"n{number}", pools=SPEAKER, caps=[f"x{n}" for n in range(100)])
@@ -103,9 +101,7 @@ def test_nodes_are_forgotten_bit_by_bit(desk: Desk, client: redis.Redis) -> None
     assert filed(client, "mt") == 0
 
 
-def test_a_search_for_two_capabilities_is_bounded_and_charges_hits_nothing(
-    desk: Desk, client: redis.Redis
-) -> None:
+def test_a_search_for_two_capabilities_is_bounded(desk: Desk, client: redis.Redis) -> None:
     for number in range(70):
         desk.node(f"n{number}", 2, caps=["x", "y"])
     jobs = desk.send_many([{"capabilities": ["x", "y"]} for _ in range(100)])
@@ -125,8 +121,8 @@ def test_a_search_for_two_capabilities_is_bounded_and_charges_hits_nothing(
     assert desk.taken("rare") == 1
 
 
-def test_a_node_that_is_full_keeps_no_lines_after_it_changed(desk: Desk) -> None:
-    """Lines that waited for it alone are served by other nodes, more than one call files anew."""
+def test_a_full_node_keeps_no_lines_after_it_changed(desk: Desk) -> None:
+    """Other nodes serve the lines that waited for it alone. One call cannot link them all."""
     caps = [f"c{n}" for n in range(25)]
     desk.node("a", 1, caps=caps)
     desk.dispatch()
@@ -137,13 +133,13 @@ def test_a_node_that_is_full_keeps_no_lines_after_it_changed(desk: Desk) -> None
     desk.node("b", 400, caps=caps)
     assert desk.taken("b") == 0
     desk.node("a", 1)
-    assert Checker(desk.views).check() == []  # it goes on
+    assert Checker(desk.views).check() == []  # the linking goes on
     for _ in range(14):
         desk.beat("b")
     assert desk.taken("b") == 300
 
 
-def test_nodes_of_many_indexes_are_filled_a_few_in_a_call(desk: Desk, client: redis.Redis) -> None:
+def test_a_call_fills_few_nodes_of_many_indexes(desk: Desk, client: redis.Redis) -> None:
     pools, caps = [f"p{n}" for n in range(16)], [f"c{n}" for n in range(15)]
     for number in range(60):
         desk.node(f"n{number}", 1, pools, caps)
@@ -163,7 +159,9 @@ def test_a_batch_for_a_pair_of_many_pools_is_dispatched_in_several_calls(
     assert [job.node_id for job in jobs] == ["n1"] * 20 + [""] * 40
 
 
-def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: redis.Redis) -> None:
+def test_a_dispatch_removes_a_bounded_number_of_silent_nodes(
+    desk: Desk, client: redis.Redis
+) -> None:
     for number in range(300):
         desk.node(f"n{number}", 1)
         silence(desk, f"n{number}", 9000)
@@ -181,7 +179,7 @@ def test_a_dispatch_meets_a_bounded_number_of_silent_nodes(desk: Desk, client: r
     assert {desk.status(job_id) for job_id in job_ids} == {"dispatched", "waiting"}
 
 
-def test_a_line_in_an_index_of_a_pool_that_has_no_node_is_seen_and_taken_out(
+def test_check_finds_a_line_in_the_index_of_a_pool_without_nodes(
     service: MinimalSchedulerService, desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1")

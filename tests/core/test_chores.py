@@ -1,6 +1,6 @@
-"""Heartbeats, rescuers and revocations do a bounded part in each call, and go on without a pause.
+"""Each call of a heartbeat, a rescue or a revocation does a bounded part; the next follows at once.
 
-Counted in commands, which do not depend on the machine.
+The tests count commands: their number does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MOST = 6000  # commands of a call
 
 
 def plugin_of(desk: Desk) -> Any:
-    """A plugin for functions of node_agent, with the test's scheduler."""
+    """A plugin with the test's scheduler, for functions of node_agent."""
     return SimpleNamespace(scheduler=desk.service, app=make_app("redis://127.0.0.1:1/0"))
 
 
 def fill(desk: Desk, node_id: str, number: int, **demand: Any) -> list[str]:
-    """Jobs that the node holds and has claimed; their messages lie in its queue."""
+    """Jobs that the node has claimed; their messages lie in its queue."""
     demand = {"preferred_node": node_id, **demand}
     jobs = [
         place.job_id
@@ -54,19 +54,19 @@ def wait_in_line(desk: Desk, number: int, **demand: Any) -> list[str]:
     ]
 
 
-def test_many_silent_nodes_are_buried_in_heartbeats_without_a_pause(
+def test_heartbeats_without_a_pause_mark_many_silent_nodes_dead(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("alive", pools=["other"])
     for number in range(120):
         desk.node(f"n{number}", 1)
         silence(desk, f"n{number}", 9000)
-    assert beat_until_done(desk, client, "alive") <= 13  # 50 are buried in each, and 10 rescued
+    assert beat_until_done(desk, client, "alive") <= 13  # each marks 50 dead and rescues 10
     assert client.zcount("scheduler:nodes", 0, "+inf") == 1
     assert not client.exists("scheduler:rescues")
 
 
-def test_a_burial_reads_a_bounded_number_of_jobs(desk: Desk, client: redis.Redis) -> None:
+def test_a_node_s_death_reads_a_bounded_number_of_jobs(desk: Desk, client: redis.Redis) -> None:
     desk.node("alive", pools=["other"])
     for node_id in ("a", "b", "c", "d"):
         desk.node(node_id, 700, concurrency=1)
@@ -109,7 +109,7 @@ def test_a_dead_node_with_many_jobs_is_rescued_in_bounded_calls_without_a_pause(
         assert {desk.status(job_id) for job_id in jobs[200:]} == {"waiting"}
 
 
-def test_a_program_that_reads_no_messages_goes_on_with_rescues_without_a_pause(
+def test_a_program_without_a_queue_continues_rescues_without_a_pause(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("alive", pools=["other"])
@@ -121,10 +121,10 @@ def test_a_program_that_reads_no_messages_goes_on_with_rescues_without_a_pause(
         silence(desk, node_id, 9000)
     assert beat_until_done(desk, client, "alive") <= 6
     assert not client.exists("scheduler:rescues")
-    assert client.zcard("scheduler:lost") == 0  # they have no task: there is no caller
+    assert client.zcard("scheduler:lost") == 0  # jobs without a task have no caller
 
 
-def test_all_messages_of_a_node_are_moved_page_by_page(desk: Desk, client: redis.Redis) -> None:
+def test_all_messages_of_a_node_move_page_by_page(desk: Desk, client: redis.Redis) -> None:
     desk.node("big", 450)
     jobs = fill(desk, "big", 450)
     client.delete("minsched.node.big")
@@ -147,10 +147,10 @@ def test_all_messages_of_a_node_are_moved_page_by_page(desk: Desk, client: redis
     desk.beat("big", jobs=jobs)
 
 
-def test_nodes_at_which_something_is_left_stand_before_no_others(
+def test_a_node_with_messages_left_delays_the_rescue_of_no_other_node(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """A message of no job that cannot be read stays at its node."""
+    """An unreadable message without a job stays at its node."""
     desk.node("idle", pools=["other"])
     names = [f"n{number}" for number in range(70)]
     for number, name in enumerate(names):
@@ -165,7 +165,7 @@ def test_nodes_at_which_something_is_left_stand_before_no_others(
     wait_for(lambda: desk.beat("idle") and client.zcard("scheduler:nodes") == 1)
 
 
-def test_a_node_that_leaves_many_acknowledged_messages_looks_at_few(
+def test_a_stopping_node_checks_few_of_many_acknowledged_messages(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1")
@@ -174,13 +174,13 @@ def test_a_node_that_leaves_many_acknowledged_messages_looks_at_few(
         client.hset("minsched.unacked.n1", str(number), "[]")
         client.sadd("minsched.acked.n1", str(number))
     assert count_commands(client, lambda: desk.beat("n1", online=False, jobs=[])) < 300
-    assert client.zcard("scheduler:rescues") == 1  # a reader of messages looks at them
+    assert client.zcard("scheduler:rescues") == 1  # a node that reads messages checks them
     client.delete("minsched.unacked.n1", "minsched.acked.n1")
     beat_until_done(desk, client, "idle")
     assert not client.exists("scheduler:rescues")
 
 
-def test_a_node_is_handed_no_more_expired_jobs_than_it_reads(
+def test_a_heartbeat_returns_no_more_expired_jobs_than_the_node_reads(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1", 1)
@@ -189,7 +189,7 @@ def test_a_node_is_handed_no_more_expired_jobs_than_it_reads(
     assert desk.beat("n1").next_due_ms == 0
     assert client.llen("minsched.node.n1") == 60  # in one call
     for _ in range(2):
-        assert 0 < desk.beat("n1").next_due_ms < 1000  # it is asked to come soon
+        assert 0 < desk.beat("n1").next_due_ms < 1000  # the next heartbeat is due soon
         assert client.llen("minsched.node.n1") == 100
     for left in (90, 30, 0):
         client.delete("minsched.node.n1")
@@ -199,7 +199,7 @@ def test_a_node_is_handed_no_more_expired_jobs_than_it_reads(
     client.delete("minsched.node.n1")
 
 
-def test_revoked_tasks_leave_their_line_at_once_and_go_to_nodes_as_these_read(
+def test_revoked_tasks_leave_their_line_at_once_and_go_to_nodes_as_the_nodes_read(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1", 1)
@@ -212,11 +212,11 @@ def test_revoked_tasks_leave_their_line_at_once_and_go_to_nodes_as_these_read(
     assert desk.views.lines() == []
     assert client.llen("minsched.node.n1") == 100
     assert Checker(desk.views).check() == []
-    # A node that is asked too finds them revoked.
+    # Another node that is asked finds them revoked.
     cost = count_commands(
         client, lambda: revoked.append(desk.service.revoke_tasks(tasks[:100], "n2"))
     )
-    assert (revoked[3], cost) == (0, 204)  # two a task, and two a call
+    assert (revoked[3], cost) == (0, 204)  # two for each task, and two for the call
     assert desk.beat("n2").next_due_ms == 0
     desk.beat("n2")
     assert client.llen("minsched.node.n2") == 100
@@ -229,7 +229,7 @@ def test_revoked_tasks_leave_their_line_at_once_and_go_to_nodes_as_these_read(
     client.delete("minsched.node.n1", "minsched.node.n2")
 
 
-def test_large_messages_of_revoked_tasks_are_moved_in_several_calls(
+def test_large_messages_of_revoked_tasks_move_in_several_calls(
     desk: Desk, client: redis.Redis
 ) -> None:
     """Lua copies each message that it moves."""

@@ -1,4 +1,4 @@
-"""Redis's clock is set back by an hour, also by a failover; and Redis was away for long."""
+"""Redis's clock is set back by an hour, for example by a failover; Redis was away for long."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ QUICK = Settings(node_ttl=0.4, heartbeat_interval=0.1, lease=1)
 
 @pytest.fixture
 def quick(client: redis.Redis) -> Desk:
-    """Nodes are dead after 0.4 s of silence."""
+    """A node is dead after 0.4 s without a heartbeat."""
     return Desk(MinimalSchedulerService(client, QUICK))
 
 
 def set_back(desk: Desk, *node_ids: str) -> None:
-    """What Redis has stored is from the future then."""
+    """Times that Redis has stored lie in the future then."""
     client, keys = desk.service.redis, desk.service.keys
     for node_id in node_ids:
         client.hincrby(keys("node_info", node_id), "last_heartbeat_ts", HOUR)
@@ -45,7 +45,7 @@ def hear_for(desk: Desk, seconds: float, node_id: str = "b") -> None:
     wait_for(is_over)
 
 
-def test_a_node_that_dies_as_the_clock_is_set_back_is_found_and_rescued(quick: Desk) -> None:
+def test_a_node_that_dies_as_the_clock_is_set_back_is_rescued(quick: Desk) -> None:
     quick.node("a")
     quick.node("b")
     hear_for(quick, 0.5)
@@ -65,7 +65,7 @@ def test_a_node_that_dies_as_the_clock_is_set_back_is_found_and_rescued(quick: D
     assert client.zscore(keys("nodes"), "b") <= quick.views.now()
 
 
-def test_a_rescue_that_was_put_off_is_due_again(quick: Desk) -> None:
+def test_a_postponed_rescue_is_due_after_the_clock_was_set_back(quick: Desk) -> None:
     quick.node("a")
     quick.node("b")
     hear_for(quick, 0.5)
@@ -79,7 +79,7 @@ def test_a_rescue_that_was_put_off_is_due_again(quick: Desk) -> None:
     client.delete(keys("node_queue", "a"))
 
 
-def test_a_process_gets_its_id_back_after_the_clock_was_set_back(quick: Desk) -> None:
+def test_a_node_registers_again_after_the_clock_was_set_back(quick: Desk) -> None:
     quick.node("a", instance="one")
     quick.beat("a", instance="one")
     set_back(quick, "a")
@@ -106,8 +106,8 @@ def test_a_process_gets_its_id_back_after_the_clock_was_set_back(quick: Desk) ->
     wait_for(is_declared, patience=5)
 
 
-def test_after_redis_was_away_dispatch_waits_for_the_nodes_to_be_heard(quick: Desk) -> None:
-    """All of them look silent. If none is heard, they are dead."""
+def test_after_redis_was_away_dispatch_waits_for_heartbeats(quick: Desk) -> None:
+    """All nodes look silent. A node that sends no heartbeat then is dead."""
     client, keys = quick.service.redis, quick.service.keys
     for node_id in ("a", "b"):
         quick.node(node_id, 2)

@@ -1,4 +1,4 @@
-"""No slot is given twice, however many ask at a time."""
+"""No slot is assigned twice, whatever the number of simultaneous callers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISPATCHERS = 64
 
 
 @pytest.mark.parametrize("run", range(20))
-def test_exactly_100_of_the_asked_get_one_of_100_slots(server: Server, run: int) -> None:
+def test_simultaneous_callers_get_exactly_100_of_100_slots(server: Server, run: int) -> None:
     service = MinimalSchedulerService(server.client())
     for number, slots in enumerate(SLOTS):
         service.register_node(
@@ -30,7 +30,7 @@ def test_exactly_100_of_the_asked_get_one_of_100_slots(server: Server, run: int)
         )
 
     def ask(_: int) -> list[str]:
-        with server.client() as client:  # a connection of its own, as another process has
+        with server.client() as client:  # its own connection, as in another process
             mine = MinimalSchedulerService(client)
             got = []
             for _ in range(3):

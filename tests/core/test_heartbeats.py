@@ -1,4 +1,4 @@
-"""What a heartbeat costs Redis: at rest, in a large fleet, and with many jobs."""
+"""The cost of a heartbeat for Redis: at rest, in a large fleet, and with many jobs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..support.server import Server, milliseconds
 BUSY, IDLE = '{"cpu": 30}', '{"cpu": 3}'  # of one level
 
 
-def test_at_rest_it_takes_few_commands(desk: Desk, client: redis.Redis) -> None:
+def test_a_heartbeat_at_rest_takes_few_commands(desk: Desk, client: redis.Redis) -> None:
     capabilities = [f"c{number}" for number in range(20)]
     desk.node("n1", pools=["asr", "tts"], caps=capabilities)
     desk.node("n2", pools=["other"])
     jobs = [desk.dispatch().job_id, desk.dispatch().job_id]
-    desk.beat("n1", jobs=jobs)  # they run
+    desk.beat("n1", jobs=jobs)  # the jobs run
     for number in range(1, 4):
         for load in (BUSY, IDLE):
             assert (
@@ -36,11 +36,11 @@ def test_at_rest_it_takes_few_commands(desk: Desk, client: redis.Redis) -> None:
                 <= 20
             )
         desk.send(due_ts=milliseconds(client) + 60_000 * number)
-        assert desk.beat("n2").next_due_ms > 0  # n2 is asked to come, and n1 is not
+        assert desk.beat("n2").next_due_ms > 0  # n2 is asked for a heartbeat, n1 is not
     assert desk.info("n1").load == {"cpu": 3}
 
 
-def test_at_rest_it_moves_a_node_whose_load_has_another_level(desk: Desk) -> None:
+def test_a_heartbeat_at_rest_moves_a_node_to_its_new_load_level(desk: Desk) -> None:
     for node_id in ("n1", "n2"):
         desk.node(node_id)
         desk.beat(node_id, jobs=[])
@@ -60,7 +60,7 @@ def test_a_waiting_job_of_another_pool_leaves_full_nodes_at_rest(
     assert count_commands(client, lambda: desk.beat("n1", jobs=[running.job_id])) <= 16
 
 
-def test_the_interval_grows_with_the_fleet_and_shrinks_with_it(client: redis.Redis) -> None:
+def test_the_interval_grows_and_shrinks_with_the_fleet(client: redis.Redis) -> None:
     desk = Desk(MinimalSchedulerService(client, Settings(node_ttl=2, heartbeat_interval=0.2)))
     desk.node("n0")
     assert desk.beat("n0").interval == 0.2
@@ -73,7 +73,7 @@ def test_the_interval_grows_with_the_fleet_and_shrinks_with_it(client: redis.Red
     for number in range(120, 300):
         desk.beat(f"n{number}", online=False, jobs=[])
         silence(desk, f"n{number}", 2100)
-    for _ in range(4):  # each finds fifty that have left
+    for _ in range(4):  # each removes fifty
         desk.beat("n0")
     assert desk.beat("n0").interval == 0.24
     assert Checker(desk.views).check() == []
@@ -96,7 +96,7 @@ def test_a_real_node_sends_fewer_heartbeats_while_its_fleet_is_large(
         heard = [desk.info("real").last_heartbeat_ts]
 
         def gap() -> int:
-            """Between the last two heartbeats. One may come early, if something has changed."""
+            """The time between the last two heartbeats. A change may cause an early one."""
             if (last := desk.info("real").last_heartbeat_ts) != heard[-1]:
                 heard.append(last)
             return heard[-1] - heard[-2] if len(heard) > 2 else 0
@@ -120,7 +120,7 @@ def test_a_node_with_a_longer_interval_may_be_silent_for_longer(desk: Desk) -> N
 
 
 def take_many(desk: Desk, number: int) -> list[str]:
-    """The jobs of a node "n1", in the order of dispatch."""
+    """The jobs of node "n1", in the order of dispatch."""
     desk.node("n1", slots=number)
     jobs = []
     for start in range(0, number, 100):
@@ -131,22 +131,22 @@ def take_many(desk: Desk, number: int) -> list[str]:
     return jobs
 
 
-def test_many_jobs_are_told_in_pages(desk: Desk, client: redis.Redis) -> None:
+def test_a_heartbeat_reports_many_jobs_in_pages(desk: Desk, client: redis.Redis) -> None:
     jobs = take_many(desk, 2 * MOST_JOBS + 50)
     desk.node("n2", pools=["other"])
     others = [desk.dispatch(pool="other").job_id for _ in range(2)]
-    told = [others[0], *jobs, others[1]]
+    held = [others[0], *jobs, others[1]]
     lease = desk.service.keys("node_jobs", "n1")
-    client.zadd(lease, dict.fromkeys(jobs, 1))  # Redis was away for longer than the leases last
+    client.zadd(lease, dict.fromkeys(jobs, 1))  # Redis was away for longer than the lease
     client.config_resetstat()
-    answer = desk.beat("n1", jobs=told)
+    answer = desk.beat("n1", jobs=held)
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
     assert answer.not_yours == others
     assert answer.current_jobs == len(jobs)
     assert {desk.status(job_id) for job_id in jobs} == {"running"}
 
 
-def test_leases_that_began_at_one_moment_are_renewed_one_after_another(
+def test_leases_that_began_together_are_renewed_at_different_heartbeats(
     desk: Desk, client: redis.Redis
 ) -> None:
     jobs = take_many(desk, 80)

@@ -1,4 +1,4 @@
-"""Nothing is left behind: every key has a TTL or belongs to something that is still there."""
+"""Every key has a TTL or belongs to something that exists."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_every_key_has_a_ttl_or_a_reason(desk: Desk, client: redis.Redis) -> Non
     assert left == set()
 
 
-def test_a_node_that_is_gone_for_good_leaves_nothing(client: redis.Redis) -> None:
-    times = {"history_ttl": 0.5, "session_ttl": 0.2}  # shorter than the settings allow
+def test_a_forgotten_node_leaves_no_key(client: redis.Redis) -> None:
+    times = {"history_ttl": 0.5, "session_ttl": 0.2}  # shorter than settings allow
     settings = Settings().model_copy(update=times)
     desk = Desk(MinimalSchedulerService(client, settings))
     use_every_key(desk)
     silence(desk, "n2", 60_000)
     client.hset(desk.service.keys("heard"), mapping={"since": 1})
-    desk.beat("n1", jobs=[])  # n2 is found silent
+    desk.beat("n1", jobs=[])  # marks n2 dead
     wait_for(lambda: desk.beat("n1") and not client.keys("*n2*"), "n2 to be forgotten")
     wait_for(lambda: not client.keys("scheduler:session:*"))
     wait_for(lambda: not [key for key in client.keys("scheduler:job:*") if "id_seq" not in key])
@@ -43,7 +43,7 @@ def test_a_node_that_is_gone_for_good_leaves_nothing(client: redis.Redis) -> Non
     assert left == set()
 
 
-def test_the_counters_of_a_pool_lapse_although_a_job_ends_after_its_last_node(
+def test_the_counters_of_a_pool_expire_although_a_job_ends_after_the_last_node_left(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1")
@@ -75,7 +75,7 @@ def test_python_and_lua_spell_every_key_alike(client: redis.Redis) -> None:
         assert said == keys(name, *parts)
 
 
-def test_keys_are_spelled_out_and_what_is_no_key_with_its_ids_is_refused() -> None:
+def test_an_unknown_key_or_a_wrong_number_of_ids_is_refused() -> None:
     spelled = spell_keys("f(key.lang_speakers(pair, h.x)) .. key.nodes() -- key.job")
     assert spelled == (
         "f((KEYS[1] .. 'lang:' .. (pair) .. ':in:' .. (h.x))) .. (KEYS[1] .. 'nodes') -- key.job"
@@ -89,7 +89,7 @@ def test_keys_are_spelled_out_and_what_is_no_key_with_its_ids_is_refused() -> No
             spell_keys(text)
 
 
-def test_priorities_are_filed_as_kombu_files_them() -> None:
+def test_priorities_have_the_suffixes_of_kombu() -> None:
     from kombu.transport.redis import Channel
 
     keys = Keys()
@@ -101,7 +101,7 @@ def test_priorities_are_filed_as_kombu_files_them() -> None:
         assert filed == f"q{suffix}"
 
 
-def test_refusal_leaves_no_key(desk: Desk, client: redis.Redis) -> None:
+def test_a_refused_dispatch_leaves_no_key(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 1)
     desk.dispatch()
     before = set(client.keys("*"))

@@ -1,4 +1,4 @@
-"""The layout of what is in Redis has a number, and nobody starts on one that he does not know."""
+"""The layout of the keys has a number. A process refuses to start on another layout."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def refusal(app: Celery) -> str:
     return str(refused.value)
 
 
-def test_the_first_node_notes_the_number(desk: Desk, client: redis.Redis) -> None:
+def test_the_first_node_writes_the_layout_s_number(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1")
     assert client.get(NOTE) == str(LAYOUT)
 
 
-def test_an_application_that_is_there_before_all_nodes_is_of_this_layout(
+def test_an_application_before_the_first_node_uses_this_layout(
     app: Celery, client: redis.Redis
 ) -> None:
     app.send_task("tests.support.app.mark", ("x", 1), minsched={"pool": "asr"})
@@ -49,7 +49,7 @@ def test_an_application_that_is_there_before_all_nodes_is_of_this_layout(
 
 @pytest.mark.parametrize("demand", [{"pool": "asr"}, {"src_lang": "zh", "tgt_lang": "en"}])
 @pytest.mark.parametrize("due_ts", [0, 10**15])
-def test_whoever_makes_a_job_here_is_known_by_it(
+def test_jobs_before_the_first_node_have_this_layout(
     service: MinimalSchedulerService, client: redis.Redis, demand: dict[str, str], due_ts: int
 ) -> None:
     request = DispatchRequest(when_full="wait", due_ts=due_ts, **demand)  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_whoever_makes_a_job_here_is_known_by_it(
     assert layout_of(client, service.keys) == LAYOUT
 
 
-def test_the_earlier_layout_is_told_to_migrate(app: Celery, client: redis.Redis) -> None:
+def test_on_the_earlier_layout_the_error_says_to_migrate(app: Celery, client: redis.Redis) -> None:
     client.set("scheduler:job:id_seq", 17)
     before = client.keys("*")
     said = refusal(app)
@@ -67,7 +67,7 @@ def test_the_earlier_layout_is_told_to_migrate(app: Celery, client: redis.Redis)
     assert client.keys("*") == before
 
 
-def test_a_later_layout_is_left_alone(app: Celery, desk: Desk, client: redis.Redis) -> None:
+def test_a_later_layout_is_not_changed(app: Celery, desk: Desk, client: redis.Redis) -> None:
     client.set(NOTE, LAYOUT + 1)
     said = f"has layout {LAYOUT + 1} (see {NOTE}), and this version has layout {LAYOUT}."
     assert said in refusal(app)
@@ -79,7 +79,7 @@ def test_a_later_layout_is_left_alone(app: Celery, desk: Desk, client: redis.Red
     assert client.keys("*") == [NOTE]
 
 
-def test_whoever_scrapes_it_sees_that_it_is_not_up(app: Celery, client: redis.Redis) -> None:
+def test_a_scrape_of_another_layout_says_not_up(app: Celery, client: redis.Redis) -> None:
     client.set(NOTE, LAYOUT + 1)
     registry = CollectorRegistry()
     register(app, registry)
@@ -87,7 +87,7 @@ def test_whoever_scrapes_it_sees_that_it_is_not_up(app: Celery, client: redis.Re
 
 
 @pytest.mark.parametrize("number", [LAYOUT - 1, LAYOUT + 1])
-def test_a_node_refuses_to_start_and_says_what_to_do(
+def test_a_node_on_another_layout_refuses_to_start_and_names_the_cure(
     fleet: Fleet, client: redis.Redis, number: int
 ) -> None:
     client.set(NOTE, number)
@@ -97,18 +97,18 @@ def test_a_node_refuses_to_start_and_says_what_to_do(
     assert client.keys("*") == [NOTE]
 
 
-def test_a_dispatch_does_not_ask_for_it(app: Celery, desk: Desk, client: redis.Redis) -> None:
+def test_a_dispatch_does_not_read_the_layout(app: Celery, desk: Desk, client: redis.Redis) -> None:
     desk.node("n1")
     app.minsched.scheduler  # noqa: B018 - asks once
     client.config_resetstat()
     app.send_task("tests.support.app.mark", ("x", 1), minsched={"pool": "asr"}, ignore_result=True)
     commands = client.info("commandstats")
     asked = commands.get("cmdstat_get", {"calls": 0})["calls"]
-    assert asked == 2  # the script's own looks for the fleet's times and for an earlier answer
+    assert asked == 2  # the script reads the fleet's times and an earlier answer
     assert commands["cmdstat_evalsha"]["calls"] == 1
 
 
-def test_programs_of_the_earlier_layout_work_on_undisturbed_while_this_version_is_refused(
+def test_programs_of_the_earlier_layout_continue_while_this_version_is_refused(
     fleet: Fleet, app: Celery, client: redis.Redis, tmp_path: Path
 ) -> None:
     old = fill(client, nodes=10, sessions=0, jobs=0)

@@ -1,4 +1,4 @@
-"""What came and went leaves nothing: pools, nodes, lines, sessions, tasks (D7)."""
+"""Pools, nodes, lines, sessions and tasks leave no key after they are gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = 60_000  # ms
 
 
 class Generation:
-    """Pools and nodes that come and go, and jobs of every kind. The node ``keeper`` stays."""
+    """Pools and nodes that come and go, and jobs of each kind. The node ``keeper`` stays."""
 
     def __init__(self, desk: Desk, name: str) -> None:
         self.desk, self.name = desk, name
@@ -38,7 +38,7 @@ class Generation:
         self.desk.send(**({"pool": self.asr, "task_id": task_id, "token": task_id} | demand))
 
     def send_all(self) -> None:
-        """More than the nodes have slots for: most wait, in lines of every kind."""
+        """More jobs than slots: most wait, in lines of each kind."""
         later, pair = self.desk.views.now() + LONG, f"x{self.name}"
         for number in range(3):
             self.send(session_id=f"s{number}-{self.name}")
@@ -55,7 +55,7 @@ class Generation:
             self.send(expires_ts=later)
 
     def work(self) -> None:
-        """A job of each node ends, after it has sent a retry of its task. Jobs in line follow."""
+        """One job of each node sends a retry of its task and ends. Waiting jobs follow."""
         for node_id in self.nodes:
             for job_id in self.client.zrange(self.keys("node_jobs", node_id), 0, 0):
                 self.client.lrem(self.keys("node_queue", node_id), 1, self.message(job_id))
@@ -72,7 +72,7 @@ class Generation:
         return f'{{"text": "{{}}", "job_id": "{job_id}"}}'
 
     def change(self) -> None:
-        """Offers and pools of pairs change, nodes are drained, tasks are revoked."""
+        """Nodes and pairs change pools and capabilities, nodes drain, tasks are revoked."""
         self.register("gpu other")
         self.desk.service.set_language_pools("zh", f"x{self.name}", [self.asr])
         self.desk.service.set_language_pools("zh", f"x{self.name}", [])
@@ -82,7 +82,7 @@ class Generation:
             self.desk.service.revoke_tasks([task_id], "keeper")
 
     def die(self) -> None:
-        """A job is lost with its node. The others are rescued. The nodes are forgotten."""
+        """One job is lost with its node, the others are rescued, and the nodes are forgotten."""
         for node_id in self.nodes:
             queue = self.keys("node_queue", node_id)
             if running := self.client.zrange(self.keys("node_jobs", node_id), 0, 0):
@@ -102,12 +102,12 @@ class Generation:
         wait_for(self.is_forgotten, "the nodes to be forgotten")
 
     def is_forgotten(self) -> bool:
-        """Has Redis no node but the keeper, after one more heartbeat?"""
+        """Whether Redis has only the keeper after one more heartbeat."""
         self.beat()
         return bool(self.client.zrange(self.keys("nodes"), 0, -1) == ["keeper"])
 
     def end(self) -> None:
-        """All tasks are revoked; the jobs of them that still wait expire."""
+        """Revokes all tasks; their jobs that still wait expire."""
         for task_id in self.tasks:
             self.desk.service.revoke_tasks([task_id], "keeper")
         waiting = [job.job_id for job in self.desk.views.jobs() if not job.has_slot]
@@ -123,14 +123,14 @@ class Generation:
 
 
 def lapse(client: redis.Redis) -> None:
-    """Time passes: what has a TTL goes."""
+    """Time passes: keys with a TTL expire."""
     for key in client.scan_iter("*"):
         if client.ttl(key) >= 0 and not key.endswith(":heard"):
             client.delete(key)
 
 
 def sizes(client: redis.Redis) -> dict[str, int]:
-    """The number of members of each key; the log of events has bounds of its own."""
+    """The number of members of each key, without the log of events, which has its own bound."""
     counts = {"hash": client.hlen, "set": client.scard, "zset": client.zcard, "list": client.llen}
     kinds = {key: client.type(key) for key in client.scan_iter("*") if not key.endswith(":events")}
     return {key: counts.get(kind, client.strlen)(key) for key, kind in kinds.items()}
@@ -164,7 +164,7 @@ def test_each_generation_of_pools_nodes_and_tasks_leaves_as_many_keys_as_the_las
     assert left[0].keys() == left[1].keys()
 
 
-def test_a_pool_that_has_lost_its_nodes_is_not_paused_when_its_name_returns(
+def test_a_pool_that_returns_after_its_last_node_left_is_not_paused(
     desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("keeper", 1, ["keep"])

@@ -1,4 +1,4 @@
-"""Lines at their limits: nobody starves, turns are fair, no call costs more for many who wait."""
+"""Lines at their limits: no job starves, turns are fair, each call is bounded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from celery_minsched.consistency.checker import Checker
 from ..support.desk import Desk, beat_until, finish, park_many, running_at, silence
 from ..support.server import milliseconds
 
-#: Commands in one call of a script, whoever waits: what a call may cost.
+#: Bound of the commands of one call, whatever the number of waiting jobs.
 MOST_COMMANDS = 10_000
 
 
 @pytest.fixture
 def bounded(client: redis.Redis) -> Callable[..., Any]:
-    """A context in which the calls run no more than so many commands each."""
+    """A context manager: the calls in it run at most so many commands each."""
 
     @contextmanager
     def context(most: int = MOST_COMMANDS) -> Iterator[None]:
@@ -34,12 +34,12 @@ def bounded(client: redis.Redis) -> Callable[..., Any]:
 
 
 def commands(client: redis.Redis) -> int:
-    """Commands that the server has run so far, those of scripts included."""
+    """The number of commands that the server has run, those of scripts included."""
     return sum(stat["calls"] for stat in client.info("commandstats").values())
 
 
-class TestNobodyIsStarved:
-    def test_behind_a_thousand_lines_that_the_node_cannot_serve(
+class TestNoJobStarves:
+    def test_a_job_behind_a_thousand_lines_that_the_node_cannot_serve_runs(
         self, desk: Desk, bounded: Callable[..., Any]
     ) -> None:
         desk.node("n1", 1)
@@ -54,7 +54,7 @@ class TestNobodyIsStarved:
         assert beats <= 8
         assert Checker(desk.views).check() == []
 
-    def test_lines_that_were_passed_over_cost_nothing_any_more(
+    def test_lines_that_a_node_cannot_serve_are_searched_once(
         self, desk: Desk, bounded: Callable[..., Any]
     ) -> None:
         desk.node("n1", 1)
@@ -65,9 +65,9 @@ class TestNobodyIsStarved:
         beat_until(desk, "n1", lambda: desk.taken("n1") == 1)
         for _ in range(8):
             with bounded(120):
-                assert finish(desk, "n1"), "the slot went to nobody"
+                assert finish(desk, "n1"), "the slot stayed free"
 
-    def test_lines_that_were_passed_over_are_seen_when_the_node_learns(self, desk: Desk) -> None:
+    def test_lines_are_searched_again_after_the_node_gets_a_capability(self, desk: Desk) -> None:
         desk.node("n1", 1)
         special = desk.park("special", capabilities=["gpu"])
         desk.dispatch()
@@ -76,7 +76,7 @@ class TestNobodyIsStarved:
         desk.node("n1", 2, caps=["gpu"])
         assert desk.status(special) == "dispatched"
 
-    def test_by_a_pool_that_comes_to_serve_their_pair(self, desk: Desk) -> None:
+    def test_jobs_run_in_a_new_pool_of_their_pair(self, desk: Desk) -> None:
         listed = [{"id": "asr", "langs": [["zh", "en"]]}]
         desk.node("n1", 1, listed)
         french = desk.park("french", src_lang="fr", tgt_lang="en")
@@ -85,14 +85,16 @@ class TestNobodyIsStarved:
         desk.service.set_language_pools("fr", "en", ["asr"])
         assert desk.status(french) == "dispatched"
 
-    def test_by_a_pool_that_lists_no_pairs_any_more(self, desk: Desk) -> None:
+    def test_jobs_run_in_a_pool_that_lists_no_pairs_any_more(self, desk: Desk) -> None:
         desk.node("n1", 1, [{"id": "asr", "langs": [["zh", "en"]]}])
         french = desk.park("french", src_lang="fr", tgt_lang="en")
         desk.beat("n1")
-        desk.node("n1", 1, ["asr"])  # any language is as good as another
+        desk.node("n1", 1, ["asr"])  # the language does not matter
         assert desk.status(french) == "dispatched"
 
-    def test_by_the_other_direction_when_the_first_is_served_no_more(self, desk: Desk) -> None:
+    def test_jobs_run_by_the_other_direction_when_no_pool_serves_the_first(
+        self, desk: Desk
+    ) -> None:
         desk.node("there", 1, [{"id": "p", "langs": [["zh", "en"]]}])
         desk.node("back", 1, [{"id": "q", "langs": [["en", "zh"]]}])
         auto = {"pool": None, "src_lang": "auto", "tgt_lang": "zh:en"}
@@ -114,7 +116,7 @@ class TestNobodyIsStarved:
         desk.node("there", 2, there)
         assert (desk.status(job), desk.taken("there"), desk.taken("back")) == ("dispatched", 2, 0)
 
-    def test_by_hundreds_of_lines_for_a_node_that_leaves(self, desk: Desk) -> None:
+    def test_jobs_of_hundreds_of_lines_for_one_node_run_after_it_leaves(self, desk: Desk) -> None:
         caps = [f"voice-{n}" for n in range(100)]
         desk.node("a", 1, caps=caps)
         desk.dispatch()
@@ -127,17 +129,17 @@ class TestNobodyIsStarved:
             ],
         )
         desk.node("b", 400, caps=caps)
-        assert desk.taken("b") == 0  # they wait for a
+        assert desk.taken("b") == 0  # these wait for a
         desk.service.drain_node("a")
         desk.beat("a")
         beat_until(desk, "b", lambda: desk.taken("b") == len(jobs))
         assert {desk.status(job) for job in jobs} == {"dispatched"}
 
     @pytest.mark.parametrize("leave", ["drain", "offline", "silence", "pool"])
-    def test_by_a_node_that_comes_back_and_leaves_again(
+    def test_jobs_for_a_node_that_comes_back_and_leaves_again_run_elsewhere(
         self, desk: Desk, client: redis.Redis, leave: str
     ) -> None:
-        """Who waits for one node waits for others too, each time that it is not there."""
+        """A job that waits for one node waits for all nodes while that node is away."""
 
         def go() -> None:
             if leave == "drain":
@@ -164,7 +166,7 @@ class TestNobodyIsStarved:
         assert desk.status(mine) == "waiting"  # b is full
         come()
         desk.complete(other)
-        assert desk.status(mine) == "waiting"  # for a, although b is free
+        assert desk.status(mine) == "waiting"  # waits for a, although b is free
         assert desk.beat("b").current_jobs == 0
         go()
         desk.beat("b")
@@ -173,7 +175,7 @@ class TestNobodyIsStarved:
 
 
 class TestFairTurns:
-    def test_a_flood_of_one_priority_costs_nobody_a_turn_in_another(self, desk: Desk) -> None:
+    def test_a_flood_of_one_priority_costs_no_turn_in_another(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         park_many(desk, [{"fairness_key": "urgent"} for _ in range(30)])
@@ -197,7 +199,7 @@ class TestFairTurns:
         assert running_at(desk, "n1") == [first]
         assert [finish(desk, "n1") for _ in range(2)] == [second, third]
 
-    def test_what_never_ran_gives_its_turn_back(self, desk: Desk) -> None:
+    def test_a_job_that_never_ran_gives_its_turn_back(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         demands = [{"fairness_key": "hasty", "task_id": f"t{n}"} for n in range(5)]
@@ -210,16 +212,16 @@ class TestFairTurns:
 
 
 class TestBounds:
-    def test_a_batch_is_no_way_around_the_bound(self, client: redis.Redis) -> None:
+    def test_the_bound_of_a_line_holds_for_a_batch_too(self, client: redis.Redis) -> None:
         desk = Desk(MinimalSchedulerService(client, Settings(max_waiting=5)))
         desk.node("n1", 1)
         desk.dispatch()
         with pytest.raises(Backlogged, match="5 jobs wait"):
             park_many(desk, [{} for _ in range(7)])
-        assert [line.waiting for line in desk.views.lines()] == [5]  # those before were sent
+        assert [line.waiting for line in desk.views.lines()] == [5]  # the earlier ones were sent
         assert len(desk.service.redis.keys("minsched.job.*")) == 5
 
-    def test_no_node_has_all_although_each_has_one(self, desk: Desk) -> None:
+    def test_capabilities_that_no_node_has_together_are_impossible(self, desk: Desk) -> None:
         desk.node("a", caps=["gpu"])
         desk.node("b", caps=["big"])
         job = desk.send(capabilities=["gpu", "big"])
@@ -240,7 +242,7 @@ class TestBounds:
                 beat_until(desk, f"n{number}", lambda: False)
         assert sum(desk.status(job) == "dispatched" for job in jobs) == 600
 
-    def test_a_freed_slot_costs_the_same_however_many_wait(
+    def test_a_freed_slot_costs_the_same_whatever_the_length_of_the_line(
         self, desk: Desk, client: redis.Redis
     ) -> None:
         def cost() -> int:
@@ -257,8 +259,8 @@ class TestBounds:
         assert max(cost() for _ in range(100)) <= few + 2
 
 
-class TestChores:
-    def test_who_waits_again_expires_too(self, desk: Desk, client: redis.Redis) -> None:
+class TestMaintenance:
+    def test_a_job_that_waits_again_expires_too(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
         seconds, _ = client.time()
         job = desk.dispatch(expires_ts=seconds * 1000 - 5000)
@@ -267,10 +269,10 @@ class TestChores:
         desk.service.drain_node("n1")
         assert desk.service.place_jobs([job.job_id], handed_back_by="n1") == ["waiting"]
         desk.beat("n2")
-        assert desk.queue("n2") == ["back"]  # whose worker tells the caller
+        assert desk.queue("n2") == ["back"]  # the worker reports it to the caller
         assert desk.status(job.job_id) == "failed"
 
-    def test_one_node_is_asked_to_come_for_a_delayed_job_and_another_if_it_does_not(
+    def test_a_delayed_job_asks_one_node_for_a_heartbeat_and_then_another(
         self, desk: Desk, client: redis.Redis
     ) -> None:
         def delay(milliseconds: int) -> str:
@@ -287,7 +289,7 @@ class TestChores:
         sooner = delay(30_000)
         assert 0 < desk.beat("b").next_due_ms <= 30_000
         assert desk.beat("a").next_due_ms == -1
-        for late in (job, sooner):  # and b did not come
+        for late in (job, sooner):  # b sent no heartbeat
             client.zadd(desk.service.keys("delayed"), {late: 1})
             client.hset(desk.service.keys("job", late), "due_ts", 1)
         client.hset(desk.service.keys("alarm"), "at", 1)
@@ -295,9 +297,7 @@ class TestChores:
         assert 0 < desk.beat("c").next_due_ms <= 60_000
         assert [desk.status(late) for late in (job, sooner)] == ["dispatched"] * 2
 
-    def test_nothing_is_kept_of_an_expiry_once_the_job_runs(
-        self, desk: Desk, client: redis.Redis
-    ) -> None:
+    def test_no_expiry_is_kept_after_the_job_began(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         job = desk.park("mine", expires_ts=10**15)
@@ -305,7 +305,7 @@ class TestChores:
         assert client.zcard(desk.service.keys("expiring")) == 0
 
 
-#: Demands of a crowd: any number of them may be alike.
+#: Demands; several may be equal.
 CROWD: list[dict[str, Any]] = [
     {},
     {"pool": "mt"},
@@ -321,9 +321,11 @@ CROWD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_crowd_of_one_moment_stands_as_if_it_had_come_one_by_one(desk: Desk, seed: int) -> None:
-    """Delayed jobs that are placed by one heartbeat get the slots and the places of ones that are
-    sent at that time in their order.
+def test_jobs_that_fall_due_together_wait_in_the_order_of_separate_calls(
+    desk: Desk, seed: int
+) -> None:
+    """One heartbeat places the delayed jobs. They get the slots and places of jobs that are sent in
+    their order at that time.
     """
     client = desk.service.redis
     crowd = random.Random(seed).choices(CROWD, k=80)
@@ -347,7 +349,7 @@ def test_a_crowd_of_one_moment_stands_as_if_it_had_come_one_by_one(desk: Desk, s
 
 
 def standing(desk: Desk) -> dict[str, Any]:
-    """Which job has a slot where and by what, who stands where in line, and whose turn is next."""
+    """The jobs with a slot and why, the order of each line, and the next turn of each key."""
     client, keys = desk.service.redis, desk.service.keys
     indexes = [keys("pool_waiting", pool) for pool in ("asr", "mt", "both")]
     indexes += client.keys(keys("capable_waiting", "*", "*")) + client.keys(

@@ -1,4 +1,4 @@
-"""The scripts as files: their contracts, their includes, and that an installed wheel has them."""
+"""The scripts as files: contracts, includes, and the installed wheel."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_python_reads_numbers_of_the_scripts() -> None:
         lua_source.number("node", "NO_SUCH_NUMBER")
 
 
-def test_every_include_is_used_and_joined_once() -> None:
+def test_every_include_is_used_and_included_once() -> None:
     used = set()
     for name in SCRIPTS:
         source = lua_source.source(name)
@@ -121,8 +121,8 @@ def test_every_include_is_used_and_joined_once() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_has_each_function_that_it_calls_and_no_other(name: str) -> None:
-    """Redis makes all functions of a script anew at each call."""
+def test_a_script_has_exactly_the_functions_that_it_calls(name: str) -> None:
+    """Redis creates all functions of a script at each call."""
     defined = re.compile(r"^local function (\w+)\(", re.MULTILINE)
     known = {
         found
@@ -141,12 +141,12 @@ def test_a_script_has_each_function_that_it_calls_and_no_other(name: str) -> Non
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_has_no_more_local_names_than_lua_allows(name: str) -> None:
-    """Lua allows 200. A script is refused by the server above that: there is room for some more."""
+    """Lua allows 200. The server refuses a script above that."""
     declared = re.findall(r"^local (function \w+|[^=\n]+)", lua_source.source(name), re.MULTILINE)
     assert sum(len(names.split(",")) for names in declared) <= 190
 
 
-def test_a_server_that_has_lost_its_scripts_is_sent_them_again(
+def test_a_server_without_its_scripts_gets_them_again(
     service: MinimalSchedulerService, client: redis.Redis
 ) -> None:
     service.register_node(RegisterNodeRequest(node_id="n1", max_jobs=9, pools_json='["asr"]'))

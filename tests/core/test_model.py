@@ -1,4 +1,4 @@
-"""The scripts against a plain model, step by step, with the invariants looked at after each."""
+"""The scripts against a plain model, with a check of the invariants after each step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLACED = ("dispatched", "running")
 
 
 class Scheduler(RuleBasedStateMachine):
-    """One run of hypothesis: an empty server, and whatever may be asked of it."""
+    """One run of hypothesis: an empty server, and any sequence of calls."""
 
     server: Server
     jobs = Bundle("jobs")
@@ -57,14 +57,14 @@ class Scheduler(RuleBasedStateMachine):
         self.joined = 0
 
     def teardown(self) -> None:
-        for job_id, job in self.model.jobs.items():  # when every task has ended, however it ended
+        for job_id, job in self.model.jobs.items():  # every task has ended
             if job.status in PLACED:
                 self.service.complete_task(
                     CompleteTaskRequest(job_id=job_id, node_id=job.node, status="failed")
                 )
                 self.model.end(job_id, "failed")
                 self.follow_waiting()
-        for node in self.views.nodes():  # every slot is free
+        for node in self.views.nodes():  # so every slot is free
             assert node.current_jobs == len(self.model.nodes[node.node_id].jobs)
         assert Checker(self.views).check() == []
         self.client.close()
@@ -163,7 +163,7 @@ class Scheduler(RuleBasedStateMachine):
 
     @rule(job_id=jobs, claim=st.booleans(), name=NODES)
     def place_again(self, job_id: str, claim: bool, name: str) -> None:
-        """Nothing that is placed, waits or has ended is placed once more."""
+        """A job that has a slot, waits or has ended is not placed again."""
         job = self.model.jobs.get(job_id)
         if job is None or job.status == "lost":
             return
@@ -208,7 +208,7 @@ class Scheduler(RuleBasedStateMachine):
         job.required = (self.client.hget(keys("job", job_id), "line") or "").rpartition("/")[2]
         self.follow_waiting()
         assert job.status == became
-        if requeued and others:  # the slot was theirs first
+        if requeued and others:  # they had a right to the slot
             assert (became, job.node) != ("dispatched", node_id)
 
     @rule(job_id=jobs, times=st.integers(1, 2))
@@ -296,10 +296,10 @@ def run(server: Server, examples: int, steps: int) -> None:
     )
 
 
-def test_the_scripts_do_what_the_model_does(server: Server) -> None:
+def test_the_scripts_agree_with_the_model(server: Server) -> None:
     run(server, examples=40, steps=30)
 
 
 @pytest.mark.soak
-def test_the_scripts_do_what_the_model_does_for_long(server: Server) -> None:
+def test_the_scripts_agree_with_the_model_in_long_runs(server: Server) -> None:
     run(server, examples=2000, steps=60)

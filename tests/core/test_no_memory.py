@@ -1,4 +1,4 @@
-"""Redis without memory: every script that ends or moves a job, or changes a node, still works."""
+"""Redis without memory: each script that ends or moves a job, or changes a node, works."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
 def world(client: redis.Redis, desk: Desk) -> Iterator[World]:
     yield World(client, desk)
     client.config_set("maxmemory", 0)
-    client.flushall()  # some of these states are made by hand, and no check would pass
+    client.flushall()  # some of these states are made by hand: check would find violations
 
 
 @pytest.mark.parametrize("script", CALLS)

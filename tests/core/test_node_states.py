@@ -1,4 +1,4 @@
-"""A node that is there and takes no jobs: it is stopping or stuck, and it is not gone."""
+"""A live node that takes no jobs: it is stopping or stuck."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def kinds(desk: Desk) -> list[str]:
 
 
 @pytest.mark.parametrize("why", ["stopping", "stuck"])
-def test_a_node_with_a_reason_takes_no_jobs_and_keeps_its_own(desk: Desk, why: Any) -> None:
+def test_a_node_that_is_stopping_or_stuck_takes_no_jobs_and_keeps_its_own(
+    desk: Desk, why: Any
+) -> None:
     desk.node("n1")
     desk.node("n2", 1)
     job = desk.dispatch(preferred_node="n1")
@@ -27,13 +29,13 @@ def test_a_node_with_a_reason_takes_no_jobs_and_keeps_its_own(desk: Desk, why: A
     desk.beat("n1", state=why, jobs=[job.job_id])
     assert state(desk, "n1") == why
     assert desk.dispatch(preferred_node="n1").node_id == "n2"
-    desk.service.rescue_node("n1", [])  # a rescuer that comes too late
+    desk.service.rescue_node("n1", [])  # a late rescuer
     assert desk.status(job.job_id) == "running"
     assert not desk.beat("n2", rescues=True).rescue_due
     assert kinds(desk) == ["node_joined", "node_joined", f"node_{why}"]
 
 
-def test_a_node_that_stops_leaves_once(desk: Desk) -> None:
+def test_a_stopping_node_leaves_once(desk: Desk) -> None:
     desk.node("n1")
     desk.beat("n1", state="stopping", jobs=[])
     assert desk.info("n1").instance
@@ -43,7 +45,7 @@ def test_a_node_that_stops_leaves_once(desk: Desk) -> None:
     assert kinds(desk) == ["node_joined", "node_stopping", "node_left"]
 
 
-def test_a_node_that_was_stuck_recovers(desk: Desk) -> None:
+def test_a_stuck_node_recovers(desk: Desk) -> None:
     desk.node("n1")
     desk.beat("n1", state="stuck", jobs=[])
     waits = desk.park()
@@ -62,7 +64,7 @@ def test_a_stopping_node_that_falls_silent_is_dead(desk: Desk) -> None:
 
 
 class TestEvidence:
-    """A message that lies unread in the queue of a node that takes each message as it comes."""
+    """A message stays unread in the queue of a node that reads each message at once."""
 
     def age(self, desk: Desk, node_id: str, milliseconds: int) -> None:
         info = desk.service.keys("node_info", node_id)
@@ -88,7 +90,7 @@ class TestEvidence:
         assert not desk.service.redis.hexists(info, "stuck_until")
         desk.complete(job)
 
-    def test_a_node_that_takes_messages_is_not(self, desk: Desk) -> None:
+    def test_a_node_that_reads_messages_is_not_stuck(self, desk: Desk) -> None:
         desk.node("n1", 9)
         jobs = [desk.send(str(n)) for n in range(3)]
         for _ in jobs:
@@ -100,7 +102,7 @@ class TestEvidence:
         for job in jobs:
             desk.complete(job)
 
-    def test_a_node_that_may_leave_messages_is_not(self, desk: Desk) -> None:
+    def test_a_node_that_may_leave_messages_unread_is_not_stuck(self, desk: Desk) -> None:
         desk.node("n1")
         job = desk.send()
         desk.beat("n1", jobs=[], takes_at_once=True)

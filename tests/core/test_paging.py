@@ -1,4 +1,4 @@
-"""Many jobs or messages are sent in short calls, whatever their number and size."""
+"""Many or large messages are sent in short calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def jobs(number: int, size: int = 0) -> list[Job]:
 
 
 def calls(client: redis.Redis, act: Callable[[], Any], command: str = "evalsha") -> int:
-    """How often a command is called."""
+    """The number of calls of a command."""
     client.config_resetstat()
     act()
     return int(client.info("commandstats")[f"cmdstat_{command}"]["calls"])
@@ -47,7 +47,7 @@ def test_a_call_has_a_bounded_number_of_items_and_of_bytes(size: int) -> None:
 
 
 def test_thousands_of_jobs_are_dispatched_in_their_order(desk: Desk, client: redis.Redis) -> None:
-    """In one call, Lua had no room for their places in line: their messages were in no line."""
+    """In a single call, Lua had no room for their queue entries, and the jobs were in no line."""
     desk.service.dispatch_tasks(jobs(1))
     many = jobs(4100)
     places: list[Any] = []
@@ -60,7 +60,7 @@ def test_thousands_of_jobs_are_dispatched_in_their_order(desk: Desk, client: red
     assert [place.job_id for place in again if isinstance(place, DispatchResponse)] == job_ids
 
 
-def test_large_messages_have_calls_of_their_own(desk: Desk, client: redis.Redis) -> None:
+def test_large_messages_have_their_own_calls(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 3)
     large = jobs(10, MOST_BYTES * 2 // 5)
     assert calls(client, lambda: desk.service.dispatch_tasks(large)) == 5
@@ -82,10 +82,10 @@ def test_jobs_for_nodes_with_many_capabilities_have_shorter_calls(
     assert [place.job_id for place in places] == [f":{n}" for n in range(1, 101)]
 
 
-def test_messages_that_a_plain_worker_took_are_looked_for_in_short_calls(
+def test_messages_that_a_plain_worker_took_are_searched_in_short_calls(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """Redis walks the whole list for each of them."""
+    """Redis reads the whole list for each of them."""
     client.lpush("celery", *(f"other {n}" for n in range(30_000)))
     gone = [(f"m{n}", *job) for n, job in enumerate(jobs(7))]
     client.rpush("celery", "m5")
@@ -109,20 +109,20 @@ def test_a_script_refuses_more_jobs_than_one_call_takes_before_it_writes(
     service: MinimalSchedulerService, client: redis.Redis
 ) -> None:
     args = [job_arguments(service.keys, 1000, *job) for job in jobs(MOST_ITEMS + 1)]
-    for name, before, told in (
+    for name, before, batch in (
         ("dispatch_task", (), args),
         ("adopt_task", ("celery",), [("raw", *job) for job in args]),
     ):
         client.script_load(source(name))
         client.lpush("celery", "raw")
-        flat = [arg for job in told for arg in job]
+        flat = [arg for job in batch for arg in job]
         with pytest.raises(redis.ResponseError, match="TOO_MANY_JOBS: at most 100"):
             client.evalsha(sha(name), 2, "scheduler:", "", "1 1 1 1 1", *before, *flat)
         assert client.keys() == ["celery"]
         client.delete("celery")
 
 
-def test_many_messages_are_adopted_to_the_first_that_is_refused(client: redis.Redis) -> None:
+def test_many_messages_are_adopted_up_to_the_first_refused_one(client: redis.Redis) -> None:
     service = MinimalSchedulerService(client, Settings(max_waiting=150))
     lying = [(f"m{n}", *job) for n, job in enumerate(jobs(300))]
     for raw, _, _ in lying:
@@ -186,7 +186,7 @@ def send_large(desk: Desk, number: int, **demand: Any) -> list[str]:
 
 
 def move_all(client: redis.Redis, beat: Callable[[], Any], number: int) -> None:
-    """Heartbeats until so many large messages were moved, a few of them in each."""
+    """Sends heartbeats until so many large messages are moved. Each moves a few."""
     moved = 0
     while moved < number:
         client.config_resetstat()
@@ -197,7 +197,7 @@ def move_all(client: redis.Redis, beat: Callable[[], Any], number: int) -> None:
     assert answer.next_due_ms != 0
 
 
-def test_large_messages_in_line_go_to_a_node_a_few_in_a_call(
+def test_a_call_moves_few_large_messages_from_a_line_to_a_node(
     desk: Desk, client: redis.Redis
 ) -> None:
     send_large(desk, 11)
@@ -207,9 +207,7 @@ def test_large_messages_in_line_go_to_a_node_a_few_in_a_call(
     assert desk.taken("n1") == 10
 
 
-def test_large_messages_that_fall_due_are_placed_a_few_in_a_call(
-    desk: Desk, client: redis.Redis
-) -> None:
+def test_a_call_places_few_large_messages_that_fall_due(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 20)
     due_ts = desk.views.now() + 60_000
     for job_id in send_large(desk, 10, due_ts=due_ts):
@@ -219,9 +217,7 @@ def test_large_messages_that_fall_due_are_placed_a_few_in_a_call(
     assert desk.taken("n1") == 10
 
 
-def test_large_messages_that_expire_are_handed_out_a_few_in_a_call(
-    desk: Desk, client: redis.Redis
-) -> None:
+def test_a_call_hands_out_few_large_messages_that_expire(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 1)
     desk.dispatch()
     send_large(desk, 10, expires_ts=10)
@@ -230,7 +226,7 @@ def test_large_messages_that_expire_are_handed_out_a_few_in_a_call(
 
 
 @pytest.mark.parametrize("is_dead", [True, False], ids=["dead", "back"])
-def test_a_rescue_moves_a_few_large_messages_and_heartbeats_the_others(
+def test_a_rescue_moves_few_large_messages_and_heartbeats_move_the_others(
     desk: Desk, client: redis.Redis, is_dead: bool
 ) -> None:
     keys = desk.service.keys
@@ -249,9 +245,7 @@ def test_a_rescue_moves_a_few_large_messages_and_heartbeats_the_others(
     assert desk.taken(taker) == 10
 
 
-def test_large_messages_sent_to_a_node_with_a_priority_are_moved_a_few_in_a_call(
-    desk: Desk, client: redis.Redis
-) -> None:
+def test_a_call_moves_few_large_messages_with_a_priority(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1")
     queue = desk.service.keys("node_queue", "n1")
     client.lpush(queue + desk.service.keys.priority_suffix(9), *LARGE)

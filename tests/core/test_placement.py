@@ -1,4 +1,4 @@
-"""Which node a job gets: load order, sessions, capabilities and language pairs."""
+"""The choice of a node: load order, sessions, capabilities and language pairs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ..support.desk import Desk
 
 
 class TestLoadOrder:
-    def test_the_smallest_share_of_slots_taken_comes_first(self, desk: Desk) -> None:
+    def test_the_node_with_the_smallest_share_of_taken_slots_is_first(self, desk: Desk) -> None:
         desk.node("small", 1)
         desk.node("large", 4)
         desk.beat("large", load_json='{"cpu": 90}')
         assert desk.dispatch().node_id == "small"  # both empty: the load decides
         assert [desk.dispatch().node_id for _ in range(4)] == ["large"] * 4
 
-    def test_then_the_smallest_load(self, desk: Desk) -> None:
+    def test_of_equal_shares_the_smallest_load_is_first(self, desk: Desk) -> None:
         for node_id, cpu in (("a", 60), ("b", 5), ("c", 30)):
             desk.node(node_id)
             desk.beat(node_id, load_json=json.dumps({"cpu": cpu, "gpu": cpu, "mem": cpu}))
         assert [desk.dispatch().node_id for _ in range(3)] == ["b", "c", "a"]
 
-    def test_noise_in_the_reported_load_chooses_no_node(self, desk: Desk) -> None:
-        """A load is low, medium or high. In each round every idle node gets one of the jobs."""
+    def test_noise_in_the_reported_load_has_no_effect(self, desk: Desk) -> None:
+        """A load is low, medium or high. In each round each idle node gets one job."""
         noise = random.Random(16)
         nodes = [f"n{number}" for number in range(20)]
         for node_id in nodes:
@@ -55,7 +55,7 @@ class TestLoadOrder:
         order = "".join(desk.dispatch().node_id for _ in range(6))
         assert [set(order[at : at + 2]) for at in (0, 2, 4)] == [set("ae"), set("bc"), set("df")]
 
-    def test_then_the_one_chosen_longest_ago(self, desk: Desk) -> None:
+    def test_of_equal_loads_the_node_that_was_chosen_longest_ago_is_first(self, desk: Desk) -> None:
         for node_id in "abc":
             desk.node(node_id)
         order = []
@@ -67,10 +67,10 @@ class TestLoadOrder:
         assert set(order) == set("abc")
 
     @pytest.mark.parametrize("turns", [2**38, 2**39, 3 * 2**38, 2**40, 2**52 + 2**38])
-    def test_also_when_the_turns_have_been_counted_for_long(
+    def test_the_order_holds_when_the_counter_of_turns_wraps(
         self, desk: Desk, client: redis.Redis, turns: int
     ) -> None:
-        """The counter passes ``turns`` half-way. A node joins before it jumps, and others after."""
+        """The counter passes ``turns`` half-way. One node joins before that, others after."""
         desk.node("a")
         client.set(desk.service.keys("turn"), turns - 20)
         for node_id in "bcd":
@@ -93,7 +93,7 @@ class TestSessions:
         assert {job.node_id for job in jobs} == {first}
         assert {job.chosen_by for job in jobs} == {"sticky"}
 
-    def test_and_moves_when_that_is_full(self, desk: Desk) -> None:
+    def test_a_session_moves_when_its_node_is_full(self, desk: Desk) -> None:
         desk.node("a", 1)
         desk.node("b", 1)
         first = desk.dispatch(session_id="u1")
@@ -103,7 +103,7 @@ class TestSessions:
         desk.complete(moved)
         assert desk.dispatch(session_id="u1").node_id == moved.node_id
 
-    def test_it_keeps_its_pool_when_its_node_is_full(self, desk: Desk) -> None:
+    def test_a_session_keeps_its_pool_when_its_node_is_full(self, desk: Desk) -> None:
         pair = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
         desk.node("a", 1, [{"id": "p1", "langs": [["zh", "en"]]}])
         first = desk.dispatch(session_id="u1", **pair)
@@ -124,7 +124,7 @@ class TestSessions:
         homes = {desk.dispatch(session_id="u1", affinity="none").node_id for _ in range(2)}
         assert homes == {"a", "b"}
 
-    def test_affinity_require_waits_for_the_node_while_it_is_there(self, desk: Desk) -> None:
+    def test_affinity_require_waits_for_a_live_node(self, desk: Desk) -> None:
         desk.node("a", 1)
         desk.node("b", 1)
         first = desk.dispatch(session_id="u1", affinity="require")
@@ -135,7 +135,7 @@ class TestSessions:
         assert desk.dispatch(session_id="u1", affinity="require").node_id == other
 
 
-class TestWhatANodeCanDo:
+class TestCapabilities:
     def test_a_rare_capability_is_found_in_a_large_pool(self, desk: Desk) -> None:
         for number in range(30):
             desk.node(f"n{number}", 4)
@@ -144,7 +144,7 @@ class TestWhatANodeCanDo:
         with pytest.raises(NoAvailableNode):
             desk.dispatch(capabilities=["whisper"])
 
-    def test_all_the_capabilities_are_needed(self, desk: Desk) -> None:
+    def test_a_node_needs_all_the_capabilities(self, desk: Desk) -> None:
         desk.node("gpu", caps=["gpu"])
         desk.node("big", caps=["big"])
         with pytest.raises(EmptyPool):
@@ -160,12 +160,12 @@ class TestWhatANodeCanDo:
         with pytest.raises(NoPoolForLangPair, match="'zh' to 'fr'"):
             desk.dispatch(pool="mt", **zh_fr)
 
-    def test_auto_looks_the_pair_up_in_both_directions(self, desk: Desk) -> None:
+    def test_auto_finds_the_pair_in_both_directions(self, desk: Desk) -> None:
         desk.node("a", pools=[{"id": "mt", "langs": [["zh", "en"]]}])
         for pair in ("zh:en", "en:zh"):
             assert desk.dispatch(pool=None, src_lang="auto", tgt_lang=pair).pool == "mt"
 
-    def test_a_pair_is_mapped_to_pools_without_a_node_saying_so(self, desk: Desk) -> None:
+    def test_a_program_maps_a_pair_to_pools(self, desk: Desk) -> None:
         desk.node("a")
         pair = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
         with pytest.raises(NoPoolForLangPair):
@@ -176,7 +176,7 @@ class TestWhatANodeCanDo:
         with pytest.raises(NoPoolForLangPair):
             desk.dispatch(**pair)
 
-    def test_what_a_node_no_longer_offers_it_is_taken_out_of(self, desk: Desk) -> None:
+    def test_a_node_leaves_the_indexes_of_what_it_no_longer_offers(self, desk: Desk) -> None:
         desk.node("a", pools=[{"id": "mt", "langs": [["zh", "en"]]}, "asr"], caps=["gpu"])
         desk.node("a", pools=["asr"])
         for demand in (

@@ -29,7 +29,7 @@ def die(desk: Desk, node_id: str) -> None:
     desk.service.declare_dead(node_id)
 
 
-def test_only_what_may_have_begun_counts_a_death(desk: Desk) -> None:
+def test_only_a_job_that_may_have_begun_counts_the_death(desk: Desk) -> None:
     desk.node("n1", 6, concurrency=2)
     jobs = [claim(desk, "n1") for _ in range(5)]
     die(desk, "n1")
@@ -50,7 +50,7 @@ def test_the_oldest_jobs_of_a_dead_node_take_the_free_slots(desk: Desk) -> None:
     assert {desk.status(job_id) for job_id in jobs[2:]} == {"waiting"}
 
 
-def test_all_count_where_all_run_at_once(desk: Desk) -> None:
+def test_all_jobs_count_the_death_if_all_run_at_once(desk: Desk) -> None:
     desk.node("n1", 3)
     jobs = [claim(desk, "n1") for _ in range(3)]
     die(desk, "n1")
@@ -59,7 +59,7 @@ def test_all_count_where_all_run_at_once(desk: Desk) -> None:
     assert rescues(desk, jobs) == [1, 1, 1]
 
 
-def test_a_process_that_is_replaced_has_died(desk: Desk) -> None:
+def test_a_replaced_process_counts_as_a_death(desk: Desk) -> None:
     desk.node("n1", 4, concurrency=1, instance="one")
     jobs = [claim(desk, "n1") for _ in range(3)]
     silence(desk, "n1", 60_000)
@@ -69,7 +69,7 @@ def test_a_process_that_is_replaced_has_died(desk: Desk) -> None:
     assert rescues(desk, jobs) == [1, 0, 0]
 
 
-def test_a_node_that_leaves_has_not_died(desk: Desk) -> None:
+def test_a_node_that_leaves_counts_no_death(desk: Desk) -> None:
     desk.node("n1", 3)
     desk.beat("n1", jobs=[])
     jobs = [claim(desk, "n1") for _ in range(2)]
@@ -79,7 +79,7 @@ def test_a_node_that_leaves_has_not_died(desk: Desk) -> None:
     assert rescues(desk, jobs) == [0, 0]
 
 
-def test_a_lease_that_ends_is_no_death(desk: Desk, client: redis.Redis) -> None:
+def test_an_expired_lease_counts_no_death(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 3)
     jobs = [claim(desk, "n1")]
     park(desk, "n1", jobs)

@@ -1,4 +1,4 @@
-"""The scheduler without Celery: the flows, their errors, and that each done twice is done once."""
+"""The scheduler without Celery: its flows and errors, and repeated calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_four_flows(desk: Desk) -> None:
     assert desk.status(job.job_id) == "finished"
 
 
-def test_each_script_twice_is_once(desk: Desk) -> None:
+def test_a_repeated_call_changes_nothing(desk: Desk) -> None:
     desk.node("n1")
     desk.node("n1")
     first = desk.dispatch(task_id="t1", token="one call")
@@ -53,7 +53,7 @@ def test_each_script_twice_is_once(desk: Desk) -> None:
 
 
 class TestErrors:
-    def test_each_has_its_code_its_values_and_a_sentence(self, desk: Desk) -> None:
+    def test_each_error_has_its_code_its_values_and_a_sentence(self, desk: Desk) -> None:
         desk.node("n1", 1)
         job = desk.dispatch()
         cases: list[tuple[type[SchedulerError], Any, dict[str, object], str]] = [
@@ -94,7 +94,7 @@ class TestErrors:
             assert values.items() <= caught.value.values.items()
         assert desk.taken("n1") == 1
 
-    def test_they_survive_pickling(self) -> None:
+    def test_errors_survive_pickling(self) -> None:
         import pickle
 
         error = UnknownNode(node_id="n1")
@@ -102,7 +102,7 @@ class TestErrors:
 
 
 class TestNodes:
-    def test_a_crashed_node_s_id_is_free_once_it_lapsed(self, client: redis.Redis) -> None:
+    def test_the_id_of_a_crashed_node_is_free_after_node_ttl(self, client: redis.Redis) -> None:
         settings = Settings(node_ttl=0.2, heartbeat_interval=0.05)
         desk = Desk(MinimalSchedulerService(client, settings))
         desk.node("n1")
@@ -121,7 +121,7 @@ class TestNodes:
         desk.beat("n1")
         assert desk.dispatch().node_id == "n1"
 
-    def test_fewer_slots_than_are_taken(self, desk: Desk) -> None:
+    def test_a_node_may_register_fewer_slots_than_are_taken(self, desk: Desk) -> None:
         desk.node("n1", 3)
         jobs = [desk.dispatch() for _ in range(3)]
         desk.node("n1", 1)
@@ -131,7 +131,7 @@ class TestNodes:
             desk.complete(job)
         assert desk.dispatch().node_id == "n1"
 
-    def test_a_drained_node_finishes_what_it_has(self, desk: Desk) -> None:
+    def test_a_drained_node_finishes_its_jobs(self, desk: Desk) -> None:
         desk.node("n1")
         job = desk.dispatch()
         assert desk.service.drain_node("n1") == 1
@@ -148,8 +148,8 @@ class TestNodes:
             desk.service.drain_node("n9")
 
 
-class TestHeartbeatMends:
-    def test_what_the_node_holds_and_redis_lost(
+class TestHeartbeatRepairs:
+    def test_a_heartbeat_restores_a_job_that_the_node_holds_and_redis_lost(
         self, desk: Desk, client: redis.Redis, service: MinimalSchedulerService
     ) -> None:
         desk.node("n1")
@@ -158,7 +158,7 @@ class TestHeartbeatMends:
         desk.beat("n1", jobs=[job.job_id])
         assert (desk.taken("n1"), desk.status(job.job_id)) == (1, "running")
 
-    def test_a_reservation_that_the_node_never_confirmed(
+    def test_a_heartbeat_frees_a_slot_whose_lease_expired(
         self, desk: Desk, client: redis.Redis, service: MinimalSchedulerService
     ) -> None:
         desk.node("n1")
@@ -171,12 +171,12 @@ class TestHeartbeatMends:
         assert desk.taken("n1") == 1
         client.delete(service.keys("node_queue", "n1"))
         desk.beat("n1", jobs=[])
-        assert desk.taken("n1") == 1  # the node may have taken it just now
+        assert desk.taken("n1") == 1  # the node may have read it just now
         client.zadd(service.keys("node_jobs", "n1"), {job.job_id: 1})
         desk.beat("n1", jobs=[])
         assert (desk.taken("n1"), desk.status(job.job_id)) == (0, "lost")
 
-    def test_what_is_another_node_s(self, desk: Desk) -> None:
+    def test_a_heartbeat_does_not_take_a_job_of_another_node(self, desk: Desk) -> None:
         desk.node("n1", 1)
         job = desk.dispatch()
         desk.node("n2", 1)

@@ -1,4 +1,4 @@
-"""Settings: checked, with a message that names the setting; where waiting is refused."""
+"""Settings: an error names the setting; some settings do not support waiting."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_a_wrong_setting_is_named(conf: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("node_ttl", "interval"), [(8.0, 1.0), (8.0, 2.0), (2.0, 0.5), (0.4, 0.1), (86400.0, 60.0)]
 )
-def test_one_lost_connection_does_not_make_a_node_dead(node_ttl: float, interval: float) -> None:
-    """A heartbeat that times out, between two pauses, and one more over a new connection."""
+def test_a_node_survives_one_lost_connection(node_ttl: float, interval: float) -> None:
+    """One heartbeat times out, and the next goes over a new connection."""
     settings = Settings(
         node_ttl=node_ttl, heartbeat_interval=interval, lease=86400, history_ttl=2 * 86400
     )
@@ -71,7 +71,7 @@ def test_one_lost_connection_does_not_make_a_node_dead(node_ttl: float, interval
     assert silence + node_ttl / 4 <= node_ttl
 
 
-def test_a_setting_counts_however_celery_is_configured() -> None:
+def test_a_setting_has_effect_however_celery_is_configured() -> None:
     by_attribute = Celery("a", broker=REDIS, set_as_current=False)
     by_attribute.conf.minsched_node_ttl = 5
     by_object = Celery("b", broker=REDIS, set_as_current=False)
@@ -91,18 +91,18 @@ def test_a_setting_counts_however_celery_is_configured() -> None:
         (REDIS, "redis://elsewhere:6379/0"),
     ],
 )
-def test_waiting_is_refused_where_messages_and_keys_are_apart(broker: str, url: str | None) -> None:
+def test_waiting_is_refused_if_messages_and_keys_are_apart(broker: str, url: str | None) -> None:
     app = plugin(broker, minsched_database_url=url).app
     assert app.amqp  # nothing is checked before the scheduler is needed
     with pytest.raises(ImproperlyConfigured, match="minsched_when_full = 'error'"):
-        app.send_task("t", minsched={"pool": "asr"})  # before anything is sent
+        app.send_task("t", minsched={"pool": "asr"})  # before a message is sent
     with pytest.raises(ImproperlyConfigured, match="minsched_when_full = 'error'"):
         _ = app.minsched.scheduler  # as a node starts
     assert plugin(broker, minsched_database_url=url, minsched_when_full="error").app.amqp
 
 
-def test_a_demand_that_would_wait_there_is_refused() -> None:
-    """By route, by task and by call, before anything is sent."""
+def test_a_demand_that_would_wait_is_refused_if_messages_and_keys_are_apart() -> None:
+    """By route, by task and by call, before a message is sent."""
     apart = {"minsched_database_url": REDIS, "minsched_when_full": "error"}
     waits = {"pool": "asr", "when_full": "wait"}
     by_route = plugin("memory://", **apart, minsched_routes={"speech.*": waits}).app
@@ -118,7 +118,7 @@ def test_a_demand_that_would_wait_there_is_refused() -> None:
             send()
 
 
-def test_the_same_place_may_be_named_twice() -> None:
+def test_the_broker_and_the_database_may_have_the_same_url() -> None:
     assert plugin(REDIS, minsched_database_url=REDIS).settings.when_full == "wait"
 
 
@@ -131,9 +131,9 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
     rows = re.findall(
         r"^\| `minsched_(\w+)` \| (\S+)", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    told = dict(rows)
-    assert told.keys() == Settings.model_fields.keys()
-    for name, default in told.items():
+    defaults = dict(rows)
+    assert defaults.keys() == Settings.model_fields.keys()
+    for name, default in defaults.items():
         value = Settings.model_fields[name].default
         assert default == (f"{value:g}" if isinstance(value, float) else str(value))
 
@@ -145,8 +145,8 @@ def test_the_readme_lists_every_key_of_a_demand() -> None:
     assert sorted(keys) == sorted(Demand.model_fields)
 
 
-def test_a_delayed_task_takes_a_slot_where_it_cannot_be_parked(client: redis.Redis) -> None:
-    """It would be lost else: no script could move its message from another database."""
+def test_a_delayed_task_takes_a_slot_if_it_cannot_wait(client: redis.Redis) -> None:
+    """No script can move its message from another database."""
     url = client.connection_pool.connection_kwargs["port"]
     app = plugin(
         f"redis://127.0.0.1:{url}/1",

@@ -1,4 +1,4 @@
-"""The key that names the latest job of a task stays for as long as that job's record (D8)."""
+"""The key that names the latest job of a task stays as long as that job's record."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FATES: dict[str, Callable[[Retried], object]] = {
 
 @pytest.fixture
 def brief(client: redis.Redis) -> Desk:
-    """Records of ended jobs stay for 0.6 s."""
+    """Records of ended jobs expire after 0.6 s."""
     return Desk(MinimalSchedulerService(client, BRIEF))
 
 
@@ -89,9 +89,7 @@ def test_a_retry_that_is_delayed_for_long_is_found_until_it_has_ended(brief: Des
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_what_becomes_of_the_first_job_leaves_the_key_of_its_retry_alone(
-    desk: Desk, fate: str
-) -> None:
+def test_the_end_of_the_first_job_keeps_the_key_of_its_retry(desk: Desk, fate: str) -> None:
     it = Retried(desk)
     FATES[fate](it)
     assert it.client.pttl(it.key) == FOREVER
@@ -100,7 +98,7 @@ def test_what_becomes_of_the_first_job_leaves_the_key_of_its_retry_alone(
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_the_key_lapses_with_the_retry_whatever_becomes_of_the_first_job(
+def test_the_key_expires_with_the_retry_whatever_the_end_of_the_first_job(
     desk: Desk, fate: str
 ) -> None:
     it = Retried(desk)
@@ -111,7 +109,7 @@ def test_the_key_lapses_with_the_retry_whatever_becomes_of_the_first_job(
     it.client.delete(desk.service.keys("node_queue", "n1"), desk.service.keys("node_queue", "n2"))
 
 
-def test_a_first_job_that_is_lost_after_its_retry_has_lapsed_is_not_reported(desk: Desk) -> None:
+def test_a_first_job_that_is_lost_after_its_retry_expired_is_not_reported(desk: Desk) -> None:
     it = Retried(desk)
     assert desk.service.revoke_tasks(["t1"], "n2")
     it.client.delete(it.key, desk.service.keys("job", it.retry))
@@ -120,7 +118,7 @@ def test_a_first_job_that_is_lost_after_its_retry_has_lapsed_is_not_reported(des
     it.client.delete(desk.service.keys("node_queue", "n2"))
 
 
-def test_a_first_job_that_waits_after_its_retry_has_lapsed_is_sound(desk: Desk) -> None:
+def test_a_first_job_that_waits_after_its_retry_expired_is_no_violation(desk: Desk) -> None:
     it = Retried(desk)
     assert desk.service.revoke_tasks(["t1"], "n2")
     it.client.delete(it.key, desk.service.keys("job", it.retry))
@@ -133,20 +131,20 @@ def test_a_first_job_that_waits_after_its_retry_has_lapsed_is_sound(desk: Desk) 
     it.client.delete(desk.service.keys("node_queue", "n2"))
 
 
-def test_a_first_job_whose_record_is_made_anew_leaves_the_key_alone(desk: Desk) -> None:
+def test_a_restored_record_of_the_first_job_keeps_the_key(desk: Desk) -> None:
     it = Retried(desk)
     it.park()
     it.client.delete(desk.service.keys("job", it.first.job_id))
     it.client.zrem(desk.service.keys("node_jobs", "n1"), it.first.job_id)
     desk.service.repair_node("n1")
-    told = DispatchRequest(pool="asr", task_id="t1", token="first")
-    desk.service.repair_job(told, it.first.job_id)
+    request = DispatchRequest(pool="asr", task_id="t1", token="first")
+    desk.service.repair_job(request, it.first.job_id)
     assert desk.status(it.first.job_id) == "dispatched"
     assert it.client.pttl(it.key) == FOREVER
     assert it.client.get(it.key) == it.retry
 
 
-def test_a_first_job_that_has_lapsed_is_not_written_to(desk: Desk) -> None:
+def test_an_expired_record_of_the_first_job_is_not_written(desk: Desk) -> None:
     desk.node("n1")
     first = desk.dispatch(task_id="t1", token="first")
     desk.complete(first)

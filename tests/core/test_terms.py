@@ -36,8 +36,8 @@ def test_each_death_starts_a_new_term(desk: Desk, client: redis.Redis) -> None:
     assert term(desk, "n1") > second
 
 
-def test_a_node_that_only_left_dispatch_stays_in_its_term(desk: Desk) -> None:
-    """None of its jobs is given away."""
+def test_a_node_that_only_left_dispatch_keeps_its_term(desk: Desk) -> None:
+    """It keeps its jobs."""
     desk.node("n1", 1)
     first = term(desk, "n1")
     silence(desk, "n1", 60_000)
@@ -57,8 +57,8 @@ def test_a_new_process_of_a_node_starts_a_new_term(desk: Desk, client: redis.Red
     assert term(desk, "n1", "two") > 0
 
 
-def test_a_heartbeat_that_tells_no_jobs_ends_the_rescue(desk: Desk) -> None:
-    """A node that has lost its connection to the broker cannot tell its jobs for a while."""
+def test_a_heartbeat_without_jobs_ends_the_rescue(desk: Desk) -> None:
+    """A node without a connection to the broker cannot report its jobs."""
     desk.node("n1")
     desk.node("n2")
     job = desk.dispatch(preferred_node="n1")
@@ -92,10 +92,10 @@ def test_a_message_is_acknowledged_first_only_in_the_term_of_its_claim(
     desk.beat("n1", jobs=[job.job_id])
 
 
-def test_a_run_that_was_given_up_does_not_end_the_next_one_at_its_node(
+def test_an_abandoned_run_does_not_end_the_next_run_at_its_node(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """A process of the node was stopped, and is not killed yet; another has taken its id."""
+    """A stopped process of the node still exists, and another process has its id."""
     keys = desk.service.keys
     desk.node("n1")
     job = desk.dispatch()

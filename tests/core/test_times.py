@@ -1,4 +1,4 @@
-"""The fleet's times lie in Redis: a process with other settings uses them, and logs a warning."""
+"""Redis holds the fleet's times: a process with other settings uses them and logs a warning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fleet(desk: Desk) -> Iterator[Desk]:
 
 
 def other(fleet: Desk, settings: Settings) -> Desk:
-    """Another process."""
+    """The settings of another process."""
     return Desk(MinimalSchedulerService(fleet.service.redis, settings))
 
 
@@ -103,7 +103,7 @@ def test_a_node_that_stops_and_still_runs_jobs_belongs_to_the_fleet(fleet: Desk)
     fleet.beat("n1", online=False, jobs=[])
 
 
-def test_an_application_is_told_when_it_connects(
+def test_an_application_logs_a_warning_when_it_connects(
     fleet: Desk, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = client.connection_pool.connection_kwargs["port"]
@@ -113,8 +113,8 @@ def test_an_application_is_told_when_it_connects(
     assert "minsched_node_ttl is 12 here and 8 in the fleet" in caplog.text
 
 
-def test_without_a_node_a_process_uses_its_own(service: MinimalSchedulerService) -> None:
-    """It states nothing for those that come later."""
+def test_without_a_node_a_process_uses_its_own_times(service: MinimalSchedulerService) -> None:
+    """It writes no times for later processes."""
     alone = Desk(MinimalSchedulerService(service.redis, SHORT))
     job_id = alone.park("m", session_id="s")
     assert alone.service.settings == SHORT

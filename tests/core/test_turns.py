@@ -1,4 +1,4 @@
-"""Which waiting job a freed slot takes, of all lines that compete for it."""
+"""The order in which waiting jobs of all lines get freed slots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TURN = 1024
 
 @dataclass
 class Turns:
-    """The turns of one pool and one priority, as lua/include/fair_queue.lua has them."""
+    """The turns of one pool and one priority, as in lua/include/fair_queue.lua."""
 
     now: int = 0
     of: dict[str, int] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Waiting:
     turn: int
 
 
-#: What may happen: a job joins, or the job of a node ends.
+#: Events: a job joins, or the job of a node ends.
 STEPS = st.lists(
     st.one_of(
         st.tuples(
@@ -65,7 +65,7 @@ STEPS = st.lists(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_a_freed_slot_takes_the_first_place_of_all_lines_that_its_node_can_serve(
+def test_a_freed_slot_goes_to_the_first_job_of_all_lines_that_its_node_can_serve(
     desk: Desk, steps: list[Any]
 ) -> None:
     desk.service.redis.flushall()
@@ -117,7 +117,7 @@ def test_a_tenant_gains_no_slots_by_many_demands(desk: Desk) -> None:
     assert abs(got["one"] - got["many"]) <= 1
 
 
-def test_priority_is_first_across_lines(desk: Desk) -> None:
+def test_a_higher_priority_is_first_across_lines(desk: Desk) -> None:
     desk.node("n1", 1, caps=["gpu"])
     desk.dispatch()
     low = park_many(desk, [{"capabilities": ["gpu"], "priority": 9} for _ in range(5)])
@@ -125,7 +125,7 @@ def test_priority_is_first_across_lines(desk: Desk) -> None:
     assert order_of_ends(desk, "n1", 10) == high + low
 
 
-def test_among_equals_the_older_job_is_first_across_lines(desk: Desk) -> None:
+def test_of_equal_jobs_the_older_one_is_first_across_lines(desk: Desk) -> None:
     desk.node("n1", 1, caps=["gpu", "big"])
     desk.dispatch()
     demands = [[], ["gpu"], ["big"], ["big", "gpu"], ["gpu"], [], ["big"]]
@@ -134,8 +134,8 @@ def test_among_equals_the_older_job_is_first_across_lines(desk: Desk) -> None:
     assert order_of_ends(desk, "n1", 14) == jobs + same
 
 
-def test_new_keys_do_not_hold_up_the_second_job_of_a_key_for_ever(desk: Desk) -> None:
-    """A steady flow of jobs, each with a key of its own, passes a job at most 1,024 times."""
+def test_new_keys_do_not_delay_the_second_job_of_a_key_for_ever(desk: Desk) -> None:
+    """A steady flow of jobs with different keys passes a job at most 1,024 times."""
     desk.node("n1", 1)
     desk.dispatch()
     park_many(desk, [{"fairness_key": "u"}])
@@ -164,7 +164,7 @@ def test_a_node_serves_its_pools_in_turn(desk: Desk, pools: list[str]) -> None:
 class TestOwnLineFirst:
     """A new job takes no slot that an earlier job of its line could have."""
 
-    def test_after_a_pause(self, desk: Desk) -> None:
+    def test_an_earlier_job_is_first_after_a_pause(self, desk: Desk) -> None:
         for number in range(30):
             desk.node(f"n{number}", 8)
         desk.service.pause_pool("asr")
@@ -175,7 +175,7 @@ class TestOwnLineFirst:
         assert len(started) == 240  # the calls of the new jobs fill the nodes
         assert not started & set(new)
 
-    def test_when_a_large_node_joins(self, desk: Desk) -> None:
+    def test_an_earlier_job_is_first_when_a_large_node_joins(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         earlier = park_many(desk, [{}] * 250)
@@ -185,7 +185,7 @@ class TestOwnLineFirst:
         assert [job.node_id for job in new] == ["", "big", "big"]
         assert desk.status(new[0].job_id) == "dispatched"
 
-    def test_a_batch(self, desk: Desk) -> None:
+    def test_an_earlier_job_is_first_in_a_batch(self, desk: Desk) -> None:
         desk.node("n1", 400)
         desk.service.pause_pool("asr")
         earlier = park_many(desk, [{}] * 250)
@@ -212,7 +212,7 @@ class TestSearch:
 
     @pytest.fixture
     def target(self, desk: Desk) -> str:
-        """Lines that "n1" cannot serve, and behind them a job that it can, in one index."""
+        """Lines that "n1" cannot serve, and behind them in the same index a job that it can."""
         desk.node("n1", 1, caps=["rare", "z"])
         desk.dispatch()
         common = [f"a{number}" for number in range(80)]
@@ -228,7 +228,7 @@ class TestSearch:
     def wait(desk: Desk) -> str:
         return desk.park(capabilities=["rare", "z"])
 
-    def test_a_search_goes_on_with_the_next_heartbeat_and_in_vain_costs_little_until_a_change(
+    def test_a_search_continues_at_the_next_heartbeat_and_rests_until_a_change(
         self, desk: Desk, target: str
     ) -> None:
         assert finish(desk, "n1") == ""  # the search is cut short
@@ -249,7 +249,7 @@ class TestSearch:
         assert desk.status(late) == "dispatched"
 
 
-def test_a_job_that_is_handed_back_stands_before_all_lines_of_its_pool(desk: Desk) -> None:
+def test_a_returned_job_is_first_of_all_lines_of_its_pool(desk: Desk) -> None:
     client, keys = desk.service.redis, desk.service.keys
     desk.node("n1", 1, caps=["gpu"])
     desk.dispatch()
@@ -264,8 +264,8 @@ def test_a_job_that_is_handed_back_stands_before_all_lines_of_its_pool(desk: Des
     assert running_at(desk, "n1") == [first]
 
 
-def test_the_virtual_time_passes_in_a_batch_that_fills_a_node_from_its_line(desk: Desk) -> None:
-    """One job of the batch joins a line before, one after the node is filled."""
+def test_virtual_time_advances_in_a_batch_that_fills_a_node_from_its_line(desk: Desk) -> None:
+    """One job of the batch joins a line before the node is filled, one after."""
     client, keys = desk.service.redis, desk.service.keys
     desk.node("n1", 1)
     desk.dispatch()
@@ -282,8 +282,8 @@ def test_the_virtual_time_passes_in_a_batch_that_fills_a_node_from_its_line(desk
     assert client.zscore(keys("pool_turns", "asr", 0), "now") == before + 1024 + 1
 
 
-def test_a_search_passes_over_no_line_when_it_files_another_one_anew(desk: Desk) -> None:
-    """The first line of the pool's index is filed at its node again, which is back and full."""
+def test_a_search_skips_no_line_when_it_links_another_one_again(desk: Desk) -> None:
+    """The first line of the pool's index is linked to its own node, which is back and full."""
     for node_id in "ab":
         desk.node(node_id, 1)
     held = [desk.dispatch(preferred_node=node_id) for node_id in "ab"]
@@ -296,7 +296,7 @@ def test_a_search_passes_over_no_line_when_it_files_another_one_anew(desk: Desk)
 
 
 class TestRevokedJobs:
-    """Turns of jobs that were not served are given back once no other job of their key waits."""
+    """Turns of revoked jobs are given back if no other job of their key waits."""
 
     def revoke(self, desk: Desk, *numbers: int) -> None:
         desk.service.revoke_tasks([f"t{number}" for number in numbers], "n1")
@@ -314,7 +314,7 @@ class TestRevokedJobs:
         [new] = park_many(desk, [{"fairness_key": "x"}])
         assert order_of_ends(desk, "n1", 10) == [*jobs[20:29], new]
 
-    def test_no_turn_is_lost_when_all_are_gone(self, desk: Desk, jobs: list[str]) -> None:
+    def test_no_turn_is_lost_when_all_jobs_are_gone(self, desk: Desk, jobs: list[str]) -> None:
         self.revoke(desk, *range(1, 30))
         assert order_of_ends(desk, "n1", 1) == [jobs[0]]
         flood = park_many(desk, [{"fairness_key": "y"}] * 5)
@@ -323,8 +323,8 @@ class TestRevokedJobs:
         assert flood[0] not in running_at(desk, "n1")
 
 
-def test_turns_are_known_while_jobs_wait_and_go_with_them(desk: Desk) -> None:
-    """Also of jobs that wait for longer than records of ended jobs are kept."""
+def test_turns_are_kept_while_jobs_wait_and_no_longer(desk: Desk) -> None:
+    """Jobs may wait for longer than the TTL of ended jobs' records."""
     client, turns = desk.service.redis, desk.service.keys("pool_turns", "asr", 0)
     desk.node("n1", 1)
     desk.dispatch()
@@ -341,7 +341,7 @@ class TestPairs:
 
     @pytest.fixture(autouse=True)
     def pools(self, desk: Desk) -> None:
-        """100 turns have passed in pool "a", none in "b", where a key floods."""
+        """100 turns have passed in pool "a" and none in "b", where one key floods."""
         for pool in "ab":
             desk.node(pool, 1, [pool])
             desk.dispatch(pool=pool)
@@ -350,23 +350,19 @@ class TestPairs:
         order_of_ends(desk, "a", 100)
         park_many(desk, [{"fairness_key": "flood"}] * 60, pool="b")
 
-    def test_a_key_that_asks_for_the_pair_loses_no_turns_in_the_quiet_pool(
-        self, desk: Desk
-    ) -> None:
+    def test_a_key_that_demands_the_pair_loses_no_turns_in_the_quiet_pool(self, desk: Desk) -> None:
         pair = desk.park(**PAIR, fairness_key="f")
         other = desk.park(pool="b", fairness_key="f")
         assert {pair, other} < set(order_of_ends(desk, "b", 4))
 
     @pytest.mark.parametrize("node_id", ["a", "b"])
-    def test_a_job_that_is_served_moves_no_pool_past_its_flood(
-        self, desk: Desk, node_id: str
-    ) -> None:
+    def test_a_served_job_moves_no_pool_past_its_flood(self, desk: Desk, node_id: str) -> None:
         pair = desk.park(**PAIR, fairness_key="f")
         assert pair in order_of_ends(desk, node_id, 2)
         new = desk.park(pool="b", fairness_key="new")
         assert new in order_of_ends(desk, "b", 3)
 
-    def test_a_flood_for_the_pair_costs_its_key_no_turns_in_a_pool_that_serves_none(
+    def test_a_flood_for_the_pair_costs_its_key_no_turns_in_a_pool_without_pairs(
         self, desk: Desk
     ) -> None:
         park_many(desk, [{**PAIR, "fairness_key": "f"}] * 20, pool=None)

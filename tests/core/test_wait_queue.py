@@ -21,7 +21,7 @@ from ..support.desk import Desk
 
 
 class TestWaiting:
-    def test_a_slot_that_frees_goes_to_the_first_in_line(self, desk: Desk) -> None:
+    def test_a_freed_slot_goes_to_the_first_job_in_line(self, desk: Desk) -> None:
         desk.node("n1", 1)
         running = desk.dispatch()
         first, second = desk.park("first"), desk.park("second")
@@ -30,7 +30,7 @@ class TestWaiting:
         assert desk.queue("n1") == ["first"]
         assert (desk.status(first), desk.status(second)) == ("dispatched", "waiting")
 
-    def test_a_node_that_joins_takes_who_waits(self, desk: Desk) -> None:
+    def test_a_new_node_takes_waiting_jobs(self, desk: Desk) -> None:
         job = desk.park("message")
         assert [line.possible for line in desk.views.lines()] == [False]
         desk.node("n1", 1)
@@ -67,7 +67,7 @@ class TestWaiting:
         assert len(desk.queue("n1")) == 1
         assert sorted(client.llen(key) for key in client.keys("minsched.job.*")) == [1, 1]
 
-    def test_of_many_those_before_the_refused_one_are_sent(
+    def test_of_many_jobs_those_before_the_refused_one_are_sent(
         self, desk: Desk, client: redis.Redis
     ) -> None:
         desk.node("n1", 2)
@@ -75,13 +75,13 @@ class TestWaiting:
             desk.send_many([{}, {"pool": "none", "when_full": "error"}, {}])
         assert (desk.taken("n1"), len(desk.queue("n1"))) == (1, 1)
 
-    def test_one_without_a_message_cannot_wait(self, desk: Desk) -> None:
+    def test_a_job_without_a_message_cannot_wait(self, desk: Desk) -> None:
         desk.node("n1", 1)
         assert desk.dispatch(when_full="wait", due_ts=10**15).node_id == "n1"
         with pytest.raises(NoAvailableNode):
             desk.dispatch(when_full="wait")
 
-    def test_busy_and_impossible_are_told_apart(self, desk: Desk) -> None:
+    def test_busy_and_impossible_are_different_errors(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         assert desk.send().chosen_by == "busy"
@@ -98,7 +98,7 @@ class TestWaiting:
             desk.send()
         assert client.dbsize() == before
 
-    def test_a_capability_does_not_block_those_behind(self, desk: Desk) -> None:
+    def test_a_job_with_a_capability_does_not_block_the_next_ones(self, desk: Desk) -> None:
         desk.node("plain", 1)
         desk.node("gpu", 1, caps=["gpu"])
         desk.dispatch(preferred_node="gpu")
@@ -108,7 +108,7 @@ class TestWaiting:
         assert (desk.status(special), desk.status(plain)) == ("waiting", "dispatched")
         assert desk.queue("plain") == ["plain"]
 
-    def test_priority_then_age(self, desk: Desk) -> None:
+    def test_the_order_is_priority_and_then_age(self, desk: Desk) -> None:
         desk.node("n1", 1)
         running = desk.dispatch()
         for name, priority in (("low", 9), ("first", 0), ("second", 0)):
@@ -121,7 +121,7 @@ class TestWaiting:
             order.append(desk.take("n1"))
         assert order == ["first", "second", "low"]
 
-    def test_one_that_floods_stands_behind_itself(self, desk: Desk) -> None:
+    def test_a_key_that_floods_waits_behind_its_own_jobs(self, desk: Desk) -> None:
         desk.node("n1", 1)
         running = desk.dispatch()
         for number in range(6):
@@ -134,7 +134,7 @@ class TestWaiting:
             job_id = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)[0]
             running = DispatchResponse(node_id="n1", job_id=job_id)
             order.append(desk.take("n1"))
-        assert sorted(order) == sorted(f"{who} {n}" for n in range(3) for who in ("flood", "other"))
+        assert sorted(order) == sorted(f"{key} {n}" for n in range(3) for key in ("flood", "other"))
 
     def test_lines_that_compete_for_a_slot_take_turns(self, desk: Desk) -> None:
         desk.node("n1", 1, ["asr", "mt"])
@@ -151,7 +151,7 @@ class TestWaiting:
             order.append(desk.take("n1").split()[0])
         assert order in (["asr", "mt"] * 3, ["mt", "asr"] * 3)
 
-    def test_who_requires_a_node_waits_for_it_and_not_when_it_is_gone(self, desk: Desk) -> None:
+    def test_a_job_that_requires_a_node_waits_for_it_while_it_is_alive(self, desk: Desk) -> None:
         desk.node("a", 1)
         desk.dispatch(session_id="u1")
         desk.node("b", 1)
@@ -174,17 +174,17 @@ class TestWaiting:
         desk.beat("n1")
         assert (desk.taken("n1"), desk.queue("n1")) == (1, ["later"])
 
-    def test_revoked_while_it_waits(self, desk: Desk) -> None:
+    def test_a_waiting_job_is_revoked(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         job = desk.park("message", task_id="t1")
         assert desk.service.revoke_tasks(["t1"], "n1")
         assert not desk.service.revoke_tasks(["t1"], "n1")
-        assert desk.queue("n1") == ["message"]  # whose worker tells the caller
+        assert desk.queue("n1") == ["message"]  # the worker reports it to the caller
         assert (desk.taken("n1"), desk.status(job), desk.views.lines()) == (1, "failed", [])
         assert desk.service.claim_job(job, "n1") == ("discard", {})
 
-    def test_expired_while_it_waits(self, desk: Desk, client: redis.Redis) -> None:
+    def test_a_waiting_job_expires(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
         desk.dispatch()
         job = desk.park("message", expires_ts=10)
@@ -195,7 +195,7 @@ class TestWaiting:
             [],
         )
 
-    def test_handed_back(self, desk: Desk, client: redis.Redis) -> None:
+    def test_a_job_is_returned_to_its_line(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("a", 1)
         job = desk.dispatch()
         desk.node("b", 1)

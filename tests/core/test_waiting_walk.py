@@ -1,4 +1,4 @@
-"""A random walk over all that changes where jobs wait, with the invariants looked at as it goes."""
+"""Random steps that change waiting jobs, with a check of the invariants after each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = ("", "k", "l")
 
 
 class Walk:
-    """Random steps, and what must be true after each."""
+    """Random steps, and the conditions after each."""
 
     def __init__(self, desk: Desk, seed: int) -> None:
         self.desk, self.random = desk, random.Random(seed)
@@ -169,7 +169,7 @@ class Walk:
                 beat_until(self.desk, node, lambda: False)
 
     def look(self) -> None:
-        """No violation, no job overtaken, and no turn of a key without jobs is kept."""
+        """No violation, no overtaken job, no turn of a key without jobs."""
         assert Checker(self.desk.views).check() == []
         waiting = self.read_lines()
         for job_id in self.waiting.keys() - waiting.keys() - self.again:
@@ -182,7 +182,7 @@ class Walk:
         return str(self.client.hget(self.keys("job", job_id), "status"))
 
     def overtaken(self, job_id: str, waiting: dict[str, tuple[Any, ...]]) -> list[str]:
-        """Earlier jobs of its line, key and priority that still wait."""
+        """Earlier waiting jobs of its line, key and priority."""
         return [
             other
             for other, kind in waiting.items()
@@ -192,7 +192,7 @@ class Walk:
         ]
 
     def read_lines(self) -> dict[str, tuple[Any, ...]]:
-        """The jobs in line; counts those that each clock should know of each key."""
+        """Reads the jobs in line. Counts, for each clock, the jobs of each key."""
         waiting: dict[str, tuple[Any, ...]] = {}
         self.counted: Counter[str] = Counter()
         for line in self.client.hkeys(self.keys("lines")):
@@ -232,11 +232,11 @@ class Walk:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_walk(desk: Desk, seed: int) -> None:
+def test_random_steps_break_no_invariant(desk: Desk, seed: int) -> None:
     Walk(desk, seed).run(120)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(100, 130))
-def test_a_long_walk(desk: Desk, seed: int) -> None:
+def test_many_random_steps_break_no_invariant(desk: Desk, seed: int) -> None:
     Walk(desk, seed).run(1500)

@@ -1,7 +1,7 @@
-"""No lost wake-up: publishers and nodes as steps that interleave in any order, and die at any.
+"""No lost wake-up: steps of publishers and nodes interleave in any order, and each may die.
 
-Invariant 7 is looked at after every step, and at the end of each interleaving that every message
-which was sent ran exactly once, or was in the hands of a node that died and is known to be lost.
+After each step, invariant 7 holds. At the end, each message has run exactly once, or a dead node
+had it and it is known to be lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A key of another type than the scripts expect stops its own node, job or line, and no other."""
+"""A key of a wrong type stops its own node, job or line, and no other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..support.server import Server
 
 
 class Work:
-    """Two pools. In the pool "bad" a node is silent. Jobs wait and are delayed in both."""
+    """Two pools with waiting and delayed jobs. In the pool "bad" a node is silent."""
 
     def __init__(self, server: Server, client: redis.Redis) -> None:
         self.plugin = make_app(server.url).minsched
@@ -67,7 +67,7 @@ def work(server: Server, client: redis.Redis) -> Iterator[Work]:
         *("scheduler:pool:bad:turns:0", "scheduler:pool:good:turns:0"),
     ],
 )
-def test_others_go_on(work: Work, key: str) -> None:
+def test_other_nodes_jobs_and_lines_continue(work: Work, key: str) -> None:
     if ":session:" in key:
         work.client.hset("scheduler:session:s", "node_id", "g1")
     work.spoil(key)
