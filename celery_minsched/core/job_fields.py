@@ -15,10 +15,10 @@ JobToDispatch = tuple[DispatchRequest, MessageParts]
 
 #: Fields of a demand that have another name in the job's record.
 _NAMES: Final = {"capabilities": "caps", "preferred_node": "preferred", "fairness_key": "fairness"}
-#: Stored as part of ``where``, and not stored.
+#: Fields of a demand that are not in the job's record: ``where`` has the pool.
 _NOT_STORED: Final = ("pool", "when_full")
-#: A demand's fields, and their names in the job's record.
-_STORED: Final = {
+#: The fields of a demand that are in the job's record, and their names there.
+STORED_NAMES: Final = {
     field: _NAMES.get(field, field) for field in Demand.model_fields if field not in _NOT_STORED
 }
 
@@ -59,7 +59,7 @@ def job_fields(keys: Keys, request: DispatchRequest) -> dict[str, str]:
 
 def demand_fields(demand: Demand) -> dict[str, str]:
     """The fields of the job's record that hold its demand; "" for what the demand leaves out."""
-    fields = {name: _as_text(getattr(demand, field)) for field, name in _STORED.items()}
+    fields = {name: _as_text(getattr(demand, field)) for field, name in STORED_NAMES.items()}
     fields["where"] = demand.pool_selector
     fields["fairness"] = fields["fairness"] or demand.session_id
     return fields

@@ -14,7 +14,7 @@
 --                      follows the next pair to look up; "asr=zh:en" is this pool, if it serves the pair
 --         caps         capabilities that the node must have, sorted, separated by commas
 --         session_id   the job's id begins with it
---         src_lang, tgt_lang   as the caller gave them: recorded, but not read
+--         src_lang, tgt_lang, and each field that is not in this list: recorded, but not read
 --         preferred    node_id
 --         affinity     "prefer" the session's node, "require" it or the preferred one, or "none"
 --         fairness     the fairness key: jobs that wait in one pool take turns by it. Usually the session_id

@@ -7,7 +7,9 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from ..core.demand import Demand
 from ..core.describe import demand_in_words
+from ..core.job_fields import STORED_NAMES
 from ..core.lua_source import number
 from ..core.printing import duration
 from .lines import parse_line
@@ -21,6 +23,10 @@ _MOST_SHARE: Final = number("node", "MOST_SHARE")
 _LOAD_RANGE: Final = number("node", "LOAD_RANGE")
 _LAST_CHOSEN_RANGE: Final = number("node", "LAST_CHOSEN_RANGE")
 _LOAD_LEVELS: Final = ("low", "medium", "high")
+
+_DEMAND: Final = Demand.model_fields
+#: Fields of a demand that are in its pool selector, or have words of their own.
+_NOT_SHOWN: Final = ("src_lang", "tgt_lang", "capabilities", "fairness_key")
 
 #: An obstacle.
 PAUSED: Final = "in a paused pool"
@@ -95,9 +101,9 @@ def why(views: Views, task_id: str, most_candidates: int = 20) -> Explanation:
 
 def _demand(job: JobView) -> str:
     others = {
-        "session": job.session_id,
-        "preferred node": job.preferred,
-        "affinity": "" if job.affinity == "prefer" else job.affinity,
+        field.replace("_", " "): value
+        for field, name in STORED_NAMES.items()
+        if field not in _NOT_SHOWN and (value := getattr(job, name)) != _DEMAND[field].default
     }
     return demand_in_words(job.where, job.capabilities, others)
 
