@@ -126,7 +126,8 @@ HOLDS: Final = {
         "a job: `status` (`parked`, `waiting`, `delayed`, `dispatched`, `running`, `finished`, "
         "`failed`, `lost`), `node_id`, `pool`, `chosen_by`, `reason`, `created_ts`, "
         "`dispatched_ts`, `started_ts`, `ended_ts`, `payload_json`, `places`, what it asked for, "
-        "and `successor`, a later job of its task",
+        "`successor`, a later job of its task, and `next_job`, the job that the answer to its end "
+        "brought",
     ),
     "job_id_seq": ((), "string", "the number of the latest job"),
     "task": (("task",), "string, TTL", "the latest job of a task id; lapses with it"),

@@ -264,6 +264,26 @@ class CompleteTaskRequest(Model):
     delivery_tag: Printable = Field(default="", max_length=255)
     #: The claim by which the node ran the job; "" for none. A later claim makes it void.
     claim: Printable = Field(default="", max_length=64)
+    #: The claim by which the node takes its next job in the answer; "" if it takes none. The name
+    #: differs from those of earlier claims. A repeated call gives the same name.
+    next_claim: Printable = Field(default="", max_length=64)
+
+
+class NextJob(Model):
+    """A job that the node has taken by ``next_claim``, in the step that ended another job.
+
+    Its message is unacknowledged at the node. The delivery tag is the job's id.
+    """
+
+    job_id: str
+    #: The message as its sender has written it. Another program may have sent bytes that are no
+    #: text.
+    message: bytes
+    pool: str
+    chosen_by: str
+    waited_ms: int
+    #: The node's term, to which the claim belongs.
+    term: int
 
 
 class CompleteTaskResponse(Model):
@@ -271,3 +291,7 @@ class CompleteTaskResponse(Model):
 
     job_id: str
     already_ended: bool
+    #: The job that the node runs next. A repeated call brings the same job while the node has it by
+    #: the same ``next_claim``. ``None`` if no job waits, the node takes no jobs, or Redis has no
+    #: memory.
+    next_job: NextJob | None = None

@@ -1,4 +1,4 @@
-"""The outcome of each job of a dispatch: its place, or the error for which it was refused."""
+"""The outcomes of dispatches and completions: what they return, or the errors they raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 from . import errors
 from .describe import demand_in_words
 from .job_fields import JobToDispatch
-from .models import DispatchRequest, DispatchResponse
+from .models import (
+    CompleteTaskRequest,
+    CompleteTaskResponse,
+    DispatchRequest,
+    DispatchResponse,
+    NextJob,
+)
+from .scripts import text
 
 
 def outcomes_of(
@@ -49,3 +56,29 @@ def _refusal(answer: list[Any], request: DispatchRequest) -> errors.SchedulerErr
     if code == errors.Backlogged.code:
         return errors.Backlogged(waiting=values[0], demand=demand)
     return errors.NoAvailableNode(demand=demand)
+
+
+def read_completion(request: CompleteTaskRequest, answer: list[Any]) -> CompleteTaskResponse:
+    """The answer of complete_task in bytes. The message of the next job stays as it is."""
+    code, *values = answer
+    code = text(code)
+    if code == errors.UnknownJob.code:
+        raise errors.UnknownJob(job_id=request.job_id)
+    if code == errors.NodeMismatch.code:
+        raise errors.NodeMismatch(
+            job_id=request.job_id, node_id=request.node_id, owner=text(values[0])
+        )
+    next_job = None
+    if values:
+        job_id, message, pool, chosen_by, waited_ms, term = values
+        next_job = NextJob(
+            job_id=text(job_id),
+            message=message,
+            pool=text(pool),
+            chosen_by=text(chosen_by),
+            waited_ms=waited_ms,
+            term=term,
+        )
+    return CompleteTaskResponse(
+        job_id=request.job_id, already_ended=code != "OK", next_job=next_job
+    )

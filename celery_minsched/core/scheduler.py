@@ -25,7 +25,7 @@ from .models import (
     RegisterNodeRequest,
     RegisterNodeResponse,
 )
-from .outcomes import outcome_of, outcomes_of
+from .outcomes import outcome_of, outcomes_of, read_completion
 from .paging import MOST_REVOKED, Args, page_at, pages, slices, to_first_refused
 from .registration import registration
 from .settings import Settings
@@ -213,51 +213,61 @@ class MinimalSchedulerService:
         return [str(answer[1]) for answer in self._call_many("park_message", fields, messages)]
 
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
-        """Free a job's slot and record how the job ended. A second call changes nothing.
+        """Free a job's slot and record how the job ended. With ``next_claim``, the node takes its
+        next job by this claim, and the answer has that job. A second call changes nothing.
 
         Raises :class:`UnknownJob`, or :class:`NodeMismatch` where the job is another node's.
         """
-        code, *values = self._call(
+        answer = scripts.call_for_bytes(
+            self.redis,
+            self.keys,
             "complete_task",
+            times=self._times,
             job_id=request.job_id,
             node_id=request.node_id,
             status=request.status,
             reason=request.reason,
             delivery_tag=request.delivery_tag,
             claim=request.claim,
+            next_claim=request.next_claim,
         )
-        if code == errors.UnknownJob.code:
-            raise errors.UnknownJob(job_id=request.job_id)
-        if code == errors.NodeMismatch.code:
-            raise errors.NodeMismatch(
-                job_id=request.job_id, node_id=request.node_id, owner=values[0]
-            )
-        return CompleteTaskResponse(job_id=request.job_id, already_ended=code != "OK")
+        return read_completion(request, answer)
 
     def claim_job(
-        self, job_id: str, node_id: str, delivery_tag: str = "", claim: str = ""
+        self, job_id: str, node_id: str, tag: str = "", claim: str = "", taken: bool = False
     ) -> tuple[str, dict[str, Any]]:
         """Ask whether to run a job whose message a node received, by a claim of that name.
 
-        The verdict (``run``, ``discard``, ``drop``, ``hand_back`` or ``full``; see the script), and
-        of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its message's header,
-        and the node's ``term``.
+        If the message lies in the node's list ``node_taken``, ``taken`` adds it to the
+        unacknowledged messages in the same step, whatever the verdict.
+
+        The verdict (``run``, ``discard``, ``drop``, ``hand_back``, ``full`` or ``not_taken``; see
+        the script), and of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its
+        message's header, and the node's ``term``.
         """
-        given = {"delivery_tag": delivery_tag, "claim": claim}
+        given = {"delivery_tag": tag, "claim": claim, "taken": lua_bool(taken)}
         return self.read_claim(self._call("claim_job", job_id=job_id, node_id=node_id, **given))
 
     def claim_in(
-        self, pipe: Any, job_id: str, node_id: str, delivery_tag: str, claim: str, load: bool
+        self,
+        pipe: Any,
+        job_id: str,
+        node_id: str,
+        delivery_tag: str,
+        claim: str,
+        load: bool,
+        taken: bool = False,
     ) -> None:
         """Put a ``claim_job`` in a pipeline of kombu's, as its last; :meth:`read_claim` reads the
         answer. That is redis-py's ``NoScriptError`` where the server has lost the script and
-        ``load`` does not send it once more.
+        ``load`` does not send it once more. ``taken`` is that of :meth:`claim_job`.
         """
         if load:
             pipe.script_load(lua_source.source("claim_job"))
         prefixes = (self.keys.own_prefix, self.keys.queue_prefix)  # kombu prefixes the first key
-        given = {"node_id": node_id, "delivery_tag": delivery_tag, "claim": claim}
-        args = scripts.in_order("claim_job", times=self._times, job_id=job_id, **given)
+        given = {"delivery_tag": delivery_tag, "claim": claim, "taken": lua_bool(taken)}
+        given |= {"times": self._times, "job_id": job_id, "node_id": node_id}
+        args = scripts.in_order("claim_job", **given)
         pipe.evalsha(lua_source.sha("claim_job"), 2, *prefixes, *args)
 
     @staticmethod

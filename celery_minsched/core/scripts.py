@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+from redis.client import NEVER_DECODE
 from redis.exceptions import NoScriptError, ReadOnlyError
 
 from . import lua_source
@@ -43,15 +44,24 @@ def call(client: redis.Redis, keys: Keys, name: str, /, **given: Any) -> list[An
     """Run script ``name``; the first item of its answer is ``OK`` or an error code.
 
     Sends the source if the server has lost its scripts (restart, failover, SCRIPT FLUSH). Raises
-    redis-py's own errors. Decodes an answer in bytes.
+    redis-py's own errors.
     """
+    answer: list[Any] = text(call_for_bytes(client, keys, name, **given))
+    return answer
+
+
+def call_for_bytes(client: redis.Redis, keys: Keys, name: str, /, **given: Any) -> list[Any]:
+    """As :func:`call`, with each text of the answer as the bytes that Redis has sent."""
     prefixes, args = (keys.prefix, keys.queue_prefix), in_order(name, **given)
+    as_bytes = {NEVER_DECODE: True}
     with _looking_for_the_master(client):
         try:
-            reply = client.evalsha(lua_source.sha(name), 2, *prefixes, *args)
+            sha = lua_source.sha(name)
+            reply = client.execute_command("EVALSHA", sha, 2, *prefixes, *args, **as_bytes)
         except NoScriptError:
-            reply = client.eval(lua_source.source(name), 2, *prefixes, *args)
-    answer: list[Any] = text(reply)
+            source = lua_source.source(name)
+            reply = client.execute_command("EVAL", source, 2, *prefixes, *args, **as_bytes)
+    answer: list[Any] = reply
     return answer
 
 

@@ -1,4 +1,4 @@
--- include: job
+-- include: claim
 -- A node that received a job's message asks whether to run the job. It runs the job if it holds the job's slot.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
@@ -7,16 +7,24 @@
 -- ARGV[3] node_id
 -- ARGV[4] delivery_tag of the message
 -- ARGV[5] claim: a name that differs from those of earlier claims of the same job
+-- ARGV[6] taken: "true" if the message is the latest in the list of messages that the node takes. Then the script moves
+--         it to the unacknowledged ones, whatever the answer. "false" or left out if the caller does that
 --
 -- Returns {"OK", "run", pool, chosen_by, ms in line, the node's term}   the node holds the job's slot
 --         {"OK", "discard"}    the job was revoked or has expired: the worker reports that and runs nothing
 --         {"OK", "drop"}       the job has ended, or it is at another node: this message is a second copy
 --         {"OK", "hand_back"}  the slot has expired, and the node has no other: place the job again
 --         {"OK", "full"}       the same for a job whose record Redis has lost: ask again later
+--         {"OK", "not_taken"}  `taken` is "true", and the latest message in that list does not have this delivery tag.
+--                              Nothing was changed: add the message to the unacknowledged ones, and ask again without
+--                              `taken`
 
 local job, node_id = read_job(ARGV.job_id), ARGV.node_id
 
 write_even_without_memory()
+if ARGV.taken == 'true' and not move_taken_message(node_id, ARGV.delivery_tag, job.id) then
+  return {'OK', 'not_taken'}
+end
 local was_lost = job.status == 'lost'
 if job.status ~= '' and (job.node_id ~= node_id or UNASSIGNED[job.status]) then return {'OK', 'drop'} end
 if ENDED[job.status] and not was_lost then
@@ -31,8 +39,7 @@ if not has_slot then
   end
 end
 redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
-redis.call('HSET', key.job(job.id), 'node_id', node_id, 'status', 'running', 'started_ts', NOW,
-  'tag', ARGV.delivery_tag, 'claim', ARGV.claim)
+redis.call('HSET', key.job(job.id), 'node_id', node_id, state_fields(ARGV.delivery_tag, ARGV.claim))
 if was_lost then
   redis.call('HDEL', key.job(job.id), 'ended_ts', 'reason')
   redis.call('ZREM', key.lost(), job.id)
@@ -41,6 +48,4 @@ if not has_slot then
   expire_record(job)
   update_free_sets(node_id)
 end
-local record = redis.call('HMGET', key.job(job.id), 'pool', 'chosen_by', 'waited_ms')
-return {'OK', 'run', record[1] or '', record[2] or '', number(record[3]),
-  number(redis.call('HGET', key.node_info(node_id), 'term'))}
+return {'OK', 'run', place_of_claim(job.id, node_id)}

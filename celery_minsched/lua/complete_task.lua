@@ -1,6 +1,8 @@
 -- include: assignment
+-- include: claim
 -- Frees a job's slot and records how the job ended. In the same step, the first waiting job that this node can do gets
--- the slot. A second call changes nothing.
+-- the slot. With `next_claim`, the node takes that job by this claim, and the answer brings the job's message. A second
+-- call changes nothing, and brings the same job.
 --
 -- KEYS[1] prefix of the scheduler's keys     KEYS[2] prefix of the message lists
 -- ARGV[1] times, see include/context.lua
@@ -10,29 +12,53 @@
 -- ARGV[5] reason, "" if the status says enough
 -- ARGV[6] delivery_tag of the job's message, which the node forgets; "" for none
 -- ARGV[7] claim by which the node ran the job; "" or left out for none
+-- ARGV[8] next_claim: the claim by which the node takes its next job, a name that differs from those of earlier claims;
+--         "" or left out if the node takes no job in the answer
 --
 -- Returns {"OK"}
+--         {"OK", job_id, message, pool, chosen_by, ms in line, the node's term}   the node has this job now. It is
+--                             claimed, and its message is unacknowledged with the delivery tag job_id. If Redis has no
+--                             memory, the answer brings no job
 --         {"ALREADY_ENDED"}   also if the node has claimed the job again since: this run was given up
+--         {"ALREADY_ENDED", job_id, message, pool, chosen_by, ms in line, the node's term}   the node has this job by
+--                             the same next_claim since an earlier call, and may not have its answer
 --         {"NODE_MISMATCH", the node that has the job, "" for none}
 --         {"UNKNOWN_JOB"}
 
 local job, node_id, status, reason = read_job(ARGV.job_id), ARGV.node_id, ARGV.status, ARGV.reason
 
-local claim = ARGV.claim or ''
+local claim, next_claim = ARGV.claim or '', ARGV.next_claim or ''
 local is_given_up = claim ~= '' and job.claim ~= '' and job.claim ~= claim
   and job.status == 'running' and job.node_id == node_id
 if is_given_up then return {'ALREADY_ENDED'} end
+-- A lost job may still end. Then its real end counts.
+local has_ended = ENDED[job.status] and job.status ~= 'lost' and job.node_id == node_id
+local brings_job = next_claim ~= '' and not has_ended and has_memory()
 if ARGV.delivery_tag ~= '' then forget_message(node_id, ARGV.delivery_tag) end
 if job.status == '' then return {'UNKNOWN_JOB'} end
 if job.node_id ~= node_id or UNASSIGNED[job.status] then
   return {'NODE_MISMATCH', UNASSIGNED[job.status] and '' or job.node_id}
 end
--- A lost job may still end. Then its real end counts.
-if ENDED[job.status] and job.status ~= 'lost' then return {'ALREADY_ENDED'} end
+if has_ended then
+  local next_id = next_claim ~= '' and redis.call('HGET', key.job(job.id), 'next_job')
+  local message = next_id and message_of_claim(node_id, next_id, next_claim)
+  if not message then return {'ALREADY_ENDED'} end
+  return {'ALREADY_ENDED', next_id, message, place_of_claim(next_id, node_id)}
+end
 
 redis.call('ZREM', key.node_jobs(node_id), job.id)
 redis.call('DEL', own_list(job))  -- a second copy of the message, after a lost connection
 if job.status == 'lost' then redis.call('ZREM', key.lost(), job.id) end
 end_job(job, status, reason)
-if assign_waiting_jobs(node_id) == 0 then update_free_sets(node_id) end  -- an assignment updates them too
-return {'OK'}
+local next_job
+local function take(waiting_job)
+  local message = not next_job and attempt(take_own_message, waiting_job, node_id)
+  if not message then return nil end
+  next_job = {id = waiting_job.id, message = message}
+  return next_claim
+end
+-- An assignment updates the free sets too.
+if assign_waiting_jobs(node_id, brings_job and take) == 0 then update_free_sets(node_id) end
+if not next_job then return {'OK'} end
+redis.call('HSET', key.job(job.id), 'next_job', next_job.id)
+return {'OK', next_job.id, next_job.message, place_of_claim(next_job.id, node_id)}

@@ -63,14 +63,15 @@ class VirtualScheduler(MinimalSchedulerService):
 
     def claim_job_in(self, pipe: Any, job_id: str, node_id: str) -> None:
         """Put the claim of a job that has come to its node in a pipeline."""
-        given = {"delivery_tag": job_id, "claim": job_id}
+        given = {"delivery_tag": job_id, "claim": job_id, "taken": "false"}
         self._put(pipe, "claim_job", job_id=job_id, node_id=node_id, **given)
 
     def complete_in(self, pipe: Any, job_id: str, node_id: str, task_id: str) -> None:
         """Put the end of a job in a pipeline, the removal of what is kept of it, and a look at what
         has come to the node. That, a list, is the last of the three answers.
         """
-        given = {"status": "finished", "reason": "", "delivery_tag": job_id, "claim": ""}
+        given = {"status": "finished", "reason": "", "delivery_tag": job_id}
+        given |= {"claim": "", "next_claim": ""}
         self._put(pipe, "complete_task", job_id=job_id, node_id=node_id, **given)
         pipe.delete(self.keys("job", job_id), self.keys("task", task_id))
         pipe.lpop(self.keys("node_queue", node_id), MAX_SLOTS)

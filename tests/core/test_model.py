@@ -172,8 +172,8 @@ class Scheduler(RuleBasedStateMachine):
             assert self.service.claim_job(job_id, job.node)[0] == "run"
             job.status = "running"
 
-    @rule(job_id=jobs, times=st.integers(1, 2), name=NODES)
-    def complete(self, job_id: str, times: int, name: str) -> None:
+    @rule(job_id=jobs, times=st.integers(1, 2), name=NODES, takes_next=st.booleans())
+    def complete(self, job_id: str, times: int, name: str, takes_next: bool) -> None:
         job = self.model.jobs.get(job_id)
         if job is None or job.status not in PLACED:
             return
@@ -181,10 +181,16 @@ class Scheduler(RuleBasedStateMachine):
         if name != job.node:
             with pytest.raises(NodeMismatch):
                 self.service.complete_task(wrong)
-        for _ in range(times):
-            self.service.complete_task(wrong.model_copy(update={"node_id": job.node}))
+        next_claim = f"claim {self.joined}" if takes_next else ""
+        right = wrong.model_copy(update={"node_id": job.node, "next_claim": next_claim})
+        answers = [self.service.complete_task(right).next_job for _ in range(times)]
+        assert answers[0] == answers[-1]
         self.model.end(job_id, "finished")
         self.follow_waiting()
+        if place := answers[0]:
+            assert place.message == f'{{"{place.job_id}"}}'.encode()
+            assert self.model.jobs[place.job_id].node == job.node
+            self.model.jobs[place.job_id].status = "running"
 
     @rule(job_id=jobs, requeued=st.booleans())
     def hand_back(self, job_id: str, requeued: bool) -> None:
@@ -195,6 +201,7 @@ class Scheduler(RuleBasedStateMachine):
         keys, node_id, message = self.service.keys, job.node, f'{{"{job_id}"}}'
         suffix = self.client.hget(keys("job", job_id), "suffix") or ""
         self.client.lrem(keys("node_queue", node_id), 0, message)
+        self.client.hdel(keys("node_unacked", node_id), job_id)
         self.client.lpush(keys("job_queue", job_id) + suffix, message)
         self.model.end(job_id, "parked")
         others = [

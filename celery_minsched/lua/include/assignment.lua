@@ -148,18 +148,16 @@ local function next_line(node_id, indexes)
 end
 
 -- Gives a free slot to the first job in line. If the job's message is gone, the job is lost. Returns whether the slot
--- was taken.
-local function assign_first_in_line(line, node_id, pool)
+-- was taken. `take(job)` may take the message and return a claim, by which the job runs. Else the message goes to the
+-- node's queue.
+local function assign_first_in_line(line, node_id, pool, take)
   local queue_entry, place = first_in_line(line)
   if not queue_entry then  -- Redis has lost the jobs of the line
     update_line(line)
     return false
   end
   local job = attempt(read_job, job_of_entry(queue_entry))
-  if not job then
-    leave_line({line = line, ticket = queue_entry})
-    return false
-  end
+  if not job then return false, leave_line({line = line, ticket = queue_entry}) end
   job.line, job.ticket, job.band = line, queue_entry, math.floor(place / PRIORITY_UNIT)
   leave_clocks(job, place, pool)
   leave_line(job)
@@ -168,14 +166,15 @@ local function assign_first_in_line(line, node_id, pool)
     mark_job_lost(job, 'its message is gone')
     return false
   end
-  assign_slot(job, node_id, pool, 'first_free')
-  move_message(job, node_id)
+  local claim = take and take(job)
+  assign_slot(job, node_id, pool, 'first_free', claim)
+  if not claim then move_message(job, node_id) end
   return true
 end
 
 -- Fills the node's free slots with waiting jobs. Returns how many slots it filled, and whether more may be left to do
--- than one call does.
-local function assign_waiting_jobs(node_id)
+-- than one call does. See assign_first_in_line for `take`.
+local function assign_waiting_jobs(node_id, take)
   local filled = 0
   local slots = redis.call('EXISTS', key.lines()) == 1 and takes_jobs(node_id)
   if not slots then return filled, false end
@@ -186,7 +185,7 @@ local function assign_waiting_jobs(node_id)
     local best = next_line(node_id, indexes)
     if not best then return filled, line_reads_left <= 0 end
     moves_left = moves_left - 1 - math.floor(#indexes / 8)  -- an assignment writes to each index of the node
-    if assign_first_in_line(best.line, node_id, best.pool) then
+    if assign_first_in_line(best.line, node_id, best.pool, take) then
       filled = filled + 1
       if indexes.pools > 1 then
         redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, next_number(key.turn()))

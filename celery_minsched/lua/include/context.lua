@@ -51,6 +51,12 @@ end
 -- node, calls this before any other write.
 local function write_even_without_memory() redis.call('PERSIST', key.nodes()) end
 
+-- Has Redis memory left? Only the first write of a script shows it, so no other write may stand before the call.
+local function has_memory()
+  local answer = redis.pcall('ZADD', key.nodes(), 'XX', 0, '')  -- changes nothing: no node has an empty id
+  return type(answer) == 'number'
+end
+
 -- A stored time, at most `ahead` milliseconds in the future. A later time shows that the clock was set back, or that
 -- another server with a slower clock has taken over.
 local function clamp(stored, ahead) return math.min(number(stored), NOW + (ahead or 0)) end

@@ -110,11 +110,18 @@ local function read_session(session_id)
   return {node_id = session[1] or '', pool = session[2] or ''}
 end
 
--- Gives the job a slot at a node, and records the node in the job's session.
-local function assign_slot(job, node_id, pool, chosen_by)
+-- The fields that say how a job uses its slot: it runs by a claim, or it is dispatched if there is none.
+local function state_fields(delivery_tag, claim)
+  if not claim then return 'status', 'dispatched' end
+  return 'status', 'running', 'started_ts', NOW, 'tag', delivery_tag, 'claim', claim
+end
+
+-- Gives the job a slot at a node, and records the node in the job's session. With a `claim`, the job runs by it: then
+-- the job's id is the delivery tag of its message.
+local function assign_slot(job, node_id, pool, chosen_by, claim)
   increment_counter(pool, chosen_by)
-  local fields = {'status', 'dispatched', 'node_id', node_id, 'pool', pool, 'chosen_by', chosen_by,
-    'decision', job.decision or '', 'dispatched_ts', NOW}
+  local fields = {'node_id', node_id, 'pool', pool, 'chosen_by', chosen_by, 'decision', job.decision or '',
+    'dispatched_ts', NOW, state_fields(job.id, claim)}
   local function set(field, value)
     fields[#fields + 1] = field
     fields[#fields + 1] = value
@@ -130,11 +137,11 @@ local function assign_slot(job, node_id, pool, chosen_by)
   end
   redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
   mark_chosen(node_id)
-  redis.call('HSET', key.job(job.id), unpack(fields))
   if job.status then  -- the job is not new
     redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'places', 'waiting_ts', 'tag', 'claim', 'lapsed_ts',
       'ended_ts', 'reason')
   end
+  redis.call('HSET', key.job(job.id), unpack(fields))
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
   if job.session_id == '' then return end
