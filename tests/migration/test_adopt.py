@@ -1,4 +1,4 @@
-"""``celery minsched adopt``: what waits in an ordinary queue goes to nodes, once, and as it was."""
+"""``celery minsched adopt`` passes each message of an ordinary queue to a node unchanged."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def app(server: Server) -> Celery:
     return make_app(server.url)
 
 
-def adopted(app: Celery, *options: str, code: int = 0) -> dict[str, Any]:
+def adopt(app: Celery, *options: str, code: int = 0) -> dict[str, Any]:
+    """Run the command and check its exit code. Its JSON output."""
     answer = run_with(app, "adopt", QUEUE, "--json", *options)
     assert answer.exit_code == code, answer.output
-    told: dict[str, Any] = json.loads(answer.stdout)
-    return told
+    report: dict[str, Any] = json.loads(answer.stdout)
+    return report
 
 
 def messages(client: redis.Redis) -> list[dict[str, Any]]:
-    """All that lie in queues of nodes and of jobs."""
+    """All messages in the queues of nodes and jobs."""
     lists = [key for kind in ("node", "job") for key in client.scan_iter(f"minsched.{kind}.*")]
     with client.pipeline(transaction=False) as pipe:
         for key in sorted(lists):
@@ -48,17 +49,17 @@ def messages(client: redis.Redis) -> list[dict[str, Any]]:
         return [json.loads(raw) for raws in pipe.execute() for raw in raws]
 
 
-def test_a_message_goes_to_a_node_with_all_that_it_says(
+def test_an_adopted_message_keeps_its_headers_and_properties(
     app: Celery, desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1")
     put(app, "mark", "x", 1, task_id="t1", priority=6, headers={"mine": "kept"}, expires=3600)
     [before] = [json.loads(raw) for raw in client.lrange(f"{QUEUE}\x06\x166", 0, -1)]
-    assert adopted(app, *POOL)["placed"] == 1
+    assert adopt(app, *POOL)["placed"] == 1
     [after] = messages(client)
-    said = after["headers"].pop("minsched")
-    assert said["demand"] == {"pool": "asr"}
-    job = desk.views.job(said["job_id"])
+    header = after["headers"].pop("minsched")
+    assert header["demand"] == {"pool": "asr"}
+    job = desk.views.job(header["job_id"])
     assert job is not None
     assert (job.task_id, job.node_id, job.status) == ("t1", "n1", "dispatched")
     assert before["properties"].pop("delivery_info")["routing_key"] == QUEUE
@@ -68,58 +69,60 @@ def test_a_message_goes_to_a_node_with_all_that_it_says(
     assert app.minsched.where("t1") == job
 
 
-def test_it_is_as_a_message_that_was_sent_now(app: Celery, desk: Desk, client: redis.Redis) -> None:
+def test_an_adopted_message_has_the_form_of_a_sent_message(
+    app: Celery, desk: Desk, client: redis.Redis
+) -> None:
     desk.node("n1")
     put(app, "mark", "x", 1)
-    adopted(app, *POOL)
+    adopt(app, *POOL)
     app.send_task("tests.support.app.mark", ("x", 1), minsched={"pool": "asr"})
-    sent, taken_over = messages(client)
+    sent, adopted = messages(client)
 
     def form(message: dict[str, Any]) -> Any:
         headers = {name: type(value) for name, value in message["headers"].items()}
         info = message["properties"]["delivery_info"]
         return headers, info, message["body"], sorted(message["properties"])
 
-    assert form(sent) == form(taken_over)
+    assert form(sent) == form(adopted)
 
 
-def test_an_eta_is_kept_and_holds_no_slot(app: Celery, desk: Desk) -> None:
+def test_an_adopted_message_with_an_eta_takes_no_slot(app: Celery, desk: Desk) -> None:
     desk.node("n1", 1)
     when = datetime.now(UTC) + timedelta(hours=1)
     put(app, "mark", "x", 1, task_id="later", eta=when)
     put(app, "mark", "x", 2, task_id="now")
-    told = adopted(app, *POOL)
-    assert (told["placed"], told["delayed"]) == (1, 1)
+    report = adopt(app, *POOL)
+    assert (report["placed"], report["delayed"]) == (1, 1)
     job = app.minsched.where("later")
     assert job.status == "delayed"
     assert abs(job.due_ts - when.timestamp() * 1000) < 2
 
 
-def test_priorities_and_order_are_kept_in_line(app: Celery, desk: Desk) -> None:
+def test_adopted_messages_keep_their_priorities_and_order(app: Celery, desk: Desk) -> None:
     desk.node("n1", 1)
     desk.dispatch()
-    wanted = []
+    sent = []
     for priority in (9, 0, 3, 6, 0, 3):
-        put(app, "mark", "x", 1, task_id=f"{priority}-{len(wanted)}", priority=priority)
-        wanted.append((priority, f"{priority}-{len(wanted)}"))
-    assert adopted(app, *POOL)["busy"] == 6
+        put(app, "mark", "x", 1, task_id=f"{priority}-{len(sent)}", priority=priority)
+        sent.append((priority, f"{priority}-{len(sent)}"))
+    assert adopt(app, *POOL)["busy"] == 6
     in_line = [job.task_id for job in desk.views.in_line("asr//")]
-    assert in_line == [name for _, name in sorted(wanted, key=lambda item: item[0])]
+    assert in_line == [name for _, name in sorted(sent, key=lambda item: item[0])]
 
 
 class TestDemand:
-    """What a message asks for."""
+    """The source of an adopted message's demand."""
 
-    def test_routes_are_asked_first(self, server: Server, desk: Desk) -> None:
+    def test_the_demand_comes_from_a_route(self, server: Server, desk: Desk) -> None:
         desk.node("n1", 4, ["asr", "mt"])
         app = make_app(server.url, minsched_routes={"tests.support.app.mark": {"pool": "mt"}})
         put(app, "mark", "x", 1, task_id="routed")
         put(app, "other", task_id="not routed")
-        adopted(app, *POOL)
+        adopt(app, *POOL)
         assert app.minsched.where("routed").pool == "mt"
         assert app.minsched.where("not routed").pool == "asr"
 
-    def test_then_the_task_is(self, app: Celery, desk: Desk) -> None:
+    def test_without_a_route_the_demand_comes_from_the_task(self, app: Celery, desk: Desk) -> None:
         desk.node("n1", 4, ["asr", "mt"])
 
         demand = {"pool": "mt", "session_id": "u1"}
@@ -129,27 +132,27 @@ class TestDemand:
             pass
 
         put(app, "mark", "x", 1, task_id="t1")
-        adopted(app)
+        adopt(app)
         job = app.minsched.where("t1")
         assert (job.pool, job.session_id) == ("mt", "u1")
 
-    def test_one_without_stays_and_it_is_said_why(
+    def test_a_message_without_a_demand_stays_in_its_queue(
         self, app: Celery, desk: Desk, client: redis.Redis
     ) -> None:
         desk.node("n1")
         put(app, "mark", "x", 1)
         before = client.lrange(QUEUE, 0, -1)
-        told = adopted(app, code=1)
-        why = "no demand: name a pool with --pool, or in minsched_routes"
-        assert told["kinds"] == [
-            {"task": "tests.support.app.mark", "messages": 1, "demand": "", "stays": why}
+        report = adopt(app, code=1)
+        reason = "no demand: name a pool with --pool, or in minsched_routes"
+        assert report["kinds"] == [
+            {"task": "tests.support.app.mark", "messages": 1, "demand": "", "stays": reason}
         ]
         assert client.lrange(QUEUE, 0, -1) == before
         assert "1 tests.support.app.mark stay: no demand" in " ".join(
             run_with(app, "adopt", QUEUE).output.split()
         )
 
-    def test_that_it_may_not_wait_says_nothing_of_what_waits_already(
+    def test_an_adopted_message_waits_in_spite_of_when_full_error(
         self, server: Server, desk: Desk
     ) -> None:
         desk.node("n1", 1)
@@ -157,16 +160,16 @@ class TestDemand:
         demand = {"pool": "asr", "when_full": "error"}
         app = make_app(server.url, minsched_routes={"tests.support.app.mark": demand})
         put(app, "mark", "x", 1)
-        assert adopted(app)["busy"] == 1
+        assert adopt(app)["busy"] == 1
 
-    def test_one_that_cannot_be_read_is_named(self, app: Celery) -> None:
+    def test_an_invalid_pool_is_refused(self, app: Celery) -> None:
         answer = run_with(app, "adopt", QUEUE, "--pool", "no pool")
         assert answer.exit_code == 2
         assert "'no pool'" in answer.stderr
         assert "Traceback" not in answer.stderr
 
 
-def test_what_is_no_task_stays_and_all_the_others_go(
+def test_entries_that_are_no_tasks_stay_in_the_queue(
     app: Celery, desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1", 300)
@@ -174,18 +177,20 @@ def test_what_is_no_task_stays_and_all_the_others_go(
         put(app, "mark", "x", n)
         if n % 2:
             client.lpush(QUEUE, "no message", '{"headers": {}, "properties": {}}', "[]")
-    told = adopted(app, *POOL, code=1)
-    assert told["adopted"] == 250
-    assert sum(kind["messages"] for kind in told["kinds"]) == 375 == lying(client)
+    report = adopt(app, *POOL, code=1)
+    assert report["adopted"] == 250
+    assert sum(kind["messages"] for kind in report["kinds"]) == 375 == lying(client)
 
 
-def test_no_more_than_the_limit(app: Celery, desk: Desk, client: redis.Redis) -> None:
+def test_limit_bounds_the_number_of_adopted_messages(
+    app: Celery, desk: Desk, client: redis.Redis
+) -> None:
     desk.node("n1", 9)
     for n in range(5):
         put(app, "mark", "x", n, priority=n % 2)
-    assert adopted(app, *POOL, "--limit", "3")["adopted"] == 3
+    assert adopt(app, *POOL, "--limit", "3")["adopted"] == 3
     assert lying(client) == 2
-    assert adopted(app, *POOL, "--limit", "3")["adopted"] == 2
+    assert adopt(app, *POOL, "--limit", "3")["adopted"] == 2
 
 
 def test_a_dry_run_changes_nothing(app: Celery, desk: Desk, client: redis.Redis) -> None:
@@ -195,56 +200,56 @@ def test_a_dry_run_changes_nothing(app: Celery, desk: Desk, client: redis.Redis)
     client.lpush(QUEUE, "no message")
     before = {key: client.type(key) for key in client.scan_iter()}
     answer = run_with(app, "adopt", QUEUE, "--dry-run", *POOL)
-    assert answer.exit_code == 1  # one would stay
+    assert answer.exit_code == 1  # one message would stay
     assert "Queue plain has 4 messages." in answer.output
     assert "3  tests.support.app.mark  to asr" in answer.output
     assert {key: client.type(key) for key in client.scan_iter()} == before
     assert lying(client) == 4
 
 
-def test_it_stops_where_the_line_is_full(server: Server, desk: Desk, client: redis.Redis) -> None:
+def test_adopt_stops_if_the_line_is_full(server: Server, desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 1)
     app = make_app(server.url, minsched_max_waiting=2)
     for n in range(5):
         put(app, "mark", "x", n, task_id=f"t{n}")
-    told = adopted(app, *POOL, code=1)
-    assert (told["placed"], told["busy"], told["adopted"]) == (1, 2, 3)
-    assert told["refused"].startswith("BACKLOGGED")
+    report = adopt(app, *POOL, code=1)
+    assert (report["placed"], report["busy"], report["adopted"]) == (1, 2, 3)
+    assert report["refused"].startswith("BACKLOGGED")
     left = [json.loads(raw)["headers"]["id"] for raw in client.lrange(QUEUE, 0, -1)]
-    assert left == ["t4", "t3"]  # in their order
+    assert left == ["t4", "t3"]
 
 
-def test_an_empty_queue_is_said_to_be_so(app: Celery) -> None:
+def test_an_empty_queue_is_reported(app: Celery) -> None:
     answer = run_with(app, "adopt", "nothing", *POOL)
     assert (answer.exit_code, answer.output) == (0, "Queue nothing is empty.\n")
 
 
-def test_a_queue_of_the_schedulers_own_is_refused(app: Celery) -> None:
+def test_a_queue_of_the_scheduler_is_refused(app: Celery) -> None:
     answer = run_with(app, "adopt", "minsched.node.n1", *POOL)
     assert answer.exit_code == 2
     assert "the scheduler's own" in answer.stderr
 
 
-def test_it_needs_the_messages_and_the_scheduler_in_one_database(server: Server) -> None:
+def test_adopt_requires_one_database_for_broker_and_scheduler(server: Server) -> None:
     conf = {"minsched_database_url": f"{server.url[:-1]}1", "minsched_when_full": "error"}
     answer = run_with(make_app(server.url, **conf), "adopt", QUEUE, *POOL)
     assert answer.exit_code == 2
     assert "one Redis database" in answer.stderr
 
 
-def test_below_a_key_prefix_and_with_other_priority_steps(
+def test_adopt_works_with_a_key_prefix_and_other_priority_steps(
     server: Server, client: redis.Redis
 ) -> None:
     options = {"global_keyprefix": "a.", "priority_steps": [0, 5], "sep": ":"}
     app = make_app(server.url, broker_transport_options=options)
     put(app, "mark", "x", 1, priority=5)
     assert client.llen(f"a.{QUEUE}:5") == 1
-    assert adopted(app, *POOL)["impossible"] == 1
-    [place] = client.scan_iter("a.minsched.job.*")
-    assert place.endswith(":5")
+    assert adopt(app, *POOL)["impossible"] == 1
+    [queue] = client.scan_iter("a.minsched.job.*")
+    assert queue.endswith(":5")
 
 
-def test_a_message_that_a_worker_takes_first_is_the_workers(
+def test_a_message_that_a_worker_takes_first_is_not_adopted(
     app: Celery, desk: Desk, client: redis.Redis
 ) -> None:
     from celery_minsched.migration.adopt import Adopter
@@ -255,19 +260,19 @@ def test_a_message_that_a_worker_takes_first_is_the_workers(
     adopter = Adopter(app.minsched, QUEUE, "asr")
     read = adopter._page
 
-    def read_late(place: str, passed: int) -> list[bytes]:
-        page = read(place, passed)
-        client.rpop(place)  # between the look and the step
+    def read_and_pop(queue: str, passed: int) -> list[bytes]:
+        page = read(queue, passed)
+        client.rpop(queue)  # a worker takes a message before the script runs
         return page
 
-    adopter._page = read_late  # type: ignore[method-assign]
+    adopter._page = read_and_pop  # type: ignore[method-assign]
     assert adopter.adopt().adopted == 2
     assert len(messages(client)) == 2
     assert lying(client) == 0
 
 
 class Dam(Proxy):
-    """Lets nothing through from the moment when ``is_full`` first says so."""
+    """A proxy that stops all traffic as soon as ``is_full`` is true."""
 
     def __init__(self, target: int) -> None:
         self.is_full: Callable[[], bool] = lambda: False
@@ -280,7 +285,7 @@ class Dam(Proxy):
             super()._write(writer, data)
 
 
-def test_killed_half_way_it_has_lost_and_doubled_nothing(
+def test_adopt_loses_and_repeats_no_message_if_it_is_killed(
     app: Celery, server: Server, desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1", 40)
@@ -298,7 +303,7 @@ def test_killed_half_way_it_has_lost_and_doubled_nothing(
         program = [sys.executable, "-m", "celery", *command]
         return subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
 
-    def where() -> list[str]:
+    def task_ids() -> list[str]:
         plain = [
             json.loads(raw)
             for key in client.scan_iter(f"{QUEUE}*")
@@ -315,8 +320,8 @@ def test_killed_half_way_it_has_lost_and_doubled_nothing(
         process.wait()
         dam.close()
         assert 0 < lying(client) < goal
-        assert sorted(where()) == sorted(sent)
+        assert sorted(task_ids()) == sorted(sent)
     assert start(server.url).wait(60) == 0
     assert lying(client) == 0
-    assert sorted(where()) == sorted(sent)
+    assert sorted(task_ids()) == sorted(sent)
     assert Checker(desk.views).check() == []

@@ -1,4 +1,4 @@
-"""``celery minsched migrate``: from the layout of the original specification to this one."""
+"""``celery minsched migrate`` converts the original layout to the current layout."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def history(tmp_path: Path) -> Path:
 def migrate(app: Celery, history: Path) -> dict[str, object]:
     answer = run_with(app, "migrate", "--apply", "--history", str(history), "--json")
     assert answer.exit_code == 0, answer.output
-    told: dict[str, object] = json.loads(answer.output)
-    return told
+    report: dict[str, object] = json.loads(answer.output)
+    return report
 
 
 def assert_carried_over(client: redis.Redis, old: OldLayout, history: Path) -> None:
-    """Nothing is lost, unknown keys are untouched, and it all fits together."""
+    """Check that all data is there, unknown keys are unchanged, and the state is consistent."""
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     assert Counter(line["job_id"] for line in lines) == Counter(list(old.jobs))
     assert all(old.jobs[line.pop("job_id")] == line for line in lines)
@@ -78,37 +78,40 @@ def assert_carried_over(client: redis.Redis, old: OldLayout, history: Path) -> N
     assert Checker(Views(client, MinimalSchedulerService(client).keys)).check() == []
 
 
-def test_a_dry_run_says_what_there_is_and_changes_nothing(
+def test_a_dry_run_counts_the_data_and_changes_nothing(
     app: Celery, client: redis.Redis, history: Path
 ) -> None:
     old = fill(client, nodes=12, sessions=20, jobs=200)
     before = {key: content(client, key) for key in client.scan_iter()}
     answer = run_with(app, "migrate", "--json", "--history", str(history))
     assert answer.exit_code == 1
-    told = json.loads(answer.output)
-    assert (told["found"], told["layout"], told["applied"]) == (1, LAYOUT, False)
-    assert (told["nodes"], told["pools"], told["sessions"], told["jobs"]) == (12, 2, 20, 200)
-    assert told["language_pairs"] == len(old.pairs)
-    below = [key for key in old.unknown if key.startswith("scheduler:")]
-    assert sorted(told["unknown"]) == sorted(below)
-    said = run_with(app, "migrate")
-    assert said.exit_code == 1
-    assert "12 nodes, 2 pools, 6 language pairs, 20 sessions, 200 jobs." in said.output
-    assert "Nothing was changed. To migrate, add --apply --history FILE." in said.output
-    assert "    scheduler:leader\n" in said.output
+    report = json.loads(answer.output)
+    assert (report["found"], report["layout"], report["applied"]) == (1, LAYOUT, False)
+    assert (report["nodes"], report["pools"]) == (12, 2)
+    assert (report["sessions"], report["jobs"]) == (20, 200)
+    assert report["language_pairs"] == len(old.pairs)
+    with_prefix = [key for key in old.unknown if key.startswith("scheduler:")]
+    assert sorted(report["unknown"]) == sorted(with_prefix)
+    answer = run_with(app, "migrate")
+    assert answer.exit_code == 1
+    assert "12 nodes, 2 pools, 6 language pairs, 20 sessions, 200 jobs." in answer.output
+    assert "Nothing was changed. To migrate, add --apply --history FILE." in answer.output
+    assert "    scheduler:leader\n" in answer.output
     assert {key: content(client, key) for key in client.scan_iter()} == before
     assert not history.exists()
 
 
-def test_all_is_carried_over(app: Celery, client: redis.Redis, history: Path) -> None:
+def test_migrate_carries_over_all_data(app: Celery, client: redis.Redis, history: Path) -> None:
     old = fill(client, nodes=12, sessions=20, jobs=200)
-    told = migrate(app, history)
-    assert (told["applied"], told["written"]) == (True, 200)
-    assert told["held"] == sum(map(len, old.in_flight.values()))
+    report = migrate(app, history)
+    assert (report["applied"], report["written"]) == (True, 200)
+    assert report["held"] == sum(map(len, old.in_flight.values()))
     assert_carried_over(client, old, history)
 
 
-def test_done_twice_is_done_once(app: Celery, client: redis.Redis, history: Path) -> None:
+def test_a_second_migration_changes_nothing(
+    app: Celery, client: redis.Redis, history: Path
+) -> None:
     old = fill(client, nodes=3, sessions=5, jobs=80)
     migrate(app, history)
     answer = run_with(app, "migrate")
@@ -116,12 +119,12 @@ def test_done_twice_is_done_once(app: Celery, client: redis.Redis, history: Path
         0,
         f"Redis has layout {LAYOUT}, the layout of this version.\n",
     )
-    client.set(NOTE, 1)  # as if it had been broken off just before its end
+    client.set(NOTE, 1)  # as if the first migration had been interrupted before its end
     assert migrate(app, history)["written"] == 0
     assert_carried_over(client, old, history)
 
 
-def test_a_line_of_the_history_that_was_cut_off_is_written_again(
+def test_an_incomplete_line_of_the_history_is_written_again(
     app: Celery, client: redis.Redis, history: Path
 ) -> None:
     old = fill(client, nodes=3, sessions=5, jobs=80)
@@ -131,22 +134,22 @@ def test_a_line_of_the_history_that_was_cut_off_is_written_again(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("something else\n", "line 1 is no job"), ("[]\n", "line 1 is no job")]
+    ("text", "error"), [("something else\n", "line 1 is no job"), ("[]\n", "line 1 is no job")]
 )
-def test_a_file_of_something_else_is_not_written_to(
-    app: Celery, client: redis.Redis, history: Path, text: str, said: str
+def test_a_history_file_with_other_content_is_refused(
+    app: Celery, client: redis.Redis, history: Path, text: str, error: str
 ) -> None:
     fill(client, nodes=3, sessions=5, jobs=20)
     history.write_text(text)
     before = sorted(client.scan_iter())
     answer = run_with(app, "migrate", "--apply", "--history", str(history))
     assert answer.exit_code == 2
-    assert said in answer.stderr
+    assert error in answer.stderr
     assert history.read_text() == text
     assert sorted(client.scan_iter()) == before
 
 
-def test_it_is_not_done_without_a_place_for_the_jobs(app: Celery, client: redis.Redis) -> None:
+def test_migrate_requires_a_history_file(app: Celery, client: redis.Redis) -> None:
     fill(client, nodes=3, sessions=5, jobs=20)
     answer = run_with(app, "migrate", "--apply")
     assert answer.exit_code == 2
@@ -154,7 +157,7 @@ def test_it_is_not_done_without_a_place_for_the_jobs(app: Celery, client: redis.
     assert not client.exists(NOTE)
 
 
-def test_a_key_that_this_version_would_take_for_its_own_is_in_the_way(
+def test_a_foreign_key_with_a_name_of_this_layout_is_refused(
     app: Celery, client: redis.Redis, history: Path
 ) -> None:
     fill(client, nodes=3, sessions=5, jobs=20)
@@ -166,7 +169,7 @@ def test_a_key_that_this_version_would_take_for_its_own_is_in_the_way(
     assert client.get("scheduler:waiting:room") == "occupied"
 
 
-def test_what_the_specification_left_open_is_read_either_way(
+def test_migrate_reads_each_form_that_the_specification_permits(
     app: Celery, client: redis.Redis, history: Path
 ) -> None:
     client.hset("scheduler:lang:zh:en", mapping={"pools": '["asr", 7]'})
@@ -176,12 +179,12 @@ def test_what_the_specification_left_open_is_read_either_way(
     client.sadd("scheduler:pool:asr:members", "n1", "gone")
     job = {"node_id": "n1", "status": "running", "created_ts": "1.5", "payload_json": "not JSON"}
     client.hset("scheduler:job::7", mapping=job)
-    told = migrate(app, history)
-    assert (told["held"], told["nodes"]) == (0, 1)  # it began in 1970
+    report = migrate(app, history)
+    assert (report["held"], report["nodes"]) == (0, 1)  # the job began in 1970 and holds no slot
     assert client.smembers("scheduler:lang:zh:en") == {"asr", "7"}
     assert client.smembers("scheduler:pool:asr:members") == {"n1"}
     assert not client.exists("scheduler:node:runtime:gone")
-    assert client.get("scheduler:job:id_seq") == "7"  # no id is given twice
+    assert client.get("scheduler:job:id_seq") == "7"  # a new job gets an unused id
     views = app.minsched.views
     job_view = views.job(":7")
     assert job_view is not None
@@ -190,21 +193,23 @@ def test_what_the_specification_left_open_is_read_either_way(
     assert Checker(views).check() == []
 
 
-def test_nodes_that_still_run_are_named(app: Celery, client: redis.Redis, history: Path) -> None:
+def test_migrate_names_the_running_nodes_of_the_old_version(
+    app: Celery, client: redis.Redis, history: Path
+) -> None:
     fill(client, nodes=3, sessions=1, jobs=1)
     client.hset("scheduler:node:info:node-2", "last_heartbeat_ts", client.time()[0])
     answer = run_with(app, "migrate")
     assert "These nodes of the old version are alive: node-2. Stop them" in answer.output
 
 
-def test_where_there_is_nothing_nothing_is_to_do(app: Celery, client: redis.Redis) -> None:
+def test_migrate_of_an_empty_database_changes_nothing(app: Celery, client: redis.Redis) -> None:
     client.set("scheduler:leader", "x")
     answer = run_with(app, "migrate")
     assert (answer.exit_code, answer.output) == (0, "Redis has no data of the scheduler.\n")
     assert client.keys() == ["scheduler:leader"]
 
 
-def test_a_later_layout_is_not_touched(app: Celery, client: redis.Redis, history: Path) -> None:
+def test_a_later_layout_is_refused(app: Celery, client: redis.Redis, history: Path) -> None:
     client.set(NOTE, LAYOUT + 1)
     answer = run_with(app, "migrate", "--apply", "--history", str(history))
     assert answer.exit_code == 2
@@ -212,15 +217,15 @@ def test_a_later_layout_is_not_touched(app: Celery, client: redis.Redis, history
 
 
 class TestInFlight:
-    """A job that was in flight finishes, or lapses."""
+    """A job that was in flight ends or loses its slot."""
 
     @pytest.fixture
     def job(self, app: Celery, client: redis.Redis, history: Path) -> tuple[str, str]:
-        """A job, and its node."""
+        """The id of a job in flight, and the id of its node."""
         old = fill(client, nodes=2, sessions=1, jobs=40)
         migrate(app, history)
-        [found] = [(job, node) for node, jobs in old.in_flight.items() for job in jobs]
-        return found
+        [job] = [(job_id, node) for node, jobs in old.in_flight.items() for job_id in jobs]
+        return job
 
     def taken(self, client: redis.Redis, node_id: str) -> str | None:
         return client.hget(f"scheduler:node:runtime:{node_id}", "current_jobs")
@@ -228,7 +233,7 @@ class TestInFlight:
     def register(self, service: MinimalSchedulerService, node_id: str) -> None:
         service.register_node(RegisterNodeRequest(node_id=node_id, max_jobs=2, pools_json='["1"]'))
 
-    def test_its_node_completes_it(
+    def test_the_node_of_a_job_in_flight_completes_it(
         self, service: MinimalSchedulerService, client: redis.Redis, job: tuple[str, str]
     ) -> None:
         job_id, node_id = job
@@ -239,7 +244,7 @@ class TestInFlight:
         )
         assert self.taken(client, node_id) == "0"
 
-    def test_it_holds_its_slot_while_its_node_is_started_anew(
+    def test_a_job_in_flight_holds_its_slot_while_its_node_restarts(
         self, service: MinimalSchedulerService, client: redis.Redis, job: tuple[str, str]
     ) -> None:
         _, node_id = job
@@ -247,7 +252,7 @@ class TestInFlight:
         answer = service.heartbeat(HeartbeatRequest(node_id=node_id, jobs=[]))
         assert (answer.current_jobs, answer.not_yours) == (1, [])
 
-    def test_the_earlier_version_completes_it_by_its_own_script(
+    def test_a_node_of_the_earlier_version_completes_a_job_in_flight(
         self, desk: Desk, client: redis.Redis, job: tuple[str, str]
     ) -> None:
         job_id, node_id = job
@@ -255,21 +260,21 @@ class TestInFlight:
         client.hincrby(f"scheduler:node:runtime:{node_id}", "current_jobs", -1)
         self.register(desk.service, node_id)
         assert client.zrange(f"scheduler:node:jobs:{node_id}", 0, -1) == [job_id]
-        client.zadd(f"scheduler:node:jobs:{node_id}", {job_id: 1})  # the hour is over
+        client.zadd(f"scheduler:node:jobs:{node_id}", {job_id: 1})  # the hour has passed
         desk.beat(node_id, jobs=[])
         assert self.taken(client, node_id) == "0"
 
-    def test_one_of_which_nobody_ever_hears_lapses(
+    def test_a_job_in_flight_without_a_node_is_lost_after_an_hour(
         self, desk: Desk, client: redis.Redis, job: tuple[str, str]
     ) -> None:
         job_id, node_id = job
-        client.zadd(f"scheduler:node:jobs:{node_id}", {job_id: 1})  # the hour is over
+        client.zadd(f"scheduler:node:jobs:{node_id}", {job_id: 1})  # the hour has passed
         self.register(desk.service, "another")
         client.hset("scheduler:heard", mapping={"since": 1, "last": 10**15})
         wait_for(lambda: desk.beat("another", jobs=[]) and self.taken(client, node_id) == "0")
         assert desk.status(job_id) == "lost"
 
-    def test_a_silent_node_keeps_it_for_that_hour(
+    def test_a_job_in_flight_of_a_silent_node_holds_its_slot_for_an_hour(
         self, desk: Desk, client: redis.Redis, job: tuple[str, str]
     ) -> None:
         job_id, node_id = job
@@ -281,30 +286,30 @@ class TestInFlight:
         assert self.taken(client, node_id) == "1"
 
 
-def test_what_a_program_of_the_earlier_layout_does_afterwards_is_found_and_mended(
+def test_check_repairs_the_changes_of_a_program_with_the_earlier_layout(
     server: Server, app: Celery, client: redis.Redis, history: Path
 ) -> None:
-    """Nothing in the specification lets it be told, so whoever looks is told instead."""
+    """The scheduler cannot detect such a program, because it knows no layout number."""
     fill(client, nodes=3, sessions=1, jobs=80)
     migrate(app, history)
     program = OldProgram(server, "1", "late")
     program.start()
-    wait_for(lambda: len(program.completed) > 20, "it to work")
+    wait_for(lambda: len(program.completed) > 20, "the program to complete jobs")
     program.stop()
     leave_in_flight(client, "1", "late")
-    found = run_with(app, "check")
-    assert found.exit_code == 1
-    assert "current_jobs" in found.output
+    answer = run_with(app, "check")
+    assert answer.exit_code == 1
+    assert "current_jobs" in answer.output
     run_with(app, "check", "--repair")
     assert Checker(app.minsched.views).check() == []
 
 
 def killed(server: Server, client: redis.Redis, history: Path, after: int) -> bool:
-    """Run the command as a process of its own, and kill it when Redis has done so many commands
-    more; false where it had ended by then.
+    """Run the command in a process, and kill it after Redis has run ``after`` commands. Whether it
+    was killed before its end.
     """
     process = start(server, history)
-    wait_for(lambda: client.exists(NOTE) or process.poll() is not None, "it to begin")
+    wait_for(lambda: client.exists(NOTE) or process.poll() is not None, "the migration to begin")
     began = client.info("stats")["total_commands_processed"]
     polls = 0
     while process.poll() is None:
@@ -338,12 +343,12 @@ def start(server: Server, history: Path) -> subprocess.Popen[bytes]:
     ("sessions", "jobs", "kills"),
     [(200, 1500, 2), pytest.param(1000, 10_000, 10, marks=pytest.mark.soak)],
 )
-def test_killed_at_any_point_it_loses_nothing(
+def test_a_migration_that_is_killed_at_any_point_loses_no_data(
     server: Server, client: redis.Redis, history: Path, sessions: int, jobs: int, kills: int
 ) -> None:
     old = fill(client, nodes=50, sessions=sessions, jobs=jobs)
     rand = random.Random(jobs)
-    for _ in range(kills):  # a whole run makes some ten commands for each job
+    for _ in range(kills):  # a complete run sends about ten commands for each job
         assert killed(server, client, history, after=rand.randrange(9 * jobs))
         assert client.get(NOTE) == "1"
     assert start(server, history).wait(60) == 0

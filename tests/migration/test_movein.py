@@ -1,4 +1,4 @@
-"""In from plain Celery and out again, while plain workers and nodes both run."""
+"""Adopt messages from plain Celery and release them again while plain workers and nodes run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NODES = ("n1", "n2")
 
 
 @pytest.mark.parametrize("number", [300, pytest.param(5000, marks=pytest.mark.soak)])
-def test_each_message_runs_once_adopted_released_or_neither(
+def test_each_message_runs_once_whether_it_is_adopted_or_released(
     fleet: Fleet, client: redis.Redis, number: int
 ) -> None:
     for node_id in NODES:
@@ -26,15 +26,15 @@ def test_each_message_runs_once_adopted_released_or_neither(
         fleet.wait_online(*NODES)
         app = fleet.app
         with app.pool.acquire(block=True) as connection, app.amqp.Producer(connection) as producer:
-            for n in range(number):  # of mixed priority, some not before a time
+            for n in range(number):
                 when = {"countdown": 1 + n % 2} if n % 7 == 0 else {}
-                what = (f"{n}", 0.2 if n < 300 else 0.02)  # seconds: some are there to be adopted
-                put(app, "note", *what, priority=n % 10, producer=producer, **when)
-        told = json.loads(run_with(app, "adopt", "plain", "--pool", "asr", "--json").stdout)
-        assert told["adopted"] > 0
+                seconds = 0.2 if n < 300 else 0.02  # slow first tasks leave messages to adopt
+                put(app, "note", f"{n}", seconds, priority=n % 10, producer=producer, **when)
+        report = json.loads(run_with(app, "adopt", "plain", "--pool", "asr", "--json").stdout)
+        assert report["adopted"] > 0
         assert lying(client) == 0
 
-        wait_for(lambda: ran(client, "celery@"), "nodes to run some")
+        wait_for(lambda: ran(client, "celery@"), "nodes to run a task")
         for node_id in NODES:
             assert run_with(app, "drain", node_id).exit_code == 0
         fleet.wait_idle()
@@ -57,6 +57,6 @@ def ended(client: redis.Redis) -> int:
 
 
 def ran(client: redis.Redis, host: str) -> bool:
-    """Has one of these hosts run one?"""
-    found = client.scan_iter("test:began:*", count=1000)
-    return any(client.lindex(key, 0).startswith(host) for key in found)
+    """Whether a host whose name begins with ``host`` has run a task."""
+    keys = client.scan_iter("test:began:*", count=1000)
+    return any(client.lindex(key, 0).startswith(host) for key in keys)
