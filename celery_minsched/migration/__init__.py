@@ -1,1 +1,1 @@
-"""Moving jobs in from other queues, out to them, and from an earlier layout."""
+"""Moves jobs in from ordinary queues and from the original specification, and out again."""

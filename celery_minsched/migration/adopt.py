@@ -1,8 +1,8 @@
-"""Moves what waits in an ordinary Celery queue through dispatch; a plain worker may consume it too.
+"""Moves the waiting messages of an ordinary Celery queue into the scheduler.
 
-A message is taken out of its list and dispatched in one step, so that it is in the one place or in
-the other. Its task's id, priority, eta and expiry stay its own; its demand is the router's for its
-task, as if it were sent now.
+Plain workers can consume the queue at the same time. A script takes a message out of its list and
+dispatches it in one step, so a message is never lost or doubled. A task keeps its id, priority, eta
+and expiry. Its demand comes from the router, as in a new call.
 """
 
 from __future__ import annotations
@@ -27,178 +27,188 @@ from ..plugin.plugin import MinSched
 from ..plugin.router import MinSchedRouter
 
 NO_DEMAND = "no demand: name a pool with --pool, or in minsched_routes"
-UNREADABLE = "no task message of Celery's"
+UNREADABLE = "not a task message of Celery"
+
+#: Counts messages by task, demand ("" if they stay) and the reason why they stay ("" if not).
+KindCounts = Counter[tuple[str, str, str]]
 
 
 class Kind(BaseModel):
-    """Messages of one task that are treated alike."""
+    """Messages of one task with the same demand, or with the same reason to stay."""
 
     task: str
     messages: int
-    #: What they ask for; "" where they stay.
+    #: "" if the messages stay.
     demand: str = ""
-    #: Why they stay; "" where they do not.
+    #: Why the messages stay in the queue; "" if they do not.
     stays: str = ""
 
 
 class Adoption(BaseModel):
-    """What came of it, or would."""
+    """The result of an adoption or of its preview."""
 
     queue: str
-    waiting: int  # when it began
-    adopted: int = 0  # 0 for a dry run
-    #: Of those: at a node, in line, in line for what no registered node can do, and delayed.
+    waiting: int  # messages at the start
+    adopted: int = 0  # 0 in a preview
+    #: The adopted jobs: at a node, in line, in line without a node that can run them, and delayed.
     placed: int = 0
     busy: int = 0
     impossible: int = 0
     delayed: int = 0
-    #: Why it was broken off; "" where it was not.
+    #: The error that stopped the adoption; "" if none did.
     refused: str = ""
-    kinds: list[Kind] = []  # of a dry run all, else those that stay
+    kinds: list[Kind] = []  # all in a preview, otherwise those that stay
 
 
 class _Stays(NamedTuple):
     task: str
-    why: str
+    reason: str
 
 
-class _Job(NamedTuple):
+class _Adoptable(NamedTuple):
     raw: bytes
     task: str
     request: DispatchRequest
-    message: tuple[str, str]  # what is before and after the job's id
+    message: tuple[str, str]  # the text before and after the job's id
 
 
 class Adopter:
-    """Adopts the messages of one queue. ``pool`` is for tasks without a demand of their own.
+    """Adopts the messages of one queue. Tasks without a demand go to ``pool``.
 
-    Raises ``ValueError`` where it cannot be done at all.
+    Raises ``ValueError`` if messages of the queue cannot be adopted at all.
     """
 
     def __init__(self, plugin: MinSched, queue: str, pool: str | None = None) -> None:
         if obstacle := waiting_unsupported_reason(plugin.app, plugin.settings.database_url):
             raise ValueError(obstacle)
         if queue.startswith("minsched."):
-            raise ValueError(f"{queue} is a queue of the scheduler's own")
+            raise ValueError(f"{queue} is a queue of the scheduler")
         self._fallback = (
             demand.parse({"pool": pool}).model_dump(exclude_defaults=True) if pool else None
         )
         self._plugin, self._queue = plugin, queue
         self._router = MinSchedRouter(plugin)
         keys = plugin.scheduler.keys
-        #: kombu's lists of the queue, in the order in which a worker takes from them.
+        #: kombu has one list a priority. Workers read the lists in this order.
         self._lists = [keys.queue_prefix + queue + suffix for suffix in keys.suffixes]
-        plugin.app.loader.import_default_modules()  # whose tasks have demands
+        plugin.app.loader.import_default_modules()  # registers the tasks with their demands
 
     def waiting(self) -> int:
-        """How many messages lie there."""
+        """The number of messages in the queue."""
         client: Any = self._plugin.scheduler.redis
-        return sum(client.llen(place) for place in self._lists)
+        return sum(client.llen(key) for key in self._lists)
 
     def preview(self, limit: int | None = None) -> Adoption:
-        """What would come of it. Changes nothing."""
+        """What an adoption would do. Changes nothing."""
         waiting = self.waiting()
-        kinds: Counter[tuple[str, str, str]] = Counter()
+        kinds: KindCounts = Counter()
         left = waiting if limit is None else limit
-        for place in self._lists:
+        for key in self._lists:
             passed = 0
-            while page := self._page(place, passed):
+            while page := self._read_page(key, passed):
                 passed += len(page)
-                for job in map(self._judge, page):
-                    if isinstance(job, _Stays):
-                        kinds[job.task, "", job.why] += 1
+                for message in map(self._classify, page):
+                    if isinstance(message, _Stays):
+                        kinds[message.task, "", message.reason] += 1
                     elif left:
                         left -= 1
-                        asked = short_demand(job.request.pool_selector, job.request.capabilities)
-                        kinds[job.task, asked, ""] += 1
+                        request = message.request
+                        text = short_demand(request.pool_selector, request.capabilities)
+                        kinds[message.task, text, ""] += 1
         return Adoption(queue=self._queue, waiting=waiting, kinds=_kinds(kinds))
 
     def adopt(self, limit: int | None = None, step: Callable[[], None] = lambda: None) -> Adoption:
-        """Do it, for as many messages as lie there now, or ``limit``. ``step`` is called for each.
+        """Adopt the messages that wait now, or ``limit`` of them. Calls ``step`` for each.
 
-        Can be broken off, and called again.
+        After an interruption, a second call adopts the rest.
         """
         waiting = self.waiting()
-        done = Adoption(queue=self._queue, waiting=waiting)
+        result = Adoption(queue=self._queue, waiting=waiting)
         most = waiting if limit is None else min(limit, waiting)
-        kinds: Counter[tuple[str, str, str]] = Counter()
-        for place in self._lists:
+        kinds: KindCounts = Counter()
+        for key in self._lists:
+            # A worker that takes a message moves the positions of all later ones. So each list is
+            # read again until a pass adopts nothing.
             before, staying = -1, kinds
-            while before != done.adopted:  # a worker that took what stays has moved all the others
-                before = done.adopted
-                staying = self._adopt_list(place, most, done, step)
+            while before != result.adopted:
+                before = result.adopted
+                staying = self._adopt_list(key, most, result, step)
             kinds += staying
-        done.kinds = _kinds(kinds)
-        return done
+        result.kinds = _kinds(kinds)
+        return result
 
     def _adopt_list(
-        self, place: str, most: int, done: Adoption, step: Callable[[], None]
-    ) -> Counter[tuple[str, str, str]]:
-        """Once through the list, from the next message to the last; those that stay."""
-        staying: Counter[tuple[str, str, str]] = Counter()
-        while done.adopted < most and not done.refused:
-            page = self._page(place, staying.total())
+        self, key: str, most: int, result: Adoption, step: Callable[[], None]
+    ) -> KindCounts:
+        """Pass once through a list, in the order of a worker. Returns the messages that stay."""
+        staying: KindCounts = Counter()
+        while result.adopted < most and not result.refused:
+            page = self._read_page(key, staying.total())
             if not page:
                 break
-            jobs = []
-            for job in map(self._judge, page):
-                if isinstance(job, _Stays):
-                    staying[job.task, "", job.why] += 1
+            adoptable = []
+            for message in map(self._classify, page):
+                if isinstance(message, _Stays):
+                    staying[message.task, "", message.reason] += 1
                 else:
-                    jobs.append(job)
-            self._send(place, jobs[: most - done.adopted], done, step)
+                    adoptable.append(message)
+            self._dispatch(key, adoptable[: most - result.adopted], result, step)
         return staying
 
-    def _send(self, place: str, jobs: list[_Job], done: Adoption, step: Callable[[], None]) -> None:
-        asked = [(job.raw, job.request, job.message) for job in jobs]
-        for answer in self._plugin.scheduler.adopt_tasks(place, asked) if asked else ():
-            if isinstance(answer, SchedulerError):
-                done.refused = str(answer)
-            elif answer is not None:
-                done.adopted += 1
-                how = "placed" if answer.node_id else answer.chosen_by
-                setattr(done, how, getattr(done, how) + 1)
+    def _dispatch(
+        self, key: str, messages: list[_Adoptable], result: Adoption, step: Callable[[], None]
+    ) -> None:
+        if not messages:
+            return
+        jobs = [(message.raw, message.request, message.message) for message in messages]
+        for outcome in self._plugin.scheduler.adopt_tasks(key, jobs):
+            if isinstance(outcome, SchedulerError):
+                result.refused = str(outcome)
+            elif outcome is not None:  # None: a worker has taken the message
+                result.adopted += 1
+                field = "placed" if outcome.node_id else outcome.chosen_by
+                setattr(result, field, getattr(result, field) + 1)
                 step()
 
-    def _page(self, place: str, passed: int) -> list[bytes]:
-        """The next messages after so many that are passed by."""
+    def _read_page(self, key: str, passed: int) -> list[bytes]:
+        """The next messages of a list after the first ``passed``. The list's head is its end."""
         client: Any = self._plugin.scheduler.redis
-        page: list[bytes] = client.lrange(place, -PAGE - passed, -1 - passed)
+        page: list[bytes] = client.lrange(key, -PAGE - passed, -1 - passed)
         return page[::-1]
 
-    def _judge(self, raw: bytes) -> _Job | _Stays:
+    def _classify(self, raw: bytes) -> _Adoptable | _Stays:
         message = read_task(raw)
         if message is None:
-            told = read_message(raw).get("headers")
-            name = told.get("task") if isinstance(told, dict) else None
+            headers = read_message(raw).get("headers")
+            name = headers.get("task") if isinstance(headers, dict) else None
             return _Stays(str(name or ""), UNREADABLE)
         name, headers = message.task, message.headers
-        stated = self._demand_of(name, headers)
-        if not stated:
+        demand_ = self._demand_of(name, headers)
+        if not demand_:
             return _Stays(name, NO_DEMAND)
-        token = uuid.uuid4().hex  # stands for the job's id, which is not known yet
-        headers[HEADER] = {"demand": stated, "job_id": token}
-        to = {"exchange": "", "routing_key": TO_BE_DISPATCHED.name}
-        message.properties["delivery_info"] = to
+        token = uuid.uuid4().hex  # The script replaces the token with the job's id.
+        headers[HEADER] = {"demand": demand_, "job_id": token}
+        target = {"exchange": "", "routing_key": TO_BE_DISPATCHED.name}
+        message.properties["delivery_info"] = target
         request = request_of(message.content)
         if request is None:
             return _Stays(name, UNREADABLE)
-        # It waits here already, so it may wait there, whatever its demand says of new ones.
-        waits = request.model_copy(update={"when_full": "wait", "token": token})
-        return _Job(raw, name, waits, split_at(dumps(message.content), token))
+        # The message waits already, so it may wait in line even if its demand refuses to wait.
+        request = request.model_copy(update={"when_full": "wait", "token": token})
+        return _Adoptable(raw, name, request, split_at(dumps(message.content), token))
 
     def _demand_of(self, name: str, headers: dict[str, Any]) -> dict[str, Any] | None:
-        """The router's for a call of the task with these headers, else the one given."""
+        """The demand that the router gives a call of the task, or the demand of ``pool``."""
         options: dict[str, Any] = {"headers": headers}
         task = self._plugin.app.tasks.get(name)
         if self._router(name, options=options, task=task) is None:
             return self._fallback
-        stated: dict[str, Any] = options["headers"][HEADER]["demand"]
-        return stated
+        routed: dict[str, Any] = options["headers"][HEADER]["demand"]
+        return routed
 
 
-def _kinds(counts: Counter[tuple[str, str, str]]) -> list[Kind]:
+def _kinds(counts: KindCounts) -> list[Kind]:
     return [
-        Kind(task=task, messages=number, demand=asked, stays=why)
-        for (task, asked, why), number in sorted(counts.items())
+        Kind(task=task, messages=number, demand=demand_, stays=reason)
+        for (task, demand_, reason), number in sorted(counts.items())
     ]

@@ -1,7 +1,7 @@
-"""The scheduler by a clock that is told what time it is.
+"""The scheduler with a simulated clock.
 
-The scripts are the real ones. Where they ask the server for its time they are given that of the
-simulation, as a third key. (What Redis lets expire by itself goes by its own clock all the same.)
+The scripts get the simulated time as a third key instead of the server's time. Keys with a time to
+live still expire by the server's clock.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..core.scheduler import MinimalSchedulerService
 from ..core.settings import Settings
 from ..core.texts import text
 
-#: When a simulation begins, seconds since the epoch: a node that was heard of at 0 has no record.
+#: The start of a simulation, in seconds since 1970. A heartbeat at time 0 would mean no heartbeat.
 EPOCH = 1_000_000_000.0
 FOREVER = 1e9  # seconds
 
 _SCRIPTS = ("register_node", "heartbeat", "dispatch_task", "claim_job", "complete_task")
 _CLOCK = "redis.call('TIME')"  # in lua/include/context.lua; seconds and microseconds
-_GIVEN = "{0, KEYS[3]}"
+_SIMULATED = "{0, KEYS[3]}"
 
 
 @cache
 def _source(name: str) -> str:
     text = lua_source.source(name)
     if text.count(_CLOCK) != 1:
-        raise RuntimeError(f"{name}.lua does not ask for the time once, by {_CLOCK}")
-    return text.replace(_CLOCK, _GIVEN)
+        raise RuntimeError(f"{name}.lua does not contain {_CLOCK} exactly once")
+    return text.replace(_CLOCK, _SIMULATED)
 
 
 @cache
@@ -42,9 +42,9 @@ def _sha(name: str) -> str:
 
 
 class VirtualScheduler(MinimalSchedulerService):
-    """What nodes and publishers ask of Redis, at the time ``now``; in pipelines, for speed.
+    """Calls scripts at the simulated time ``now``, in seconds after the start of the simulation.
 
-    Nodes do not die and lines have no end. Times are seconds after the begin of the simulation.
+    Nodes do not die, and lines have no limit.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -57,31 +57,32 @@ class VirtualScheduler(MinimalSchedulerService):
             client.script_load(_source(name))
 
     def dispatch_in(self, pipe: Any, request: DispatchRequest, message: tuple[str, str]) -> None:
-        """Put a dispatch in a pipeline; its answer is a list of one, see ``dispatch_task.lua``."""
+        """Add a dispatch to a pipeline. Its answer is a list of one, see ``dispatch_task.lua``."""
         [args] = self._arguments_of([(request, message)])
         self._put(pipe, "dispatch_task", jobs=[args])
 
     def claim_job_in(self, pipe: Any, job_id: str, node_id: str) -> None:
-        """Put the claim of a job that has come to its node in a pipeline."""
-        given = {"delivery_tag": job_id, "claim": job_id, "taken": "false"}
-        self._put(pipe, "claim_job", job_id=job_id, node_id=node_id, **given)
+        """Add the claim of a job at its node to a pipeline."""
+        arguments = {"delivery_tag": job_id, "claim": job_id, "taken": "false"}
+        self._put(pipe, "claim_job", job_id=job_id, node_id=node_id, **arguments)
 
     def complete_in(self, pipe: Any, job_id: str, node_id: str, task_id: str) -> None:
-        """Put the end of a job in a pipeline, the removal of what is kept of it, and a look at what
-        has come to the node. That, a list, is the last of the three answers.
+        """Add the end of a job, the deletion of its keys, and a read of its node's queue.
+
+        The pipeline has three answers. The last is the list of messages.
         """
-        given = {"status": "finished", "reason": "", "delivery_tag": job_id}
-        given |= {"claim": "", "next_claim": ""}
-        self._put(pipe, "complete_task", job_id=job_id, node_id=node_id, **given)
+        arguments = {"status": "finished", "reason": "", "delivery_tag": job_id}
+        arguments |= {"claim": "", "next_claim": ""}
+        self._put(pipe, "complete_task", job_id=job_id, node_id=node_id, **arguments)
         pipe.delete(self.keys("job", job_id), self.keys("task", task_id))
         pipe.lpop(self.keys("node_queue", node_id), MAX_SLOTS)
 
-    def _call(self, name: str, /, **given: Any) -> list[Any]:
-        answer: list[Any] = text(self._put(self.redis, name, **given))
+    def _call(self, name: str, /, **arguments: Any) -> list[Any]:
+        answer: list[Any] = text(self._put(self.redis, name, **arguments))
         return answer
 
-    def _put(self, client: Any, name: str, /, **given: Any) -> Any:
+    def _put(self, client: Any, name: str, /, **arguments: Any) -> Any:
         time = round((EPOCH + self.now) * 1e6)
         prefixes = (self.keys.prefix, self.keys.queue_prefix)
-        args = scripts.in_order(name, times=self._times, **given)
+        args = scripts.in_order(name, times=self._times, **arguments)
         return client.evalsha(_sha(name), 3, *prefixes, time, *args)

@@ -1,4 +1,4 @@
-"""Plays the nodes and the publishers: what arrives when, what ends when."""
+"""Plays the nodes and the publishers: sends each arrival and each end to Redis at its time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .clock import VirtualScheduler
 from .result import Result, Times
 from .trace import Job, Node
 
-BATCH = 500  # events in one round trip, at most
+MAX_EVENTS = 500  # in one round trip
 
 
 def simulate(
@@ -28,18 +28,17 @@ def simulate(
     overhead: float = 0.0,
     progress: Callable[[int], object] = lambda arrived: None,
 ) -> Result:
-    """Play the jobs, in order of arrival, against the nodes, on an empty database.
+    """Simulate jobs on nodes, on an empty database. The jobs are in the order of their arrival.
 
-    ``overhead`` is for how long, in seconds, a slot is taken before its job begins to work: until
-    the message has come, has been claimed and was given to the pool, and the end has been told.
-    ``progress`` is called with how many jobs have arrived since the call before.
+    ``overhead`` is the time in seconds that a job holds its slot beside its work, for messages and
+    scripts. ``progress`` gets the number of jobs that have arrived since its last call.
 
-    Raises ``ValueError`` for a job of a pool that no node is in, and pydantic's
-    ``ValidationError`` for a node that could not register.
+    Raises ``ValueError`` if the pool of a job has no node, and pydantic's ``ValidationError`` if a
+    node cannot register.
     """
     pools = {pool for node in nodes for pool in node.pools}
     if missing := {job.pool for job in jobs} - pools:
-        raise ValueError(f"no node is in pool {', '.join(sorted(missing))}")
+        raise ValueError(f"pool {', '.join(sorted(missing))} has no node")
     play = _Play(client, jobs, nodes, overhead)
     progress(0)
     halfway = len(jobs) // 2
@@ -48,13 +47,13 @@ def simulate(
         play.pass_time(events)
         progress(play.arrived - before)
         if before <= halfway < play.arrived:
-            play.beat()
+            play.send_heartbeats()
     return play.result()
 
 
 @dataclass(frozen=True)
 class _Event:
-    """A job arrives, or ends."""
+    """The arrival or the end of a job."""
 
     at: float
     number: int
@@ -72,15 +71,14 @@ class _Play:
         self._redis = client
         self._scheduler = VirtualScheduler(client)
         self._ends: list[tuple[float, int]] = []
-        self._at: dict[int, tuple[str, str]] = {}  # jobs that have a slot: their ids and nodes
-        self._waiting: dict[int, str] = {}  # their ids
+        self._running: dict[int, tuple[str, str]] = {}  # job id and node by job number
+        self._waiting: dict[int, str] = {}  # job id by job number
         self._unclaimed: list[int] = []
-        #: No job that begins now ends sooner.
         self._shortest = overhead + min(job.work for job in jobs)
         self._waits = [math.nan] * len(jobs)
-        self._end = 0.0  # of the last job
-        self._busy: defaultdict[str, float] = defaultdict(float)
-        self._beats_us = 0.0
+        self._last_end = 0.0
+        self._busy: defaultdict[str, float] = defaultdict(float)  # slot seconds by node
+        self._heartbeats_us = 0.0
         for node in nodes:
             self._scheduler.register_node(
                 RegisterNodeRequest(
@@ -90,9 +88,9 @@ class _Play:
         self._used_us = self._script_us()
 
     def next_events(self) -> list[_Event]:
-        """The next events, as far as no job that begins meanwhile could end in between."""
+        """The next events. A job that begins at one of them cannot end before the last one."""
         events: list[_Event] = []
-        while len(events) < BATCH:
+        while len(events) < MAX_EVENTS:
             end = self._ends[0][0] if self._ends else math.inf
             more = self.arrived < len(self._jobs)
             arrival = self._jobs[self.arrived].at if more else math.inf
@@ -108,12 +106,12 @@ class _Play:
         return events
 
     def pass_time(self, events: Sequence[_Event]) -> None:
-        """Tell Redis of the events, each at its time, and see which jobs begin by them."""
+        """Send the events to Redis, each at its time, and note the jobs that begin."""
         scheduler = self._scheduler
         with self._redis.pipeline(transaction=False) as pipe:
             for number in self._unclaimed:
-                scheduler.claim_job_in(pipe, *self._at[number])
-            asked = len(pipe)
+                scheduler.claim_job_in(pipe, *self._running[number])
+            claims = len(pipe)
             self._unclaimed.clear()
             for event in events:
                 scheduler.now = event.at
@@ -121,8 +119,10 @@ class _Play:
                     message = (f"{event.number} ", "")
                     scheduler.dispatch_in(pipe, self._request(event.number), message)
                 else:
-                    scheduler.complete_in(pipe, *self._at[event.number], _task_id(event.number))
-            answers = iter(pipe.execute()[asked:])
+                    scheduler.complete_in(
+                        pipe, *self._running[event.number], _task_id(event.number)
+                    )
+            answers = iter(pipe.execute()[claims:])
         for event in events:
             if event.is_arrival:
                 self._on_dispatch(event, next(answers)[0])
@@ -144,8 +144,8 @@ class _Play:
             self._waiting[event.number] = job_id
 
     def _on_end(self, event: _Event, messages: Sequence[bytes]) -> None:
-        """A job has ended; in the node's queue lie those that came since the last one did."""
-        _, node_id = self._at.pop(event.number)
+        """A job has ended. ``messages`` are the new messages in the node's queue."""
+        _, node_id = self._running.pop(event.number)
         for message in messages:
             number = int(message.split()[0])
             if job_id := self._waiting.pop(number, ""):
@@ -153,39 +153,39 @@ class _Play:
 
     def _begin(self, number: int, job_id: str, node_id: str, now: float) -> None:
         taken = self._overhead + self._jobs[number].work
-        self._at[number] = job_id, node_id
+        self._running[number] = job_id, node_id
         self._unclaimed.append(number)
         self._waits[number] = now - self._jobs[number].at
         self._busy[node_id] += taken
-        self._end = max(self._end, now + taken)
+        self._last_end = max(self._last_end, now + taken)
         heapq.heappush(self._ends, (now + taken, number))
 
-    def beat(self) -> None:
-        """Have every node send the heartbeat of this moment, to see what one costs."""
+    def send_heartbeats(self) -> None:
+        """Send a heartbeat of each node, to measure their cost."""
         before = self._script_us()
         held: dict[str, list[str]] = {node.name: [] for node in self._nodes}
-        for job_id, node_id in self._at.values():
+        for job_id, node_id in self._running.values():
             held[node_id].append(job_id)
         for node_id, job_ids in held.items():
             answer = self._scheduler.heartbeat(HeartbeatRequest(node_id=node_id, jobs=job_ids))
             self._interval = answer.interval
-        self._beats_us = self._script_us() - before
+        self._heartbeats_us = self._script_us() - before
 
     def result(self) -> Result:
-        """What came of it."""
+        """The result, after the last event."""
         slots = sum(node.slots for node in self._nodes)
-        shares = [self._busy[node.name] / node.slots / self._end for node in self._nodes]
-        per_job = (self._script_us() - self._used_us - self._beats_us) / len(self._jobs)
-        per_beat = self._beats_us / len(self._nodes)
-        beats = len(self._nodes) / self._interval
-        rate = len(self._jobs) / (self._jobs[-1].at or self._end)
+        shares = [self._busy[node.name] / node.slots / self._last_end for node in self._nodes]
+        per_job = (self._script_us() - self._used_us - self._heartbeats_us) / len(self._jobs)
+        per_heartbeat = self._heartbeats_us / len(self._nodes)
+        heartbeat_rate = len(self._nodes) / self._interval
+        rate = len(self._jobs) / (self._jobs[-1].at or self._last_end)
         waits: defaultdict[str, list[float]] = defaultdict(list)
         for job, wait in zip(self._jobs, self._waits, strict=True):
             waits[job.pool].append(wait)
         return Result(
             nodes=len(self._nodes),
             slots=slots,
-            seconds=self._end,
+            seconds=self._last_end,
             jobs_per_second=rate,
             waits=Times.of(self._waits),
             responses=Times.of(
@@ -195,21 +195,21 @@ class _Play:
                 ]
             ),
             waits_by_pool={pool: Times.of(of_pool) for pool, of_pool in sorted(waits.items())},
-            utilisation=sum(self._busy.values()) / slots / self._end,
+            utilisation=sum(self._busy.values()) / slots / self._last_end,
             least_utilised=min(shares),
             most_utilised=max(shares),
             fairness=sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares)),
             redis_us_per_job=per_job,
-            redis_us_per_heartbeat=per_beat,
-            redis_share=(rate * per_job + beats * per_beat) / 1e6,
+            redis_us_per_heartbeat=per_heartbeat,
+            redis_share=(rate * per_job + heartbeat_rate * per_heartbeat) / 1e6,
         )
 
     def _script_us(self) -> float:
-        """Microseconds that the server has spent in scripts."""
+        """Time that the server has spent in scripts, in µs."""
         stats: dict[str, dict[str, float]] = self._redis.info("commandstats")
         return stats["cmdstat_evalsha"]["usec"] if "cmdstat_evalsha" in stats else 0.0
 
 
 def _task_id(number: int) -> str:
-    """As long as Celery's."""
+    """A task id as long as one of Celery."""
     return f"{number:036}"

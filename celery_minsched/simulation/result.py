@@ -1,4 +1,4 @@
-"""What came of a simulation."""
+"""The result of a simulation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 
 class Times(BaseModel):
-    """Of so many jobs; seconds."""
+    """Statistics of a time of all jobs, in seconds."""
 
     jobs: int
     mean: float
@@ -29,28 +29,28 @@ class Times(BaseModel):
 
 
 class Result(BaseModel):
-    """Times are of the simulated clock, but for those of Redis."""
+    """Times are in simulated seconds. Times of Redis are real."""
 
     nodes: int
     slots: int
     #: From the first arrival to the last end.
     seconds: float
-    #: As they arrived.
+    #: Arriving jobs.
     jobs_per_second: float
-    #: From the arrival until a slot is the job's.
+    #: From a job's arrival until it gets a slot.
     waits: Times
     waits_by_pool: dict[str, Times]
-    #: From the arrival to the end.
+    #: From a job's arrival to its end.
     responses: Times
-    #: Share of the slots' time in which they were taken; of all, and of the nodes at both ends.
+    #: Share of the time in which slots are taken: of all nodes, of the least and most used node.
     utilisation: float
     least_utilised: float
     most_utilised: float
-    #: How evenly the nodes were used: 1 where each had the same share of its slots taken, 1/n where
-    #: one did everything (Jain, Chiu and Hawe, 1984).
+    #: Fairness index of Jain, Chiu and Hawe (1984). 1 if all nodes have the same share of taken
+    #: slots, 1/n if one of n nodes runs all jobs.
     fairness: float
-    #: The server's own time in scripts for a job (dispatch, claim and end), and for a heartbeat.
+    #: Time in the scripts of a job (dispatch, claim and end), and of a heartbeat.
     redis_us_per_job: float
     redis_us_per_heartbeat: float
-    #: The share of one core that Redis needs for them at this rate, with a heartbeat a second.
+    #: The share of one core that Redis needs for these scripts at this rate.
     redis_share: float

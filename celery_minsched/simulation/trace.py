@@ -1,4 +1,4 @@
-"""Jobs to try a fleet with: those of a trace, or of one that is made up."""
+"""The jobs of a simulation, from a trace file or generated."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """Arrives ``at`` seconds after the first, for a node of ``pool``; takes ``work`` seconds.
-
-    Of a ``session``, if it is of one.
-    """
+    """A job that arrives ``at`` seconds after the first job and works for ``work`` seconds."""
 
     at: float
     work: float
@@ -25,7 +22,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Node:
-    """A node, and how many jobs it does at a time."""
+    """A node with its slots and pools."""
 
     name: str
     slots: int
@@ -33,11 +30,11 @@ class Node:
 
 
 def read(path: Path) -> list[tuple[float, float]]:
-    """Seconds and tokens of each request of an Azure LLM inference trace (2023)."""
+    """Time in seconds and tokens of each request in an Azure LLM inference trace (2023)."""
     with open(path, newline="", encoding="utf-8") as file:
         return [
             (
-                # Seven digits of a second's fraction; Python reads six.
+                # The file has seven digits after the second. Python reads six.
                 datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(),
                 float(row["ContextTokens"]) + float(row["GeneratedTokens"]),
             )
@@ -46,22 +43,24 @@ def read(path: Path) -> list[tuple[float, float]]:
 
 
 def synthesize(requests: int) -> list[tuple[float, float]]:
-    """Requests of the same shape as that trace's conversations: the rate changes from minute to
-    minute and from second to second, the sizes are spread over two orders of magnitude.
+    """Generate requests like those of the trace's conversations.
+
+    The rate changes from minute to minute and from second to second. The sizes differ by up to two
+    orders of magnitude.
     """
-    chance = random.Random(2023)
+    random_ = random.Random(2023)
     now, rate, until = 0.0, 0.0, 0.0
-    made = []
+    generated = []
     for _ in range(requests):
         if now >= until:
-            rate, until = 5.5 * chance.lognormvariate(-0.03, 0.25), now + chance.uniform(5, 60)
-        now += chance.expovariate(rate)
-        made.append((now, min(chance.lognormvariate(6.9, 0.8), 14_000.0)))
-    return made
+            rate, until = 5.5 * random_.lognormvariate(-0.03, 0.25), now + random_.uniform(5, 60)
+        now += random_.expovariate(rate)
+        generated.append((now, min(random_.lognormvariate(6.9, 0.8), 14_000.0)))
+    return generated
 
 
 def repeat(requests: Sequence[tuple[float, float]], count: int) -> list[tuple[float, float]]:
-    """The first so many requests, of a trace that begins anew whenever it is over."""
+    """The first ``count`` requests of the trace, which repeats if it is too short."""
     first, last = requests[0][0], requests[-1][0]
     period = (last - first) * len(requests) / max(len(requests) - 1, 1)
     return [
@@ -77,17 +76,17 @@ def jobs_of(
     work: float,
     shares: Mapping[str, float],
 ) -> list[Job]:
-    """The requests as jobs that arrive within so many seconds.
+    """The requests as jobs that arrive within ``seconds``.
 
-    ``work`` is the mean of a job, in seconds; each takes time as it has tokens. ``shares`` says
-    how the jobs divide into pools.
+    ``work`` is the mean work of a job in seconds. The work of a job is proportional to its tokens.
+    ``shares`` has the relative number of jobs of each pool.
     """
     first = requests[0][0]
-    faster = (requests[-1][0] - first) / seconds
-    second = work * len(requests) / sum(tokens for _, tokens in requests)
-    chance = random.Random(len(requests))
-    pools = chance.choices(list(shares), list(shares.values()), k=len(requests))
+    speedup = (requests[-1][0] - first) / seconds
+    seconds_per_token = work * len(requests) / sum(tokens for _, tokens in requests)
+    random_ = random.Random(len(requests))
+    pools = random_.choices(list(shares), list(shares.values()), k=len(requests))
     return [
-        Job((at - first) / faster, tokens * second, pool)
+        Job((at - first) / speedup, tokens * seconds_per_token, pool)
         for (at, tokens), pool in zip(requests, pools, strict=True)
     ]

@@ -134,7 +134,8 @@ def test_an_incomplete_line_of_the_history_is_written_again(
 
 
 @pytest.mark.parametrize(
-    ("text", "error"), [("something else\n", "line 1 is no job"), ("[]\n", "line 1 is no job")]
+    ("text", "error"),
+    [("something else\n", "line 1 is not a job"), ("[]\n", "line 1 is not a job")],
 )
 def test_a_history_file_with_other_content_is_refused(
     app: Celery, client: redis.Redis, history: Path, text: str, error: str

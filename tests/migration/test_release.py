@@ -175,7 +175,7 @@ def test_release_keeps_the_lost_jobs_that_are_not_reported(
     assert desk.status(job_id) == "lost"
     desk.beat("n1", online=False, jobs=[])
     [sentence] = release(app, code=1)["left"]
-    assert sentence.startswith("Jobs are lost, and no node has told their callers yet")
+    assert sentence.startswith("Jobs are lost, and no node has reported them to their callers yet")
 
 
 def test_release_discards_a_revoked_task(app: Celery, desk: Desk, client: redis.Redis) -> None:
@@ -207,7 +207,7 @@ def test_release_keeps_an_entry_that_is_no_task_and_says_how_to_read_it(
     assert answer.exit_code == 1
     output = " ".join(answer.output.split())
     assert "Returned 1 message to queue celery." in output
-    assert "messages that are no task's: minsched.node.n1. Read them with LRANGE" in output
+    assert "messages that are not task messages: minsched.node.n1. Read them with LRANGE" in output
     assert client.lrange("minsched.node.n1", 0, -1) == ["by hand"]
     client.delete("minsched.node.n1")
     release(app)

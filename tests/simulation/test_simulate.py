@@ -10,12 +10,14 @@ import redis
 from celery import Celery
 
 from benchmarks.trace import ideal
+from celery_minsched.cli.simulate import empty_database
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core import lua_source
 from celery_minsched.core.keys import Keys
 from celery_minsched.monitor.queries import Views
-from celery_minsched.simulation import Job, Node, clock, play, simulate
-from celery_minsched.simulation.trace import jobs_of, repeat, synthesize
+from celery_minsched.simulation import clock, play
+from celery_minsched.simulation.play import simulate
+from celery_minsched.simulation.trace import Job, Node, jobs_of, repeat, synthesize
 
 from ..support.commands import run_with
 from ..support.server import Server
@@ -57,7 +59,7 @@ def test_many_events_in_a_round_trip_change_nothing(
     answers = []
     for batch in (1, 500):
         client.flushall()
-        monkeypatch.setattr(play, "BATCH", batch)
+        monkeypatch.setattr(play, "MAX_EVENTS", batch)
         answers.append(simulate(client, jobs, TRIO, overhead=0.02))
     times = {"redis_us_per_job", "redis_us_per_heartbeat", "redis_share"}
     assert answers[0].model_dump(exclude=times) == answers[1].model_dump(exclude=times)
@@ -79,7 +81,7 @@ def test_all_jobs_end_and_nothing_of_them_is_left(client: redis.Redis) -> None:
 
 
 def test_a_job_of_no_nodes_pool_is_refused(client: redis.Redis) -> None:
-    with pytest.raises(ValueError, match="no node is in pool b"):
+    with pytest.raises(ValueError, match="pool b has no node"):
         simulate(client, [Job(0.0, 1.0, "b")], TRIO)
     assert client.dbsize() == 0
 
@@ -110,6 +112,12 @@ def test_the_answer_is_told_by_pool_with_use_and_redis(app: Celery, tmp_path: Pa
     assert "on 3 nodes with 5 slots" in answer.output
     for what in ("waits, pool asr", "waits, pool default", "fairness", "of a core"):
         assert what in answer.output
+
+
+def test_two_simulations_run_at_the_same_time() -> None:
+    with empty_database(None) as one, empty_database(None) as other:
+        one.set("key", "value")
+        assert other.dbsize() == 0
 
 
 def test_a_database_that_is_not_empty_is_not_touched(

@@ -1,4 +1,4 @@
-"""Carries over what a survey has found, one thing at a time."""
+"""Converts the objects of a survey one by one."""
 
 from __future__ import annotations
 
@@ -17,59 +17,61 @@ from ...monitor.queries import Views
 from .history import History
 from .survey import Survey, entries
 
-#: Seconds from its creation for which a job that has not ended holds a slot. The specification does
-#: not say when a job was lost, so that of some it never learnt.
+#: A job that has not ended holds its slot for so many seconds after its creation. The specification
+#: does not record lost jobs, so some of these jobs never end.
 HELD: Final = 3600.0
 
-_SECONDS_UP_TO: Final = 10**11  # a time below this is in seconds, above in ms
+_MAX_SECONDS: Final = 10**11  # A smaller time is in seconds, a larger time is in ms.
 
 
 def carry_over(
     service: MinimalSchedulerService,
-    found: Survey,
+    survey: Survey,
     history: History,
     step: Callable[[], None] = lambda: None,
 ) -> Counter[str]:
-    """Do it; ``step`` is called after each job.
+    """Convert all objects. Calls ``step`` after each job.
 
-    How many jobs are ``held`` at their nodes and how many ``history``; how many were ``written``.
+    Returns the numbers of jobs that are ``held`` at their nodes, ``history``, and ``written``.
     """
     client, keys = service.redis, service.keys
-    client.set(keys("layout"), SPECIFIED, nx=True)  # nobody starts meanwhile
-    for pair, pools in found.pairs.items():
+    client.set(keys("layout"), SPECIFIED, nx=True)  # No node starts meanwhile.
+    for pair, pools in survey.pairs.items():
         service.carry_language(pair, pools)
     now = Views(service.redis, service.keys).now()
-    for node_id, pools in found.nodes.items():
+    for node_id, pools in survey.nodes.items():
         client.hset(keys("node_info", node_id), mapping=_node(service, node_id, pools, now))
-    done: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     jobs = (entry for entry in entries(service) if entry.name in ("job", "session"))
     for page in pages(jobs):
         _carry_sessions(service, [entry.key for entry in page if entry.name == "session"])
-        done.update(_carry_jobs(service, [e.id for e in page if e.name == "job"], history, step))
-    for node_id in found.nodes:
+        counts.update(_carry_jobs(service, [e.id for e in page if e.name == "job"], history, step))
+    for node_id in survey.nodes:
         service.repair_node(node_id)
-    for node_id, pools in found.strays.items():
+    for node_id, pools in survey.strays.items():
         service.repair_node(node_id, "".join(f"{pool}\t\n" for pool in pools))
-    if int(client.get(keys("job_id_seq")) or 0) < found.last_number:
-        client.set(keys("job_id_seq"), found.last_number)
+    if int(client.get(keys("job_id_seq")) or 0) < survey.last_number:
+        client.set(keys("job_id_seq"), survey.last_number)
     client.set(keys("layout"), LAYOUT)
-    return done
+    return counts
 
 
-def heartbeats(service: MinimalSchedulerService, found: Survey) -> dict[str, int]:
-    """When each node was last heard, ms; 0 for never."""
+def heartbeats(service: MinimalSchedulerService, survey: Survey) -> dict[str, int]:
+    """The time of each node's last heartbeat in ms; 0 if it sent none."""
     with service.redis.pipeline(transaction=False) as pipe:
-        for node_id in found.nodes:
+        for node_id in survey.nodes:
             pipe.hget(service.keys("node_info", node_id), "last_heartbeat_ts")
         answers = pipe.execute()
-    told = zip(found.nodes, answers, strict=True)
-    return {node_id: _milliseconds(_text(when or ""), 0) for node_id, when in told}
+    return {
+        node_id: _milliseconds(_text(heartbeat or ""), 0)
+        for node_id, heartbeat in zip(survey.nodes, answers, strict=True)
+    }
 
 
 def _node(
     service: MinimalSchedulerService, node_id: str, pools: list[str], now: int
 ) -> dict[Any, Any]:
-    """What is told of a node from now on: that it has left. It registers when it is started."""
+    """The new record of a node. The node has left, and registers when it starts."""
     record = _record(service.redis.hgetall(service.keys("node_info", node_id)))
     capabilities = _capabilities(record)
     offers = [f"{pool}\t{cap}\n" for pool in pools for cap in ["", *capabilities]]
@@ -91,7 +93,7 @@ def _node(
 
 
 def _capabilities(record: dict[str, str]) -> list[str]:
-    """None where this version cannot read them: the node tells them when it registers."""
+    """The capabilities of a node, or none if they are unreadable. A registration sets them."""
     try:
         return RegisterNodeRequest(
             node_id="any", max_jobs=1, pools_json='["any"]', cap_json=record.get("cap_json", "{}")
@@ -101,7 +103,7 @@ def _capabilities(record: dict[str, str]) -> list[str]:
 
 
 def _carry_sessions(service: MinimalSchedulerService, keys: list[str]) -> None:
-    """They are what they were, and are forgotten when they are not used."""
+    """Let unused sessions expire. Their fields are the same in both layouts."""
     with service.redis.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.pttl(key)
@@ -123,19 +125,19 @@ def _carry_jobs(
     jobs = [(job_id, record) for job_id, record in zip(job_ids, records, strict=True) if record]
     written = history.write(jobs)
     now = Views(service.redis, service.keys).now()
-    asked = []
+    rows = []
     for job_id, record in jobs:
         created = _milliseconds(record.get("created_ts"), now)
         until = created + round(1000 * HELD)
-        asked.append((job_id, created, _payload(record), _where(record), until))
-    became = service.carry_jobs(asked)
-    for _ in became:
+        rows.append((job_id, created, _payload(record), _where(record), until))
+    outcomes = service.carry_jobs(rows)
+    for _ in outcomes:
         step()
-    return Counter(became) + Counter(written=written)
+    return Counter(outcomes) + Counter(written=written)
 
 
 def _payload(record: dict[str, str]) -> str:
-    """The job's payload where it is no JSON, as a JSON string; "" where it is."""
+    """A payload that is not JSON, as a JSON string; "" for a payload that is JSON."""
     payload = record.get("payload_json", "")
     return "" if _json(payload) is not None or payload.strip() == "null" else json.dumps(payload)
 
@@ -150,7 +152,7 @@ def _where(record: dict[str, str]) -> str:
 
 
 def _record(answer: Any) -> dict[str, str]:
-    """A hash as text of which nothing is lost, whatever bytes it has."""
+    """The hash as text. Bytes that are not UTF-8 become surrogates, so none is lost."""
     return {_text(name): _text(value) for name, value in answer.items()}
 
 
@@ -174,8 +176,8 @@ def _number(value: str | None) -> float | None:
 
 
 def _milliseconds(value: str | None, default: int) -> int:
-    """A time of the specification's, which leaves open of what unit it is."""
+    """A time in ms. The specification does not say if its times are in seconds or in ms."""
     number = _number(value)
     if number is None or not 0 < number < 10**15:
         return default
-    return round(number * 1000 if number < _SECONDS_UP_TO else number)
+    return round(number * 1000 if number < _MAX_SECONDS else number)

@@ -1,4 +1,4 @@
-"""The job history: a file of JSON Lines, an object a job, to which is only appended."""
+"""The file with all old jobs, in JSON Lines: one object a job. It is only appended to."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, Self
 
 
 class HistoryError(Exception):
-    """The file cannot take the jobs: another process writes it, or it is not JSON Lines of jobs."""
+    """Another process writes the file, or the file is not JSON Lines of jobs."""
 
 
 class History:
-    """A file of jobs. One that is in it already is not written again; a line that was cut off is.
+    """A file of jobs. Skips jobs that the file has already, and replaces an incomplete last line.
 
-    Raises :class:`HistoryError`, and ``OSError`` where it cannot be written.
+    Raises :class:`HistoryError`, or ``OSError`` if the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,6 +31,7 @@ class History:
         self._written = self._read()
 
     def _read(self) -> set[str]:
+        """The ids of the jobs in the file."""
         self._file.seek(0)
         written, end = set(), 0
         for number, line in enumerate(self._file, 1):
@@ -40,15 +41,15 @@ class History:
                 written.add(json.loads(line)["job_id"])
             except (ValueError, KeyError, TypeError) as exc:
                 self._file.close()
-                raise HistoryError(f"line {number} is no job: {line[:60]!r}") from exc
+                raise HistoryError(f"line {number} is not a job: {line[:60]!r}") from exc
             end += len(line)
         self._file.truncate(end)
         return written
 
     def write(self, jobs: Iterable[tuple[str, Mapping[str, str]]]) -> int:
-        """Append the records of these jobs, each by its id; how many were not there yet.
+        """Append the ids and records of new jobs, and return their number.
 
-        They are on disk when this returns.
+        The jobs are on disk when this function returns.
         """
         new = [(job_id, record) for job_id, record in jobs if job_id not in self._written]
         for job_id, record in new:

@@ -1,4 +1,4 @@
-"""What lies in Redis by the original specification, and what does not belong there."""
+"""Finds the objects of the original specification in Redis, and other keys beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...core.reading import MANY, scan_keys
 from ...core.scheduler import MinimalSchedulerService
 from ...core.texts import text
 
-#: The specification's keys, and of what type each is. It leaves open what a language pair is.
+#: The types of the specification's keys. It does not say the type of a language pair.
 _TYPES: Final = {
     "node_info": ("hash",),
     "node_runtime": ("hash",),
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"\d+$")
 
 
 class Entry(NamedTuple):
-    """A key of the specification's, its name in :mod:`celery_minsched.core.keys`, and its id."""
+    """A key of the specification with its name in :mod:`celery_minsched.core.keys` and its id."""
 
     name: str
     id: str
@@ -43,31 +43,31 @@ class Entry(NamedTuple):
 
 @dataclass
 class Survey:
-    """What there is to carry over."""
+    """The objects to convert."""
 
-    #: ``None`` where nothing says which it is.
+    #: ``None`` if Redis has no layout.
     layout: int | None
-    #: Has a migration noted the layout before, and been broken off?
+    #: True if an earlier migration has begun and was interrupted.
     is_begun: bool
-    #: Nodes, and names of nodes that have no record, each with the pools in which it is a member.
+    #: The pools of each node that has a record, and of each node without a record.
     nodes: dict[str, list[str]] = field(default_factory=dict)
     strays: dict[str, list[str]] = field(default_factory=dict)
-    #: Language pairs, each with its pools.
+    #: The pools of each language pair.
     pairs: dict[str, list[str]] = field(default_factory=dict)
     sessions: int = 0
     jobs: int = 0
-    #: The largest number that is part of a job's id.
+    #: The largest number at the end of a job id.
     last_number: int = 0
-    #: Keys below the prefix that are not the specification's; they are left as they are.
+    #: Keys with the prefix that do not belong to the specification. They stay unchanged.
     unknown: list[str] = field(default_factory=list)
-    #: Those of them that this version would take for its own.
+    #: Those unknown keys that this version would take for its own.
     in_the_way: list[str] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
-        """Is there nothing of any layout?"""
-        seen = (self.nodes, self.strays, self.pairs, self.sessions, self.jobs)
-        return self.layout is None and not any(seen)
+        """True if there are no data of any layout."""
+        objects = (self.nodes, self.strays, self.pairs, self.sessions, self.jobs)
+        return self.layout is None and not any(objects)
 
     @property
     def pools(self) -> set[str]:
@@ -76,14 +76,14 @@ class Survey:
 
 
 def survey(service: MinimalSchedulerService) -> Survey:
-    """Look at all keys below the prefix. Changes nothing."""
+    """Read all keys with the prefix. Changes nothing."""
     is_begun = bool(service.redis.exists(service.keys("layout")))
-    found = Survey(layout_of(service.redis, service.keys), is_begun)
-    if found.layout == LAYOUT:
-        return found
+    result = Survey(layout_of(service.redis, service.keys), is_begun)
+    if result.layout == LAYOUT:
+        return result
     members: dict[str, set[str]] = defaultdict(set)
     nodes: set[str] = set()
-    for entry in entries(service, found):
+    for entry in entries(service, result):
         match entry.name:
             case "node_info":
                 nodes.add(entry.id)
@@ -94,32 +94,32 @@ def survey(service: MinimalSchedulerService) -> Survey:
                     members[node_id].add(entry.id)
             case "lang":
                 if pools := _pools(service, entry):
-                    found.pairs[entry.id] = pools
+                    result.pairs[entry.id] = pools
                 else:
-                    found.unknown.append(entry.key)
-                    found.in_the_way.append(entry.key)
+                    result.unknown.append(entry.key)
+                    result.in_the_way.append(entry.key)
             case "session":
-                found.sessions += 1
+                result.sessions += 1
             case "job":
-                found.jobs += 1
+                result.jobs += 1
                 number = _NUMBER.search(entry.id)
-                found.last_number = max(found.last_number, int(number[0]) if number else 0)
-    found.nodes = {node_id: sorted(members.pop(node_id, ())) for node_id in sorted(nodes)}
-    found.strays = {node_id: sorted(pools) for node_id, pools in sorted(members.items())}
-    return found
+                result.last_number = max(result.last_number, int(number[0]) if number else 0)
+    result.nodes = {node_id: sorted(members.pop(node_id, ())) for node_id in sorted(nodes)}
+    result.strays = {node_id: sorted(pools) for node_id, pools in sorted(members.items())}
+    return result
 
 
-def entries(service: MinimalSchedulerService, found: Survey | None = None) -> Iterator[Entry]:
-    """Each key of the specification's, once; what else there is, is noted in ``found``."""
-    met: set[str] = set()
+def entries(service: MinimalSchedulerService, result: Survey | None = None) -> Iterator[Entry]:
+    """Each key of the specification once. Adds all other keys to ``result``."""
+    seen: set[str] = set()
     for batch in scan_keys(service.redis, service.keys, f"{service.keys.own_prefix}*"):
-        keys = [key for key in dict.fromkeys(batch) if key not in met]
-        met.update(keys)
-        yield from _judge(service, keys, found)
+        keys = [key for key in dict.fromkeys(batch) if key not in seen]
+        seen.update(keys)
+        yield from _classify(service, keys, result)
 
 
-def _judge(
-    service: MinimalSchedulerService, keys: Iterable[str], found: Survey | None
+def _classify(
+    service: MinimalSchedulerService, keys: Iterable[str], result: Survey | None
 ) -> Iterator[Entry]:
     keys = list(keys)
     with service.redis.pipeline(transaction=False) as pipe:
@@ -131,18 +131,18 @@ def _judge(
         entry = Entry(name, "".join(ids), key, kind)
         if kind in _TYPES.get(name, ()) and _is_sound(entry):
             yield entry
-        elif found and kind != "none":
-            _note(found, entry)
+        elif result and kind != "none":
+            _add_unknown(result, entry)
 
 
-def _note(found: Survey, entry: Entry) -> None:
-    """A key that is not the specification's. Once a migration has begun, ours are there too."""
-    is_ours = entry.name and entry.name not in _TYPES
-    if is_ours and found.is_begun:
+def _add_unknown(result: Survey, entry: Entry) -> None:
+    """Add a key that is not the specification's. An interrupted migration leaves new keys."""
+    is_new_key = entry.name and entry.name not in _TYPES
+    if is_new_key and result.is_begun:
         return
-    found.unknown.append(entry.key)
-    if is_ours:
-        found.in_the_way.append(entry.key)
+    result.unknown.append(entry.key)
+    if is_new_key:
+        result.in_the_way.append(entry.key)
 
 
 def _is_sound(entry: Entry) -> bool:
@@ -169,22 +169,23 @@ def _is(kind: TypeAdapter[str], value: object) -> bool:
 
 
 def _pools(service: MinimalSchedulerService, pair: Entry) -> list[str]:
-    """The pools of a language pair: members of a set; of a hash the fields, or what lists there
-    are in them.
+    """The pools of a language pair.
+
+    A pair is a set of pools, a hash with a field for each pool, or a hash with JSON lists of pools.
     """
-    named: list[object] = []
+    pools: list[object] = []
     if pair.type == "set":
-        named += _members(service, pair)
+        pools += _members(service, pair)
     else:
-        for name, value in text(list(service.redis.hgetall(pair.key).items())):
-            listed = _json(value)
-            named += listed if isinstance(listed, list) else [name]
-    return sorted({str(pool) for pool in named if _is_name(pool)})
+        for field_name, value in text(list(service.redis.hgetall(pair.key).items())):
+            parsed = _json(value)
+            pools += parsed if isinstance(parsed, list) else [field_name]
+    return sorted({str(pool) for pool in pools if _is_name(pool)})
 
 
 def _members(service: MinimalSchedulerService, entry: Entry) -> Iterator[str]:
-    found: Any = service.redis.sscan_iter(entry.key, count=MANY)
-    return iter(text(list(found)))
+    members: Any = service.redis.sscan_iter(entry.key, count=MANY)
+    return iter(text(list(members)))
 
 
 def _json(value: str) -> object:
