@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Three processes on two cores, because tests often wait for a process to start or to end. Each runs whole modules.
-PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Three processes on two cores: tests often wait for a process to start or to end. Tests that share a fixture share a process.
+PYTEST = $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
 	docs docs-serve docs-operations docs-reference dist release-check lowest \
@@ -140,7 +140,7 @@ lowest: $(VENV)/.release  ## Run the quick tests with the lowest declared versio
 	$(BIN)/uv venv --quiet --python $(BIN)/python .lowest
 	$(BIN)/uv pip install --python .lowest/bin/python --resolution lowest-direct \
 		--editable '.[gpu,flower,tracing,dev,docs]'
-	.lowest/bin/pytest -n 2 --dist loadfile $(wildcard $(QUICK:%=tests/*/test_%.py)) $(ARGS)
+	.lowest/bin/pytest -n 2 --dist loadgroup $(wildcard $(QUICK:%=tests/*/test_%.py)) $(ARGS)
 	.lowest/bin/mkdocs build --strict --site-dir .lowest/site
 
 clean:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 
 import hypothesis  # noqa: F401 - before any test: its plugin imports it at the end, too deep down
 import kombu.pools
@@ -23,21 +22,28 @@ from .support.server import Server
 # A shell starts a background job with ctrl-c ignored. What the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: What takes longest, so that nobody waits for one of these at the end.
-LONGEST = (
-    *("test_agent", "test_demo", "test_many", "test_delayed", "test_rescue", "test_alive"),
-    *("test_web", "test_node_death", "test_zombies", "test_restarts", "test_movein"),
-    *("test_rescuers", "test_acl", "test_adopt", "test_start", "test_celery", "test_failover"),
-    *("test_waiting", "test_endings", "test_redis_faults", "test_faces", "test_wakeups"),
-    *("test_bounds", "test_turns", "test_lost_jobs", "test_connection", "test_docs", "test_model"),
-    *("test_chores", "test_fuzz", "test_reads", "test_waiting_walk"),
-)
 
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules in an order that xdist keeps (``--no-loadscope-reorder``)."""
-    rank = {f"{name}.py": at for at, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(Path(item.path).name, len(rank)))
+    """Group and order the tests for several workers (``--dist loadgroup``).
+
+    Tests that share a fixture of their module run in one worker. They come first, then tests that
+    start nodes, so that the last tests are short.
+    """
+    functions = [item for item in items if isinstance(item, pytest.Function)]
+    grouped = [item for item in functions if shares_a_fixture(item)]
+    for item in grouped:
+        item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    items.sort(key=lambda item: (item not in grouped, not starts_nodes(item)))
+
+
+def shares_a_fixture(item: pytest.Function) -> bool:
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    return any(fixture[-1].scope in ("package", "module", "class") for fixture in fixtures)
+
+
+def starts_nodes(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and hasattr(item.module, "Fleet")
 
 
 @pytest.hookimpl(wrapper=True)
