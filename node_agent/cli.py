@@ -41,7 +41,7 @@ from celery_minsched.core.printing import printable
 from celery_minsched.plugin.connection import client_of
 
 from .options import check_options, check_pool, prepare_command, run_worker, runs_in_event_loop
-from .rescue import take_over
+from .requeue import take_over
 from .worker import prepare
 
 logger = logging.getLogger(__name__)

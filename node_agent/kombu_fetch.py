@@ -1,24 +1,31 @@
-"""How a node takes a message from its queue, so that it is never nowhere.
+"""Takes a message from the node's queue so that a list or kombu's hash always holds it.
 
-kombu's BRPOP hands a message over before anybody has noted it: a worker that is killed, or a
-connection that breaks, between the two loses it. Here BLMOVE puts it in a list of the node's own,
-and it leaves that in the step that notes it as unacknowledged (``NodeQoS.append``).
+kombu takes a message by BRPOP, and notes it as unacknowledged in a second step. If the worker or
+the connection dies between the two steps, the message is lost. :class:`ReliableChannel` moves the
+message by BLMOVE to a list of the node. The message leaves that list in the step that notes it as
+unacknowledged (``NodeQoS.append``).
 
-An entry that is no message (an operator put it there by hand) ends kombu's worker. Here it is
-dropped.
+An entry that is not a message would end kombu's worker. The channel drops such an entry.
 
-Where Redis refuses (it has no memory, or has become a replica) kombu lets the error end the
-worker's event loop. Here the node asks again in a second, over a new connection, and its tasks end
-meanwhile. A message that it has taken, and that there is no memory to note, waits in that list.
+If Redis refuses a command (it has no memory, or has become a replica), kombu ends the worker's
+event loop. The channel asks again after a second, over a new connection. Running tasks go on
+meanwhile. A message that Redis cannot note for want of memory waits in the node's list.
+
+The overridden names with a leading underscore are kombu 5.7's: ``_brpop_start`` sends the command,
+and ``_brpop_read`` reads and delivers the answer.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from queue import Empty
 from typing import Any
 
+from kombu.transport.redis import Channel, QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import OutOfMemoryError, ResponseError
@@ -29,96 +36,109 @@ from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
-_ASK_AGAIN = 1.0  # seconds
-#: Seconds for which one question for the next message waits.
+_PAUSE_AFTER_REFUSAL = 1.0  # seconds
+#: Seconds for which one BLMOVE waits for a message.
 LONGEST_WAIT = 1.0
-#: What kombu raises on the way from an entry of a list to a message.
-_NO_MESSAGE = (*NO_JSON, RecursionError)
+#: What kombu raises if an entry is not a message.
+_NOT_A_MESSAGE = (*NO_JSON, RecursionError)
 
 
-def take_by_move(channel: Any, queue: str, taken_key: str, watch: Watch) -> None:
-    """Have a channel of kombu's Redis transport take ``queue`` so, while it consumes no other.
+@dataclass(frozen=True)
+class NodeQueue:
+    """The queue that a node consumes."""
 
-    ``watch`` gets a sign with each answer of Redis.
+    name: str
+    taken_key: str  # the list of the message that was taken and is not noted yet
+    make_qos: Callable[[Channel], QoS]
+    watch: Watch  # gets a sign with each answer of Redis
 
-    The names are kombu 5.7's own: ``_brpop_start`` sends the command and ``_brpop_read`` reads the
-    answer, a pair of list and message. ``channel.taken`` is the message as it lies in the list
-    ``taken_key``, None while none does.
+
+def reliable_fetch(connection: Any, queue: NodeQueue) -> None:
+    """Make a connection that is not open yet consume ``queue`` by a :class:`ReliableChannel`.
+
+    The same holds after kombu has switched to another broker URL.
     """
-    intake = _Intake(channel, queue, taken_key, watch)
-    # A blocked question must be answered before its connection counts as lost.
-    channel.brpop_timeout = min(channel.brpop_timeout or LONGEST_WAIT, LONGEST_WAIT)
-    channel.taken = None
-    channel._brpop_start = intake.start
-    channel.handlers["BRPOP"] = intake.handle
-    channel.client.set_response_callback("BRPOP", intake.read)
+    connection.get_transport_cls = partial(_transport, connection.get_transport_cls, queue)
 
 
-class _Intake:
-    """What a channel does in place of kombu's own functions."""
+def _transport(get_transport_cls: Callable[[], Any], queue: NodeQueue) -> Any:
+    base = get_transport_cls()
+    channel = type("NodeChannel", (ReliableChannel, base.Channel), {"node_queue": queue})
+    return type("NodeTransport", (base,), {"Channel": channel})
 
-    def __init__(self, channel: Any, queue: str, taken_key: str, watch: Watch) -> None:
-        self._channel = channel
-        self._queue = queue
-        self._queue_key = channel.global_keyprefix + queue
-        self._taken_key = taken_key
-        self._watch = watch
-        self._start_pop = channel._brpop_start
-        self._handle_pop = channel.handlers["BRPOP"]
-        self._pair = channel.client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
-        self._refused_at = -_ASK_AGAIN
 
-    def start(self, timeout: float | None = None) -> None:
-        """Ask for the next message."""
-        channel = self._channel
-        if time.monotonic() < self._refused_at + _ASK_AGAIN:
-            return  # the event loop comes by again
-        if channel.taken:
+class ReliableChannel(Channel):
+    """kombu's channel. It takes messages by BLMOVE while it consumes the node's queue alone."""
+
+    node_queue: NodeQueue
+    #: The message that lies in ``node_queue.taken_key``.
+    taken: bytes | None = None
+    _refused_at = -_PAUSE_AFTER_REFUSAL
+    QoS: Any
+    _brpop_sent_at: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.QoS = self.node_queue.make_qos
+        #: Notes messages. kombu makes a client for each message, a sixth of the loop's time for it.
+        self.notes = self._create_client()
+        # A waiting BLMOVE must be answered before its connection counts as lost.
+        self.brpop_timeout = min(self.brpop_timeout or LONGEST_WAIT, LONGEST_WAIT)
+        self._parse_pop = self.client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
+        self.client.set_response_callback("BRPOP", self._parse)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if time.monotonic() < self._refused_at + _PAUSE_AFTER_REFUSAL:
+            return  # the event loop calls this again
+        queue = self.node_queue
+        if self.taken:
             try:
-                channel.connection._deliver(loads(bytes_to_str(channel.taken)), self._queue)
+                self.connection._deliver(loads(bytes_to_str(self.taken)), queue.name)
             except OutOfMemoryError:
-                self._refuse()
+                self._pause()
                 return
-        if list(channel.active_queues) != [self._queue]:  # the worker consumes one more
-            self._start_pop(timeout)
+        if list(self.active_queues) != [queue.name]:  # the worker consumes another queue too
+            super()._brpop_start(timeout)
             return
-        connection = channel._in_poll = channel.client.connection
-        channel._brpop_sent_at = time.monotonic()
-        wait = channel.brpop_timeout if timeout is None else timeout
-        places = (self._queue_key, self._taken_key)
-        connection.send_command("BLMOVE", *places, "RIGHT", "LEFT", wait)
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        self.client.connection.send_command(
+            "BLMOVE",
+            *(self.global_keyprefix + queue.name, queue.taken_key, "RIGHT", "LEFT"),
+            self.brpop_timeout if timeout is None else timeout,
+        )
 
-    def read(self, answer: Any, **options: Any) -> Any:
-        """The list and the message of an answer."""
-        if self._queue in self._channel.active_queues:
-            self._watch.note()
-        if not isinstance(answer, bytes):  # nothing came, or it came by BRPOP
-            return self._pair(answer, **options)
-        self._channel.taken = answer
-        return self._queue_key.encode(), answer
+    def _parse(self, answer: Any, **options: Any) -> Any:
+        """The list and the message of an answer to BLMOVE or BRPOP."""
+        queue = self.node_queue
+        if queue.name in self.active_queues:
+            queue.watch.note()
+        if not isinstance(answer, bytes):  # no message, or the answer to BRPOP
+            return self._parse_pop(answer, **options)
+        self.taken = answer
+        return (self.global_keyprefix + queue.name).encode(), answer
 
-    def handle(self) -> Any:
-        """Deliver the message of an answer."""
-        channel = self._channel
+    def _brpop_read(self, **options: Any) -> Any:
         try:
-            return self._handle_pop()
+            return super()._brpop_read(**options)
         except ResponseError as exc:
-            if channel.taken and not isinstance(exc, OutOfMemoryError):
-                raise  # the worker connects anew
+            if self.taken and not isinstance(exc, OutOfMemoryError):
+                raise  # the worker connects again
             logger.warning("Redis gives out no message just now: %s", exc)
-            self._refuse()
-            if not channel.taken:
-                channel.client.connection.disconnect()  # the next one may find another server
+            self._pause()
+            if not self.taken:
+                self.client.connection.disconnect()  # the next connection may reach another server
             raise Empty from exc
-        except _NO_MESSAGE as exc:
-            if channel.taken is None:  # it was noted: the trouble is not the message's
+        except _NOT_A_MESSAGE as exc:
+            if self.taken is None:  # it was noted, so the entry is a message
                 raise
-            logger.error("%s had an entry that is no message; it is dropped: %r", self._queue, exc)
-            with channel.conn_or_acquire() as client:
-                client.lrem(self._taken_key, 1, channel.taken)
-            channel.taken = None
+            queue = self.node_queue
+            logger.error("%s had an entry that is no message; it is dropped: %r", queue.name, exc)
+            with self.conn_or_acquire() as client:
+                client.lrem(queue.taken_key, 1, self.taken)
+            self.taken = None
             raise Empty from exc
 
-    def _refuse(self) -> None:
+    def _pause(self) -> None:
         self._refused_at = time.monotonic()
-        self._watch.note(takes_at_once=False)
+        self.node_queue.watch.note(takes_at_once=False)

@@ -1,8 +1,8 @@
-"""Finds out whether the node's worker works, and hands back its unstarted jobs if it does not.
+"""Finds out whether the node's worker works, and hands back the unstarted jobs if it does not.
 
 The worker is stuck when it has not read its queue for ``minsched_node_ttl``: its event loop hangs,
-or the connection over which it consumes is dead. It starts no job then, and hands back those that
-it has not started. It works again as soon as it reads its queue.
+or the connection over which it consumes is dead. A stuck worker starts no job, and the node hands
+back the jobs that have not started. The worker works again as soon as it reads its queue.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from celery_minsched.core.settings import SOCKET_TIMEOUT
 from celery_minsched.plugin.plugin import MinSched
 
 from .kombu_fetch import LONGEST_WAIT
-from .pulse import Pulse, State
-from .rescue import park_messages
-from .slots import Slots, by_age
+from .placing import by_age
+from .pulse import Pulse
+from .report import State
+from .requeue import park_messages
+from .slots import Slots
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
 
 class Liveness:
-    """Looks at the worker from a thread of its own; see the module."""
+    """Watches the worker, for the thread that reports to the pulse."""
 
     def __init__(
         self,
@@ -72,19 +74,19 @@ class Liveness:
         if self._slots.closing:
             self.hand_back_soon()
             return "stopping"
-        interval = self._pulse.interval
-        is_heard = self._pulse.silence < 2 * interval  # while Redis is away, no worker can work
-        counts = is_heard and not self._is_paused and not self._is_in_task()
-        is_stuck = self.watch.is_stuck(counts, interval)
+        last = self._pulse.last_heartbeat
+        is_answered = last.silence < 2 * last.interval  # while Redis is away, no worker can work
+        counts = is_answered and not self._is_paused and not self._is_in_task()
+        is_stuck = self.watch.is_stuck(counts, last.interval)
         if is_stuck != self._is_stuck:
             self._is_stuck = is_stuck
             self._log()
         if is_stuck or self._is_paused:
             self._slots.suspended = True
             self.hand_back_soon()
-        elif not self._is_handing_back():  # a job whose message is on its way must not begin
+        elif not self._is_handing_back():  # a job whose message is moving must not begin
             self._slots.suspended = False
-        if self._is_paused and is_heard and not self._pulse.draining:
+        if self._is_paused and is_answered and not last.draining:
             self._slots.drain(True)
         return "stuck" if is_stuck else ""
 
@@ -96,28 +98,29 @@ class Liveness:
         self._pulse.nudge()
 
     def stop(self) -> None:
-        """The worker has stopped. Its next process consumes, as Celery's does."""
+        """The worker has stopped. The node's next process consumes again, as Celery's does."""
         if self._is_paused:
             self._slots.drain(False)
 
     def check_flow(self, channel: Any) -> None:
-        """Raise ``ConnectionError`` if the worker's question for the next message has no answer
-        and a later heartbeat of the node has one: the connection is dead, and Redis is not.
+        """Raise ``ConnectionError`` if Redis has not answered the worker's BLMOVE and has answered
+        a later heartbeat: then the worker's connection is dead and Redis works.
 
-        For the event loop. The worker connects anew then.
+        For the event loop. The worker connects again then.
         """
-        asked = channel._brpop_sent_at if channel._in_poll else None
-        if asked is None:
+        sent_at = channel._brpop_sent_at if channel._in_poll else None
+        if sent_at is None:
             return
-        waited = time.monotonic() - asked
-        if waited - self._pulse.silence > self._grace and not _is_readable(channel._in_poll._sock):
+        waited = time.monotonic() - sent_at
+        is_late = waited - self._pulse.last_heartbeat.silence > self._grace
+        if is_late and not _is_readable(channel._in_poll._sock):
             raise RedisConnectionError(
                 f"Redis has not answered for {waited:.0f} s over the connection that consumes the "
                 "node's queue, and has answered over another"
             )
 
     def hand_back(self) -> None:
-        """Hand back at once what has not begun. Blocks while Redis is slow."""
+        """Hand back at once the jobs that have not begun. Blocks while Redis is slow."""
         node_id, parked = self._slots.node_id, []
         try:
             if self._is_replaced():
@@ -125,21 +128,17 @@ class Liveness:
             for job_id in park_messages(self._plugin, node_id, self._slots):
                 parked.append(job_id)
                 self._slots.forget(job_id)  # before it is placed: it may come to this node again
-            # Celery may have put back a message itself: a consumer that is cancelled does.
-            others = self._unstarted().difference(parked)
+            # Celery may have put a message back itself: a cancelled consumer does.
+            others = self._slots.unstarted().difference(parked)
             jobs = by_age(others.union(parked))
-            became = self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)
+            outcomes = self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)
         except (RedisError, OperationalError) as exc:
             logger.warning("jobs could not be handed back yet: %s", exc)
             self._slots.place(parked)
             return
-        for job_id, what in zip(jobs, became, strict=True):
-            if job_id in others and what != "unchanged":
+        for job_id, outcome in zip(jobs, outcomes, strict=True):
+            if job_id in others and outcome != "unchanged":
                 self._slots.forget(job_id)
-
-    def _unstarted(self) -> set[str]:
-        """The jobs that the node holds and has not started."""
-        return {job_id for job_id, hold in self._slots.held.copy().items() if not hold.stays}
 
     def hand_back_soon(self) -> None:
         """Hand back in a thread, if there is something to hand back."""
@@ -150,16 +149,16 @@ class Liveness:
             self._handing_back.start()
 
     def _hand_back_if_any(self) -> None:
-        if self._unstarted():
+        if self._slots.unstarted():
             self.hand_back()
             return
         scheduler, node_id = self._plugin.scheduler, self._slots.node_id
         lists = [scheduler.keys(name, node_id) for name in ("node_queue", "node_taken")]
         try:
-            is_something_there = scheduler.redis.exists(*lists)
+            has_messages = scheduler.redis.exists(*lists)
         except RedisError:
             return  # the next look comes soon
-        if is_something_there:
+        if has_messages:
             self.hand_back()
 
     def _is_handing_back(self) -> bool:
@@ -168,7 +167,7 @@ class Liveness:
     def _is_in_task(self) -> bool:
         """Does a task run in the event loop, as tasks of a solo pool do?"""
         return isinstance(self._pool, SoloPool) and any(
-            hold.is_begun and not hold.has_ended for hold in list(self._slots.held.values())
+            held.is_begun and not held.has_ended for held in list(self._slots.held.values())
         )
 
     def _log(self) -> None:

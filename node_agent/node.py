@@ -12,11 +12,13 @@ from kombu.utils.encoding import bytes_to_str
 from celery_minsched import RegisterNodeRequest
 from celery_minsched.plugin.plugin import MinSched
 
+from .claims import Claims
 from .liveness import Liveness
-from .pulse import Pulse, Report
-from .rescue import give_up_queue
+from .pulse import Pulse
+from .report import Report
+from .requeue import give_up_queue
 from .rescuer import Rescuer
-from .revokes import RevokedResults
+from .revokes import RevokedResults, WaitingTasks
 from .slots import Slots
 
 
@@ -29,8 +31,11 @@ class Node:
         self.node_id = registration.node_id
         self.rescuer = Rescuer(plugin)
         give_up = partial(give_up_queue, plugin, self.node_id)
-        self.pulse = Pulse(plugin, registration, pulse_client, self.rescuer.ring, give_up)
-        self.slots = Slots(plugin.scheduler, registration.node_id, self.pulse.term)
+        self.pulse = Pulse(plugin, registration, pulse_client, self.rescuer.wake, give_up)
+        term = self.pulse.last_heartbeat.term
+        self.slots = Slots(plugin.scheduler, self.node_id, term)
+        self.claims = Claims(plugin.scheduler, self.slots)
+        self.waiting_tasks = WaitingTasks(plugin.scheduler, self.node_id, self.slots.outbox)
         self.revoked_results = RevokedResults(plugin.app)
         self._instance = registration.instance
         self._plugin = plugin
@@ -83,11 +88,11 @@ class Node:
             "node_id": self.node_id,
             "online": report.online,
             "state": report.state,
-            "draining": self.pulse.draining,
+            "draining": self.pulse.last_heartbeat.draining,
             "max_jobs": report.max_jobs,
             "jobs": sorted(self.slots.held.copy()),
-            "endings_to_tell": sum(hold.has_ended for hold in list(self.slots.held.values())),
-            "seconds_since_heard": round(self.pulse.silence, 3),
+            "endings_to_tell": sum(held.has_ended for held in list(self.slots.held.values())),
+            "seconds_since_heard": round(self.pulse.last_heartbeat.silence, 3),
         }
 
     def drain(self, draining: bool) -> None:
@@ -101,7 +106,7 @@ class Node:
                 self._concurrency = _pool_size(self._controller)
                 grown = self._concurrency - self._pool_at_start
                 self._max_jobs = max(1, self._slots_at_start + grown)
-        jobs = sorted(self.slots.held.copy()) if self.slots.are_known else None
+        jobs = sorted(self.slots.held.copy()) if self.slots.is_synced else None
         self._report = Report(
             self._max_jobs,
             jobs,

@@ -1,8 +1,8 @@
-"""The courier: a thread that makes the node's calls to Redis, because the event loop may not block.
+"""The outbox: a thread that makes the node's calls to Redis, because the event loop may not block.
 
-Endings keep their order, and the courier keeps each until Redis has it. If Redis refuses any other
-call, that call goes to the back and is made again later. A call that can never succeed is given
-up. While Redis is away, every call waits.
+Endings keep their order, and the outbox keeps each until Redis has it. If Redis refuses another
+call, the outbox makes that call again later. It gives up a call that can never succeed. While Redis
+is away, every call waits.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from redis.exceptions import (
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries
-_LONGEST_PAUSE_OF_A_BROKEN_ENDING = 60.0
+_LONGEST_PAUSE_OF_REFUSED_ENDING = 60.0
 
 _AWAY = (ConnectionError, TimeoutError, InvalidResponse, OperationalError)
 #: Errors that tell of the server's state, not of the call.
-_OF_THE_SERVER = (
+_SERVER_STATE = (
     OutOfMemoryError,
     ReadOnlyError,
     NoPermissionError,
@@ -48,16 +48,16 @@ _OF_THE_SERVER = (
 )
 #: The same without a class of redis-py's; and all of them as Redis 6.2 puts them into the text of a
 #: script's error.
-_CODE_OF_THE_SERVER = re.compile(
+_SERVER_STATE_CODE = re.compile(
     "(?:^|: -)(?:OOM|READONLY|NOPERM|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY) "
 )
 
 
-def is_passing(exc: Exception) -> bool:
+def is_temporary(exc: Exception) -> bool:
     """Can the call succeed later, when the server's state has changed?"""
-    if isinstance(exc, (*_OF_THE_SERVER, *_AWAY)):
+    if isinstance(exc, (*_SERVER_STATE, *_AWAY)):
         return True
-    return isinstance(exc, ResponseError) and bool(_CODE_OF_THE_SERVER.search(str(exc)))
+    return isinstance(exc, ResponseError) and bool(_SERVER_STATE_CODE.search(str(exc)))
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Call:
         return self.pause
 
 
-class Courier:
+class Outbox:
     """Makes calls in a thread of its own."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Courier:
 
     def start(self) -> None:
         """Start the thread; after the worker has forked its children."""
-        self._thread = threading.Thread(target=self._run, name="slots-courier", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
     def stop(self, patience: float) -> None:
@@ -181,17 +181,17 @@ class Courier:
             return
 
     def _on_refused(self, call: Call, exc: Exception) -> None:
-        is_first, passes = not call.pause, is_passing(exc)
-        if passes and call.is_ending:  # Redis will refuse the endings behind it too
+        is_first, temporary = not call.pause, is_temporary(exc)
+        if temporary and call.is_ending:  # Redis will refuse the endings behind it too
             with self._changed:
                 self._endings.appendleft(call)
                 self._endings_due = time.monotonic() + call.next_pause()
-        elif passes:
+        elif temporary:
             self._put_back(call, call.next_pause())
         elif call.is_ending:
             # The node holds the job until then. An operator can repair the job's record.
-            self._put_back(call, call.next_pause(_LONGEST_PAUSE_OF_A_BROKEN_ENDING))
-        if not passes and not call.is_ending:
+            self._put_back(call, call.next_pause(_LONGEST_PAUSE_OF_REFUSED_ENDING))
+        if not temporary and not call.is_ending:
             logger.error("cannot %s, and gives up", call.name, exc_info=exc)
             if call.give_up:
                 call.give_up()

@@ -66,11 +66,11 @@ class SlotRequest(Request):
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         if self._already_cancelled:
             return super().on_failure(exc_info, *args, **kwargs)
-        self._ends()
+        self._mark_ending()
         try:
             return super().on_failure(exc_info, *args, **kwargs)
         finally:
-            self._end(*_outcome(exc_info.exception))
+            self._report_end(*_outcome(exc_info.exception))
 
     def acknowledge(self) -> None:
         """The end of a request that never reaches the pool by itself: its task has a strategy of
@@ -79,14 +79,14 @@ class SlotRequest(Request):
         if self._is_in_pool or self.task.Strategy == Task.Strategy:
             super().acknowledge()
             return
-        self._ends()
+        self._mark_ending()
         super().acknowledge()
-        self._end("finished")
+        self._report_end("finished")
 
     def cancel(self, *args: Any, **kwargs: Any) -> None:
         """Killed by a cold shutdown, or with its connection; see node_agent/rescue.py."""
         super().cancel(*args, **kwargs)
-        self.app.node.slots.cancel(job_id_of(self.request_dict))
+        self.app.node.slots.mark_cancelled(job_id_of(self.request_dict))
 
     def reject(self, requeue: bool = False) -> None:
         if requeue and not self.acknowledged:
@@ -94,7 +94,7 @@ class SlotRequest(Request):
         never_ran = self.time_start is None
         super().reject(requeue)
         if never_ran:  # celery rejects a time that it cannot convert, and sends no signal
-            self._end("failed", "rejected")
+            self._report_end("failed", "rejected")
 
     def _on_thread_end(self, future: Future[Any]) -> None:
         """Report what celery (5.7) leaves in a thread's future, where nobody looks: an exception of
@@ -113,7 +113,7 @@ class SlotRequest(Request):
             return True
         slots = node.slots
         while not (may_begin := slots.begin(job_id, claim)):
-            if not in_thread or not slots.must_wait(job_id):
+            if not in_thread or not slots.must_await_term(job_id):
                 break
             slots.await_term()
         if may_begin and self._is_noted(job_id):
@@ -128,10 +128,10 @@ class SlotRequest(Request):
             return True
         return bool(self.app.node.slots.acknowledge(job_id))
 
-    def _ends(self) -> None:
-        self.app.node.slots.ends(job_id_of(self.request_dict))
+    def _mark_ending(self) -> None:
+        self.app.node.slots.mark_ending(job_id_of(self.request_dict))
 
-    def _end(self, status: str, reason: str = "") -> None:
+    def _report_end(self, status: str, reason: str = "") -> None:
         job_id = job_id_of(self.request_dict)
         if not job_id or self._ended:
             return
@@ -139,7 +139,7 @@ class SlotRequest(Request):
         if self._requeued:
             self.app.node.slots.requeue(job_id)
         else:
-            self.app.node.slots.end(job_id, status, reason)
+            self.app.node.slots.report_end(job_id, status, reason)
 
 
 def _beginning(execute_using_pool: Any) -> Any:
@@ -158,14 +158,14 @@ def _beginning(execute_using_pool: Any) -> Any:
 
 def _ending(on_success: Any) -> Any:
     def on_success_and_end(self: SlotRequest, outcome: Any, **kwargs: Any) -> Any:
-        self._ends()
+        self._mark_ending()
         try:
             answer = on_success(self, outcome, **kwargs)
         except BaseException as exc:
             # sys.exit() in a thread: celery hands an ExceptionInfo where it expects a triple.
-            self._end(*_outcome(getattr(outcome, "exception", exc)))
+            self._report_end(*_outcome(getattr(outcome, "exception", exc)))
             raise
-        self._end("finished")  # on_failure has ended it already where the task failed
+        self._report_end("finished")  # on_failure has ended it already where the task failed
         return answer
 
     return on_success_and_end

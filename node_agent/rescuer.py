@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from celery_minsched.plugin.plugin import MinSched
 
 from .lost_jobs import LostJobs
-from .rescue import park_messages, settle
+from .requeue import park_messages, settle
 
 logger = logging.getLogger(__name__)
 
@@ -87,15 +87,15 @@ class Rescuer:
     def __init__(self, plugin: MinSched) -> None:
         self._plugin = plugin
         self._lost_jobs = LostJobs(plugin)
-        self._bell, self._ringer = os.pipe()
-        os.set_blocking(self._ringer, False)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
         self._stopping = False
         self._thread = threading.Thread(target=self._wait, name="rescuer", daemon=True)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """There is something to rescue. Never blocks; also in a process that was forked of this."""
         with contextlib.suppress(BlockingIOError):  # it has been rung for often enough
-            os.write(self._ringer, b".")
+            os.write(self._writer, b".")
 
     def start(self) -> None:
         """Start the thread."""
@@ -104,13 +104,13 @@ class Rescuer:
     def stop(self, patience: float = 5.0) -> None:
         """Take on no rescue any more, and wait ``patience`` seconds at most for one begun."""
         self._stopping = True
-        self.ring()
+        self.wake()
         if self._thread.is_alive():
             self._thread.join(patience)
         self._lost_jobs.stop(patience)
 
     def _wait(self) -> None:
-        while os.read(self._bell, 4096) and not self._stopping:
+        while os.read(self._reader, 4096) and not self._stopping:
             self._try(partial(rescue, self._plugin))
             self._try(self._lost_jobs.go_on)  # after the rescue, which may lose some
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery_minsched import CompleteTaskRequest
 from celery_minsched.consistency.repair import repair
-from node_agent.rescue import _park_queue
+from node_agent.requeue import park_queue
 
 from ..support.world import LATER, World, message
 
@@ -47,7 +47,7 @@ def test_a_rescue_makes_good_a_record_that_redis_has_lost(world: World) -> None:
     world.client.delete(world.keys("job", world.dispatched))
     world.desk.beat("full", jobs=[world.running, world.dispatched])  # its record made anew
     world.die("full")
-    assert list(_park_queue(plugin, queue)) == [world.dispatched, world.revoked]
+    assert list(park_queue(plugin, queue)) == [world.dispatched, world.revoked]
     world.desk.node("second", 4, [{"id": "asr", "langs": [["zh", "en"]]}])
     world.service.rescue_node("full", [world.dispatched])
     job = world.desk.views.job(world.dispatched)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celery_minsched.consistency.checker import Checker
-from node_agent.rescue import park_messages, settle
+from node_agent.requeue import park_messages, settle
 
 from ..support.bounds import beat_until_done, count_commands
 from ..support.desk import Desk, silence

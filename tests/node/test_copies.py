@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import redis
 
+from node_agent.held_job import HeldJob
 from node_agent.liveness import Liveness
-from node_agent.slots import Hold, Slots
+from node_agent.slots import Slots
 
 from ..support.desk import Desk
 from ..support.fleet import FAST, Fleet, checked, wait_for
@@ -197,8 +198,8 @@ def test_a_job_that_arrives_again_during_a_hand_back_stays_held(
     desk.node("n1", 12, pools=["other"])
     desk.node("n2", 1)  # takes the oldest job
     slots = Slots(scheduler, "n1", lambda: 1)
-    slots.held.update({job_id: Hold("tag", "first") for job_id in jobs})
-    place, again = scheduler.place_jobs, Hold("tag", "again")
+    slots.held.update({job_id: HeldJob("tag", "first") for job_id in jobs})
+    place, again = scheduler.place_jobs, HeldJob("tag", "again")
 
     def place_and_take(job_ids: list[str], **options: Any) -> list[str]:
         statuses = place(job_ids, **options)
@@ -223,12 +224,12 @@ def test_the_acknowledgement_of_a_task_that_does_not_begin_is_withdrawn(
     term = int(client.hget("scheduler:node:info:n1", "term") or 0)
     client.hset(UNACKED, "tag", "[{}]")
     slots = Slots(desk.service, "n1", lambda: term)
-    hold = slots.held["job"] = Hold("tag", "claim", term=term, is_begun=True)
+    held = slots.held["job"] = HeldJob("tag", "claim", term=term, is_begun=True)
     if fault == "unwritten":
         assert slots.acknowledge("job")
-        slots.withdraw_notes()
+        slots.withdraw_acknowledgements()
         assert client.sismember(ACKED, "tag")  # the task counts as begun
-        slots.take_back("job")
+        slots.mark_not_started("job")
     else:
         note = desk.service.acknowledge_job
 
@@ -239,8 +240,8 @@ def test_the_acknowledgement_of_a_task_that_does_not_begin_is_withdrawn(
         desk.service.acknowledge_job = lose_reply  # type: ignore[method-assign]
         assert not slots.acknowledge("job")
     assert client.sismember(ACKED, "tag")
-    assert not hold.is_begun
-    slots.withdraw_notes()
+    assert not held.is_begun
+    slots.withdraw_acknowledgements()
     assert not client.exists(ACKED)
     client.delete(UNACKED)
 
@@ -252,7 +253,7 @@ def test_a_job_either_begins_or_is_dropped() -> None:
     sys.setswitchinterval(1e-6)
     try:
         for _ in range(300):
-            slots.held.update({str(n): Hold("tag", "claim", term=1) for n in range(40)})
+            slots.held.update({str(n): HeldJob("tag", "claim", term=1) for n in range(40)})
             begun: list[str] = []
             start = threading.Barrier(2)
 
@@ -263,7 +264,7 @@ def test_a_job_either_begins_or_is_dropped() -> None:
             thread = threading.Thread(target=begin)
             thread.start()
             start.wait()
-            dropped = slots.drop()
+            dropped = slots.forget_unstarted()
             thread.join()
             assert not dropped & set(begun)
             slots.held.clear()

@@ -9,7 +9,8 @@ import pytest
 import redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
-from node_agent.outbox import Courier, is_passing
+from node_agent.outbox import Outbox, is_temporary
+from node_agent.revokes import WaitingTasks
 from node_agent.slots import Slots
 
 from ..support.desk import Desk
@@ -47,15 +48,15 @@ class Redis:
 
 
 @pytest.fixture
-def courier() -> Iterator[Courier]:
-    courier = Courier()
+def courier() -> Iterator[Outbox]:
+    courier = Outbox()
     courier.start()
     yield courier
     courier.stop(5)
     assert not any(thread.name == "slots-courier" for thread in threading.enumerate())
 
 
-def test_a_refused_call_is_retried_behind_the_other_calls(courier: Courier) -> None:
+def test_a_refused_call_is_retried_behind_the_other_calls(courier: Outbox) -> None:
     r = Redis()
     courier.put("revoke", r.call("revoke", NO_MEMORY))
     for name in ("first", "second"):
@@ -67,7 +68,7 @@ def test_a_refused_call_is_retried_behind_the_other_calls(courier: Courier) -> N
     wait_for(lambda: r.done[3:] == ["revoke"])
 
 
-def test_a_call_without_a_reply_blocks_no_ending(courier: Courier) -> None:
+def test_a_call_without_a_reply_blocks_no_ending(courier: Outbox) -> None:
     r = Redis()
     courier.put("place", r.call("place", redis.TimeoutError("Timeout reading from socket")))
     wait_for(lambda: r.tries.get("place"))
@@ -78,7 +79,7 @@ def test_a_call_without_a_reply_blocks_no_ending(courier: Courier) -> None:
     wait_for(lambda: r.done == ["end", "place"])
 
 
-def test_endings_keep_their_order_while_redis_refuses_them(courier: Courier) -> None:
+def test_endings_keep_their_order_while_redis_refuses_them(courier: Outbox) -> None:
     r = Redis()
     read_only = ReadOnlyError("You can't write against a read only replica.")
     courier.put_ending("first", r.call("first", read_only))
@@ -91,7 +92,7 @@ def test_endings_keep_their_order_while_redis_refuses_them(courier: Courier) -> 
     wait_for(lambda: r.done == ["claim", "first", "second"])
 
 
-def test_an_ending_that_frees_a_slot_is_sent_before_other_endings(courier: Courier) -> None:
+def test_an_ending_that_frees_a_slot_is_sent_before_other_endings(courier: Outbox) -> None:
     r, begun, go_on = Redis(), threading.Event(), threading.Event()
 
     def first() -> None:
@@ -106,7 +107,7 @@ def test_an_ending_that_frees_a_slot_is_sent_before_other_endings(courier: Couri
     wait_for(lambda: r.done == ["ending", "revoked"])
 
 
-def test_a_failing_ending_is_kept_and_blocks_no_other_ending(courier: Courier) -> None:
+def test_a_failing_ending_is_kept_and_blocks_no_other_ending(courier: Outbox) -> None:
     """An operator can repair the job's record."""
     r = Redis()
     courier.put_ending("broken", r.call("broken", BROKEN))
@@ -118,7 +119,7 @@ def test_a_failing_ending_is_kept_and_blocks_no_other_ending(courier: Courier) -
 
 
 def test_a_call_that_cannot_succeed_is_given_up_and_logged(
-    courier: Courier, caplog: pytest.LogCaptureFixture
+    courier: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     r = Redis()
     gave_up = threading.Event()
@@ -130,7 +131,7 @@ def test_a_call_that_cannot_succeed_is_given_up_and_logged(
     assert "cannot revoke task t1, and gives up" in caplog.text
 
 
-def test_after_a_connection_loss_endings_are_sent_first(courier: Courier) -> None:
+def test_after_a_connection_loss_endings_are_sent_first(courier: Outbox) -> None:
     r, away = Redis(), redis.ConnectionError("refused")
     courier.put("claim", r.call("claim", away))
     wait_for(lambda: r.tries)
@@ -143,7 +144,7 @@ def test_after_a_connection_loss_endings_are_sent_first(courier: Courier) -> Non
     wait_for(lambda: r.done == ["first", "second", "claim"])
 
 
-def test_pending_endings_are_sent_before_the_outbox_stops(courier: Courier) -> None:
+def test_pending_endings_are_sent_before_the_outbox_stops(courier: Outbox) -> None:
     r = Redis()
     courier.put("refused", r.call("refused", NO_MEMORY))
     courier.put_ending("ending", r.call("ending", NO_MEMORY))
@@ -167,7 +168,8 @@ def test_errors_of_the_server_are_temporary_and_errors_of_a_call_are_not(server:
         with pytest.raises(redis.ResponseError) as read_only:
             client.eval(write, 0)
         client.replicaof("NO", "ONE")
-    assert [is_passing(e.value) for e in (no_memory, wrong_type, read_only)] == [True, False, True]
+    errors = [no_memory.value, wrong_type.value, read_only.value]
+    assert list(map(is_temporary, errors)) == [True, False, True]
 
 
 def test_a_task_with_an_invalid_record_blocks_no_ending(desk: Desk, client: redis.Redis) -> None:
@@ -178,8 +180,8 @@ def test_a_task_with_an_invalid_record_blocks_no_ending(desk: Desk, client: redi
     client.lpush("scheduler:task:bad", "no string")
     slots = Slots(desk.service, "n1", lambda: 1)
     slots.start()
-    slots.revoke(["bad", "good"])
-    slots.end(job.job_id, "finished")
+    WaitingTasks(desk.service, "n1", slots.outbox).revoke(["bad", "good"])
+    slots.report_end(job.job_id, "finished")
     wait_for(lambda: desk.status(job.job_id) == "finished")
     wait_for(lambda: desk.status(good) == "failed")
     client.rename("kept", "scheduler:task:bad")

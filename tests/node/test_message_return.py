@@ -21,7 +21,7 @@ from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.keys import Keys
 from celery_minsched.plugin.messages import priority_of, read_message
 from celery_minsched.plugin.request_place import empty_place
-from node_agent.rescue import park_messages
+from node_agent.requeue import park_messages
 
 from ..support.desk import Desk
 from ..support.fleet import FAST, Fleet, checked, make_app, wait_for

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from celery_minsched.consistency.checker import Checker
-from node_agent.rescue import park_messages
+from node_agent.requeue import park_messages
 
 from ..support.desk import Desk, silence
 from ..support.fleet import FAST, Fleet, make_app, stored, wait_for

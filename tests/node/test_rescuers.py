@@ -194,7 +194,7 @@ def test_a_failure_to_start_the_reporting_thread_does_not_end_the_rescuer(
     rescuer.start()
     monkeypatch.setattr(threading.Thread, "start", refuse_start)
     for count in range(1, 3):
-        rescuer.ring()
+        rescuer.wake()
         wait_for(lambda count=count: len(attempts) == count)
     rescuer.stop()
     assert attempts == ["lost-jobs"] * 2

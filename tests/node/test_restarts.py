@@ -11,7 +11,7 @@ from celery.result import AsyncResult
 
 from celery_minsched import NodeLostError
 from celery_minsched.consistency.checker import Checker
-from node_agent.rescue import transport_options
+from node_agent.kombu_keys import transport_options
 
 from ..support.fleet import FAST, Fleet, make_app, wait_for
 from ..support.server import Server

@@ -9,7 +9,7 @@ import redis
 
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.consistency.repair import repair
-from node_agent.rescue import take_over
+from node_agent.requeue import take_over
 from node_agent.rescuer import rescue
 
 from ..support.desk import Desk, silence

@@ -23,7 +23,7 @@ from celery_minsched import (
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.queries import Views
-from node_agent.rescue import _park_queue
+from node_agent.requeue import park_queue
 
 from .server import Server
 
@@ -135,7 +135,7 @@ class Interleaving:
 
     def hand_back(self, node_id: str) -> Steps:
         plugin: Any = SimpleNamespace(scheduler=self.service)
-        for job_id in _park_queue(plugin, self.keys("node_queue", node_id)):
+        for job_id in park_queue(plugin, self.keys("node_queue", node_id)):
             yield
             self.service.place_jobs([job_id], handed_back_by=node_id)
 
@@ -212,7 +212,7 @@ class Interleaving:
             self.beat("last")
             dead, _ = self.service.claim_rescue()
             if dead:
-                jobs = list(_park_queue(plugin, self.keys("node_queue", dead)))
+                jobs = list(park_queue(plugin, self.keys("node_queue", dead)))
                 self.service.rescue_node(dead, jobs)
             for _ in self.take("last"):
                 pass
