@@ -1,4 +1,4 @@
-"""The load of this machine: cpu, memory, and GPUs where there are any, in percent."""
+"""The load of this machine in percent: cpu, memory and GPUs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Any
 
 import psutil
 
-#: Seconds for which a measurement is good. While delayed jobs fall due a node beats every few
-#: milliseconds, and cpu over so short a time is 0 or 100.
+#: Seconds for which a measurement is valid. While delayed jobs become due, a node sends a heartbeat
+#: every few milliseconds, and the cpu load over so short a time is 0 or 100.
 _PERIOD = 0.5
 
 
 class LoadMeter:
-    """Measures cpu between two readings, memory and GPUs now.
+    """Measures the cpu load since the last reading, and the present load of memory and GPUs.
 
-    GPUs are read by NVML (``nvidia-ml-py``, the extra ``gpu``): all of the machine, or those that
-    ``CUDA_VISIBLE_DEVICES`` leaves to this node. Without that package, a driver or a GPU they are
-    left out of the report. NVML does not survive a fork: make the meter in the process that reads
-    it.
+    NVML (``nvidia-ml-py``, the extra ``gpu``) reads the GPUs that ``CUDA_VISIBLE_DEVICES`` gives to
+    this node. Without the package, a driver or a GPU, the report has no GPU load. NVML does not
+    survive a fork: make the meter in the process that reads it.
     """
 
     def __init__(self) -> None:
-        with contextlib.suppress(Exception):  # the first reading has nothing to compare with
+        with contextlib.suppress(Exception):  # begins the first measurement
             psutil.cpu_percent()
         self._load: dict[str, float] = {}
         self._next = 0.0
         self._nvml: Any = None
         self._gpus: list[Any] = []
-        with contextlib.suppress(Exception):  # no package, no driver, no GPU: all say so by raising
+        with contextlib.suppress(Exception):  # no package, no driver, no GPU
             import pynvml
 
             pynvml.nvmlInit()
@@ -38,8 +37,8 @@ class LoadMeter:
             self._gpus = visible_gpus(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def read(self) -> dict[str, float]:
-        """``{"cpu": …, "mem": …}``, with ``gpu`` and ``gpu_mem`` (means over the GPUs) if any. A
-        value that cannot be measured is left out: the heartbeat goes on without it.
+        """``{"cpu": …, "mem": …}``, and ``gpu`` and ``gpu_mem`` (means over the GPUs) if there are
+        GPUs. A value that cannot be measured is left out.
         """
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _PERIOD
@@ -52,7 +51,7 @@ class LoadMeter:
             load["cpu"] = psutil.cpu_percent()
         with contextlib.suppress(Exception):
             load["mem"] = psutil.virtual_memory().percent
-        with contextlib.suppress(Exception):  # a GPU may fall off the bus; the pulse goes on
+        with contextlib.suppress(Exception):  # a GPU may fall off the bus
             if self._gpus:
                 busy = [self._nvml.nvmlDeviceGetUtilizationRates(gpu).gpu for gpu in self._gpus]
                 memory = [self._nvml.nvmlDeviceGetMemoryInfo(gpu) for gpu in self._gpus]
@@ -64,9 +63,9 @@ class LoadMeter:
 def visible_gpus(nvml: Any, visible: str | None) -> list[Any]:
     """NVML's handles of the GPUs that CUDA shows to a process with this ``CUDA_VISIBLE_DEVICES``.
 
-    NVML itself shows all, whatever that says. It names GPUs by number or by UUID, of which a
-    beginning will do; what is neither hides itself and those after it (CUDA Programming Guide 13,
-    section 5.2.1.1). A slice of a GPU (``MIG-…``) has no load that NVML could tell.
+    NVML itself ignores that variable. The variable names a GPU by its number, its UUID or the
+    beginning of its UUID. Any other name hides itself and the names after it (CUDA Programming
+    Guide 13, section 5.2.1.1). NVML cannot tell the load of a slice of a GPU (``MIG-…``).
     """
     gpus = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
     if visible is None:
@@ -74,12 +73,12 @@ def visible_gpus(nvml: Any, visible: str | None) -> list[Any]:
     uuids = [nvml.nvmlDeviceGetUUID(gpu) for gpu in gpus]
     shown = []
     for name in map(str.strip, visible.split(",")):
-        found = [
+        matches = [
             gpu
             for number, (gpu, uuid) in enumerate(zip(gpus, uuids, strict=True))
             if name == str(number) or (name.startswith("GPU-") and uuid.startswith(name))
         ]
-        if len(found) != 1:
+        if len(matches) != 1:
             break
-        shown += found
+        shown += matches
     return shown

@@ -1,6 +1,7 @@
-"""The text of a node's log. Much of it comes from messages and from Redis: ids, names, errors.
+"""Makes a node's log printable. Ids, names and errors in it come from messages and from Redis.
 
-Nothing in it moves a terminal's cursor, sets its title or reorders letters. Colours stay.
+The log contains no character that moves a terminal's cursor, sets its title or reorders letters.
+Colours stay.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 class PrintableFormatter(logging.Formatter):
-    """Formats as another formatter, and writes only printable text and colours."""
+    """Formats as another formatter does, and keeps only printable text and colours."""
 
     def __init__(self, inner: logging.Formatter | None) -> None:
         super().__init__()

@@ -24,38 +24,38 @@ from celery_minsched.plugin.plugin import MinSched
 
 logger = logging.getLogger(__name__)
 
-_HANGS = 2.0  # seconds after which a report holds up no other
+_HANGS = 2.0  # seconds after which another report may begin
 _MOST_THREADS = 16
 
 
 class LostJobs:
     """Reports lost jobs to their callers, in threads of its own.
 
-    One thread reports a job at a time. If a report hangs (a result backend that is away), the next
-    call of :meth:`go_on` starts another thread. It reports no job of that task meanwhile: each task
-    has one hanging thread at most.
+    One thread reports one job after another. If a report hangs (its result backend is away), the
+    next call of :meth:`report_due` starts another thread. That thread reports no job of the same
+    task, so each task has one hanging thread at most.
     """
 
     def __init__(self, plugin: MinSched) -> None:
         self._plugin = plugin
-        #: The threads, each with the task whose job it reports and since when; "" between two jobs.
+        #: For each thread: the task whose job it reports ("" between two jobs), and since when.
         self._threads: dict[threading.Thread, tuple[str, float]] = {}
         self._lock = threading.Lock()
         self._stopping = False
 
-    def go_on(self) -> None:
-        """Report the jobs that are due, unless a thread does. Does not block."""
+    def report_due(self) -> None:
+        """Report the jobs that are due, unless a thread does that already. Does not block."""
         with self._lock:
             now = time.monotonic()
-            works = any(now - since < _HANGS for _, since in self._threads.values())
-            if self._stopping or works or len(self._threads) >= _MOST_THREADS:
+            is_working = any(now - since < _HANGS for _, since in self._threads.values())
+            if self._stopping or is_working or len(self._threads) >= _MOST_THREADS:
                 return
             thread = threading.Thread(target=self._run, name="lost-jobs", daemon=True)
             thread.start()
             self._threads[thread] = ("", now)  # the thread asks for the lock before it reads this
 
     def stop(self, patience: float) -> None:
-        """Begin no other report, and wait ``patience`` seconds at most for those begun."""
+        """Begin no other report, and wait ``patience`` seconds at most for the running ones."""
         self._stopping = True
         with self._lock:
             now = time.monotonic()
@@ -67,9 +67,9 @@ class LostJobs:
         me = threading.current_thread()
         try:
             backend = self._plugin.app.backend
-            if not backend.thread_safe:  # this thread has its own: a job that fails is due again
+            if not backend.thread_safe:  # the thread has its own backend; a retry comes anyway
                 backend.always_retry = False
-            while not self._stopping and tell_next(self._plugin, self._begin):
+            while not self._stopping and report_next(self._plugin, self._begin):
                 self._begin("")
         except (RedisError, OperationalError) as exc:
             logger.warning("lost jobs are reported later: %s", exc)
@@ -80,7 +80,7 @@ class LostJobs:
                 del self._threads[me]
 
     def _begin(self, task: str) -> bool:
-        """Note which task's job this thread reports now. False while another thread reports one."""
+        """Note the task whose job this thread reports now. False if another thread reports one."""
         with self._lock:
             if task and any(name == task for name, _ in self._threads.values()):
                 return False
@@ -88,10 +88,10 @@ class LostJobs:
         return True
 
 
-def tell_next(plugin: MinSched, may_begin: Callable[[str], bool] = lambda task: True) -> bool:
-    """Report one lost job that is due to its caller. False if none is due.
+def report_next(plugin: MinSched, may_begin: Callable[[str], bool] = lambda task: True) -> bool:
+    """Report one due job to its caller. Returns False if no job is due.
 
-    A job that cannot be reported is due again, after a pause that grows.
+    If the report fails, the job is due again after a pause. The pause grows.
     """
     job_id = plugin.scheduler.claim_lost_job()
     if not job_id:
@@ -99,7 +99,7 @@ def tell_next(plugin: MinSched, may_begin: Callable[[str], bool] = lambda task: 
     try:
         lost = LostJob(plugin, job_id)
         if may_begin(lost.task):
-            lost.tell()
+            lost.report()
     except (RedisError, OperationalError, OSError, BackendError) as exc:
         logger.warning("lost job %s is reported to its caller later: %s", job_id, exc)
     except Exception:
@@ -121,25 +121,25 @@ class LostJob:
             record.get(name, "")
             for name in ("task_id", "node_id", "tag", "status", "reason", "suffix")
         )
-        self._parked = keys("job_queue", job_id) + suffix
+        self._list = keys("job_queue", job_id) + suffix
         entry = client.hget(keys("node_unacked", self._node_id), self._tag) if self._tag else None
         self._message: dict[str, Any] = read_unacked(entry)
-        if not self._message and (lying := client.lindex(self._parked, 0)):
-            self._message = read_message(lying)
+        if not self._message and (raw := client.lindex(self._list, 0)):
+            self._message = read_message(raw)
 
     @property
     def task(self) -> str:
-        """The name of its task; no task has this name if its message is lost."""
+        """The name of its task. If the message is lost, a name that no task has."""
         headers = self._message.get("headers")
         return str(headers.get("task")) if isinstance(headers, dict) else "(message lost)"
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Report the job, by Celery's rules for a lost worker.
 
         The result backend, errbacks, chord and chain get the error, ``task_failure`` is sent, and
         ``retry_on_worker_lost`` is honoured. If the message itself is lost, only the result backend
-        gets the error. If a thread dies in the middle of this, another thread reports all again,
-        and retries nothing twice.
+        gets the error. If a thread dies meanwhile, another thread repeats the report, and sends no
+        second retry.
         """
         scheduler = self._plugin.scheduler
         keys = scheduler.keys
@@ -149,7 +149,7 @@ class LostJob:
             pipe.hdel(keys("node_unacked", self._node_id), self._tag)
             pipe.zrem(keys("node_unacked_index", self._node_id), self._tag)
             pipe.srem(keys("node_acked", self._node_id), self._tag)
-            pipe.delete(self._parked)
+            pipe.delete(self._list)
             pipe.zrem(keys("lost"), self.job_id)
             pipe.execute()
 
@@ -170,7 +170,7 @@ class LostJob:
 
 
 def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:
-    """Has another node, which died while it reported the job, sent a retry of its task?"""
+    """Has another node sent a retry of the task, before it died during the report?"""
     latest = plugin.where(task_id)
     return latest is not None and latest.job_id != job_id
 
@@ -180,19 +180,19 @@ def _lost(status: str, text: str) -> Exception:
 
 
 def _request(app: Celery, raw: dict[str, Any], node_id: str) -> Request | None:
-    """Celery's request for the message; ``None`` if none can be made of it."""
+    """Celery's request for the message, or ``None`` if the message cannot be read."""
     if not raw:
         return None
     with app.connection_for_read() as connection:
-        connection.connect()  # once; the channel would try for long
+        connection.connect()  # once; the channel would retry for long
         try:
             message = connection.default_channel.Message(raw, channel=connection.default_channel)
             message.accept = prepare_accept_content(app.conf.accept_content)
             return Request(message, app=app, hostname=f"celery@{node_id}")
         except (RedisError, OperationalError):
             raise
-        except Exception as exc:  # a message may hold anything
+        except Exception as exc:  # a message may contain anything
             logger.error(
-                "the message of a lost job cannot be read, only its id is reported: %r", exc
+                "the message of a lost job cannot be read; only its id is reported: %r", exc
             )
             return None

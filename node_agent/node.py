@@ -1,4 +1,4 @@
-"""One node: its slots, its pulse, its worker."""
+"""One node: its slots, its pulse and its worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .slots import Slots
 
 
 class Node:
-    """One node: its slots, its pulse, its worker. Found again as ``app.node``."""
+    """One node: its slots, its pulse and its worker. The application has it as ``app.node``."""
 
     def __init__(
         self, plugin: MinSched, registration: RegisterNodeRequest, pulse_client: redis.Redis
@@ -46,7 +46,7 @@ class Node:
         self._pool_at_start = self._concurrency = 0
 
     def on_ready(self, controller: Any) -> None:
-        """The worker consumes: take jobs from now on."""
+        """Take jobs: the worker consumes now."""
         self._controller = controller
         self._pool_at_start = _pool_size(controller)
         self.slots.start()
@@ -60,13 +60,13 @@ class Node:
         return self._controller.consumer
 
     def is_replaced(self) -> bool:
-        """Has another process taken this node's id? Then its messages are the other's too."""
+        """Has another process taken this node's id? Then that process has its messages too."""
         redis, keys = self._plugin.scheduler.redis, self._plugin.scheduler.keys
-        holder = bytes_to_str(redis.hget(keys("node_info", self.node_id), "instance") or "")
-        return holder not in ("", self._instance)
+        instance = bytes_to_str(redis.hget(keys("node_info", self.node_id), "instance") or "")
+        return instance not in ("", self._instance)
 
     def on_shutting_down(self) -> None:
-        """The worker is about to stop: hand back at once what has not begun, finish what runs."""
+        """Hand back the jobs that have not begun: the worker finishes the others and stops."""
         if self.slots.closing:
             return
         self.slots.closing = True
@@ -74,7 +74,7 @@ class Node:
         self.liveness.hand_back_soon()
 
     def stop(self) -> None:
-        """The worker has stopped: tell which jobs ended, hand back the others, and go offline."""
+        """Report the ended jobs, hand back the others and go offline: the worker has stopped."""
         self.rescuer.stop()
         self.liveness.stop()
         self.slots.stop()
@@ -101,8 +101,8 @@ class Node:
 
     def _look(self) -> Report:
         state = self.liveness.look()
-        if not state:  # the slots move with the pool: a process more is a slot more
-            with suppress(AttributeError):  # celery's pool has stopped, and has no size any more
+        if not state:  # one more process of the pool is one more slot
+            with suppress(AttributeError):  # celery's pool has stopped and has no size
                 self._concurrency = _pool_size(self._controller)
                 grown = self._concurrency - self._pool_at_start
                 self._max_jobs = max(1, self._slots_at_start + grown)

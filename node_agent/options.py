@@ -1,4 +1,4 @@
-"""Which of ``celery worker``'s options a node takes, and which it refuses by name."""
+"""The options of ``celery worker`` that a node accepts, and the ones that it refuses by name."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ REFUSED = {
     "disable_prefetch": "a node takes each message as soon as its job has a slot, see --slots",
 }
 
-#: Pool implementations that a node works with, and those that are derived from them.
+#: A node works with these pool implementations and with the ones derived from them.
 _POOLS = {ALIASES[name] for name in ("prefork", "threads", "solo")}
 
 
 def prepare_command(app: Celery) -> None:
-    """Have ``celery worker`` take the application's own options, as ``celery.bin.celery`` (5.7)
-    does. That module loads all other commands of Celery and its plug-ins: a third of a start.
+    """Add the application's own options to ``celery worker``, as ``celery.bin.celery`` (5.7) does.
+
+    That module would also load all other commands and plug-ins of Celery, a third of the time of a
+    start.
     """
     preload = app.user_options.get("preload", ())
     worker_command.params += [*app.user_options.get("worker", ()), *preload]
@@ -40,13 +42,13 @@ def prepare_command(app: Celery) -> None:
 
 
 def run_worker(app: Celery, args: list[str]) -> None:
-    """``celery -A app worker ARGS``."""
+    """Run ``celery -A app worker ARGS``."""
     worker_command.main(args, **_as_node(app))
 
 
 def check_options(app: Celery, args: list[str]) -> None:
-    """Raise ``UsageError`` for options that ``celery worker`` does not know, or a node refuses, in
-    whatever spelling; from the environment too.
+    """Raise ``UsageError`` for an option that ``celery worker`` does not know or a node refuses, in
+    any spelling, and from the environment too.
     """
     settings = _as_node(app)
     context = worker_command.make_context(settings.pop("prog_name"), list(args), **settings)
@@ -65,10 +67,10 @@ def check_pool(app: Celery, name: Any) -> str:
     if name == "prefork":
         name = app.conf.worker_pool or name
     path = ALIASES.get(name, name) if isinstance(name, str) else _path(name)
-    if path not in (None, ALIASES["gevent"], ALIASES["eventlet"]):  # they need not be installed
+    if path not in (None, ALIASES["gevent"], ALIASES["eventlet"]):  # these may not be installed
         try:
-            found = get_implementation(path)
-            path = next((_path(base) for base in found.__mro__ if _path(base) in _POOLS), path)
+            pool = get_implementation(path)
+            path = next((_path(base) for base in pool.__mro__ if _path(base) in _POOLS), path)
         except (ImportError, AttributeError, ValueError) as exc:
             raise click.UsageError(f"the pool implementation {name!r} is not found: {exc}") from exc
     if path not in _POOLS:

@@ -33,11 +33,11 @@ from redis.exceptions import (
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two attempts
 _LONGEST_PAUSE_OF_REFUSED_ENDING = 60.0
 
 _AWAY = (ConnectionError, TimeoutError, InvalidResponse, OperationalError)
-#: Errors that tell of the server's state, not of the call.
+#: Errors of the server's state, not of the call.
 _SERVER_STATE = (
     OutOfMemoryError,
     ReadOnlyError,
@@ -46,8 +46,8 @@ _SERVER_STATE = (
     ClusterDownError,
     TryAgainError,
 )
-#: The same without a class of redis-py's; and all of them as Redis 6.2 puts them into the text of a
-#: script's error.
+#: The same errors in a text. Some have no class in redis-py. Redis 6.2 puts all of them into the
+#: text of a script's error.
 _SERVER_STATE_CODE = re.compile(
     "(?:^|: -)(?:OOM|READONLY|NOPERM|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|BUSY) "
 )
@@ -68,10 +68,10 @@ class Call:
     make: Callable[[], object]
     is_ending: bool = False
     give_up: Callable[[], None] | None = None  # called instead, if the call can never succeed
-    pause: float = 0.0  # before the last try
+    pause: float = 0.0  # before the last attempt
 
     def next_pause(self, longest: float = _LONGEST_PAUSE) -> float:
-        """Seconds until the next try: twice as long each time."""
+        """Seconds until the next attempt. Each pause is twice as long as the one before."""
         self.pause = min(2 * self.pause or _FIRST_PAUSE, longest)
         return self.pause
 
@@ -83,7 +83,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._endings: deque[Call] = deque()
         self._endings_due = 0.0
-        self._others: list[tuple[float, int, Call]] = []  # a heap, by the time of the next try
+        self._others: list[tuple[float, int, Call]] = []  # a heap, by the time of the next attempt
         self._numbers = itertools.count()
         self._stopping = False
         self._has_left = threading.Event()
@@ -95,7 +95,7 @@ class Outbox:
         self._thread.start()
 
     def stop(self, patience: float) -> None:
-        """Make the calls that are due, and wait ``patience`` seconds at most for the endings."""
+        """Make the due calls, and wait ``patience`` seconds at most for the endings."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -112,12 +112,12 @@ class Outbox:
         give_up: Callable[[], None] | None = None,
         pause: float = 0.0,
     ) -> None:
-        """Make a call, in ``pause`` seconds; safe from any thread."""
+        """Make a call in ``pause`` seconds; safe from any thread."""
         self._put_back(Call(name, make, give_up=give_up), pause)
 
     def put_ending(self, name: str, make: Callable[[], object], frees_slot: bool = True) -> None:
-        """Make a call that ends a job; safe from any thread. If it frees no slot, it stands behind
-        those that do.
+        """Make a call that ends a job; safe from any thread. If the call frees no slot, it is made
+        after the calls that do.
         """
         call = Call(name, make, is_ending=True)
         if not frees_slot:
@@ -144,7 +144,7 @@ class Outbox:
                     logger.info("Redis accepts the call to %s again", call.name)
 
     def _next(self) -> Call | None:
-        """The next call that is due, which leaves the queue; ``None`` at the end."""
+        """Take the next due call out of the queue; ``None`` at the end."""
         with self._changed:
             while not self._has_left.is_set():
                 now = time.monotonic()
@@ -160,14 +160,14 @@ class Outbox:
         return None
 
     def _make(self, call: Call) -> None:
-        """Make the call, again and again while Redis is away."""
+        """Make the call, and repeat it while Redis is away."""
         pause = 0.0
         while True:
             try:
                 call.make()
             except _AWAY as exc:
                 if self._endings and not call.is_ending:
-                    raise  # Redis may answer the endings, and only this call takes too long
+                    raise  # perhaps only this call takes too long, and the endings would not
                 if not pause:
                     logger.warning(
                         "Redis is away, endings of tasks are kept until it is back: %s", exc
@@ -189,7 +189,7 @@ class Outbox:
         elif temporary:
             self._put_back(call, call.next_pause())
         elif call.is_ending:
-            # The node holds the job until then. An operator can repair the job's record.
+            # The node holds the job until an operator repairs the job's record.
             self._put_back(call, call.next_pause(_LONGEST_PAUSE_OF_REFUSED_ENDING))
         if not temporary and not call.is_ending:
             logger.error("cannot %s, and gives up", call.name, exc_info=exc)

@@ -1,4 +1,4 @@
-"""The worker's process, as its pulse sees it."""
+"""The state of the worker's process, for the pulse process."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOM
 
 
 def now() -> float:
-    """Seconds that go on while the machine sleeps, the same in all its processes."""
+    """Seconds on a clock that all processes share and that runs while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def is_stopped(pid: int) -> bool:
-    """Does the process stand still, or is it dead?"""
+    """Is the process stopped or dead?"""
     with contextlib.suppress(psutil.Error, OSError):  # /proc may be unreadable
         return psutil.Process(pid).status() in _STOPPED
     return False
 
 
 def kill(worker_pid: int) -> None:
-    """Kill the worker and its processes, and not this one."""
-    family = []
+    """Kill the worker and its other child processes."""
+    children = []
     with contextlib.suppress(psutil.Error, OSError):
-        family = psutil.Process(worker_pid).children(recursive=True)
-    for pid in [worker_pid, *(process.pid for process in family)]:
+        children = psutil.Process(worker_pid).children(recursive=True)
+    for pid in [worker_pid, *(process.pid for process in children)]:
         if pid != os.getpid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 class Processor:
-    """Whether the worker's process uses its processor."""
+    """Measures whether the worker's process computes."""
 
     def __init__(self, worker_pid: int) -> None:
         self._worker_pid = worker_pid
@@ -45,7 +45,7 @@ class Processor:
         self._is_used = False
 
     def is_used(self) -> bool:
-        """Did it compute for a tenth of the time, in the last second or more?"""
+        """Did it compute for more than a tenth of the last second or more?"""
         passed = now() - self._looked_at
         if passed >= _PROCESSOR_PERIOD:
             used = self._read()

@@ -45,8 +45,8 @@ def send_heartbeats(pipe: Connection, heartbeats: Heartbeats, worker_pid: int) -
             next_due = heartbeats.send(report, processor.is_used())
         except NodeIdInUse as exc:
             logger.critical(
-                "another process took this node's id while this node was away: this node and all "
-                "its tasks end: %s",
+                "this node was away, and another process took its place. This node ends, with all "
+                "its tasks: %s",
                 exc,
             )
             kill(worker_pid)

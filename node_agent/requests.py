@@ -1,8 +1,8 @@
-"""Every ending of a request frees its slot.
+"""Frees the slot of a job at every ending of its request.
 
-``celery.worker.request.Request`` in the main process sees every ending of a task that a pool ran;
-the message signals and the consumer (:mod:`node_agent.worker`) see the others. Which hook sees
-which ending was seen with celery 5.7.
+``celery.worker.request.Request`` in the main process sees every ending of a task that a pool ran.
+The message signals (:mod:`node_agent.worker`) and the consumer (:mod:`node_agent.consumer`) see the
+other endings. This was observed with celery 5.7.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from celery_minsched.plugin.messages import job_id_of
 
 
 def claim_of(headers: Any) -> str:
-    """The node's claim by which a message of a job was given to its worker."""
+    """The claim by which the node gave the message of a job to its worker."""
     return str(headers[HEADER].get("claim", "")) if job_id_of(headers) else ""
 
 
@@ -33,7 +33,7 @@ def _is_main_thread() -> bool:
 
 @cache
 def with_slot(base: type[Request]) -> type[Request]:
-    """The request class ``base`` of some task, with the slot freed at its end."""
+    """A task's request class that also frees the slot when the request ends."""
     return (
         base
         if issubclass(base, SlotRequest)
@@ -49,8 +49,8 @@ class SlotRequest(Request):
     _is_in_pool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """``create_request_cls`` derives a class and redefines these two there, without a call to
-        those it inherits; so they are wrapped where they are defined.
+        """Wrap the two methods that ``create_request_cls`` redefines in a derived class without a
+        call to the inherited ones.
         """
         super().__init_subclass__(**kwargs)
         if "on_success" in cls.__dict__:
@@ -60,7 +60,7 @@ class SlotRequest(Request):
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         if not _is_main_thread() and not self._may_begin(in_thread=True):
-            raise TaskRevokedError(self.id)  # then a thread does not run it
+            raise TaskRevokedError(self.id)  # then the thread does not run the task
         super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,8 +73,8 @@ class SlotRequest(Request):
             self._report_end(*_outcome(exc_info.exception))
 
     def acknowledge(self) -> None:
-        """The end of a request that never reaches the pool by itself: its task has a strategy of
-        its own, which runs several requests together (celery-batches).
+        """End a request that never reaches the pool by itself: the strategy of its task runs
+        several requests together (celery-batches).
         """
         if self._is_in_pool or self.task.Strategy == Task.Strategy:
             super().acknowledge()
@@ -84,24 +84,24 @@ class SlotRequest(Request):
         self._report_end("finished")
 
     def cancel(self, *args: Any, **kwargs: Any) -> None:
-        """Killed by a cold shutdown, or with its connection; see node_agent/rescue.py."""
+        """Killed by a cold shutdown or with its connection; see node_agent/requeue.py."""
         super().cancel(*args, **kwargs)
         self.app.node.slots.mark_cancelled(job_id_of(self.request_dict))
 
     def reject(self, requeue: bool = False) -> None:
         if requeue and not self.acknowledged:
-            self._requeued = True  # the same message is parked, and placed anew
+            self._requeued = True  # its message returns, and its job is placed again
         never_ran = self.time_start is None
         super().reject(requeue)
-        if never_ran:  # celery rejects a time that it cannot convert, and sends no signal
+        if never_ran:  # celery rejects an invalid eta and sends no signal
             self._report_end("failed", "rejected")
 
     def _on_thread_end(self, future: Future[Any]) -> None:
-        """Report what celery (5.7) leaves in a thread's future, where nobody looks: an exception of
-        its own code, as when no result backend is there to store an outcome in.
+        """Report an exception that celery 5.7 leaves in a thread's future and does not read: an
+        error of its own code, such as a missing result backend.
         """
         exc = None if future.cancelled() else future.exception()
-        if exc is None or isinstance(exc, TaskRevokedError):  # it did not begin: on_accepted
+        if exc is None or isinstance(exc, TaskRevokedError):  # on_accepted: it did not begin
             return
         if job_id_of(self.request_dict) and not self._ended:
             self.on_failure(ExceptionInfo((type(exc), exc, exc.__traceback__)))
@@ -123,7 +123,7 @@ class SlotRequest(Request):
         return False
 
     def _is_noted(self, job_id: str) -> bool:
-        """Does Redis know that the task is acknowledged, if it is before it ends?"""
+        """If the task is acknowledged before it ends, does Redis have the note?"""
         if self.task.acks_late or not self.app.minsched.is_on_broker:
             return True
         return bool(self.app.node.slots.acknowledge(job_id))
@@ -144,9 +144,9 @@ class SlotRequest(Request):
 
 def _beginning(execute_using_pool: Any) -> Any:
     def begin(self: SlotRequest, pool: Any, **kwargs: Any) -> Any:
-        # A pool of threads has a queue of its own: it is asked when a thread takes the request.
+        # A pool of threads has a queue of its own, so a thread asks when it takes the request.
         if not isinstance(pool, ThreadPool) and not self._may_begin():
-            raise TaskRevokedError(self.id)  # by which celery's worker takes its process back
+            raise TaskRevokedError(self.id)  # then celery's worker frees the process
         self._is_in_pool = True
         result = execute_using_pool(self, pool, **kwargs)
         if isinstance(future := getattr(result, "f", None), Future):
@@ -162,17 +162,17 @@ def _ending(on_success: Any) -> Any:
         try:
             answer = on_success(self, outcome, **kwargs)
         except BaseException as exc:
-            # sys.exit() in a thread: celery hands an ExceptionInfo where it expects a triple.
+            # After sys.exit() in a thread, celery passes an ExceptionInfo instead of a triple.
             self._report_end(*_outcome(getattr(outcome, "exception", exc)))
             raise
-        self._report_end("finished")  # on_failure has ended it already where the task failed
+        self._report_end("finished")  # if the task failed, on_failure has reported the end already
         return answer
 
     return on_success_and_end
 
 
 def _outcome(exception: Any) -> tuple[str, str]:
-    """Status and reason; a reason names the exception's class and shows nothing of its text."""
+    """Status and reason. The reason is the exception's class, without its text."""
     if isinstance(exception, ExceptionWithTraceback):
         exception = exception.exc
     if isinstance(exception, Ignore):

@@ -1,4 +1,4 @@
-"""The thread of a node that rescues the jobs of dead nodes."""
+"""Rescues the jobs of dead nodes, in a thread of a live node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def rescue(plugin: MinSched) -> None:
-    """Rescue nodes until no rescue is due. A rescue that fails is due again in seconds."""
+    """Rescue nodes until no rescue is due. A failed rescue is due again after seconds."""
     with contextlib.closing(_Mailboxes(plugin.app)) as mailboxes:
         while True:
             node_id, how = plugin.scheduler.claim_rescue()
@@ -60,18 +60,18 @@ class _Mailboxes:
         self._connection: Connection | None = None
 
     def remove(self, node_id: str) -> None:
-        """Remove the queue of the node's worker. A worker that comes back hears broadcasts without
-        it: on Redis they are published to subscribers (kombu 5.7).
+        """Remove the queue of the node's worker. A worker that comes back still gets broadcasts:
+        kombu 5.7 publishes them to subscribers.
         """
         try:
             if self._connection is None:
                 self._connection = self._app.connection_for_write()
-                self._connection.connect()  # once; the channel would try for long
+                self._connection.connect()  # once; the channel would retry for long
             mailbox = self._app.control.mailbox.get_queue(f"celery@{node_id}")
             queue = mailbox(self._connection.default_channel)
-            queue.declare()  # kombu deletes the bindings that the connection knows of
+            queue.declare()  # kombu deletes only the bindings that the connection knows
             queue.delete()
-        except Exception as exc:  # the broker may be away: the jobs do not wait for it
+        except Exception as exc:  # the broker may be away, and the jobs must not wait for it
             logger.warning("the mailbox of node %s is not removed: %s", node_id, exc)
             self.close()
 
@@ -82,7 +82,7 @@ class _Mailboxes:
 
 
 class Rescuer:
-    """A thread that rescues each time it is rung for, and goes on when that fails."""
+    """A thread that rescues whenever it is woken. An error does not end it."""
 
     def __init__(self, plugin: MinSched) -> None:
         self._plugin = plugin
@@ -93,8 +93,8 @@ class Rescuer:
         self._thread = threading.Thread(target=self._wait, name="rescuer", daemon=True)
 
     def wake(self) -> None:
-        """There is something to rescue. Never blocks; also in a process that was forked of this."""
-        with contextlib.suppress(BlockingIOError):  # it has been rung for often enough
+        """Wake the thread. Never blocks. Works in a forked process too."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes anyway
             os.write(self._writer, b".")
 
     def start(self) -> None:
@@ -102,7 +102,7 @@ class Rescuer:
         self._thread.start()
 
     def stop(self, patience: float = 5.0) -> None:
-        """Take on no rescue any more, and wait ``patience`` seconds at most for one begun."""
+        """Begin no rescue, and wait ``patience`` seconds at most for a running one."""
         self._stopping = True
         self.wake()
         if self._thread.is_alive():
@@ -112,13 +112,13 @@ class Rescuer:
     def _wait(self) -> None:
         while os.read(self._reader, 4096) and not self._stopping:
             self._try(partial(rescue, self._plugin))
-            self._try(self._lost_jobs.go_on)  # after the rescue, which may lose some
+            self._try(self._lost_jobs.report_due)  # after the rescue: it may add lost jobs
 
     @staticmethod
     def _try(step: Callable[[], None]) -> None:
         try:
             step()
         except (RedisError, OperationalError) as exc:
-            logger.warning("a rescue was broken off, and is due again in seconds: %s", exc)
+            logger.warning("a rescue was interrupted, and is tried again in seconds: %s", exc)
         except Exception:  # no error may end the thread
             logger.exception("a rescue failed, and is tried again in seconds")

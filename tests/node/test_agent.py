@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 import psutil
 import pytest
 import redis
+from click.testing import CliRunner
 
 from celery_minsched.consistency.checker import Checker
+from node_agent.cli import main
 
 from ..support.fleet import FAST, ROOT, Fleet, app_environment, wait_for
 from ..support.forked import NodeProcess
@@ -233,6 +236,7 @@ def test_a_starting_node_waits_for_redis_and_has_a_slot_for_each_process() -> No
 
 
 def test_every_option_can_come_from_the_environment(server: Server) -> None:
+    """The help names the variable of each option."""
     environment = {
         "NODE_AGENT_NODE_ID": "from-env",
         "NODE_AGENT_POOLS": "asr mt",
@@ -242,6 +246,8 @@ def test_every_option_can_come_from_the_environment(server: Server) -> None:
         "NODE_AGENT_APP": "tests.support.app",
         "NODE_AGENT_WORKER_POOL": "threads",
     }
+    named = set(re.findall(r"NODE_AGENT_\w+", CliRunner().invoke(main, ["--help"]).output))
+    assert named - set(environment) == {"NODE_AGENT_CONCURRENCY", "NODE_AGENT_AUTOSCALE"}
     fleet = Fleet(server, environment=environment)
     try:
         fleet.processes["env"] = subprocess.Popen(

@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 
 from celery_minsched import MinimalSchedulerService, NodeLostError, Settings
 from celery_minsched.consistency.checker import Checker
-from node_agent.lost_jobs import tell_next
+from node_agent.lost_jobs import report_next
 from node_agent.rescuer import rescue
 
 from ..support.desk import Desk, silence
@@ -141,7 +141,7 @@ def test_an_invalid_message_blocks_no_other_report(server: Server, client: redis
         lose(desk, name, message)
     last = lose(desk, "last")
     declare_dead_and_rescue(desk, "n1")
-    while tell_next(app.minsched):
+    while report_next(app.minsched):
         pass
     assert not client.zscore("scheduler:lost", last)
     for name in (*MESSAGES, "last"):
@@ -160,11 +160,11 @@ def test_a_report_is_repeated_when_the_result_backend_is_back(
     reachable, unreachable = app.backend, RedisBackend(app=app, url="redis://127.0.0.1:1/0")
     unreachable._transport_options = {"retry_policy": {"max_retries": 0}}
     app._backend = unreachable
-    assert tell_next(app.minsched)
+    assert report_next(app.minsched)
     assert f"lost job {job_id} is reported to its caller later" in caplog.text
     client.zadd("scheduler:lost", {job_id: 0})
     app._backend = reachable
-    assert tell_next(app.minsched)
+    assert report_next(app.minsched)
     assert isinstance(reachable.get_task_meta("t1", cache=False)["result"], NodeLostError)
 
 

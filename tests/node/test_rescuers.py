@@ -20,7 +20,7 @@ from celery_minsched import (
     Settings,
 )
 from celery_minsched.consistency.checker import Checker
-from node_agent.lost_jobs import tell_next
+from node_agent.lost_jobs import report_next
 from node_agent.rescuer import Rescuer, rescue
 
 from ..support.desk import Desk
@@ -101,7 +101,7 @@ def beat(app: Celery) -> bool:
 
 def rescue_and_tell(app: Celery) -> None:
     rescue(app.minsched)
-    while tell_next(app.minsched):
+    while report_next(app.minsched):
         pass
 
 
