@@ -136,7 +136,7 @@ def test_all_messages_of_a_node_move_page_by_page(desk: Desk, client: redis.Redi
         client.zadd("minsched.unacked_index.big", {job_id: 1})
     kept = set(jobs[5:450:5])
     client.config_resetstat()
-    slots: Any = SimpleNamespace(stays=kept.__contains__, withdraw_notes=lambda: None)
+    slots: Any = SimpleNamespace(stays=kept.__contains__, withdraw_acknowledgements=lambda: None)
     assert set(park_messages(plugin_of(desk), "big", slots)) == set(jobs) - kept
     stats = client.info("commandstats")
     assert "cmdstat_hgetall" not in stats
