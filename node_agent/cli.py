@@ -89,21 +89,21 @@ def main(
         with _explained():
             when_redis_answers(app, lambda: take_over(plugin, node_id))
         run_worker(
-            app,
-            [
-                *("-n", f"celery@{node_id}", "-Q", queue_name(node_id)),
-                *(
-                    "-P",
-                    worker_pool,
-                    "--without-gossip",
-                ),  # nothing would find the name of its queue
-                *(("--concurrency", concurrency) if concurrency else ()),
-                *(("--autoscale", autoscale) if autoscale else ()),
-                *context.args,
-            ],
+            app, [*_worker_args(node_id, worker_pool, concurrency, autoscale), *context.args]
         )
     finally:
         node.stop()
+
+
+def _worker_args(
+    node_id: str, worker_pool: str, concurrency: str | None, autoscale: str | None
+) -> list[str]:
+    return [
+        *("-n", f"celery@{node_id}", "-Q", queue_name(node_id)),
+        *("-P", worker_pool, "--without-gossip"),  # gossip would leave a queue behind
+        *(("--concurrency", concurrency) if concurrency else ()),
+        *(("--autoscale", autoscale) if autoscale else ()),
+    ]
 
 
 @contextmanager

@@ -186,7 +186,7 @@ class TestCommandLine:
             ("--node-id n1 --pool asr --capability a,b", "'a,b' is not a name"),
             ("--node-id n1 --pool asr --pool asr", "names a pool twice"),
             ("--node-id n1 --pool asr -Q other", "leave out -Q/--queues: a node consumes its own"),
-            ("--node-id n1 --pool asr -c auto", "give --slots too"),
+            ("--node-id n1 --pool asr -c auto", "Give --slots too"),
         ],
     )
     def test_a_wrong_option_is_explained(self, run: Any, options: str, text: str) -> None:
