@@ -106,6 +106,22 @@ def test_a_node_that_died_is_not_brought_its_job_again(desk: Desk, running: str)
     assert desk.status(job_id) == "dispatched"
 
 
+@pytest.mark.parametrize("acked", [False, True])
+def test_a_job_whose_answer_was_lost_for_good_runs_after_its_lease(
+    client: redis.Redis, desk: Desk, running: str, acked: bool
+) -> None:
+    job_id = desk.park("waiting")
+    place = bring(desk, running)
+    if acked:
+        desk.service.acknowledge_job("n1", job_id, place.term)
+    desk.beat("n1", jobs=[])
+    assert desk.status(job_id) == "running"
+    client.zadd("scheduler:node:jobs:n1", {job_id: 1})
+    desk.beat("n1", jobs=[])
+    assert desk.status(job_id) == ("lost" if acked else "dispatched")
+    assert desk.queue("n1") == ([] if acked else ["waiting"])
+
+
 def test_a_job_without_its_message_is_lost_and_the_next_one_comes(
     client: redis.Redis, desk: Desk, running: str
 ) -> None:

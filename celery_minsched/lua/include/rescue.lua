@@ -1,4 +1,5 @@
 -- include: place
+-- include: claim
 -- The jobs of a node that is gone. Their messages are in the node's queue, among its unacknowledged messages, or
 -- nowhere. Only a process that can read messages can move them to the jobs' own lists (node_agent/rescuer.py). Scripts
 -- do the rest. Each step can be repeated at any time.
@@ -89,8 +90,18 @@ local function jobs_by_age(node_id, before)
   return jobs
 end
 
+-- Puts the message of a job back into the job's own list, if the node took it in the answer to a completion and that
+-- answer never reached it. Returns whether it did.
+local function put_back_message(job)
+  local message = message_of_claim(job.node_id, job.id, job.claim)
+  if not message or redis.call('SISMEMBER', key.node_acked(job.node_id), job.id) == 1 then return false end
+  forget_message(job.node_id, job.id)
+  redis.call('RPUSH', own_list(job), message)
+  return true
+end
+
 -- Decides about a node's jobs with a lease that ends before `before`. No message is left at the node.
--- - A job with a message in its own list is placed.
+-- - A job with a message in its own list, or with one that never reached the node, is placed.
 -- - A job that was dispatched and whose lease is still valid keeps its slot: its message may be on the way.
 -- - Any other job is lost.
 -- Returns how many were placed, and lost.
@@ -101,7 +112,7 @@ local function finalize_jobs(node_id, before, suspects)
     local job, lease = attempt(read_job, each.id) or {}, clamp(each.lease, TTL.lease)
     if job.node_id ~= node_id or ENDED[job.status] then
       redis.call('ZREM', key.node_jobs(node_id), each.id)
-    elseif has_own_message(job) then
+    elseif has_own_message(job) or put_back_message(job) then
       if place_rescued_job(job, suspects) then placed = placed + 1 else lost = lost + 1 end
     elseif job.status == 'dispatched' and lease > NOW then
       redis.call('ZADD', key.node_jobs(node_id), lease, job.id)
