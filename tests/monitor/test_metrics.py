@@ -21,6 +21,7 @@ from celery_minsched.cli.exporter import exporter
 from celery_minsched.monitor.metrics import (
     MOST_DEMANDS,
     MOST_POOLS,
+    NODE_LABELS,
     OTHER,
     SchedulerCollector,
 )
@@ -39,7 +40,8 @@ def test_a_scrape_says_who_is_full_and_what_waits(desk: Desk) -> None:
     assert said.value("minsched_node_slots", node="n1") == 2
     assert said.value("minsched_node_slots_taken", node="n1") == 2
     assert said.value("minsched_node_load_ratio", node="n1", resource="cpu") == 0.5
-    assert {"node": "n2", "pool": "mt"} in said.of("minsched_node_info")
+    texts = dict.fromkeys(NODE_LABELS, "")
+    assert {"node": "n2", "pool": "mt", **texts} in said.of("minsched_node_info")
     assert said.value("minsched_waiting_jobs", demand="asr") == 2
     assert said.value("minsched_waiting_jobs", demand="asr +tpu") == 1
     assert said.value("minsched_impossible_jobs") == 1
@@ -85,7 +87,7 @@ def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> 
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
             known = {"node", "state", "pool", "resource", "demand", "outcome", "status", "le"}
-            assert set(sample.labels) <= known
+            assert set(sample.labels) <= {*known, *NODE_LABELS}
     series = [(sample.name, *sorted(sample.labels.items())) for sample in said.samples]
     assert len(series) == len(set(series))
     for secret in ("u1", "u2"):  # sessions, and job ids with them
