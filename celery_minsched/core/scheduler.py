@@ -1,18 +1,16 @@
-"""The scheduler: one straight method a script. All state is in Redis."""
+"""The scheduler: one method for each script. All state is in Redis."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
-from typing import Any
-
-import redis
+from functools import partial
+from typing import Any, Final
 
 from . import errors, lua_source, scripts, times
+from .field_types import check_lang
 from .heartbeats import heartbeat_calls, lua_bool, read_heartbeat
-from .job_fields import JobArguments, JobToDispatch, job_arguments, job_fields
-from .keys import Keys
+from .job_fields import JobArguments, JobToDispatch, MessageParts, job_arguments, job_fields
 from .layout import note_layout
 from .models import (
     CompleteTaskRequest,
@@ -26,52 +24,26 @@ from .models import (
     RegisterNodeResponse,
 )
 from .outcomes import outcome_of, outcomes_of, read_completion
-from .paging import MOST_REVOKED, Args, page_at, pages, slices, to_first_refused
+from .paging import MOST_REVOKED, page_at, slices, to_first_refused
 from .registration import registration
-from .settings import Settings
+from .script_caller import ScriptCaller
 from .texts import text
 
 
-class MinimalSchedulerService:
+class MinimalSchedulerService(ScriptCaller):
     """Registers nodes, dispatches jobs to them and completes jobs, for any Python program.
 
-    ``redis`` is a client of any kind of connection; its ``decode_responses`` does not matter.
-    ``keys`` are those of a broker with a key prefix or priority steps of its own. Every method
-    raises the :class:`~.errors.SchedulerError` of its script's answer, or redis-py's
-    errors.
+    ``redis`` is a client of any kind of connection. It may decode responses or not. ``keys`` are
+    for a broker that has a key prefix or its own priority steps. Each method raises the
+    :class:`~.errors.SchedulerError` of its script's answer, or redis-py's errors.
     """
 
-    def __init__(
-        self, redis: redis.Redis, settings: Settings | None = None, keys: Keys | None = None
-    ) -> None:
-        self.redis = redis
-        self._own = self.settings = settings or Settings()
-        self._fleet: str | None = None
-        self.keys = keys or Keys(self.settings.key_prefix)
-
-    @cached_property
-    def _times(self) -> str:
-        """What scripts go by until a node has registered. The first call looks for the fleet's."""
-        self._follow(times.look_up(self.redis, self.keys))
-        return times.to_text(self._own)
-
-    def _follow(self, fleet: str | None) -> None:
-        """Use the fleet's times, and log a warning if they differ from this process's settings."""
-        if fleet != self._fleet:
-            self._fleet = fleet
-            self.settings = times.settings_of_fleet(self._own, fleet)
-            times.warn_of_differences(self._own, self.settings)
-
-    def follow_fleet(self) -> None:
-        """Look for the fleet's times before the first call does."""
-        self._times  # noqa: B018 - is looked up once
-
     def register_node(self, request: RegisterNodeRequest) -> RegisterNodeResponse:
-        """Announce a node, or announce it anew after a change. If no node lives, the times of this
-        process are the fleet's from now on. Else it uses the fleet's.
+        """Register a node, or register it again after a change.
 
-        Raises :class:`NodeIdInUse` while a live node of this id is another process, and
-        :class:`WrongLayout` where Redis is of a version with another layout.
+        If no node lives, the times of this process become the fleet's. Otherwise this process uses
+        the fleet's times. Raises :class:`NodeIdInUse` while another process is a live node with
+        this id, and :class:`WrongLayout` if a version with another layout wrote the state in Redis.
         """
         note_layout(self.redis, self.keys)
         self._follow(times.agree(self.redis, self.keys, self._own))
@@ -81,21 +53,21 @@ class MinimalSchedulerService:
         return RegisterNodeResponse(node_id=request.node_id, current_jobs=values[0])
 
     def heartbeat(self, request: HeartbeatRequest) -> HeartbeatResponse:
-        """Tell that a node lives, how loaded it is, and which jobs it holds.
+        """Report that a node is alive, its load, and the jobs that it holds.
 
-        Sends several calls of the script if the node holds many jobs, so that each is short. Raises
-        :class:`UnknownNode` if Redis does not know the node: register it.
+        If the node holds many jobs, several short calls of the script report them. Raises
+        :class:`UnknownNode` if Redis does not know the node. Then register it.
         """
         interval, suffixes = self.settings.heartbeat_interval, "\n".join(self.keys.suffixes)
         answers = [
-            read_heartbeat(self._call("heartbeat", **given), request.node_id, interval)
-            for given in heartbeat_calls(request, interval, suffixes)
+            read_heartbeat(self._call("heartbeat", **arguments), request.node_id, interval)
+            for arguments in heartbeat_calls(request, interval, suffixes)
         ]
         not_yours = [job_id for answer in answers for job_id in answer.not_yours]
         return answers[-1].model_copy(update={"not_yours": not_yours})
 
     def drain_node(self, node_id: str, draining: bool = True) -> int:
-        """Give the node no more jobs, or jobs again; the number of slots still taken.
+        """Stop or resume giving jobs to a node. Returns the number of its taken slots.
 
         Raises :class:`UnknownNode`.
         """
@@ -105,18 +77,19 @@ class MinimalSchedulerService:
         return int(values[0])
 
     def pause_pool(self, pool: str, paused: bool = True) -> None:
-        """Give the pool's nodes no more jobs for it, so that they wait; or jobs again.
+        """Stop or resume giving jobs of a pool to its nodes. Meanwhile the jobs wait.
 
-        Raises :class:`EmptyPool` for a pool in which no node is registered.
+        Raises :class:`EmptyPool` if no node is registered in the pool.
         """
         code, *values = self._call("pause_pool", pool=pool, paused=lua_bool(paused))
         if code == errors.EmptyPool.code:
             raise errors.EmptyPool(pool=values[0], with_capability="", flags="")
 
     def declare_dead(self, node_id: str) -> int:
-        """Have a node rescued now that was silent for two heartbeats and more; the jobs it held.
+        """Declare a silent node dead before its TTL ends. Returns the number of its jobs.
 
-        Raises :class:`UnknownNode`, or :class:`NodeIdInUse` where the node lives.
+        The node must have been silent for two heartbeats. Raises :class:`UnknownNode`, or
+        :class:`NodeIdInUse` if the node is alive.
         """
         silence = round(2000 * self.settings.heartbeat_interval)
         code, *values = self._call("declare_dead", node_id=node_id, least_silence_ms=silence)
@@ -127,10 +100,10 @@ class MinimalSchedulerService:
         return int(values[0])
 
     def dispatch_task(self, request: DispatchRequest) -> DispatchResponse:
-        """Take a slot for a job on the best node, and say which. The caller sends the message.
+        """Take a slot for a job on the best node. The caller sends the message to that node.
 
-        Raises :class:`NoPoolForLangPair`, :class:`EmptyPool` or :class:`NoAvailableNode`, also
-        where the request says ``wait``: there is no message that could.
+        Raises :class:`NoPoolForLangPair`, :class:`EmptyPool` or :class:`NoAvailableNode`. It raises
+        also if ``when_full`` is ``wait``: without a message, the job cannot wait.
         """
         [place] = self.dispatch_tasks([(request, _NO_MESSAGE)])
         if isinstance(place, errors.SchedulerError):
@@ -142,10 +115,10 @@ class MinimalSchedulerService:
     ) -> list[DispatchResponse | errors.SchedulerError]:
         """Dispatch jobs and send their messages, each in one step, a hundred in a call.
 
-        A message is the JSON text before the place of its job's id, and that after it. What became
-        of each job, to the first that is refused: those after it are not dispatched. If a call
-        fails, the jobs of earlier calls are dispatched. Jobs with a task id and a token get the
-        same answers if they are dispatched again.
+        A message is two JSON texts: before the place of its job's id, and after it. Returns the
+        outcome of each job, to the first that is refused. The jobs after it are not dispatched. If
+        a call fails, the jobs of earlier calls are dispatched. Jobs with a task id and a token get
+        the same answers if they are dispatched again.
         """
         dispatch = partial(self._call, "dispatch_task")
         return outcomes_of(to_first_refused(dispatch, self._arguments_of(jobs)), jobs)
@@ -153,8 +126,10 @@ class MinimalSchedulerService:
     def begin_dispatch(
         self, jobs: Sequence[JobToDispatch]
     ) -> Callable[[], list[DispatchResponse | errors.SchedulerError]]:
-        """Ask what :meth:`dispatch_tasks` asks; the function returned waits for the answer, and has
-        to be called. Both raise redis-py's errors; :meth:`dispatch_tasks` then asks again.
+        """Send the first call of :meth:`dispatch_tasks`, and do not wait for its answer.
+
+        Call the returned function: it waits for the answer, sends the other calls, and returns the
+        outcomes. Both raise redis-py's errors. Then call :meth:`dispatch_tasks`.
         """
         calls, dispatch = self._arguments_of(jobs), partial(self._call, "dispatch_task")
         first = page_at(calls, 0)
@@ -164,24 +139,26 @@ class MinimalSchedulerService:
         return lambda: outcomes_of(to_first_refused(dispatch, calls, answer()), jobs)
 
     def adopt_tasks(
-        self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, tuple[str, str]]]
+        self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, MessageParts]]
     ) -> list[DispatchResponse | errors.SchedulerError | None]:
-        """Take messages out of an ordinary queue's list and dispatch them, each in one step.
+        """Move messages from an ordinary queue's list to dispatch, each in one step.
 
-        Each as it lies there, and as :meth:`dispatch_tasks` takes it. ``None`` for one that lies
-        there no more; the first that is refused is the last, and stays.
+        A job is its message as it lies in the list, its request, and its message as
+        :meth:`dispatch_tasks` takes it. The outcome is ``None`` if the message is not in the list.
+        The first job that is refused is the last one, and its message stays in the list.
         """
-        told = self._arguments_of([(request, message) for _, request, message in jobs])
-        lying = [(raw, *args) for (raw, _, _), args in zip(jobs, told, strict=True)]
-        answers = to_first_refused(partial(self._call, "adopt_task", queue_list=queue), lying)
+        arguments = self._arguments_of([(request, message) for _, request, message in jobs])
+        rows = [(raw, *args) for (raw, _, _), args in zip(jobs, arguments, strict=True)]
+        answers = to_first_refused(partial(self._call, "adopt_task", queue_list=queue), rows)
         return [
             None if answer[0] == "GONE" else outcome_of(answer, job[1])
             for answer, job in zip(answers, jobs, strict=False)
         ]
 
     def return_messages(self, messages: Sequence[tuple[str | bytes, ...]]) -> list[str]:
-        """Return messages to ordinary queues and forget their jobs, each in one step; what became
-        of each. See the script, also for the fields of each message.
+        """Return messages to ordinary queues and delete their jobs, each in one step.
+
+        Returns the outcome of each message. See the script for the outcomes and the fields.
         """
         fields = ("source_list", "message", "queue_list", "ordinary_message", "job_id")
         return [str(answer[1]) for answer in self._call_many("return_message", fields, messages)]
@@ -195,8 +172,8 @@ class MinimalSchedulerService:
         """Place jobs whose messages lie in their own lists: at a node, or in line.
 
         ``handed_back_by`` is the node that gives up their slots. Jobs go to the head of their
-        lines; ``requeued`` ones, whose tasks have begun, to the end. What became of each:
-        ``dispatched``, ``waiting``, ``delayed``, ``lost``, or ``unchanged``.
+        lines. ``requeued`` jobs, whose tasks have begun, go to the end. Returns the outcome of each
+        job: ``dispatched``, ``waiting``, ``delayed``, ``lost`` or ``unchanged``.
         """
         how = "requeued" if requeued else ""
         calls = [(job_id, handed_back_by, how) for job_id in job_ids]
@@ -206,17 +183,18 @@ class MinimalSchedulerService:
     def park_messages(
         self, messages: Sequence[tuple[str, str | bytes, str, str, str, str]]
     ) -> list[str]:
-        """Move messages of jobs from nodes to the jobs' own lists, each in one step; see the script
-        for what is told of each, and for what became of it.
+        """Move messages of jobs from nodes to the jobs' own lists, each in one step.
+
+        Returns the outcome of each message. See the script for the outcomes and the fields.
         """
         fields = ("job_id", "message", "priority_suffix", "node_id", "delivery_tag", "source_list")
         return [str(answer[1]) for answer in self._call_many("park_message", fields, messages)]
 
     def complete_task(self, request: CompleteTaskRequest) -> CompleteTaskResponse:
-        """Free a job's slot and record how the job ended. With ``next_claim``, the node takes its
-        next job by this claim, and the answer has that job. A second call changes nothing.
+        """Free a job's slot and record how the job ended. A second call changes nothing.
 
-        Raises :class:`UnknownJob`, or :class:`NodeMismatch` where the job is another node's.
+        With ``next_claim``, the node takes its next job by this claim, and the answer has that job.
+        Raises :class:`UnknownJob`, or :class:`NodeMismatch` if the job belongs to another node.
         """
         answer = scripts.call_for_bytes(
             self.redis,
@@ -236,17 +214,17 @@ class MinimalSchedulerService:
     def claim_job(
         self, job_id: str, node_id: str, tag: str = "", claim: str = "", taken: bool = False
     ) -> tuple[str, dict[str, Any]]:
-        """Ask whether to run a job whose message a node received, by a claim of that name.
+        """Claim a job whose message a node received. The claim has the name ``claim``.
 
         If the message lies in the node's list ``node_taken``, ``taken`` adds it to the
-        unacknowledged messages in the same step, whatever the verdict.
+        unacknowledged messages in the same step, with any verdict.
 
-        The verdict (``run``, ``discard``, ``drop``, ``hand_back``, ``full`` or ``not_taken``; see
-        the script), and of a job that runs its ``pool``, ``chosen_by`` and ``waited_ms``, for its
-        message's header, and the node's ``term``.
+        Returns the verdict: ``run``, ``discard``, ``drop``, ``hand_back``, ``full`` or
+        ``not_taken`` (see the script). With ``run`` it also returns the job's ``pool``,
+        ``chosen_by`` and ``waited_ms``, for its message's header, and the node's ``term``.
         """
-        given = {"delivery_tag": tag, "claim": claim, "taken": lua_bool(taken)}
-        return self.read_claim(self._call("claim_job", job_id=job_id, node_id=node_id, **given))
+        arguments = {"delivery_tag": tag, "claim": claim, "taken": lua_bool(taken)}
+        return self.read_claim(self._call("claim_job", job_id=job_id, node_id=node_id, **arguments))
 
     def claim_in(
         self,
@@ -258,38 +236,41 @@ class MinimalSchedulerService:
         load: bool,
         taken: bool = False,
     ) -> None:
-        """Put a ``claim_job`` in a pipeline of kombu's, as its last; :meth:`read_claim` reads the
-        answer. That is redis-py's ``NoScriptError`` where the server has lost the script and
-        ``load`` does not send it once more. ``taken`` is that of :meth:`claim_job`.
+        """Add a :meth:`claim_job` to a pipeline of kombu, as its last command.
+
+        :meth:`read_claim` reads the answer. If the server has lost the script, the answer is
+        redis-py's ``NoScriptError``, unless ``load`` sends the script too.
         """
         if load:
             pipe.script_load(lua_source.source("claim_job"))
         prefixes = (self.keys.own_prefix, self.keys.queue_prefix)  # kombu prefixes the first key
-        given = {"delivery_tag": delivery_tag, "claim": claim, "taken": lua_bool(taken)}
-        given |= {"times": self._times, "job_id": job_id, "node_id": node_id}
-        args = scripts.in_order("claim_job", **given)
+        arguments = {"delivery_tag": delivery_tag, "claim": claim, "taken": lua_bool(taken)}
+        arguments |= {"times": self._times, "job_id": job_id, "node_id": node_id}
+        args = scripts.in_order("claim_job", **arguments)
         pipe.evalsha(lua_source.sha("claim_job"), 2, *prefixes, *args)
 
     @staticmethod
     def read_claim(answer: Any) -> tuple[str, dict[str, Any]]:
-        """What the script answered, as :meth:`claim_job` tells it."""
+        """The script's answer as :meth:`claim_job` returns it."""
         _, verdict, *place = text(answer)
         return verdict, dict(zip(("pool", "chosen_by", "waited_ms", "term"), place, strict=False))
 
     def acknowledge_job(self, node_id: str, delivery_tag: str, term: int) -> str:
-        """Note that a node acknowledges a message before its job begins: ``acknowledged``,
-        ``refused`` or ``gone``; see the script.
+        """Record that a node acknowledges a message before its job begins.
+
+        Returns ``acknowledged``, ``refused`` or ``gone``; see the script.
         """
-        given = {"node_id": node_id, "delivery_tag": delivery_tag, "term": term}
-        return str(self._call("acknowledge_job", **given)[1])
+        arguments = {"node_id": node_id, "delivery_tag": delivery_tag, "term": term}
+        return str(self._call("acknowledge_job", **arguments)[1])
 
     def release_job(self, job_id: str) -> None:
-        """Give back the slot of a dispatch whose message could not be sent."""
+        """Release the slot of a job whose message could not be sent."""
         self._call("release_job", job_id=job_id)
 
     def revoke_tasks(self, task_ids: Sequence[str], node_id: str) -> int:
-        """Take revoked tasks out of their lines and hand their messages to this node to discard, or
-        to another that is heard later. How many waited.
+        """Remove revoked tasks from their lines. Returns the number of tasks that waited.
+
+        The node discards their messages, or a node with a later heartbeat does.
         """
         return sum(
             int(self._call("revoke_tasks", node_id=node_id, task_ids=some)[1])
@@ -297,103 +278,98 @@ class MinimalSchedulerService:
         )
 
     def claim_rescue(self) -> tuple[str, str]:
-        """A node that is gone, whose rescue is this caller's for ten seconds; ("", "") for none.
+        """Claim the rescue of a node that is gone, for ten seconds.
 
-        Its messages should be moved to their jobs' own lists, and then ``rescue_node`` called. With
-        it comes ``dead``, or ``left`` for a node that has said that it leaves.
+        Returns its id and ``dead``, or ``left`` if the node has stopped in order. ("", "") for no
+        node. The caller moves the node's messages to the jobs' own lists, and then calls
+        :meth:`rescue_node`.
         """
         _, node_id, how = self._call("claim_rescue")
         return str(node_id), str(how)
 
     def claim_lost_job(self) -> str:
-        """A lost job that this caller should report, "" for none. No other gets it for a while."""
+        """Claim a lost job, to notify its caller. "" for none. The claim ends after a while."""
         return str(self._call("claim_lost_job")[1])
 
     def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> tuple[int, int, int]:
-        """Place jobs of a node that is gone, whose messages were moved to their own lists: 100 at
-        most. Without jobs: settle some of the others, all of whose messages were moved.
+        """Place jobs of a node that is gone, at most 100. Their messages lie in their own lists.
 
-        How many jobs are placed, how many are lost, and how many the node still has: those are for
-        a later call.
+        Without jobs, it settles some jobs that have no message. Returns how many jobs are placed,
+        how many are lost, and how many the node still has. These need further calls.
         """
         _, placed, lost, left = self._call("rescue_node", node_id=node_id, job_ids=job_ids)
         return int(placed), int(lost), int(left)
 
-    def repair_node(self, node_id: str, offers: str = "", speaks: str = "") -> None:
-        """Put a node right by its record; ``offers`` and ``speaks`` are where else it was seen."""
+    def repair_node(
+        self, node_id: str, advertised_indexes: str = "", language_pairs: str = ""
+    ) -> None:
+        """Repair a node by its record. The indexes and pairs are those in which it was seen."""
         self._call(
             "repair_node",
             node_id=node_id,
             priority_suffixes="\n".join(self.keys.suffixes),
-            advertised_indexes=offers,
-            language_pairs=speaks,
+            advertised_indexes=advertised_indexes,
+            language_pairs=language_pairs,
         )
 
     def repair_line(self, line: str, seen_in: str = "") -> None:
-        """Put a line right by the jobs in it; ``seen_in`` are indexes in which it was seen."""
+        """Repair a line by the jobs in it. ``seen_in`` are the indexes in which it was seen."""
         self._call("repair_line", line=line, seen_in=seen_in)
 
-    def recount_waiting(self, where: str, lines: Iterable[str]) -> None:
-        """Count anew the jobs that wait for a demand, by its lines."""
-        self._call("recount_waiting", pool_selector=where, lines=lines)
+    def recount_waiting(self, pool_selector: str, lines: Iterable[str]) -> None:
+        """Count the jobs in the lines of a pool selector again."""
+        self._call("recount_waiting", pool_selector=pool_selector, lines=lines)
 
     def repair_job(
         self,
-        told: DispatchRequest | None,
+        request: DispatchRequest | None,
         job_id: str,
         seen_at: str = "",
         line: str = "",
-        ticket: str = "",
+        queue_entry: str = "",
         task_id: str = "",
     ) -> None:
-        """Put a job right by its record, of which the message's ``told`` makes good what is lost.
-        The node, or the line and the ticket there, are where else it was seen. The key of
-        ``task_id`` names the job.
+        """Repair a job by its record.
+
+        ``request`` comes from the job's message and replaces lost fields of the record. ``seen_at``
+        is a node, and ``line`` and ``queue_entry`` are a place in line, where the job was seen. The
+        key of ``task_id`` names the job.
         """
         fields = ""
-        if told:
-            payload = {"payload_json": told.payload_json}
-            fields = json.dumps(job_fields(self.keys, told) | payload)
+        if request:
+            payload = {"payload_json": request.payload_json}
+            fields = json.dumps(job_fields(self.keys, request) | payload)
         self._call(
             "repair_job",
             job_id=job_id,
             seen_at=seen_at,
             line=line,
-            queue_entry=ticket,
+            queue_entry=queue_entry,
             message_fields=fields,
             task_id=task_id,
         )
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
-        """Map a language pair to pools without a node saying so; no pools takes it back."""
-        offers = [PoolOffer(id=pool, langs=[(src_lang, tgt_lang)]) for pool in pools]
-        if not offers:  # the languages are checked all the same
-            PoolOffer(id="none", langs=[(src_lang, tgt_lang)])
-        pair = f"{src_lang}:{tgt_lang}"
-        self._call("set_language_pools", pair=pair, pools=[offer.id for offer in offers])
+        """Map a language pair to pools, in addition to what nodes advertise.
+
+        No pools removes the mapping. Raises ``ValueError`` for a wrong name.
+        """
+        pair = check_lang(src_lang), check_lang(tgt_lang)
+        offers = [PoolOffer(id=pool, langs=[pair]) for pool in pools]
+        self._call("set_language_pools", pair=":".join(pair), pools=[offer.id for offer in offers])
 
     def carry_language(self, pair: str, pools: Iterable[str]) -> None:
-        """Take over a language pair of the original specification's layout."""
+        """Carry over a language pair from the original specification's layout."""
         self._call("carry_language", pair=pair, pools=pools)
 
     def carry_jobs(self, jobs: Sequence[tuple[str, int, str, str, int]]) -> list[str]:
-        """Take over jobs of the original specification's layout; see the script for the fields of
-        each, and for what became of it.
+        """Carry over jobs from the original specification's layout.
+
+        Returns the outcome of each job. See the script for the outcomes and the fields.
         """
         fields = ("job_id", "created_ts", "payload_json", "pool_selector", "held_until")
         return [str(answer[1]) for answer in self._call_many("carry_job", fields, jobs)]
 
-    def _call(self, name: str, /, **given: Any) -> list[Any]:
-        return scripts.call(self.redis, self.keys, name, times=self._times, **given)
 
-    def _call_many(self, name: str, fields: Sequence[str], rows: Sequence[Args]) -> list[list[Any]]:
-        """The answers to a call of a script for each row, a page of them in one round trip."""
-        return [answer for page in pages(rows) for answer in self._call_page(name, fields, page)]
-
-    def _call_page(self, name: str, fields: Sequence[str], page: Sequence[Args]) -> list[list[Any]]:
-        rows = [(self._times, *row) for row in page]
-        return scripts.call_many(self.redis, self.keys, name, ("times", *fields), rows)
-
-
-#: Of a job whose message the caller sends.
-_NO_MESSAGE = ("", "")
+#: The message of a job whose caller sends it.
+_NO_MESSAGE: Final = ("", "")
