@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError
 from ..core.statuses import HAS_SLOT, UNASSIGNED
 from ..core.stored import Command
 from ..monitor.job_record import CHECKED, is_readable
+from ..monitor.lines import job_of_entry
 from .jobs import AGENDAS, Reference, check_records, check_references
 from .lifetimes import IN_LINE, WITH_TTL, Lifetimes
 from .records import Key
@@ -97,7 +98,8 @@ class JobScan:
             (job_id, self._questions(job_id)) for job_id in job_ids
         ):
             record = (value or "" for value in values)
-            node_id, line, ticket, suffix, where, expires_ts, task_id, later, status, *rest = record
+            node_id, line, queue_entry, suffix, selector, expires_ts, task_id, later, *rest = record
+            status, *rest = rest
             if not is_readable(status, *rest):
                 self._unreadable.add(job_id)
             has_no_ttl = ttl == -1
@@ -105,12 +107,12 @@ class JobScan:
                 self._expected["node_jobs", node_id].add(job_id)
                 is_sound = not has_no_ttl
             elif status in UNASSIGNED:
-                self._expect_unassigned(job_id, status, line, ticket, suffix)
+                self._expect_unassigned(job_id, status, line, queue_entry, suffix)
                 if expires_ts not in ("", "0"):
                     self._expected["expiring", ""].add(job_id)
                 if task_id and not later and status in IN_LINE:
                     self._lifetimes.expect_task(task_id, job_id)
-                is_sound = bool(where) and (has_no_ttl or status == "parked")
+                is_sound = bool(selector) and (has_no_ttl or status == "parked")
             else:
                 is_sound = not has_no_ttl
             if not is_sound:
@@ -121,12 +123,12 @@ class JobScan:
         return [(b"HMGET", key, *_FIELDS), (b"PTTL", key)]
 
     def _expect_unassigned(
-        self, job_id: str, status: str, line: str, ticket: str, suffix: str
+        self, job_id: str, status: str, line: str, queue_entry: str, suffix: str
     ) -> None:
         message_list = self._scan.keys("job_queue", job_id) + suffix
         _toggle(message_list, self._extra_lists, self._missing_lists)
-        if status == "waiting" and ticket.partition(" ")[2] == job_id:
-            self._expected["waiting", line].add(ticket)
+        if status == "waiting" and job_of_entry(queue_entry) == job_id:
+            self._expected["waiting", line].add(queue_entry)
         elif status == "delayed":
             self._expected["delayed", ""].add(job_id)
         elif status == "parked":
@@ -180,7 +182,7 @@ def _toggle(key: str, awaited: set[str], others: set[str]) -> None:
 
 
 def _job_of(name: str, member: str) -> str:
-    return member.partition(" ")[2] if name == "waiting" else member
+    return job_of_entry(member) if name == "waiting" else member
 
 
 def _count_keys(scan: StateScan) -> int | None:

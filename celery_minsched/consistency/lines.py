@@ -142,14 +142,14 @@ class _Line:
 
     def __init__(self, scan: StateScan, name: str) -> None:
         self.scan, self.name = scan, name
-        self.where, self.capabilities, self.required = parse_line(name)
-        self.pools = sorted(scan.pools_of(self.where))
+        self.pool_selector, self.capabilities, self.required = parse_line(name)
+        self.pools = sorted(scan.pools_of(self.pool_selector))
         keys = scan.keys
-        pool, pairs = parse_selector(self.where)
+        pool, pairs = parse_selector(self.pool_selector)
         self.pair_keys = [keys("lang_waiting", pair) for pair in pairs]
         walks = {f"pair {pair}" for pair in pairs} | {f"pool {pool}", f"node {self.required}"}
         self.is_relinked_soon = not walks.isdisjoint(scan.relinking)
-        if "=" in self.where:
+        if pool and pairs:
             self.pair_keys.append(keys("pool_langs_waiting", pool))
 
     def is_suspect(self) -> bool:

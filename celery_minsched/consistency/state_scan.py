@@ -162,11 +162,11 @@ class StateScan:
         for key, member, value in self.items_of(missing):
             self._contents[key.key][member] = value
 
-    def _pools_of(self, where: str) -> set[str]:
+    def _pools_of(self, pool_selector: str) -> set[str]:
         """The pools that serve the selector, according to what was read."""
         self.load("lang")
         return serving_pools(
-            where,
+            pool_selector,
             lambda pair: self._contents.get(self.keys("lang", pair), {}),
             lambda pool: self.has_key(self.keys("pool_langs", pool)),
         )

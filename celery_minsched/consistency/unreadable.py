@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ..core.stored import ask
-from ..core.texts import text_of
+from ..core.texts import record_of, text_of
 from ..core.times import is_readable
 from ..monitor.job_record import read_job
 from .state_scan import StateScan
@@ -56,7 +56,7 @@ def check_unreadable(scan: StateScan, job_ids: Iterable[str]) -> Iterator[Violat
     for job_id, [record] in scan.read(
         (job_id, [("HGETALL", scan.keys("job", job_id))]) for job_id in job_ids
     ):
-        job = read_job(job_id, record)
+        job = read_job(job_id, record_of(record))
         if record and job.broken:
             yield Violation(
                 code="job_unreadable",

@@ -77,6 +77,8 @@ def test_one_broken_record_hides_no_other_and_is_named(scene: Scene, what: str) 
     if code == "job_unreadable":
         assert "broken" in said["jobs"]
         assert "Its record is unreadable" in said["why t-running"]
+        [violation] = [found for found in scene.violations() if found.code == code]
+        assert f"is unreadable: {commands[0][2]} is" in violation.sentence
 
 
 def test_a_node_that_registers_anew_mends_its_record(scene: Scene) -> None:
