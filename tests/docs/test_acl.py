@@ -1,4 +1,4 @@
-"""All works under deploy/redis-acl.conf, each role by a user of its own, and none may do more."""
+"""Each role of deploy/redis-acl.conf can do its work, and has no more rights than it needs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def spare(conf: Path) -> Iterator[Guarded]:
 
 @pytest.fixture(scope="module")
 def flower(guarded: Guarded) -> Iterator[FlowerProcess]:
-    """Flower as an operator runs it."""
+    """Flower with the rights of an operator."""
     flower = FlowerProcess(guarded.url_of("operator"), FLOWER_UNAUTHENTICATED_API="true")
     yield flower
     flower.close()
@@ -64,7 +64,7 @@ def flower(guarded: Guarded) -> Iterator[FlowerProcess]:
 
 @pytest.fixture(scope="module")
 def nodes(guarded: Guarded, flower: FlowerProcess) -> Iterator[Fleet]:
-    """Two nodes of the role node; their tasks are sent by a producer."""
+    """Two nodes with the role node. A producer sends their tasks."""
     fleet = Fleet(guarded, **FAST)
     fleet.app = guarded.app_of("producer", **as_conf(**FAST))
     viewer = Views(guarded.service_of("viewer").redis, fleet.plugin.scheduler.keys)
@@ -80,7 +80,7 @@ def nodes(guarded: Guarded, flower: FlowerProcess) -> Iterator[Fleet]:
 
 @pytest.fixture
 def fleet(nodes: Fleet, guarded: Guarded) -> Iterator[Fleet]:
-    """The nodes; what is refused while a test goes on fails it."""
+    """The nodes. A test fails if Redis denies a command during it."""
     yield nodes
     assert guarded.denials() == []
 
@@ -90,13 +90,13 @@ def signature(fleet: Fleet, task: str, *args: object) -> Any:
 
 
 class TestTheWholeFlow:
-    """Of processes: nodes, a producer, a viewer."""
+    """Nodes, a producer, a viewer and an operator work together."""
 
-    def test_tasks_run_wait_come_due_retry_and_fail(self, fleet: Fleet) -> None:
+    def test_tasks_run_wait_are_delayed_are_retried_and_fail(self, fleet: Fleet) -> None:
         many = [fleet.send("where_am_i", 0.1, minsched={"session_id": "u1"}) for _ in range(6)]
         later = fleet.send("where_am_i", countdown=0.5)
-        # At one node of one slot: Celery (5.7) stores RETRY after it has sent the retry, over the
-        # result of a retry that another node has run by then.
+        # Celery (5.7) stores RETRY after it has sent the retry. With one slot the retry runs later,
+        # so RETRY does not replace its result.
         retried = fleet.send("retries", 0.2, minsched={"capabilities": ["one"]})
         failed = fleet.send("fails")
         assert {result.get(timeout=20)["hostname"] for result in many} <= {"celery@n1", "celery@n2"}
@@ -106,7 +106,7 @@ class TestTheWholeFlow:
             failed.get(timeout=20)
         later.forget()
 
-    def test_canvas_and_many_at_once(self, fleet: Fleet) -> None:
+    def test_canvas_and_dispatch_many_work(self, fleet: Fleet) -> None:
         sums = [signature(fleet, "add", n, n) for n in range(3)]
         assert chord(sums)(signature(fleet, "add")).get(timeout=20) == 6
         results = group(sums).apply_async()
@@ -126,30 +126,31 @@ class TestTheWholeFlow:
         work.let_end()
 
     @pytest.mark.parametrize("role", ["producer", "node", "operator"])
-    def test_workers_answer(self, fleet: Fleet, guarded: Guarded, role: str) -> None:
+    def test_workers_answer_to_remote_control(
+        self, fleet: Fleet, guarded: Guarded, role: str
+    ) -> None:
         app = guarded.app_of(role)
 
-        def do_answer() -> bool:
-            with guarded.client() as admin:  # kombu deletes old bindings while it waits
+        def all_answer() -> bool:
+            with guarded.client() as admin:  # kombu deletes expired bindings while it waits
                 admin.zadd("_kombu.binding_deadlines", {"celery.pidbox": 1, "celeryev": 1})
-                # The client waits for more answers until the time is over.
-                said = run_with(app, "--timeout", "0.5", "ping", command=inspect)
+                answer = run_with(app, "--timeout", "0.5", "ping", command=inspect)
                 is_deleted = admin.zscore("_kombu.binding_deadlines", "celeryev") != 1
             assert guarded.denials() == []
-            return said.output.count("pong") == 2 and is_deleted
+            return answer.output.count("pong") == 2 and is_deleted
 
-        wait_for(do_answer, "two workers to answer")
+        wait_for(all_answer, "two workers to answer")
         app.close()
 
-    def test_an_operator_hears_events(self, fleet: Fleet, guarded: Guarded) -> None:
+    def test_an_operator_receives_events_of_workers(self, fleet: Fleet, guarded: Guarded) -> None:
         app = guarded.app_of("operator")
         with app.connection_for_read() as connection:
 
-            def hear(event: dict[str, Any]) -> None:
+            def on_event(event: dict[str, Any]) -> None:
                 assert event["hostname"] in ("celery@n1", "celery@n2")
                 receiver.should_stop = True
 
-            receiver = app.events.Receiver(connection, handlers={"*": hear})
+            receiver = app.events.Receiver(connection, handlers={"*": on_event})
             receiver.capture(timeout=10, wakeup=False)
         assert receiver.should_stop
         app.close()
@@ -158,8 +159,8 @@ class TestTheWholeFlow:
         flower.wait_ready()
         task = fleet.send("where_am_i")
         assert task.get(timeout=20)
-        wait_for(lambda: task.id in flower.get("/api/tasks")[1], "Flower to hear of the task")
-        wait_for(lambda: flower.get("/worker/celery@n1")[0] == 200, "Flower to ask the worker")
+        wait_for(lambda: task.id in flower.get("/api/tasks")[1], "Flower to show the task")
+        wait_for(lambda: flower.get("/worker/celery@n1")[0] == 200, "Flower to show the worker")
         for page in (
             *(f"/minsched/data/{page}" for page in ("nodes", "node?of=n1", "pools", "waiting")),
             *("/minsched/data/events", f"/minsched/data/why?of={task.id}", "/minsched/nodes"),
@@ -172,7 +173,7 @@ class TestTheWholeFlow:
         for action in ("drain?of=n1", "undrain?of=n1", "pause?of=asr", "resume?of=asr"):
             assert flower.post(f"/minsched/do/{action}")[0] == 200, action
 
-    def test_a_viewer_sees_all_but_messages(self, fleet: Fleet, guarded: Guarded) -> None:
+    def test_a_viewer_sees_everything_except_messages(self, fleet: Fleet, guarded: Guarded) -> None:
         work = start_work(fleet, task="works_late")  # its message stays with the node
         [job] = work.jobs
         with guarded.client() as admin:
@@ -191,7 +192,7 @@ class TestTheWholeFlow:
         work.let_end()
         app.close()
 
-    def test_what_a_dead_node_had_is_rescued(self, fleet: Fleet, guarded: Guarded) -> None:
+    def test_the_jobs_of_a_dead_node_are_rescued(self, fleet: Fleet, guarded: Guarded) -> None:
         with guarded.client() as admin:
             held = partial(admin.zrange, "scheduler:node:jobs:n2", 0, -1)
             wait_for(
@@ -209,13 +210,13 @@ class TestTheWholeFlow:
         assert fleet.stop("n1") == 0
 
 
-def test_the_server_does_not_start_with_a_password_left_out() -> None:
+def test_the_server_does_not_start_without_passwords() -> None:
     command = [program(), "--port", str(free_port()), "--include", str(CONF)]
     server = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert server.returncode != 0
 
 
-def test_nobody_may_do_anything_without_a_password(guarded: Guarded) -> None:
+def test_a_client_without_a_password_has_no_rights(guarded: Guarded) -> None:
     once = Retry(NoBackoff(), 0)
     with pytest.raises(AuthenticationError):
         redis.Redis(port=guarded.port, retry=once).get("scheduler:turn")
@@ -227,13 +228,13 @@ def test_nobody_may_do_anything_without_a_password(guarded: Guarded) -> None:
 def test_a_viewer_has_no_command_that_writes(guarded: Guarded) -> None:
     with guarded.client() as admin:
         granted = admin.acl_getuser("viewer")["commands"]
-        known = admin.command()
+        flags = {name: command["flags"] for name, command in admin.command().items()}
     commands = [name[1:] for name in granted if name.startswith("+")]
     assert {"hmget", "scan", "xread"} <= set(commands)
-    assert not [name for name in commands if "write" in known[name]["flags"]]
+    assert not [name for name in commands if "write" in flags[name]]
 
 
-def test_moving_in_and_out_is_done_by_the_administrator_and_by_nobody_else(
+def test_only_the_administrator_can_migrate_adopt_and_release(
     spare: Guarded, tmp_path: Path
 ) -> None:
     with spare.client() as admin:
@@ -241,7 +242,7 @@ def test_moving_in_and_out_is_done_by_the_administrator_and_by_nobody_else(
         admin.delete("celery")
         plain = Celery(broker=spare.url_of("admin"), set_as_current=False)
         plain.send_task("any", ["x"])
-        for command, said in (
+        for command, text in (
             (["migrate", "--apply", "--history", str(tmp_path / "jobs.jsonl")], "39 jobs"),
             (["adopt", "celery", "--pool", "1"], "Adopted 1 message of queue celery"),
             (["release"], "Returned 1 message to queue celery"),
@@ -254,11 +255,11 @@ def test_moving_in_and_out_is_done_by_the_administrator_and_by_nobody_else(
             assert spare.contents() == before
             answer = run_with(spare.app_of("admin"), *command)
             assert answer.exit_code == 0, answer.output
-            assert said in answer.output
+            assert text in answer.output
             assert spare.denials() == []
 
 
-def test_a_producer_that_is_started_as_a_node_ends_and_takes_no_job(spare: Guarded) -> None:
+def test_a_node_with_the_rights_of_a_producer_ends_and_takes_no_job(spare: Guarded) -> None:
     fleet = Fleet(spare, broker=spare.url_of("producer"), **FAST)
     fleet.start("mine", "-P", "threads")
     assert fleet.processes["mine"].wait(60) == 1

@@ -1,4 +1,4 @@
-"""Each command of ``celery minsched`` works under the role that docs/security.md names for it."""
+"""Each command of ``celery minsched`` works with the role that docs/security.md names for it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from ..support.desk import Desk
 
 TASK = "6f1c1f2e-9d0a-4b7e-8a51-0d1f3c2b4a51"
 
-#: A call of each, in the form in which the table names it. ``exporter`` and ``flower`` serve until
-#: they are stopped, and have tests of their own; ``migrate``, ``adopt`` and ``release`` too.
+#: A call of each command, by its name in the table. The commands in ``ELSEWHERE`` have other tests.
 CALLS = {
     "nodes": ["nodes"],
     "pools": ["pools"],
@@ -40,13 +39,13 @@ CALLS = {
     "rescue": ["rescue", "silent", "--timeout", "0"],
     "check --repair": ["check", "--repair"],
 }
-#: The job waits; and no process here does the rescue.
+#: ``why``: the job waits. ``rescue``: no process rescues.
 EXIT_CODES = {"why": 3, "rescue": 1}
 ELSEWHERE = {"exporter", "flower", "migrate", "adopt", "release", "scripts", "simulate"}
 
 
 def roles() -> dict[str, str]:
-    """The role of each command, by the page."""
+    """The role of each command, from the page."""
     _, _, after = PAGE.read_text().partition("| role | commands |\n")
     lines = after.partition("\n\n")[0].splitlines()[1:]
     cells = (line.strip("| ").split(" | ") for line in lines)
@@ -65,7 +64,7 @@ def test_the_page_names_the_role_of_each_command() -> None:
 def guarded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Guarded]:
-    """A server of each kind."""
+    """A server of each program."""
     conf = complete_file(tmp_path_factory.mktemp("acl") / "redis-acl.conf")
     server = Guarded(conf, request.param)
     yield server
@@ -74,7 +73,7 @@ def guarded(
 
 @pytest.fixture
 def fleet(guarded: Guarded) -> Iterator[Desk]:
-    """A node with two jobs, one that waits and one that is delayed; a node that is silent."""
+    """A node with running, waiting and delayed jobs, and a silent node."""
     with guarded.client() as admin:
         admin.flushall()
         desk = Desk(MinimalSchedulerService(admin))
@@ -99,7 +98,7 @@ def run(guarded: Guarded, role: str, command: str) -> Result:
 
 
 @pytest.mark.parametrize("command", CALLS)
-def test_a_command_works_under_its_role(guarded: Guarded, fleet: Desk, command: str) -> None:
+def test_a_command_works_with_its_role(guarded: Guarded, fleet: Desk, command: str) -> None:
     answer = run(guarded, ROLES[command], command)
     assert answer.exit_code == EXIT_CODES.get(command, 0), answer.output
     assert answer.stderr == ""
@@ -107,7 +106,7 @@ def test_a_command_works_under_its_role(guarded: Guarded, fleet: Desk, command: 
 
 
 @pytest.mark.parametrize("command", [name for name in CALLS if ROLES[name] == "operator"])
-def test_a_viewer_may_not_act(guarded: Guarded, fleet: Desk, command: str) -> None:
+def test_a_viewer_cannot_change_anything(guarded: Guarded, fleet: Desk, command: str) -> None:
     fleet.service.redis.hset("scheduler:node:runtime:n1", "current_jobs", 7)
     before = guarded.contents()
     refused = run(guarded, "viewer", command)
@@ -118,7 +117,7 @@ def test_a_viewer_may_not_act(guarded: Guarded, fleet: Desk, command: str) -> No
 
 
 def break_all(admin: redis.Redis) -> None:
-    """A violation of each kind that a repair mends."""
+    """Make a violation of each kind that a repair mends."""
     admin.hset("scheduler:node:runtime:n1", "current_jobs", 7)
     admin.hset("scheduler:waiting_counts", "asr", 70)
     admin.hset("scheduler:lines", "zz//", "")
@@ -131,20 +130,22 @@ def break_all(admin: redis.Redis) -> None:
         admin.delete(f"scheduler:job:{job}")
 
 
-def test_a_viewer_finds_what_an_operator_mends(guarded: Guarded, fleet: Desk) -> None:
+def test_a_viewer_finds_the_violations_and_an_operator_repairs_them(
+    guarded: Guarded, fleet: Desk
+) -> None:
     break_all(fleet.service.redis)
-    found = run(guarded, "viewer", "check")
-    assert found.exit_code == 1
-    codes = set(re.findall(r"^    (\w+): ", found.output, re.MULTILINE))
-    assert codes >= {"slot_count", "key_stays", "stray_binding", "left_behind"}, found.output
+    check = run(guarded, "viewer", "check")
+    assert check.exit_code == 1
+    codes = set(re.findall(r"^    (\w+): ", check.output, re.MULTILINE))
+    assert codes >= {"slot_count", "key_stays", "stray_binding", "left_behind"}, check.output
     assert {denial["object"] for denial in guarded.denials()} <= {"lrange"}
-    mended = run(guarded, "operator", "check --repair")
-    assert (mended.exit_code, mended.stderr) == (0, ""), mended.output
+    repair = run(guarded, "operator", "check --repair")
+    assert (repair.exit_code, repair.stderr) == (0, ""), repair.output
     assert guarded.denials() == []
     assert run(guarded, "viewer", "check").output == "No violation found.\n"
 
 
-def test_the_exporter_runs_as_a_viewer(guarded: Guarded, fleet: Desk) -> None:
+def test_the_exporter_works_with_the_role_viewer(guarded: Guarded, fleet: Desk) -> None:
     app, registry = guarded.app_of("viewer"), CollectorRegistry()
     register(app, registry)
     text = generate_latest(registry).decode()
@@ -153,7 +154,7 @@ def test_the_exporter_runs_as_a_viewer(guarded: Guarded, fleet: Desk) -> None:
     assert guarded.denials() == []
 
 
-def test_a_producer_frees_a_slot_while_the_first_in_line_has_lost_its_message(
+def test_a_producer_can_free_a_slot_if_the_next_job_has_lost_its_message(
     guarded: Guarded, fleet: Desk
 ) -> None:
     admin = fleet.service.redis
@@ -167,7 +168,7 @@ def test_a_producer_frees_a_slot_while_the_first_in_line_has_lost_its_message(
     assert later.node_id == ""
 
 
-def test_a_producer_sends_tasks_while_a_node_is_silent(guarded: Guarded, fleet: Desk) -> None:
+def test_a_producer_can_send_tasks_while_a_node_is_silent(guarded: Guarded, fleet: Desk) -> None:
     admin = fleet.service.redis
     admin.hset("scheduler:heard", mapping={"last": 1, "since": 1})
     Desk(guarded.service_of("producer")).send(pool="mt")

@@ -1,4 +1,4 @@
-"""The roles of deploy/redis-acl.conf have the commands and keys of the scripts that they run."""
+"""The roles of deploy/redis-acl.conf have the commands and keys of the scripts that they call."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..support.server import Server
 CONF = ROOT / "deploy" / "redis-acl.conf"
 KEYS = Keys()
 
-#: The scripts that an administrator runs: they move in and out, see docs/migration.md.
-BY_THE_ADMIN = {"adopt_task", "carry_job", "carry_language"}
+#: The scripts of the migration commands. Only an administrator calls them.
+ADMIN_SCRIPTS = {"adopt_task", "carry_job", "carry_language"}
 SCRIPTS = {
     "producer": {"dispatch_task", "release_job", "set_language_pools"},
-    "node": set(lua_source.names()) - BY_THE_ADMIN,
+    "node": set(lua_source.names()) - ADMIN_SCRIPTS,
 }
-#: The keys that a script names and does not touch for this role: a job that waits has no message
-#: at a node.
+#: The keys that a script names but does not use for this role: a waiting job has no message at a
+#: node.
 UNTOUCHED: dict[str, set[str]] = {
     "producer": {"node_unacked", "node_unacked_index", "node_acked"},
     "node": set(),
@@ -43,14 +43,14 @@ BESIDE = {
 
 
 def is_named(source: str, name: str) -> bool:
-    """Does a script name keys of this family?"""
+    """Whether a script names keys of this family."""
     ids = ["ID"] * len(HOLDS[name][0])
     spelled = re.escape(spell_keys(f"key.{name}({', '.join(ids)})"))
     return re.search(spelled.replace("ID", ".+?"), source) is not None
 
 
 def keys_of(role: str) -> dict[str, str]:
-    """A key of each family that the role's scripts name."""
+    """An example key of each family that the role's scripts name."""
     sources = [lua_source.source(name) for name in SCRIPTS[role]]
     return {
         name: KEYS(name, *["a:b" if id == "src:tgt" else "x" for id in HOLDS[name][0]])
@@ -67,16 +67,16 @@ def test_a_role_has_the_keys_of_its_scripts(role: str) -> None:
         assert any(fnmatchcase(named[name], pattern) for pattern in patterns), named[name]
     assert named.keys() >= UNTOUCHED[role]
     own = [pattern for pattern in patterns if pattern.startswith(("scheduler:", "minsched."))]
-    keys = [*named.values(), "scheduler:layout", "scheduler:"]  # read at the start; the prefix
+    keys = [*named.values(), "scheduler:layout", "scheduler:"]  # the last one is the prefix
     assert [p for p in own if not any(fnmatchcase(key, p) for key in keys)] == []
 
 
 @pytest.mark.parametrize("role", SCRIPTS)
 def test_a_role_has_the_commands_of_its_scripts_and_of_celery(role: str, server: Server) -> None:
     with server.client() as client:
-        known = client.command()
+        commands = client.command()
     text = "".join(map(lua_source.source, SCRIPTS[role]))
-    called = {word.lower() for word in re.findall(r"'([A-Z]+)'", text)} & known.keys()
+    called = {word.lower() for word in re.findall(r"'([A-Z]+)'", text)} & commands.keys()
     assert "zadd" in called
     granted = {rule[1:] for rule in rules_of(role) if rule.startswith("+")}
     assert granted == called | set(BESIDE[role].split())

@@ -11,7 +11,7 @@ import redis
 from ..support.acl import PAGE, ROLES, Guarded, complete_file, programs
 from ..support.acl_actions import ACTIONS, fill
 
-ROLES_OF_THE_TABLE = ROLES[1:]  # the administrator may do everything
+ROLES_OF_THE_TABLE = ROLES[1:]  # without the administrator
 
 
 def table() -> dict[str, tuple[str, ...]]:
@@ -30,10 +30,10 @@ CELLS = [
 
 
 class Filled(Guarded):
-    """A server whose contents are the same before each cell."""
+    """A server with the same contents before each cell."""
 
     def fill(self) -> None:
-        """Make the contents."""
+        """Write the contents."""
         self.admin = redis.Redis(port=self.port, username="admin", password="admin")
         self.users = {role: self.client(username=role, password=role) for role in ROLES}
         with self.client() as admin:
@@ -49,7 +49,7 @@ class Filled(Guarded):
             return dict(zip(keys, pipe.execute(), strict=True))
 
     def restore(self) -> None:
-        """Bring back the contents."""
+        """Restore the contents."""
         with self.admin.pipeline(transaction=False) as pipe:
             pipe.flushall()
             for key, value in self.first.items():
@@ -57,11 +57,11 @@ class Filled(Guarded):
             pipe.execute()
 
     def attempt(self, row: str, role: str) -> str:
-        """What becomes of the row's action: the cell."""
+        """Try the row's action. The cell: "yes" or "no"."""
         try:
             ACTIONS[row](self.users[role])
         except redis.ResponseError:
-            assert self.denials(), "it was not the role that was refused"
+            assert self.denials(), "the error was no missing permission"
             assert self.contents() == self.first
             return "no"
         assert self.denials() == []
@@ -72,7 +72,7 @@ class Filled(Guarded):
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Filled]]:
-    """One of each kind."""
+    """A server of each program."""
     conf = complete_file(tmp_path_factory.mktemp("acl") / "redis-acl.conf")
     servers = [Filled(conf, executable) for executable in programs()]
     for server in servers:
@@ -85,7 +85,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Filled]]:
 @pytest.mark.parametrize(
     ("row", "role", "cell"), [pytest.param(*cell, id=f"{cell[1]}: {cell[0]}") for cell in CELLS]
 )
-def test_a_role_may_do_what_the_table_says(
+def test_a_role_has_exactly_the_rights_of_the_table(
     servers: list[Filled], row: str, role: str, cell: str
 ) -> None:
     assert [server.attempt(row, role) for server in servers] == [cell] * len(servers)

@@ -1,4 +1,4 @@
-"""The benchmarks run, in a small way, and measure what they say they measure."""
+"""The benchmarks run with small sizes and print the right rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from celery_minsched.simulation.trace import Job, Node, read, synthesize
 
 
 def run(command: Command, arguments: str) -> list[list[str]]:
-    """The cells of all rows that a benchmark prints."""
+    """Run a benchmark. The cells of all rows that it prints."""
     result = CliRunner().invoke(command, shlex.split(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if line.startswith("| ")]
@@ -38,7 +38,7 @@ def run(command: Command, arguments: str) -> list[list[str]]:
 
 
 @pytest.mark.benchmarks
-def test_the_cost_of_a_dispatch_is_told_by_nodes_sessions_and_jobs() -> None:
+def test_bench_dispatch_compares_numbers_of_nodes_sessions_and_jobs() -> None:
     rows = run(bench_dispatch.main, "--nodes 2 --nodes 20 --rounds 2 --jobs 5 --stored 3")
     assert [row[0] for row in rows] == [
         *("nodes", "2", "20"),
@@ -48,7 +48,7 @@ def test_the_cost_of_a_dispatch_is_told_by_nodes_sessions_and_jobs() -> None:
 
 
 @pytest.mark.benchmarks
-def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
+def test_bench_bulk_compares_dispatch_many_with_single_calls_and_plain_celery() -> None:
     rows = run(bench_bulk.main, "--tasks 5 --rounds 1 --round-trip 0.1")
     assert [row[0] for row in rows] == [
         *("Redis", "here, slots free", "here, slots taken"),
@@ -58,14 +58,14 @@ def test_dispatch_many_is_told_beside_single_calls_and_plain_celery() -> None:
 
 
 @pytest.mark.benchmarks
-def test_apply_async_is_told_beside_plain_celery_by_what_becomes_of_the_task() -> None:
+def test_bench_apply_compares_apply_async_with_plain_celery() -> None:
     rows = run(bench_apply.main, "--calls 20 --rounds 2")
     assert [row[0] for row in rows] == ["", "plain Celery", "placed", "sticky", "waiting"]
-    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # plain against plain
+    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # plain Celery compared with itself
 
 
 @pytest.mark.benchmarks
-def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_of_a_slot(
+def test_bench_node_compares_the_rate_and_the_idle_time_of_nodes_and_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(bench_node, "CONTENDERS", {"ours": "ours", "tuned": "tuned"})
@@ -76,7 +76,7 @@ def test_a_node_is_told_beside_a_plain_worker_by_its_rate_and_by_the_idle_time_o
 
 
 @pytest.mark.benchmarks
-def test_scripts_are_told_beside_locks_by_how_many_dispatch_at_a_time() -> None:
+def test_bench_locks_compares_scripts_with_locks() -> None:
     rows = run(bench_locks.main, "--nodes 5 --dispatchers 5 --rounds 1 --seconds 0.2")
     assert [row[0] for row in rows] == [
         *("dispatchers", "5, ours", "5, one Redis lock", "5, a mutex behind a server"),
@@ -85,7 +85,7 @@ def test_scripts_are_told_beside_locks_by_how_many_dispatch_at_a_time() -> None:
 
 
 @pytest.mark.benchmarks
-def test_memory_is_told_for_a_node_and_for_a_job_in_each_state() -> None:
+def test_bench_memory_measures_a_node_and_a_job_in_each_state() -> None:
     rows = run(bench_memory.main, "--count 200")
     assert [row[0] for row in rows[1:]] == list(bench_memory.THINGS)
     sizes = {row[0]: int(row[2].replace(",", "")) for row in rows[1:]}
@@ -95,14 +95,14 @@ def test_memory_is_told_for_a_node_and_for_a_job_in_each_state() -> None:
 
 @pytest.mark.benchmarks
 @pytest.mark.parametrize("case", bench_scale.CASES)
-def test_each_step_of_the_benchmark_of_scale_has_the_right_outcome(case: str) -> None:
+def test_each_step_of_bench_scale_has_the_right_outcome(case: str) -> None:
     rows = run(bench_scale.main, f"--sizes small --tries 1 --only {case}")
     assert rows[0] == list(bench_scale.COLUMNS)
     assert not [row for row in rows if row[-1].startswith("WRONG")]
 
 
 @pytest.mark.benchmarks
-def test_a_run_above_the_limit_is_named_and_makes_the_benchmark_of_scale_fail(
+def test_bench_scale_fails_and_names_a_script_above_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(bench_scale, "LIMIT_MS", 0.0)
@@ -113,7 +113,7 @@ def test_a_run_above_the_limit_is_named_and_makes_the_benchmark_of_scale_fail(
 
 
 @pytest.mark.benchmarks
-def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
+def test_bench_trace_replays_a_trace_on_nodes_and_on_plain_workers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     nodes = [Node("only", 4, ("a", "b"))]
@@ -122,59 +122,63 @@ def test_a_trace_is_replayed_by_real_workers_of_ours_and_of_celery(
     plot = tmp_path / "plot.png"
     rows = run(bench_trace.main, f"--seconds 0.5 --work 0.05 --plot {plot}")
     assert [row[0] for row in rows[1:]] == [f"small, {NAMES[kind]}" for kind in ("ours", "tuned")]
-    assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
+    assert all(float(row[3]) > 0.99 for row in rows[1:])
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.benchmarks
-def test_other_queues_replay_the_same_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_placement_replays_the_same_jobs_with_other_queues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     nodes = [Node("only", 2, ("a", "b"))]
     scenario = bench_placement.Scenario(nodes, {"a": 1, "b": 1}, sessions=3)
     monkeypatch.setitem(bench_placement.SCENARIOS, "equal nodes", scenario)
     kinds = ["random", "rq", "dramatiq"]
-    asked = [f"--contender {kind}" for kind in kinds]
+    options = [f"--contender {kind}" for kind in kinds]
     rows = run(
         bench_placement.main,
-        f"--scenario 'equal nodes' --seconds 0.5 --work 0.05 {' '.join(asked)}",
+        f"--scenario 'equal nodes' --seconds 0.5 --work 0.05 {' '.join(options)}",
     )
     assert [row[0] for row in rows[1:]] == [NAMES[kind] for kind in kinds]
-    assert all(float(row[3]) > 0.99 for row in rows[1:])  # no one beats the ideal
+    assert all(float(row[3]) > 0.99 for row in rows[1:])
 
 
-def test_queues_of_nodes_are_chosen_by_their_slots() -> None:
+def test_the_contenders_choose_queues_in_proportion_to_the_slots() -> None:
     nodes = [Node("big", 4, ("a",)), Node("small", 2, ("a", "b"))]
     send_to = contenders._destination("rotating", nodes)
-    went = [send_to(Job(0.0, 1.0, "a"))["queue"] for _ in range(12)]
-    assert went[:6] == ["big", "small", "big", "big", "small", "big"]
-    assert went[6:] == went[:6]
+    queues = [send_to(Job(0.0, 1.0, "a"))["queue"] for _ in range(12)]
+    assert queues[:6] == ["big", "small", "big", "big", "small", "big"]
+    assert queues[6:] == queues[:6]
     assert send_to(Job(0.0, 1.0, "b")) == {"queue": "small"}
     chosen = contenders._destination("random", nodes)
     at_random = [chosen(Job(0.0, 1.0, "a"))["queue"] for _ in range(600)]
     assert at_random.count("big") == pytest.approx(400, abs=50)
 
 
-def test_a_node_of_the_replay_remembers_the_sessions_that_it_saw_last(
+def test_a_node_of_the_replay_caches_the_latest_sessions(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("REPLAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("REPLAY_CACHED", "2")
-    seen = [replay_task.is_warm(session) for session in ("s1", "s2", "s1", "s3", "s1", "s2")]
-    assert seen == [False, False, True, False, True, False]
+    warm = [replay_task.is_warm(session) for session in ("s1", "s2", "s1", "s3", "s1", "s2")]
+    assert warm == [False, False, True, False, True, False]
 
 
 @pytest.mark.benchmarks
-def test_a_simulation_is_told_beside_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_simulate_compares_a_simulation_with_a_real_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     nodes = [Node("only", 4, ("a", "b"))]
     monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
     rows = run(bench_simulate.main, "--seconds 1 --work 0.1")
     assert rows[1][0] == "small, with each job's overhead"
-    assert 0.5 < float(rows[1][3]) < 2  # a busy machine may be slow to send
+    assert 0.5 < float(rows[1][3]) < 2  # wide, because a busy machine sends slowly
     overhead = re.fullmatch("small, with an overhead of (.+) ms", rows[2][0])
     assert overhead
     assert float(overhead[1]) > 0
 
 
-def test_jobs_keep_the_slots_as_busy_as_asked_and_arrive_as_in_the_trace(tmp_path: Path) -> None:
+def test_jobs_have_the_requested_load_and_the_arrival_times_of_the_trace(tmp_path: Path) -> None:
     file = tmp_path / "trace.csv"
     rows = [f"2023-11-16 18:15:{second:02}.0000000,{100 + second},10" for second in range(0, 60, 2)]
     file.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows))
@@ -187,7 +191,7 @@ def test_jobs_keep_the_slots_as_busy_as_asked_and_arrive_as_in_the_trace(tmp_pat
         jobs_of(read(file), seconds=60.0, work=0.4, busy=0.75, shares={"a": 4})
 
 
-def test_the_made_up_trace_is_bursty_and_its_sizes_have_a_long_tail() -> None:
+def test_the_synthetic_trace_is_bursty_and_its_sizes_have_a_long_tail() -> None:
     requests = synthesize(20_000)
     assert len(requests) / requests[-1][0] == pytest.approx(5.5, rel=0.2)
     sizes = sorted(tokens for _, tokens in requests)
@@ -199,10 +203,10 @@ def test_the_made_up_trace_is_bursty_and_its_sizes_have_a_long_tail() -> None:
     assert sum((count - mean) ** 2 for count in counts) / len(counts) > 3 * mean  # Poisson: mean
 
 
-def test_the_ideal_serves_the_first_come_and_keeps_rare_slots_for_who_needs_them() -> None:
-    one = [Node("n", 1, ("a",))]
+def test_the_ideal_queue_is_first_come_first_served_and_saves_rare_slots() -> None:
+    single = [Node("n", 1, ("a",))]
     jobs = [Job(0.0, 2.0, "a"), Job(0.5, 1.0, "a"), Job(5.0, 1.0, "a")]
-    assert ideal(jobs, one) == [2.0, 2.5, 1.0]
+    assert ideal(jobs, single) == [2.0, 2.5, 1.0]
     overlapping = [Node("both", 1, ("a", "b")), Node("only-a", 1, ("a",))]
     jobs = [Job(0.0, 4.0, "a"), Job(1.0, 1.0, "b"), Job(1.5, 1.0, "a"), Job(1.6, 1.0, "b")]
     assert ideal(jobs, overlapping) == [4.0, 1.0, 1.5, pytest.approx(2.4)]

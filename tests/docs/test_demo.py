@@ -1,4 +1,4 @@
-"""The two programs of the README work: the quick start and ``make demo``."""
+"""The quick start of the README and ``make demo`` work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_quick_start_of_the_readme_runs_as_written(server: Server, tmp_path:
         [program, *command.split()[1:]], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
     )
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "quickstart.py"],
             cwd=tmp_path,
             env=environment,
@@ -40,14 +40,14 @@ def test_the_quick_start_of_the_readme_runs_as_written(server: Server, tmp_path:
             text=True,
             timeout=120,
         )
-        assert said.stdout.splitlines()[-1:] == ["speech.wav, by gpu-1"], said.stderr
+        assert result.stdout.splitlines()[-1:] == ["speech.wav, by gpu-1"], result.stderr
     finally:
         node.terminate()
         node.wait(60)
 
 
 class Demo:
-    """``demo.py --quick`` in a process group of its own, and every process it was seen to have."""
+    """``demo.py --quick`` in its own process group, and its child processes."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -60,7 +60,7 @@ class Demo:
         self.family: set[psutil.Process] = set()
 
     def read_until(self, text: str) -> str:
-        """Its output up to the line with the text."""
+        """The output up to the line with the text."""
         assert self.process.stdout
         lines = []
         for line in self.process.stdout:
@@ -71,7 +71,7 @@ class Demo:
         raise AssertionError(f"ended without {text!r}: {''.join(lines)}")
 
     def finish(self) -> str:
-        """The rest of its output. None of its processes is left."""
+        """The rest of the output. All processes must have ended."""
         output, _ = self.process.communicate(timeout=120)
         _, left = psutil.wait_procs(self.family, timeout=60)
         assert not left
@@ -87,7 +87,7 @@ def demo() -> Iterator[Demo]:
         demo.process.communicate()
 
 
-def test_the_demo_shows_where_the_work_went(demo: Demo) -> None:
+def test_the_demo_shows_the_jobs_of_each_node(demo: Demo) -> None:
     output = demo.read_until(" done,") + demo.finish()
     assert demo.process.returncode == 0, output
     rows = re.findall(r"│ ([\w-]+) +│ \w+ +│ +\d+ │ +(\d+) │.*│ +(\d+) │", output)
@@ -119,8 +119,8 @@ def test_a_demo_that_is_stopped_leaves_no_process(
 
 def test_a_demo_that_is_stopped_while_it_shuts_down_leaves_no_process(demo: Demo) -> None:
     demo.read_until(" done,")
-    demo.read_until("The invariants hold.")  # the last line; now its nodes end
-    while demo.process.poll() is None:  # no moment of the shutdown may let a node go on
+    demo.read_until("The invariants hold.")  # the last line before the nodes are stopped
+    while demo.process.poll() is None:
         demo.process.send_signal(signal.SIGTERM)
         demo.process.send_signal(signal.SIGINT)
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""What deploy/ offers to Prometheus, Grafana and KEDA speaks of figures that there are."""
+"""The files for Prometheus, Grafana, KEDA and Docker use existing metrics, labels and options."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEPLOY = ROOT / "deploy"
 NAME = re.compile(r"\bminsched_\w+")
 SELECTOR = re.compile(r"(minsched_\w+)\{([^}]*)\}")
 AGGREGATION = re.compile(r"\b(?:by|on) \(([^)]*)\)")
-#: PromQL's functions of a counter.
+#: A metric in a function of PromQL that needs a counter.
 RATED = re.compile(r"(?:rate|increase|irate)\((minsched_\w+)(?:\{[^}]*\})?\[\w+\]\)")
 
 
 @pytest.fixture
-def said(desk: Desk) -> Scrape:
+def metrics(desk: Desk) -> Scrape:
     busy(desk)
     return scrape(desk.views)
 
@@ -59,8 +59,8 @@ def expressions() -> Iterator[str]:
     yield keda_trigger()["metadata"]["query"]
 
 
-def test_every_expression_asks_for_metrics_and_labels_that_a_scrape_has(said: Scrape) -> None:
-    labels = {sample.name: set(sample.labels) for sample in said.samples}
+def test_every_expression_uses_existing_metrics_and_labels(metrics: Scrape) -> None:
+    labels = {sample.name: set(sample.labels) for sample in metrics.samples}
     for expression in expressions():
         names = set(NAME.findall(expression))
         assert names, expression
@@ -72,25 +72,25 @@ def test_every_expression_asks_for_metrics_and_labels_that_a_scrape_has(said: Sc
             assert set(group.split(", ")) <= known, expression
 
 
-def test_counters_are_read_as_rates_and_gauges_are_not(said: Scrape) -> None:
+def test_counters_are_read_as_rates_and_gauges_are_not(metrics: Scrape) -> None:
     counters = {
         sample.name
-        for family in said.families.values()
+        for family in metrics.families.values()
         for sample in family.samples
         if family.type in ("counter", "histogram")
     }
     for expression in expressions():
-        asked = set(NAME.findall(expression))
-        assert asked & counters == set(RATED.findall(expression)), expression
+        names = set(NAME.findall(expression))
+        assert names & counters == set(RATED.findall(expression)), expression
 
 
-def test_every_metric_but_the_plainest_is_on_the_dashboard(said: Scrape) -> None:
+def test_every_metric_except_node_info_is_used(metrics: Scrape) -> None:
     shown = set(NAME.findall(" ".join(expressions())))
-    unseen = {sample.name for sample in said.samples} - shown
+    unseen = {sample.name for sample in metrics.samples} - shown
     assert {name for name in unseen if not name.endswith("_created")} <= {"minsched_node_info"}
 
 
-def test_every_metric_is_in_the_documentation(said: Scrape) -> None:
+def test_every_metric_is_in_the_documentation(metrics: Scrape) -> None:
     text = (ROOT / "docs" / "monitoring.md").read_text()
     for row in text.splitlines():
         names = re.findall(r"`(minsched_\w+|_\w+)`", row.partition(" | ")[0])
@@ -98,11 +98,11 @@ def test_every_metric_is_in_the_documentation(said: Scrape) -> None:
             stem = re.match(r"minsched_[a-z]+", names[0])
             assert stem
             text += "".join(f"`{stem[0]}{name}`" for name in names if name.startswith("_"))
-    for name, family in said.families.items():
+    for name, family in metrics.families.items():
         assert f"`{name}{'_total' * (family.type == 'counter')}`" in text, name
 
 
-def test_an_alert_says_when_how_bad_and_what_to_do() -> None:
+def test_each_alert_has_a_duration_a_severity_and_a_description() -> None:
     names = [rule["alert"] for rule in rules()]
     assert len(set(names)) == len(names) >= 10
     for rule in rules():
@@ -112,24 +112,24 @@ def test_an_alert_says_when_how_bad_and_what_to_do() -> None:
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_an_alert_speaks_of_labels_that_its_expression_leaves(said: Scrape) -> None:
-    labels = {sample.name: set(sample.labels) for sample in said.samples}
+def test_the_text_of_an_alert_uses_labels_of_its_expression(metrics: Scrape) -> None:
+    labels = {sample.name: set(sample.labels) for sample in metrics.samples}
     for rule in rules():
-        told = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
         names = NAME.findall(rule["expr"])
         left = {"instance"}.union(*(labels[name] for name in names))
         for group in AGGREGATION.findall(rule["expr"]):
             left = set(group.split(", "))
-        assert told <= left, rule["alert"]
+        assert used <= left, rule["alert"]
 
 
-def test_the_commands_that_alerts_name_are_ours() -> None:
+def test_alerts_name_existing_commands() -> None:
     text = (DEPLOY / "prometheus-alerts.yml").read_text()
     named = set(re.findall(r"celery -A app minsched (\w+)", text))
     assert named <= {"exporter", "waiting", "why", "events", "resume"}
 
 
-def test_the_dashboard_has_its_rows_and_takes_any_datasource() -> None:
+def test_the_dashboard_has_its_rows_and_a_variable_for_the_datasource() -> None:
     rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
     assert rows == ["Fleet", "Pools", "Waiting", "Jobs", "Redis"]
     sources = {panel["datasource"]["uid"] for panel in panels()}
@@ -149,7 +149,7 @@ def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
     )
 
 
-def test_keda_scales_by_the_value_of_the_pool_s_load() -> None:
+def test_keda_scales_by_the_load_of_the_pool() -> None:
     trigger = keda_trigger()
     assert (trigger["type"], trigger["metricType"]) == ("prometheus", "Value")
     assert trigger["metadata"]["ignoreNullValues"] == "true"
@@ -157,7 +157,7 @@ def test_keda_scales_by_the_value_of_the_pool_s_load() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
-def test_promtool_finds_nothing(said: Scrape) -> None:
+def test_promtool_finds_no_error(metrics: Scrape) -> None:
     checked = subprocess.run(
         ["promtool", "check", "rules", "--lint=all", "--lint-fatal", "prometheus-alerts.yml"],
         cwd=DEPLOY,
@@ -166,26 +166,28 @@ def test_promtool_finds_nothing(said: Scrape) -> None:
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=said.text, capture_output=True, text=True
+        ["promtool", "check", "metrics"], input=metrics.text, capture_output=True, text=True
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
 class TestCompose:
-    """docker-compose.yml as it is read; tests/containers runs it."""
+    """The text of docker-compose.yml. The tests in tests/containers run it."""
 
     @pytest.fixture
     def services(self) -> dict[str, Any]:
         loaded = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
         return dict(loaded["services"])
 
-    def test_a_container_can_write_nothing_and_gain_nothing(self, services: dict[str, Any]) -> None:
+    def test_containers_are_read_only_and_have_no_capabilities(
+        self, services: dict[str, Any]
+    ) -> None:
         for name, service in services.items():
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
             assert service["security_opt"] == ["no-new-privileges:true"], name
 
-    def test_redis_and_flower_ask_for_a_password_that_the_file_does_not_have(
+    def test_redis_and_flower_require_passwords_that_are_not_in_the_file(
         self, services: dict[str, Any]
     ) -> None:
         assert "--requirepass ${REDIS_PASSWORD}" in services["redis"]["command"]
@@ -198,9 +200,7 @@ class TestCompose:
             url = services[name]["environment"]["DEMO_BROKER"]
             assert url.startswith("redis://:${REDIS_PASSWORD:?"), name
 
-    def test_images_are_of_exact_versions_and_may_be_pinned_by_digest(
-        self, services: dict[str, Any]
-    ) -> None:
+    def test_images_have_exact_versions_and_can_be_replaced(self, services: dict[str, Any]) -> None:
         argument = services["large"]["build"]["args"]["PYTHON_IMAGE"]
         of_python = re.fullmatch(r"\$\{PYTHON_IMAGE:-(python:\d+\.\d+\.\d+-slim)\}", argument)
         assert of_python

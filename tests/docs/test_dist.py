@@ -1,4 +1,4 @@
-"""What is released: the wheel has all that runs, the sdist all that it is made and tested of."""
+"""The wheel contains the packages. The sdist contains all files for the build and the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("celery_minsched", "node_agent")
 
 
 def tracked() -> set[str]:
-    """The files of this repository; where it is none (an unpacked sdist), those that are there."""
+    """The files that git tracks. In an unpacked sdist: all its files."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         done = subprocess.run(
             ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -47,7 +47,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path) -> zipfile.ZipFile:
-    """The wheel, built of the sdist."""
+    """The wheel, built from the sdist."""
     with contextlib.chdir(sdist):
         name = hatchling.build.build_wheel(str(sdist.parent))
     return zipfile.ZipFile(sdist.parent / name)
@@ -62,18 +62,18 @@ def test_the_wheel_has_all_files_of_both_packages_and_nothing_else(wheel: zipfil
     assert kinds == {".py", ".typed", ".lua", ".html", ".css", ".js"}
 
 
-def test_the_sdist_has_what_the_tests_and_the_docs_need(sdist: Path) -> None:
+def test_the_sdist_has_all_tracked_files(sdist: Path) -> None:
     packed = {str(path.relative_to(sdist)) for path in sdist.rglob("*") if path.is_file()}
     left_out = {name for name in tracked() - packed if not name.startswith(".")}
     assert left_out == set()
     assert packed - tracked() <= {"PKG-INFO", ".gitignore"}
 
 
-def test_the_version_stands_in_one_place(wheel: zipfile.ZipFile) -> None:
+def test_the_version_is_written_in_one_place(wheel: zipfile.ZipFile) -> None:
     version = celery_minsched.__version__
     [metadata] = [name for name in wheel.namelist() if name.endswith("/METADATA")]
     assert f"\nVersion: {version}\n" in wheel.read(metadata).decode()
-    told = re.compile(rf"[\"']{re.escape(version)}[\"']")
+    literal = re.compile(rf"[\"']{re.escape(version)}[\"']")
     files = [ROOT / name for name in tracked() if name.endswith((".py", ".toml"))]
-    stated = [path.name for path in files if told.search(path.read_text(encoding="utf-8"))]
-    assert stated == ["__init__.py"]
+    names = [path.name for path in files if literal.search(path.read_text(encoding="utf-8"))]
+    assert names == ["__init__.py"]

@@ -1,4 +1,4 @@
-"""Every piece of Python in the README and the docs runs, and says what the page says."""
+"""Each Python snippet in the README and the docs runs and gives the output on the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..support.forked import ForkedProcess
 from ..support.server import Server
 
 START = ROOT / "docs/getting-started.md"
-#: Pages whose snippets have a test of their own.
+#: Pages whose snippets another test runs.
 ELSEWHERE = {"docs/migration.md": "tests/docs/test_migration_page.py"}
 PAGES = [
     page
@@ -33,7 +33,7 @@ PAGES = [
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Server]:
-    """A server with the nodes of getting-started.md, started as it says, and its application."""
+    """A server with the application and the nodes of docs/getting-started.md."""
     server = Server()
     folder = Path(server.directory.name)
     page = START.read_text(encoding="utf-8")
@@ -65,15 +65,13 @@ def broker() -> Iterator[Server]:
 
 
 def environment(server: Server, database: int = 0) -> dict[str, str]:
-    """The README has an application and a node of its own: in another database."""
+    """Environment variables for a node. The README has another application and uses database 1."""
     url = server.url.removesuffix("0") + str(database)
     return {**os.environ, "BROKER": url, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_snippets_of_a_page_run_and_say_what_it_says(
-    page: Path, broker: Server, tmp_path: Path
-) -> None:
+def test_the_snippets_of_a_page_give_its_output(page: Path, broker: Server, tmp_path: Path) -> None:
     process = ForkedProcess(
         snippets.main,
         [str(page)],

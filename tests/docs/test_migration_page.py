@@ -1,4 +1,4 @@
-"""docs/migration.md: both sides of every snippet run."""
+"""Both sides of each comparison in docs/migration.md run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.fleet import ROOT
 from ..support.server import Server
 
 PAGE = (ROOT / "docs/migration.md").read_text(encoding="utf-8")
-#: The heading that a snippet stands below, its side, and its text.
+#: The heading above each snippet, its side, and its text.
 SNIPPETS = [
     (heading, text.partition("\n")[0].removeprefix("# "), text)
     for heading, section in re.findall(r"^### (.*?)$(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
@@ -23,19 +23,19 @@ SNIPPETS = [
 ]
 
 
-def test_all_snippets_are_run() -> None:
+def test_the_tests_know_all_snippets_of_the_page() -> None:
     assert len(SNIPPETS) == PAGE.count("```python")
     sides: dict[str, list[str]] = {}
     for heading, side, _ in SNIPPETS:
         sides.setdefault(heading, []).append(side)
     assert len(sides) == 6
-    assert {tuple(found[:2]) for found in sides.values()} == {("before", "after")}
+    assert {tuple(names[:2]) for names in sides.values()} == {("before", "after")}
 
 
 def test_both_sides_of_every_snippet_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each side from the top to the bottom, as somebody who tries them would."""
+    """The snippets of a side run in one namespace, from the top of the page to the bottom."""
     monkeypatch.setenv("REDIS_URL", server.url)
-    monkeypatch.setattr(_state._tls, "current_app", None)  # the page makes one, as scripts do
+    monkeypatch.setattr(_state._tls, "current_app", None)  # the page creates an application
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     sides: dict[str, dict[str, Any]] = {}
     for heading, side, text in SNIPPETS:
@@ -44,7 +44,7 @@ def test_both_sides_of_every_snippet_run(server: Server, monkeypatch: pytest.Mon
     sys.modules.pop("locked_scheduler")
 
 
-def test_every_call_of_the_locked_scheduler_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_each_call_of_the_locked_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     from locked_scheduler import LockedScheduler  # type: ignore[import-not-found]
 

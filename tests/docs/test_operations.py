@@ -1,4 +1,4 @@
-"""docs/operations.md shows what the commands say today."""
+"""docs/operations.md shows the current output of the commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _load() -> ModuleType:
 
 writer = _load()
 PAGE = writer.PAGE.read_text(encoding="utf-8")
-SAID = [
+EXAMPLES = [
     (command.partition(" minsched ")[2], answer)
     for command, answer in writer.dialogue(PAGE)
     if " minsched " in command and " inspect " not in command
@@ -38,7 +38,7 @@ SAID = [
 
 
 def form(answer: str) -> list[list[str]]:
-    """The headings of an answer's tables; of one without, how it begins."""
+    """The headings of the tables in an output. Without a table: the first word."""
     lines = [line.split() for line in answer.splitlines()]
     headings = [line for line in lines if len(line) > 2 and all(map(str.isupper, line))]
     return headings or [[re.sub(r"\d", "0", word) for word in lines[0][:1]]]
@@ -46,7 +46,7 @@ def form(answer: str) -> list[list[str]]:
 
 @pytest.fixture
 def fleet(desk: Desk) -> None:
-    """What the page's fleet looks like, by hand."""
+    """The nodes and jobs of the page."""
     desk.node("gpu-1", 2, caps=["whisper-large"])
     desk.node("gpu-2", 2)
     desk.node("cpu-1", 3, [{"id": "mt", "langs": [["zh", "en"]]}])
@@ -58,9 +58,9 @@ def fleet(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("fleet")
 @pytest.mark.parametrize(
-    ("command", "answer"), [said for said in SAID if said[0] != "rescue gpu-2"]
+    ("command", "answer"), [example for example in EXAMPLES if example[0] != "rescue gpu-2"]
 )
-def test_the_page_has_the_form_of_what_the_command_says(
+def test_the_output_on_the_page_has_the_form_of_the_command_s_output(
     server: Server, command: str, answer: str
 ) -> None:
     app = make_app(server.url)
@@ -69,25 +69,25 @@ def test_the_page_has_the_form_of_what_the_command_says(
 
 
 def test_the_page_shows_every_command() -> None:
-    elsewhere = {"exporter", "flower", "scripts", "simulate"}  # these have pages of their own
-    assert {command.split()[0] for command, _ in SAID} == set(minsched.commands) - elsewhere
+    elsewhere = {"exporter", "flower", "scripts", "simulate"}  # on other pages
+    assert {command.split()[0] for command, _ in EXAMPLES} == set(minsched.commands) - elsewhere
 
 
-def test_the_page_is_written_from_its_own_commands() -> None:
-    did: list[str] = []
-    page = writer.rewrite(PAGE, lambda command: f"said {command}\n", did.append)
-    assert did == ["kill gpu-2", "stop cpu-1"]
+def test_the_page_is_generated_from_its_own_commands() -> None:
+    actions: list[str] = []
+    page = writer.rewrite(PAGE, lambda command: f"output of {command}\n", actions.append)
+    assert actions == ["kill gpu-2", "stop cpu-1"]
     assert [command for command, _ in writer.dialogue(page)] == [
         command for command, _ in writer.dialogue(PAGE)
     ]
-    assert all(answer == f"said {command}\n" for command, answer in writer.dialogue(page))
+    assert all(answer == f"output of {command}\n" for command, answer in writer.dialogue(page))
     assert re.sub(r"```console.*?```", "", page, flags=re.S) == re.sub(
         r"```console.*?```", "", PAGE, flags=re.S
     )
 
 
 def test_two_runs_write_the_same_text() -> None:
-    """Each time and rate of the page is the one that ``steady`` writes."""
+    """``steady`` replaces the times and rates. The page has only these replacements."""
     output = (
         "NODE   STATE  HEARD\n"
         "gpu-1  full   1.7 s\n"

@@ -1,4 +1,4 @@
-"""docs/protocol.md is the contract of the source, and all that a client without Python needs."""
+"""docs/protocol.md agrees with the source, and a client without Python needs no other page."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from ..support.server import Server
 
 PAGE = ROOT / "docs/protocol.md"
 COMMAND_LINE = shutil.which("redis-cli") or shutil.which("valkey-cli")
-END = "-- that was one --"
+END = "-- end of the output --"
 
 
-def test_the_page_is_as_the_source_says() -> None:
+def test_the_reference_pages_are_current() -> None:
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs/make_reference.py")
     assert spec
     assert spec.loader
@@ -39,7 +39,7 @@ def test_the_page_is_as_the_source_says() -> None:
         assert writer.rewrite(text) == text, f"{page} is not current: make docs-reference"
 
 
-def test_the_page_tells_of_each_script_and_each_key() -> None:
+def test_the_page_has_each_script_and_each_key() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert set(re.findall(r"^### (\w+)$", page, re.M)) == set(lua_source.names())
     assert HOLDS.keys() == STATE.keys() | QUEUES.keys()
@@ -47,34 +47,34 @@ def test_the_page_tells_of_each_script_and_each_key() -> None:
         assert len(HOLDS[name][0]) == template.count("{}"), name
 
 
-def test_each_key_is_of_the_type_that_the_page_says(desk: Desk, client: redis.Redis) -> None:
+def test_each_key_has_the_type_that_the_page_names(desk: Desk, client: redis.Redis) -> None:
     use_every_key(desk)
     desk.send(due_ts=10**15)
     for _ in range(5):
         desk.send(pool=None, src_lang="zh", tgt_lang="en")
-    seen = set()
+    names = set()
     for key in client.keys("*"):
         name, _, _ = desk.service.keys.parse(key) or pytest.fail(f"{key} is on no page")
         kind = HOLDS[name][1].removesuffix(", TTL")
         assert {"sorted set": "zset"}.get(kind, kind) == client.type(key), key
-        seen.add(name)
-    assert seen >= {"node_info", "job", "session", "waiting", "delayed", "lang_waiting", "events"}
+        names.add(name)
+    assert names >= {"node_info", "job", "session", "waiting", "delayed", "lang_waiting", "events"}
 
 
 def dialogue() -> list[tuple[str, str]]:
-    """The commands of the page, each with what stands below it."""
-    said = []
+    """The commands of the page, each with its output."""
+    examples = []
     for block in re.findall(
         r"^```console\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S
     ):
         for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
             command, answer = re.findall(r"\A(.*\n(?:>.*\n)*)((?s:.*))", part)[0]
-            said.append((re.sub(r"^> ?", "", command, flags=re.M), answer))
-    return said
+            examples.append((re.sub(r"^> ?", "", command, flags=re.M), answer))
+    return examples
 
 
-def answers(commands: list[str], server: Server, directory: Path) -> list[str]:
-    """What a shell says to each, in which redis-cli speaks to the server."""
+def run_in_shell(commands: list[str], server: Server, directory: Path) -> list[str]:
+    """The output of each command in a shell whose redis-cli connects to the server."""
     script = f'redis-cli() {{ {COMMAND_LINE} -p {server.port} "$@"; }}\n'
     script += "".join(f"{command}\necho '{END}'\n" for command in commands)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -92,17 +92,18 @@ def answers(commands: list[str], server: Server, directory: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not COMMAND_LINE, reason="no redis-cli and no valkey-cli (make redis-cli)")
-def test_a_redis_command_line_and_the_page_are_enough(
+def test_the_commands_of_the_page_give_its_output(
     server: Server, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """The four flows; and a task that a node of Celery's runs."""
+    """The page has the four flows, and a task that a node runs."""
     environment = {"OPERATIONS_BROKER": server.url, "PYTHONPATH": f"{ROOT}:{ROOT / 'docs'}"}
     fleet = Fleet(server, "speech", environment=environment)
     try:
         fleet.start_ready("gpu-1", "-P", "threads")
-        said = dialogue()
-        heard = answers([command for command, _ in said], server, tmp_path)
-        assert list(zip([command for command, _ in said], heard, strict=True)) == said
+        examples = dialogue()
+        commands = [command for command, _ in examples]
+        outputs = run_in_shell(commands, server, tmp_path)
+        assert list(zip(commands, outputs, strict=True)) == examples
         wait_for(lambda: client.hget("scheduler:job:u42:4", "status") == "finished")
         wait_for(lambda: Checker(Views(client, fleet.plugin.scheduler.keys)).check() == [])
     finally:

@@ -1,4 +1,4 @@
-"""The figures of docs/reliability.md fit together."""
+"""The figures of docs/reliability.md are consistent."""
 
 from __future__ import annotations
 
