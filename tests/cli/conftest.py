@@ -1,4 +1,4 @@
-"""An application, its commands, and a fleet in which jobs wait for each reason."""
+"""Fixtures: an application, its commands, and full nodes with waiting jobs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(app: Celery) -> Run:
 
 @pytest.fixture
 def busy(desk: Desk) -> Desk:
-    """A full fleet with long names, in which jobs wait for each reason."""
+    """Full nodes with long names, and jobs that wait for a slot, for a capability or for a time."""
     desk.node("gpu-1", 2, ["asr"], ["whisper-large-v3", "diarization", "punctuation"])
     desk.node("a-node-with-a-name-that-is-as-long-as-names-of-pods-get-7d9f8b6c5-x2x4z", 1)
     desk.node("cpu-1", 1, [{"id": "mt", "langs": [["zh", "en"], ["en", "zh"], ["de", "en"]]}])

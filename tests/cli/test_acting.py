@@ -1,4 +1,4 @@
-"""Commands that change something."""
+"""Commands that change the state of the scheduler."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..support.desk import Desk, silence
 
 
 class TestActing:
-    def test_drain_and_undrain(self, busy: Desk, run: Run) -> None:
+    def test_drain_and_undrain_print_the_state_of_the_node(self, busy: Desk, run: Run) -> None:
         for _ in range(2):
-            said = run("drain", "gpu-1")
-            assert said.stdout == "Node gpu-1 takes no new jobs. It has 2 jobs to finish.\n"
+            result = run("drain", "gpu-1")
+            assert result.stdout == "Node gpu-1 takes no new jobs. It has 2 jobs to finish.\n"
         assert json.loads(run("drain", "gpu-1", "--json").stdout)["state"] == "draining"
         assert run("undrain", "gpu-1").stdout == "Node gpu-1 takes jobs again.\n"
         assert busy.info("gpu-1").state == "full"
 
-    def test_pause_and_resume(self, busy: Desk, run: Run) -> None:
-        said = run("pause", "asr").stdout
-        assert said == "Pool asr is paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
+    def test_pause_and_resume_print_the_state_of_the_pool(self, busy: Desk, run: Run) -> None:
+        output = run("pause", "asr").stdout
+        assert output == "Pool asr is paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
         assert re.search(r"^asr +paused", run("pools").stdout, re.MULTILINE)
         assert json.loads(run("resume", "asr", "--json").stdout)["paused"] is False
-        said = run("resume", "asr").stdout
-        assert said == "Pool asr was not paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
+        output = run("resume", "asr").stdout
+        assert output == "Pool asr was not paused. Jobs at its nodes: 3. Jobs in line: 4.\n"
 
     @pytest.mark.parametrize(
         ("command", "sentence"),
@@ -43,7 +43,7 @@ class TestActing:
             ("jobs --status odd", "odd"),
         ],
     )
-    def test_what_cannot_be_done_is_said_in_a_sentence(
+    def test_an_impossible_action_prints_an_error_sentence(
         self, busy: Desk, run: Run, command: str, sentence: str
     ) -> None:
         busy.beat("gpu-1")
@@ -52,7 +52,7 @@ class TestActing:
         assert sentence in result.stderr
         assert "Traceback" not in result.stderr
 
-    def test_rescue_waits_until_a_live_node_has_seen_to_the_jobs(
+    def test_rescue_waits_until_a_live_node_has_rescued_the_jobs(
         self, desk: Desk, client: redis.Redis, run: Run
     ) -> None:
         desk.node("n1", 2)
@@ -60,29 +60,29 @@ class TestActing:
         desk.service.claim_job(runs.job_id, "n1")
         client.lpush(desk.service.keys("job_queue", parked.job_id), "{}")
         silence(desk, "n1", 60_000)
-        alone = run("rescue", "n1")
-        assert alone.exit_code == 1
-        assert " ".join(alone.stdout.split()) == (
+        result = run("rescue", "n1")
+        assert result.exit_code == 1
+        assert " ".join(result.stdout.split()) == (
             "Node n1 is dead. It had 2 jobs. No live node can rescue them now. The next node that "
             "starts will do it."
         )
         desk.node("n2", 2)
         stop = threading.Event()
 
-        def live() -> None:
+        def beat() -> None:
             while not stop.wait(0.02):
                 desk.beat("n2")
 
-        thread = threading.Thread(target=live)
+        thread = threading.Thread(target=beat)
         thread.start()
         try:
             result = run("rescue", "n1", "--json")
         finally:
             stop.set()
             thread.join()
-        told = json.loads(result.stdout)
-        assert (result.exit_code, told["rescued"]) == (0, True)
-        assert {job["task_id"]: job["status"] for job in told["jobs"]} == {
+        report = json.loads(result.stdout)
+        assert (result.exit_code, report["rescued"]) == (0, True)
+        assert {job["task_id"]: job["status"] for job in report["jobs"]} == {
             "a": "lost",
             "b": "dispatched",
         }

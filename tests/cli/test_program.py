@@ -1,4 +1,4 @@
-"""Commands as processes, and remote control of a worker."""
+"""The commands as processes, and remote control of a worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..support.desk import Desk
 from ..support.fleet import ROOT, Fleet, app_environment, wait_for
 from ..support.server import Server
 
-#: celery's own program, also where the package's entry points were not installed.
+#: The celery program with the commands. It needs no installed entry point.
 CELERY = (
     "from celery.bin.celery import celery, main; from celery_minsched.cli import minsched;"
     "celery.add_command(minsched); main()"
@@ -58,9 +58,7 @@ class TestProgram:
         assert symbol_by_name("celery_minsched.cli:minsched") is minsched
         assert minsched.name == "minsched"
 
-    def test_events_and_top_go_on_until_ctrl_c_which_ends_them_quietly(
-        self, server: Server, desk: Desk
-    ) -> None:
+    def test_events_and_top_run_until_ctrl_c(self, server: Server, desk: Desk) -> None:
         desk.node("n1", 1)
         with (
             celery_program(server, "events", "--follow", "--json") as events,
@@ -71,14 +69,14 @@ class TestProgram:
             assert json.loads(events.stdout.readline())["kind"] == "node_joined"
             desk.service.drain_node("n1")
             assert json.loads(events.stdout.readline())["kind"] == "node_drained"
-            event = {"kind": "of the far future"}  # the next event begins the stream anew
+            event = {"kind": "of the far future"}  # the next event starts a new stream
             desk.service.redis.xadd("scheduler:events", event, "1000000000000000-0")
             assert json.loads(events.stdout.readline())["kind"] == "of the far future"
             desk.service.pause_pool("asr")
             assert json.loads(events.stdout.readline())["kind"] == "pool_paused"
             desk.service.pause_pool("asr", False)
-            looks = map(json.loads, top.stdout)
-            assert any(look["nodes"][0]["state"] == "draining" for look in looks)
+            snapshots = map(json.loads, top.stdout)
+            assert any(snapshot["nodes"][0]["state"] == "draining" for snapshot in snapshots)
             for process in (events, top):
                 process.send_signal(signal.SIGINT)
             for process in (events, top):
@@ -87,7 +85,7 @@ class TestProgram:
 
 
 class TestRemoteControl:
-    def test_a_node_tells_its_state_and_can_be_drained(self, fleet: Fleet) -> None:
+    def test_a_node_reports_its_state_and_can_be_drained(self, fleet: Fleet) -> None:
         fleet.start_ready("n1", "-P", "threads")
         on_n1 = ("-d", "celery@n1", "--json", "-t", "5")
 
@@ -119,6 +117,6 @@ class TestRemoteControl:
         assert "node n1 has left" in fleet.log("n1")
 
     @pytest.mark.parametrize("name", ["minsched", "minsched_drain", "minsched_undrain"])
-    def test_a_worker_that_is_no_node_says_so(self, name: str) -> None:
+    def test_a_worker_that_is_no_node_answers_with_an_error(self, name: str) -> None:
         answer = getattr(remote, name)(SimpleNamespace(app=object(), hostname="w1"))
         assert "w1 is not a node of the scheduler" in answer["error"]

@@ -120,9 +120,7 @@ def test_two_simulations_can_run_at_the_same_time() -> None:
         assert other.dbsize() == 0
 
 
-def test_a_database_with_data_is_refused(
-    app: Celery, server: Server, client: redis.Redis
-) -> None:
+def test_a_database_with_data_is_refused(app: Celery, server: Server, client: redis.Redis) -> None:
     client.set("mine", "1")
     command = ["simulate", "--nodes", "1", "--jobs", "10", "--redis", server.url]
     answer = run_with(app, *command)

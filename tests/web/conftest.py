@@ -1,4 +1,4 @@
-"""Three Flowers, a browser and a real node, started once."""
+"""Three instances of Flower, a browser and a real node, started once for all tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def flowers(stack: ExitStack, web: NodeServer) -> Flowers:
 
 @pytest.fixture
 def node(flowers: Flowers) -> Fleet:
-    """A fleet of one real node, real-1, and the Flowers that watch it."""
+    """A fleet with the real node real-1. Two instances of Flower show it."""
     flowers.plain.wait_ready()
     flowers.closed.wait_ready()
     flowers.fleet.wait_online("real-1")
@@ -55,7 +55,7 @@ def browser(stack: ExitStack) -> Browser:
 
 @pytest.fixture
 def desk(web: NodeServer, flowers: Flowers) -> Iterator[Desk]:
-    """The service on the database that the open Flower shows, without nodes and jobs."""
+    """The scheduler of the open Flower's database, without nodes and jobs."""
     with web.client() as client:
         for key in [*client.scan_iter("scheduler:*"), *client.scan_iter("minsched.*")]:
             client.delete(key)
@@ -67,6 +67,6 @@ def desk(web: NodeServer, flowers: Flowers) -> Iterator[Desk]:
 
 @pytest.fixture
 def look(browser: Browser, flowers: Flowers) -> Iterator[Any]:
-    """Opens a page of the open Flower; it has nothing to complain of."""
+    """A function that opens a page of the open Flower. After the test the browser has no error."""
     yield lambda page, width=1280: browser.open(f"{flowers.open.root}/minsched/{page}", width)
     assert browser.errors() == []

@@ -1,4 +1,4 @@
-"""Flower's pages about nodes, in a real browser: what they show, to whom, what they withstand."""
+"""The pages for Flower in a real browser: their contents, access and behaviour at errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data(flower: FlowerProcess, page: str, **headers: str) -> Any:
 
 @needs_browser
 class TestPages:
-    def test_an_empty_fleet_says_how_to_start_a_node(
+    def test_an_empty_page_says_how_to_start_a_node(
         self, desk: Desk, browser: Browser, look: Any
     ) -> None:
         look("nodes")
@@ -41,7 +41,7 @@ class TestPages:
         assert browser.text("[data-text=nodes]") == "0 / 0"
         assert browser.text(".app-nav .nav-link.active") == "Nodes"
 
-    def test_a_busy_fleet_is_seen_at_a_glance_the_dead_first(
+    def test_the_pages_show_a_busy_fleet_with_dead_nodes_first(
         self, desk: Desk, browser: Browser, look: Any
     ) -> None:
         screenshots.busy(desk)
@@ -81,7 +81,7 @@ class TestPages:
         look("node?of=nobody")
         assert "unknown" in browser.text(".minsched-name")
 
-    def test_of_200_nodes_one_is_found(self, desk: Desk, browser: Browser, look: Any) -> None:
+    def test_a_search_finds_one_of_200_nodes(self, desk: Desk, browser: Browser, look: Any) -> None:
         screenshots.many(desk, 200)
         look("nodes")
         first, second, third, *full = browser.rows("nodes")
@@ -91,7 +91,7 @@ class TestPages:
         browser.script("$('[data-table=nodes]').DataTable().search('node-199').draw()")
         wait_for(lambda: [row[0] for row in browser.rows("nodes")] == ["node-199"])
 
-    def test_lines_are_paged_and_found(self, desk: Desk, browser: Browser, look: Any) -> None:
+    def test_lines_can_be_paged_and_searched(self, desk: Desk, browser: Browser, look: Any) -> None:
         desk.node("n1", 1)
         for number in range(130):
             desk.park(capabilities=[f"cap-{number:03}"], task_id=f"t{number}")
@@ -112,7 +112,7 @@ class TestPages:
         browser.script("$('[data-table=lines]').DataTable().search('nothing').draw()")
         wait_for(lambda: ids() == ["Nothing matches."])
 
-    def test_why_answers_for_a_task_that_waits_is_placed_or_unknown(
+    def test_the_why_page_explains_placed_waiting_and_unknown_tasks(
         self, desk: Desk, browser: Browser, look: Any
     ) -> None:
         desk.node("n1", 1)
@@ -130,9 +130,7 @@ class TestPages:
         look("why?of=t3")
         assert "does not know task 't3'" in browser.text("[data-list=story]")
 
-    def test_no_page_is_wider_than_a_telephone(
-        self, desk: Desk, browser: Browser, look: Any
-    ) -> None:
+    def test_each_page_fits_on_a_phone(self, desk: Desk, browser: Browser, look: Any) -> None:
         long = "a" * 60
         desk.node("n1", 2, ["asr", "p-" + long], ["c-" + long])
         desk.node("n-" + long, 200)
@@ -144,7 +142,9 @@ class TestPages:
             assert browser.overflow() <= 0, page
         assert browser.text(".navbar-toggler") == ""
 
-    def test_what_a_producer_writes_is_text(self, desk: Desk, browser: Browser, look: Any) -> None:
+    def test_html_from_a_producer_is_shown_as_text(
+        self, desk: Desk, browser: Browser, look: Any
+    ) -> None:
         evil = "<img/src=x/onerror=document.title='pwned'>\"'"
         desk.node("n1", 1)
         desk.dispatch(task_id=evil, session_id=evil, payload_json=json.dumps({"task": evil}))
@@ -157,7 +157,7 @@ class TestPages:
 
 
 @needs_browser
-def test_a_page_keeps_itself_fresh_but_asks_nothing_in_a_hidden_tab(
+def test_a_page_updates_itself_only_in_a_visible_tab(
     desk: Desk, browser: Browser, look: Any
 ) -> None:
     look("nodes")
@@ -174,18 +174,18 @@ def test_a_page_keeps_itself_fresh_but_asks_nothing_in_a_hidden_tab(
         look("nodes")
         assert 2000 not in browser.script("return window.timers")
         browser.script("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
-        wait_for(lambda: 2000 in browser.script("return window.timers"), "the next look")
+        wait_for(lambda: 2000 in browser.script("return window.timers"), "the next update")
     finally:
         browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
-def test_every_page_of_flower_has_the_tab(desk: Desk, flowers: Flowers) -> None:
+def test_each_page_of_flower_has_the_tab(desk: Desk, flowers: Flowers) -> None:
     for page in ("/", "/workers", "/tasks", "/broker", "/minsched/pools"):
         status, text = flowers.open.get(page)
         assert (status, text.count('href="/minsched/nodes"')) >= (200, 1), page
 
 
-def test_data_are_sent_a_page_at_a_time(desk: Desk, flowers: Flowers) -> None:
+def test_the_data_of_a_table_is_paged(desk: Desk, flowers: Flowers) -> None:
     for number in range(3):
         desk.node(f"n{number}", 1)
     answer = data(flowers.open, "nodes?offset=1&limit=1&sort=node&descending=1&find=ASR")
@@ -195,22 +195,22 @@ def test_data_are_sent_a_page_at_a_time(desk: Desk, flowers: Flowers) -> None:
     assert flowers.open.get("/minsched/data/nodes?limit=many")[0] == 400
 
 
-def test_metrics_are_served_as_flower_does(desk: Desk, flowers: Flowers) -> None:
+def test_flower_serves_the_metrics_of_the_scheduler(desk: Desk, flowers: Flowers) -> None:
     status, text = flowers.open.get("/metrics")
     assert status == 200
     assert "flower_" in text
     assert "minsched_up 1.0" in text
 
 
-def test_read_only_means_that_nothing_is_changed(desk: Desk, flowers: Flowers) -> None:
+def test_read_only_mode_refuses_actions(desk: Desk, flowers: Flowers) -> None:
     desk.node("n1", 1)
     assert flowers.open.post("/minsched/do/drain?of=n1") == (403, "Read only mode is enabled")
     assert desk.info("n1").state == "free"
     assert 'data-actions=""' in flowers.open.get("/minsched/nodes")[1]
 
 
-class TestAPageOfAnotherSite:
-    """Also where FLOWER_UNAUTHENTICATED_API lets every visitor act."""
+class TestPageOfAnotherSite:
+    """FLOWER_UNAUTHENTICATED_API permits each visitor to act, but not from another site."""
 
     @pytest.mark.parametrize(
         "site",
@@ -222,13 +222,15 @@ class TestAPageOfAnotherSite:
         ],
         ids=str,
     )
-    def test_it_changes_nothing(self, desk: Desk, flowers: Flowers, site: dict[str, str]) -> None:
+    def test_a_request_from_another_site_is_refused(
+        self, desk: Desk, flowers: Flowers, site: dict[str, str]
+    ) -> None:
         desk.node("n1", 1)
         refused = (403, "A page of another site may not do this")
         assert flowers.open.post("/minsched/do/drain?of=n1", **site) == refused
         assert desk.info("n1").state == "free"
 
-    def test_our_own_page_and_a_program_are_not_refused_for_that(
+    def test_requests_of_the_page_itself_and_of_programs_are_accepted(
         self, desk: Desk, flowers: Flowers
     ) -> None:
         here = {"Origin": flowers.open.root}
@@ -236,7 +238,7 @@ class TestAPageOfAnotherSite:
             answer = flowers.open.post("/minsched/do/drain?of=n1", **site)
             assert answer == (403, "Read only mode is enabled")
 
-    def test_it_reads_nothing(self, desk: Desk, flowers: Flowers) -> None:
+    def test_no_header_permits_another_site_to_read(self, desk: Desk, flowers: Flowers) -> None:
         for path in ("nodes", "data/nodes", "data/events"):
             for method in ("GET", "OPTIONS"):
                 headers = flowers.open.headers(method, f"/minsched/{path}")
@@ -245,20 +247,20 @@ class TestAPageOfAnotherSite:
             headers = flowers.open.headers("OPTIONS", path)
             assert not [name for name in headers if name.startswith("access-control")], path
 
-    def test_it_shows_no_page_of_ours_in_a_frame(self, desk: Desk, flowers: Flowers) -> None:
-        """A visitor could click on an action without seeing it."""
+    def test_another_site_cannot_show_a_page_in_a_frame(self, desk: Desk, flowers: Flowers) -> None:
+        """In a frame a visitor could click on an invisible action."""
         for page in PAGES:
             headers = flowers.open.headers("GET", f"/minsched/{page}")
             assert headers["content-security-policy"] == "frame-ancestors 'self'", page
 
 
 class TestBehindAPassword:
-    def test_nothing_is_told_without_it(self, node: Fleet, flowers: Flowers) -> None:
+    def test_requests_without_the_password_are_refused(self, node: Fleet, flowers: Flowers) -> None:
         for path in ("/minsched/nodes", "/minsched/data/nodes", "/minsched/why?of=t"):
             assert flowers.closed.get(path)[0] == 401, path
         assert flowers.closed.post("/minsched/do/drain?of=real-1")[0] == 401
 
-    def test_pages_and_links_keep_the_prefix(self, node: Fleet, flowers: Flowers) -> None:
+    def test_pages_and_links_have_the_prefix(self, node: Fleet, flowers: Flowers) -> None:
         _, text = flowers.closed.get("/workers", **flowers.closed.credentials)
         assert 'href="/tools/flower/minsched/nodes"' in text
         status, text = flowers.closed.get("/minsched/nodes", **flowers.closed.credentials)
@@ -267,7 +269,7 @@ class TestBehindAPassword:
             assert f'"/tools/flower/minsched/{path}' in text
         assert flowers.closed.get("/minsched/static/minsched.js")[0] == 200
 
-    def test_nodes_are_drained_and_pools_paused(self, node: Fleet, flowers: Flowers) -> None:
+    def test_a_user_can_drain_nodes_and_pause_pools(self, node: Fleet, flowers: Flowers) -> None:
         def post(what: str, **headers: str) -> int:
             return flowers.closed.post(
                 f"/minsched/do/{what}", **flowers.closed.credentials, **headers
@@ -287,7 +289,7 @@ class TestBehindAPassword:
     def test_no_page_shows_the_password_of_the_database(
         self, node: Fleet, flowers: Flowers
     ) -> None:
-        """Flower shows each worker's configuration."""
+        """Flower shows the configuration of each worker."""
 
         def ask(path: str) -> str:
             return flowers.closed.get(path, **flowers.closed.credentials)[1]
@@ -298,7 +300,9 @@ class TestBehindAPassword:
         assert "s3cret" not in node.log("real-1")
 
     @needs_browser
-    def test_a_button_does_it(self, node: Fleet, flowers: Flowers, browser: Browser) -> None:
+    def test_the_buttons_drain_and_undrain_a_node(
+        self, node: Fleet, flowers: Flowers, browser: Browser
+    ) -> None:
         pages = flowers.closed.root.replace("//", "//ops:secret@") + "/minsched"
         for page in ("pools", "nodes"):
             browser.open(f"{pages}/{page}", 400)
@@ -310,7 +314,9 @@ class TestBehindAPassword:
         assert browser.errors() == []
 
 
-def test_nodes_are_workers_too_and_a_dead_one_is_offline(node: Fleet, flowers: Flowers) -> None:
+def test_flower_shows_a_node_as_a_worker_and_a_dead_node_as_offline(
+    node: Fleet, flowers: Flowers
+) -> None:
     def worker(flower: FlowerProcess) -> Any:
         _, text = flower.get("/workers?json=1", **flowers.closed.credentials)
         return {w["hostname"]: w["status"] for w in json.loads(text)["data"]}
@@ -321,16 +327,21 @@ def test_nodes_are_workers_too_and_a_dead_one_is_offline(node: Fleet, flowers: F
     assert [(row["id"], row["state"], row["slots"]) for row in shown] == [("real-1", "free", 2)]
     node.stop("real-1", signal.SIGKILL)
     for flower in (flowers.plain, flowers.closed):
-        wait_for(lambda flower=flower: worker(flower) == {"celery@real-1": False}, "it to go")
+        wait_for(
+            lambda flower=flower: worker(flower) == {"celery@real-1": False},
+            "the worker to be offline",
+        )
 
 
-def test_while_redis_is_silent_flower_is_not(desk: Desk, web: NodeServer, flowers: Flowers) -> None:
+def test_flower_answers_while_redis_does_not_reply(
+    desk: Desk, web: NodeServer, flowers: Flowers
+) -> None:
     assert web.process
     web.process.send_signal(signal.SIGSTOP)
     try:
         asking = threading.Thread(target=flowers.open.get, args=["/minsched/data/nodes"])
         asking.start()
-        for _ in range(20):  # the request that waits for Redis comes before the last of these
+        for _ in range(20):  # Flower gets the waiting request before the last of these requests
             assert flowers.open.get("/minsched/nodes")[0] == 200
         assert asking.is_alive()
     finally:
@@ -339,7 +350,7 @@ def test_while_redis_is_silent_flower_is_not(desk: Desk, web: NodeServer, flower
 
 
 @needs_browser
-def test_a_page_says_that_redis_is_away_and_goes_on_when_it_is_back(
+def test_a_page_reports_an_unreachable_redis_and_recovers(
     desk: Desk, web: NodeServer, browser: Browser, look: Any
 ) -> None:
     look("nodes")
@@ -354,10 +365,12 @@ def test_a_page_says_that_redis_is_away_and_goes_on_when_it_is_back(
     assert any("503" in error for error in browser.errors())
 
 
-def test_without_flower_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_flower_the_command_names_the_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "flower", None)  # type: ignore[arg-type]
     for module in ("server", "handlers"):
         monkeypatch.delitem(sys.modules, f"celery_minsched.web.{module}", raising=False)
-    said = CliRunner().invoke(flower_command, [])
-    assert said.exit_code == 2
-    assert "pip install 'celery-minsched[flower]'" in said.output
+    result = CliRunner().invoke(flower_command, [])
+    assert result.exit_code == 2
+    assert "pip install 'celery-minsched[flower]'" in result.output
