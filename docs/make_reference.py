@@ -18,7 +18,8 @@ from celery_minsched import Settings
 from celery_minsched.cli import minsched
 from celery_minsched.cli.command import EXIT_CODES, Command
 from celery_minsched.core import errors, lua_source
-from celery_minsched.core.keys import HOLDS, QUEUES, STATE, Keys
+from celery_minsched.core.key_contents import HOLDS
+from celery_minsched.core.keys import QUEUES, STATE, Keys
 
 DOCS = Path(__file__).resolve().parent
 LUA = DOCS.parent / "celery_minsched/lua"

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
-from ..core.keys import HOLDS
+from ..core.key_contents import HOLDS
 from ..core.reading import MANY, scan_keys
 from ..core.stored import Command, ask, ask_each, empty_answer, is_wrong_type
 from ..core.texts import record_of, text, text_of

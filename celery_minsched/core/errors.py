@@ -1,6 +1,6 @@
 """The scheduler's errors: one class for each code that a script can answer.
 
-Each carries the ``code``, the ``values`` it is about, and a sentence that says what to do.
+An error has the ``code``, the ``values`` of its text, and a sentence that says what to do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .printing import printable
 
 
 class SchedulerError(Exception):
-    """Base of all errors of the scheduler. Its text is printable: some values come from Redis."""
+    """Base of all errors of the scheduler. Its text is printable, also if a value is not."""
 
     code: ClassVar[str] = "SCHEDULER_ERROR"
     sentence: ClassVar[str] = "{message}"
@@ -30,7 +30,7 @@ def _rebuild(cls: type[SchedulerError], values: dict[str, object]) -> SchedulerE
 
 
 class NoPoolForLangPair(SchedulerError):
-    """No pool (or not the pool that was asked for) serves the language pair."""
+    """No pool serves the language pair, or the requested pool does not."""
 
     code = "NO_POOL_FOR_LANG_PAIR"
     sentence = (
@@ -41,7 +41,7 @@ class NoPoolForLangPair(SchedulerError):
 
 
 class EmptyPool(SchedulerError):
-    """The pool has no node, or none with the capabilities that were asked for."""
+    """The pool has no node, or no node with the requested capabilities."""
 
     code = "EMPTY_POOL"
     sentence = (
@@ -51,22 +51,22 @@ class EmptyPool(SchedulerError):
 
 
 class NoAvailableNode(SchedulerError):
-    """Every node that could do it is full, draining or away."""
+    """Every node that can run the job is full, draining or offline."""
 
     code = "NO_AVAILABLE_NODE"
     sentence = (
-        "every node that can do it ({demand}) is full, draining or offline. Try again later, "
+        "every node that can run it ({demand}) is full, draining or offline. Try again later, "
         "add a node, or give the nodes more slots."
     )
 
 
 class Backlogged(SchedulerError):
-    """The line for this demand is as long as it may get."""
+    """The line for this demand has reached its maximum length."""
 
     code = "BACKLOGGED"
     sentence = (
-        "{waiting} jobs wait for the same ({demand}) already, as many as minsched_max_waiting "
-        "allows. Nothing was sent. Try again later, add a node, or allow more."
+        "{waiting} jobs wait for the same demand ({demand}), and minsched_max_waiting allows no "
+        "more. Nothing was sent. Try again later, add a node, or raise minsched_max_waiting."
     )
 
 
@@ -75,8 +75,8 @@ class NodeMismatch(SchedulerError):
 
     code = "NODE_MISMATCH"
     sentence = (
-        "job {job_id!r} belongs to node {owner!r}, not to {node_id!r}: it was given to another "
-        "node meanwhile. Nothing was changed; drop the result."
+        "job {job_id!r} belongs to node {owner!r}, not to {node_id!r}: the scheduler gave it to "
+        "another node meanwhile. Nothing was changed. Drop the result."
     )
 
 
@@ -92,33 +92,32 @@ class UnknownJob(SchedulerError):
 
     code = "UNKNOWN_JOB"
     sentence = (
-        "there is no job {job_id!r}. Its record lapsed, or the id is not one that "
-        "dispatch_task answered with."
+        "there is no job {job_id!r}. Its record lapsed, or dispatch_task never returned this id."
     )
 
 
 class NodeIdInUse(SchedulerError):
-    """A live node of this id is another process."""
+    """Another process is a live node with this id."""
 
     code = "NODE_ID_IN_USE"
     sentence = (
         "node id {node_id!r} is held by {holder}, whose last heartbeat was {age_ms} ms ago. "
-        "Give this node another id, or stop that one first."
+        "Give this node another id, or stop the other process first."
     )
 
 
 class WrongLayout(SchedulerError):
-    """What lies in Redis is of a version with another layout."""
+    """A version with another layout wrote the state in Redis."""
 
     code = "WRONG_LAYOUT"
     sentence = (
-        "what is in Redis has layout {found} (see {key}), and this version has layout {layout}. "
+        "the state in Redis has layout {found} (see {key}), and this version has layout {layout}. "
         "{remedy}"
     )
 
 
 class InvalidDemand(SchedulerError, ValueError):
-    """A demand that cannot be read: an unknown key, a value of the wrong kind."""
+    """An invalid demand: an unknown key, or a wrong value."""
 
     code = "INVALID_DEMAND"
     sentence = "{message}"

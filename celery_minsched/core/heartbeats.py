@@ -1,4 +1,4 @@
-"""A heartbeat as calls of its script, and the script's answer."""
+"""The calls of the script heartbeat, and its answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from . import errors
 from .models import HeartbeatRequest, HeartbeatResponse
 
-#: Job ids in one call: each takes some microseconds of Redis if its lease is renewed.
+#: Job ids in one call: to renew a lease takes Redis some microseconds.
 MOST_JOBS = 250
 
 
@@ -20,9 +20,10 @@ def lua_bool(value: bool) -> str:
 def heartbeat_calls(
     request: HeartbeatRequest, interval: float, suffixes: str
 ) -> Iterator[dict[str, Any]]:
-    """The arguments of the calls that make a heartbeat, without the times. The last one counts.
+    """The arguments of the calls of one heartbeat, without the times. The last answer counts.
 
-    ``interval`` is the process's setting, and ``suffixes`` are those of the message lists.
+    ``interval`` is the process's setting in seconds, and ``suffixes`` are those of the message
+    lists.
     """
     jobs = request.jobs or []
     last = max(0, len(jobs) - 1) // MOST_JOBS * MOST_JOBS

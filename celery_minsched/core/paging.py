@@ -1,4 +1,4 @@
-"""Cuts a long list into calls: Redis serves no other client while it works on one of them."""
+"""Splits a long list into calls. While Redis runs one call, it serves no other client."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from . import lua_source
 T = TypeVar("T")
 Args = tuple[str | bytes | int, ...]
 
-#: Items of one call: Redis is busy with it for some milliseconds. Scripts that take many jobs
-#: refuse more, see lua/include/dispatch.lua.
+#: Items of one call, which takes Redis some milliseconds. Scripts refuse more items, see
+#: lua/include/dispatch.lua.
 MOST_ITEMS = lua_source.number("dispatch", "MOST_JOBS")
-#: Bytes of one call, about: Redis copies 1 MB in a millisecond. A larger item has its own call.
+#: Bytes of one call, roughly: Redis copies 1 MB in 1 ms. A larger item gets its own call.
 MOST_BYTES = 1_000_000
-#: Tasks of one call that revokes them: each leaves its line, its turns and its list.
+#: Tasks of one call that revokes tasks: each has several keys to change.
 MOST_REVOKED = 50
 
 
@@ -25,7 +25,7 @@ def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def page_at(items: Sequence[Args], start: int) -> Sequence[Args]:
-    """The items of the call that begins with the item at ``start``."""
+    """The items of one call, from the item at ``start``."""
     size = 0
     for end, item in enumerate(items[start : start + MOST_ITEMS], start):
         size += sum(len(arg) for arg in item if isinstance(arg, str | bytes))
@@ -35,7 +35,7 @@ def page_at(items: Sequence[Args], start: int) -> Sequence[Args]:
 
 
 def pages(items: Sequence[Args]) -> Iterator[Sequence[Args]]:
-    """All items, call by call."""
+    """The items of each call."""
     start = 0
     while start < len(items):
         page = page_at(items, start)

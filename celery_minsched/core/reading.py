@@ -1,4 +1,4 @@
-"""Reads Redis in pages, a bounded number of keys at a time, so that no look holds it up."""
+"""Reads many keys of Redis in pages: each round trip reads a bounded number of keys."""
 
 from __future__ import annotations
 

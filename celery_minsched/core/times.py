@@ -1,8 +1,8 @@
-"""The fleet's times, which all of its processes go by: ``node_ttl``, ``lease`` and so on.
+"""The fleet's times: ``node_ttl``, ``lease`` and others, the same for all of its processes.
 
-They lie in Redis, in one key, and the scripts read them there. So no process can take nodes offline
-or end leases by settings of its own. A node states its settings as the fleet's when it registers
-and no node lives.
+They lie in one key of Redis, and the scripts read them there. So no process can take nodes offline
+or end leases by its own settings. If no node lives, a node that registers makes its settings the
+fleet's.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from .texts import text
 
 logger = logging.getLogger(__name__)
 
-#: In this order, and in milliseconds, as lua/include/context.lua reads them.
+#: The times in the order of the key's value, which has milliseconds (see lua/include/context.lua).
 _SECONDS: Final = ("node_ttl", "lease", "history_ttl", "session_ttl")
-#: As the scripts read them, in lua/include/context.lua.
+#: The value that lua/include/context.lua can read.
 _TIMES: Final = re.compile("[0-9]{1,15}(?: [0-9]{1,15}){4}")
 
 
 def to_text(settings: Settings) -> str:
-    """The times as they lie in Redis."""
+    """The times as the value of their key."""
     milliseconds = (str(round(getattr(settings, name) * 1000)) for name in _SECONDS)
     return " ".join((*milliseconds, str(settings.max_rescues)))
 
 
 def look_up(client: redis.Redis, keys: Keys) -> str | None:
-    """The fleet's times; ``None`` if no node has registered yet."""
+    """The fleet's times in Redis; ``None`` if no node has registered yet."""
     [answer] = ask(client, [("GET", keys("times"))])
-    found: str | None = text(answer)
-    return found
+    fleet: str | None = text(answer)
+    return fleet
 
 
 def agree(client: redis.Redis, keys: Keys, settings: Settings) -> str:
-    """The fleet's times. If no node lives, these settings are the fleet's from now on."""
+    """The fleet's times in Redis. If no node lives, these settings become the fleet's."""
     return str(scripts.call(client, keys, "agree_times", times=to_text(settings))[1])
 
 
 def is_readable(fleet: str) -> bool:
-    """Are these the fleet's times? If not, each process uses its own, and so do the scripts."""
+    """Is the key's value readable? If not, the scripts use the times of each caller."""
     return bool(_TIMES.fullmatch(fleet))
 
 
 def settings_of_fleet(own: Settings, fleet: str | None) -> Settings:
-    """A process's settings with the fleet's times. Heartbeats are as frequent as these need."""
+    """A process's settings with the fleet's times, and heartbeats frequent enough for them."""
     if fleet is None or fleet == to_text(own) or not is_readable(fleet):
         return own
     *milliseconds, rescues = map(int, fleet.split(" "))

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from celery_minsched.core.keys import HOLDS, Keys
+from celery_minsched.core.key_contents import HOLDS
+from celery_minsched.core.keys import Keys
 
 from ..support.acl import rules_of
 from ..support.scene import CONTROLS, Scene

@@ -63,7 +63,7 @@ def test_on_the_earlier_layout_the_error_says_to_migrate(app: Celery, client: re
     before = client.keys("*")
     said = refusal(app)
     assert "celery -A APP minsched migrate" in said
-    assert "cannot run side by side" in said
+    assert "cannot run at the same time" in said
     assert client.keys("*") == before
 
 
@@ -93,7 +93,7 @@ def test_a_node_on_another_layout_refuses_to_start_and_names_the_cure(
     client.set(NOTE, number)
     fleet.start("n1")
     assert fleet.processes["n1"].wait(60) == 1
-    assert f"Error: WRONG_LAYOUT: what is in Redis has layout {number} (see" in fleet.log("n1")
+    assert f"Error: WRONG_LAYOUT: the state in Redis has layout {number} (see" in fleet.log("n1")
     assert client.keys("*") == [NOTE]
 
 
@@ -123,7 +123,7 @@ def test_programs_of_the_earlier_layout_continue_while_this_version_is_refused(
         refusal(app)
         assert run_with(app, "check").exit_code == 2
     assert fleet.processes["new"].returncode == 1
-    assert "both versions cannot run side by side" in fleet.log("new")
+    assert "The two versions cannot run at the same time" in fleet.log("new")
     done = [len(program.completed) for program in programs]
     wait_for(
         lambda: all(len(p.completed) > n for p, n in zip(programs, done, strict=True)),

@@ -71,7 +71,7 @@ class TestErrors:
                 NodeMismatch,
                 lambda: desk.complete(job.model_copy(update={"node_id": "n2"})),
                 {"owner": "n1", "node_id": "n2"},
-                "drop the result",
+                "Drop the result",
             ),
             (
                 UnknownJob,

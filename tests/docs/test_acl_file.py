@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 import pytest
 
 from celery_minsched.core import lua_source
-from celery_minsched.core.keys import HOLDS, Keys
+from celery_minsched.core.key_contents import HOLDS
+from celery_minsched.core.keys import Keys
 from celery_minsched.core.lua_source import spell_keys
 
 from ..support.acl import rules_of

@@ -15,7 +15,8 @@ import redis
 
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core import lua_source
-from celery_minsched.core.keys import HOLDS, QUEUES, STATE
+from celery_minsched.core.key_contents import HOLDS
+from celery_minsched.core.keys import QUEUES, STATE
 from celery_minsched.monitor.queries import Views
 
 from ..support.all_keys import use_every_key

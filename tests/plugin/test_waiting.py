@@ -177,7 +177,7 @@ class TestRefused:
             wait_status(fleet, "waiting", *waiting)
             before = _state(client)
             for options in ({}, {"priority": 9}, {"expires": 60}):
-                with pytest.raises(Backlogged, match="2 jobs wait for the same"):
+                with pytest.raises(Backlogged, match="2 jobs wait for the same demand"):
                     app.send_task(
                         "tests.support.app.add", (1,), minsched={"pool": "asr"}, **options
                     )
