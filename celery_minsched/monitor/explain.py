@@ -28,7 +28,7 @@ _DEMAND: Final = Demand.model_fields
 #: Fields of a demand that are in its pool selector, or have words of their own.
 _NOT_SHOWN: Final = ("src_lang", "tgt_lang", "capabilities", "fairness_key")
 
-#: An obstacle.
+#: The obstacle of a node whose pools that fit are all paused.
 PAUSED: Final = "in a paused pool"
 
 #: The most nodes that a sentence names.

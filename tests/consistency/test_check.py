@@ -1,4 +1,4 @@
-"""What is broken in Redis by hand is named with its keys, and mended; nothing else is touched."""
+"""``check`` names each violation with its keys, and a repair changes nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..support.world import World
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_what_is_broken_is_named_with_its_keys_and_mended(world: World, name: str) -> None:
+def test_a_violation_is_named_with_its_keys_and_repaired(world: World, name: str) -> None:
     broken, code, key = BREAKS[name]
     broken(world.client, world)
     violations = world.check()
@@ -24,7 +24,7 @@ def test_what_is_broken_is_named_with_its_keys_and_mended(world: World, name: st
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_what_cannot_be_mended_is_left_and_says_what_to_do(world: World, name: str) -> None:
+def test_a_violation_without_a_repair_stays_and_has_a_remedy(world: World, name: str) -> None:
     broken, code, by_hand = BY_HAND[name]
     broken(world.client, world)
     [left] = world.repair()
@@ -34,7 +34,7 @@ def test_what_cannot_be_mended_is_left_and_says_what_to_do(world: World, name: s
     assert world.repair() == []
 
 
-def test_what_is_right_is_not_changed(world: World) -> None:
+def test_a_repair_changes_no_sound_state(world: World) -> None:
     before = world.everything()
     for node_id in ("full", "idle", "dead", "other"):
         world.service.repair_node(node_id, "asr\t\nasr\tgpu\n", "asr\tzh:en\n")

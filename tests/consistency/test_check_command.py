@@ -1,4 +1,4 @@
-"""``celery minsched check``: what it says of a violation, and its exit codes."""
+"""``celery minsched check``: its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -52,13 +52,16 @@ def test_a_violation_is_named_with_its_keys_and_is_exit_code_1(
     )
     answer = run_with(app, "check", "--json")
     assert answer.exit_code == 1
-    [found] = json.loads(answer.output)["found"]
-    assert (found["code"], found["keys"]) == ("slot_count", [COUNT, "scheduler:node:jobs:n1"])
-    assert client.hget(COUNT, "current_jobs") == "7"  # looking changes nothing
+    [violation] = json.loads(answer.output)["found"]
+    assert (violation["code"], violation["keys"]) == (
+        "slot_count",
+        [COUNT, "scheduler:node:jobs:n1"],
+    )
+    assert client.hget(COUNT, "current_jobs") == "7"  # a check changes nothing
     client.hset(COUNT, "current_jobs", 1)
 
 
-def test_what_is_repaired_is_exit_code_0(app: Celery, client: redis.Redis) -> None:
+def test_a_repaired_violation_is_exit_code_0(app: Celery, client: redis.Redis) -> None:
     client.hset(COUNT, "current_jobs", 7)
     answer = run_with(app, "check", "--repair")
     assert answer.exit_code == 0
@@ -67,18 +70,20 @@ def test_what_is_repaired_is_exit_code_0(app: Celery, client: redis.Redis) -> No
     assert run_with(app, "check", "--repair").output == "No violation found.\n"
 
 
-def test_what_is_left_says_what_to_do_and_is_exit_code_1(app: Celery, client: redis.Redis) -> None:
+def test_a_violation_that_is_left_has_a_remedy_and_is_exit_code_1(
+    app: Celery, client: redis.Redis
+) -> None:
     client.lpush("minsched.job.u1:7", "by hand")
     answer = run_with(app, "check", "--repair")
     assert answer.exit_code == 1
     assert answer.output.startswith("left: job u1:7 has no record")
     assert "LINDEX key -1" in answer.output
-    told = json.loads(run_with(app, "check", "--repair", "--json").output)
-    assert (told["sound"], told["left"][0]["code"]) == (False, "message_without_job")
+    report = json.loads(run_with(app, "check", "--repair", "--json").output)
+    assert (report["sound"], report["left"][0]["code"]) == (False, "message_without_job")
     client.delete("minsched.job.u1:7")
 
 
-def test_it_fits_80_columns_and_no_key_can_command_a_terminal(
+def test_the_output_fits_80_columns_and_a_key_sends_no_command_to_a_terminal(
     app: Celery, client: redis.Redis
 ) -> None:
     client.lpush(f"minsched.job.\x1b[2J{'x' * 90}:7\x06\x169", "x")
@@ -88,10 +93,10 @@ def test_it_fits_80_columns_and_no_key_can_command_a_terminal(
     client.delete(f"minsched.job.\x1b[2J{'x' * 90}:7\x06\x169")
 
 
-class TestCannotAsk:
-    """Exit code 2 and a sentence, never a traceback."""
+class TestFailure:
+    """A failure is exit code 2 and a sentence, not a traceback."""
 
-    def test_redis_is_away(self, no_pauses: None) -> None:
+    def test_redis_does_not_answer(self, no_pauses: None) -> None:
         answer = run_with(make_app(f"redis://127.0.0.1:{free_port()}/0"), "check")
         assert answer.exit_code == 2
         assert answer.stderr.startswith("Error: Redis does not answer correctly")
@@ -102,7 +107,7 @@ class TestCannotAsk:
         assert answer.exit_code == 2
         assert "the application 'plain' has no scheduler" in answer.stderr
 
-    def test_an_option_that_it_does_not_have(self, app: Celery) -> None:
+    def test_an_unknown_option(self, app: Celery) -> None:
         assert run_with(app, "check", "--mend").exit_code == 2
 
 

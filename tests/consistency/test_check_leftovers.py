@@ -1,4 +1,4 @@
-"""Keys that stay for ever although what they belong to is gone are named and mended."""
+"""Keys without a TTL whose owner is gone are violations that a repair mends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATER = 10**15
 
 Break = Callable[[redis.Redis], Any]
 
-#: What is left, the violation that names it, and its key.
+#: A change of Redis, the code of its violation, and the key that the violation names.
 LEFTOVERS: dict[str, tuple[Break, str, str]] = {
     "the counters of a pool without nodes": (
         lambda r: r.hset("scheduler:pool:gone:counts", "finished", 7),
@@ -60,12 +60,12 @@ LEFTOVERS: dict[str, tuple[Break, str, str]] = {
         "task_stays",
         "scheduler:task:ended",
     ),
-    "the task of a waiting job lapses": (
+    "the key of a waiting job's task has a TTL": (
         lambda r: r.expire("scheduler:task:waiting", 1000),
         "task_lapses",
         "scheduler:task:waiting",
     ),
-    "the task of a delayed job is gone": (
+    "the key of a delayed job's task is gone": (
         lambda r: r.delete("scheduler:task:delayed"),
         "task_lapses",
         "scheduler:task:delayed",
@@ -75,7 +75,7 @@ LEFTOVERS: dict[str, tuple[Break, str, str]] = {
 
 @pytest.fixture
 def lively(desk: Desk) -> Desk:
-    """A job that ended, one that runs, one that waits and one that is delayed."""
+    """An ended job, a running job, a waiting job and a delayed job."""
     desk.node("n1", 1)
     desk.complete(desk.dispatch(task_id="ended", session_id="u1"))
     desk.dispatch(task_id="running", session_id="u1")
@@ -85,7 +85,7 @@ def lively(desk: Desk) -> Desk:
 
 
 @pytest.mark.parametrize("name", LEFTOVERS)
-def test_a_leftover_is_named_and_mended(
+def test_a_leftover_is_named_and_repaired(
     service: MinimalSchedulerService, lively: Desk, client: redis.Redis, name: str
 ) -> None:
     leave, code, key = LEFTOVERS[name]
@@ -97,7 +97,7 @@ def test_a_leftover_is_named_and_mended(
     assert repair(service, checker, [violation], pause=0) == []
 
 
-def test_a_task_is_found_again_after_its_key_is_mended(
+def test_a_task_has_its_job_again_after_the_repair_of_its_key(
     service: MinimalSchedulerService, lively: Desk, client: redis.Redis
 ) -> None:
     client.delete("scheduler:task:delayed")
@@ -108,7 +108,7 @@ def test_a_task_is_found_again_after_its_key_is_mended(
     client.rpop("minsched.node.n1")
 
 
-def test_what_a_pool_leaves_lapses_after_the_repair(
+def test_the_counters_of_a_gone_pool_expire_after_the_repair(
     service: MinimalSchedulerService, lively: Desk, client: redis.Redis
 ) -> None:
     client.hset("scheduler:pool:gone:counts", "finished", 7)

@@ -1,4 +1,4 @@
-"""A check of many jobs: what it costs, and what it says of jobs that move meanwhile."""
+"""The cost of a check of many jobs, and jobs that move during the check."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def calls(client: redis.Redis, act: Callable[[], object]) -> int:
     [{}, {"expires_ts": LATER}, {"due_ts": LATER}, {"priority": 9}],
     ids=["waiting", "waiting with an expiry", "delayed", "waiting at another priority"],
 )
-def test_a_sound_job_at_no_node_costs_three_commands(
+def test_a_sound_unassigned_job_costs_three_commands(
     desk: Desk, client: redis.Redis, demand: dict[str, int]
 ) -> None:
     desk.node("n1", 1)
@@ -55,10 +55,10 @@ def test_a_job_that_moves_during_the_check_is_no_violation(desk: Desk, client: r
     assert desk.status(waiting[0]) == "dispatched"
 
 
-def test_a_check_tells_of_its_progress(desk: Desk) -> None:
+def test_a_check_reports_its_progress(desk: Desk) -> None:
     desk.node("n1", 1)
     desk.send_many([{}] * 20)
-    told: list[tuple[str, int, int | None]] = []
-    Checker(desk.views, lambda *step: told.append(step)).check()
-    done, total = next(said[1:] for said in reversed(told) if said[0] == "Reading keys")
+    steps: list[tuple[str, int, int | None]] = []
+    Checker(desk.views, lambda *step: steps.append(step)).check()
+    done, total = next(counts for name, *counts in reversed(steps) if name == "Reading keys")
     assert done == total == desk.service.redis.dbsize()

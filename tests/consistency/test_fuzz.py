@@ -73,9 +73,9 @@ class Write(NamedTuple):
 
     name: str  # of the key's family
     how: str
-    which: int  # of the family's keys; a new one too
+    which: int  # which of the family's keys; it can be a new one
     field: bytes
-    known: int  # which field that such a record has; 0 for another
+    known: int  # which of the record's own fields; 0 for another field
     value: bytes
     score: str
 
@@ -91,7 +91,8 @@ def may_write(name: str) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
-#: Without the layout: where it is none, everything refuses, and names the key (test_unreadable.py).
+#: Without the layout: if it is no number, every command refuses and names the key
+#: (test_unreadable.py).
 WRITABLE = [name for name in HOLDS if may_write(name) and name != "layout"]
 WRITES = st.builds(
     Write,
@@ -106,7 +107,7 @@ WRITES = st.builds(
 
 
 class Producer:
-    """Writes what it may not mean to write."""
+    """Writes random values into the keys that a producer may write."""
 
     def __init__(self, scene: Scene) -> None:
         self._redis = scene.raw
@@ -153,21 +154,21 @@ class Producer:
 
 
 def attack(scene: Scene, writes: list[Write]) -> None:
-    """Write, look with every face, and check."""
+    """Write, and ask every command, page and scrape."""
     scene.reset()
     producer = Producer(scene)
     for write in writes:
         note(f"{write} -> {producer.write(write)!r}")
-    for face, said in scene.answers():
-        assert not CONTROLS.search(said), (face, CONTROLS.search(said))
-    found = scene.violations()
+    for face, text in scene.answers():
+        assert not CONTROLS.search(text), (face, CONTROLS.search(text))
+    violations = scene.violations()
     broken = [node.node_id for node in scene.app.minsched.views.nodes() if node.broken]
     broken += [job.job_id for job in scene.app.minsched.views.jobs() if job.broken]
-    assert not broken or found, broken
+    assert not broken or violations, broken
 
 
 def go_on(scene: Scene, write: Write) -> None:
-    """One field or member is written, and other nodes and jobs go on."""
+    """Write one field or member. Other nodes and jobs go on."""
     scene.reset()
     note(f"{write} -> {Producer(scene).write(write)!r}")
     desk = scene.desk
@@ -179,7 +180,7 @@ def go_on(scene: Scene, write: Write) -> None:
 
 
 def quick(examples: int) -> settings:
-    """The same examples at each run, and as few as a suite has time for."""
+    """Few examples, the same in each run."""
     return settings(
         max_examples=examples,
         deadline=None,
@@ -200,25 +201,31 @@ SCRIPTS = given(write=WRITES.filter(lambda write: write.how == "put"))
 
 @FACES
 @quick(30)
-def test_faces_answer_whatever_a_producer_writes(scene: Scene, writes: list[Write]) -> None:
+def test_all_commands_and_pages_answer_after_random_writes(
+    scene: Scene, writes: list[Write]
+) -> None:
     attack(scene, writes)
 
 
 @SCRIPTS
 @quick(200)
-def test_one_bad_value_stops_no_other_node_and_no_other_job(scene: Scene, write: Write) -> None:
+def test_an_unreadable_value_stops_no_other_node_and_no_other_job(
+    scene: Scene, write: Write
+) -> None:
     go_on(scene, write)
 
 
 @pytest.mark.soak
 @FACES
 @LONG
-def test_faces_answer_for_long(scene: Scene, writes: list[Write]) -> None:
+def test_all_commands_and_pages_answer_after_many_random_writes(
+    scene: Scene, writes: list[Write]
+) -> None:
     attack(scene, writes)
 
 
 @pytest.mark.soak
 @SCRIPTS
 @LONG
-def test_no_bad_value_stops_others_for_long(scene: Scene, write: Write) -> None:
+def test_no_unreadable_value_of_many_stops_others(scene: Scene, write: Write) -> None:
     go_on(scene, write)

@@ -11,18 +11,18 @@ from ..support.interleaving import Interleaving
 from ..support.server import Server
 
 
-class Meddled(Interleaving):
-    """The publishers and nodes of test_wakeups.py, while somebody breaks and repairs things."""
+class BrokenAndRepaired(Interleaving):
+    """Publishers and nodes, while another program deletes keys and an operator repairs."""
 
     broken = 0
 
     def no_slot_is_free_while_a_job_that_fits_it_waits(self) -> None:
         if self.random.random() < 0.2:
-            self.meddle()
+            self.delete_something()
         self.mend()
 
-    def meddle(self) -> None:
-        """Delete a key, or take something out of it."""
+    def delete_something(self) -> None:
+        """Delete a key, or a part of it."""
         spared = ("turn", "heard", "job:id_seq", "node:info:", "session:", "rescues", "lost")
         prefix = self.keys("job", "").removesuffix("job:")
         keys = [
@@ -60,7 +60,7 @@ class Meddled(Interleaving):
 def meddle(server: Server, seeds: range) -> None:
     with server.client() as client:
         for seed in seeds:
-            world = Meddled(client, seed)
+            world = BrokenAndRepaired(client, seed)
             try:
                 world.run()
             except AssertionError as exc:
@@ -68,10 +68,10 @@ def meddle(server: Server, seeds: range) -> None:
             assert world.broken
 
 
-def test_repairs_disturb_nothing_that_goes_on(server: Server) -> None:
+def test_a_repair_disturbs_no_job(server: Server) -> None:
     meddle(server, range(5))
 
 
 @pytest.mark.soak
-def test_repairs_disturb_nothing_in_a_thousand_interleavings(server: Server) -> None:
+def test_a_repair_disturbs_no_job_in_a_thousand_interleavings(server: Server) -> None:
     meddle(server, range(1000, 2000))

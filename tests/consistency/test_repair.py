@@ -1,4 +1,4 @@
-"""What a repair does with jobs, and what it leaves."""
+"""Repairs of jobs, and violations that a repair leaves."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from node_agent.requeue import park_queue
 from ..support.world import LATER, World, message
 
 
-def test_a_job_whose_message_is_gone_is_lost_and_told(world: World) -> None:
+def test_a_job_without_its_message_is_lost_and_its_caller_is_notified(world: World) -> None:
     world.client.delete(world.keys("job_queue", world.waiting))
     assert world.repair() == []
     assert world.desk.status(world.waiting) == "lost"
     assert world.service.claim_lost_job() == world.waiting
 
 
-def test_a_job_whose_slot_was_lost_has_it_again_until_its_node_says(world: World) -> None:
+def test_a_job_without_its_slot_gets_it_back_until_its_node_reports(world: World) -> None:
     world.client.delete(world.keys("node_jobs", "full"))
     assert world.repair() == []
     assert world.desk.taken("full") == 2
@@ -29,7 +29,7 @@ def test_a_job_whose_slot_was_lost_has_it_again_until_its_node_says(world: World
     assert world.desk.status(world.waiting) == "dispatched"  # its slot went to the first in line
 
 
-def test_a_job_whose_record_is_gone_is_placed_by_what_its_message_asks_for(world: World) -> None:
+def test_a_job_without_its_record_is_placed_by_the_demand_in_its_message(world: World) -> None:
     world.client.delete(world.keys("job", world.speech), world.keys("task", "s"))
     assert world.repair() == []
     world.desk.node("second", 1, [{"id": "asr", "langs": [["zh", "en"]]}])
@@ -40,12 +40,12 @@ def test_a_job_whose_record_is_gone_is_placed_by_what_its_message_asks_for(world
     assert job.job_id == world.speech
 
 
-def test_a_rescue_makes_good_a_record_that_redis_has_lost(world: World) -> None:
+def test_a_rescue_restores_a_record_that_redis_has_lost(world: World) -> None:
     plugin: Any = SimpleNamespace(scheduler=world.service)
     queue = world.keys("node_queue", "full")
     world.client.lpush(queue, message(world.dispatched, task_id="dispatched"))
     world.client.delete(world.keys("job", world.dispatched))
-    world.desk.beat("full", jobs=[world.running, world.dispatched])  # its record made anew
+    world.desk.beat("full", jobs=[world.running, world.dispatched])  # its record is made again
     world.die("full")
     assert list(park_queue(plugin, queue)) == [world.dispatched, world.revoked]
     world.desk.node("second", 4, [{"id": "asr", "langs": [["zh", "en"]]}])
@@ -55,7 +55,7 @@ def test_a_rescue_makes_good_a_record_that_redis_has_lost(world: World) -> None:
     assert (job.status, job.node_id, job.pool) == ("dispatched", "second", "asr")
 
 
-def test_a_job_whose_demand_is_lost_gives_its_slot_back_and_is_told(world: World) -> None:
+def test_a_job_without_its_demand_frees_its_slot_and_its_caller_is_notified(world: World) -> None:
     world.client.hdel(world.keys("job", world.running), "where")
     parked = world.keys("job_queue", world.running)
     world.client.lpush(parked, "{}")
@@ -64,19 +64,19 @@ def test_a_job_whose_demand_is_lost_gives_its_slot_back_and_is_told(world: World
     assert world.service.claim_lost_job() == world.running
 
 
-def test_a_message_at_a_dead_node_is_left_to_the_next_rescuer(world: World) -> None:
+def test_a_message_at_a_dead_node_waits_for_the_next_rescuer(world: World) -> None:
     world.client.lpush(world.keys("node_queue", "dead"), message(world.lost))
     assert world.repair() == []
     node_id, _ = world.service.claim_rescue()
     assert node_id == "dead"
 
 
-def test_what_was_sent_to_a_dead_node_by_hand_waits_for_it(world: World) -> None:
+def test_a_message_that_a_program_sent_to_a_dead_node_waits_for_the_node(world: World) -> None:
     world.client.lpush(world.keys("node_queue", "dead"), "by hand")
     assert world.check() == []
 
 
-def test_nothing_is_left_of_a_job_with_an_expiry_that_is_lost(world: World) -> None:
+def test_a_lost_job_with_an_expiry_leaves_nothing(world: World) -> None:
     job_id = world.send(pool="tts", capabilities=["none"], expires_ts=LATER)
     world.client.delete(world.keys("job_queue", job_id))
     world.desk.node("able", 1, ["tts"], caps=["none"])
@@ -85,7 +85,7 @@ def test_nothing_is_left_of_a_job_with_an_expiry_that_is_lost(world: World) -> N
     assert world.check() == []
 
 
-def test_what_a_dead_worker_acknowledged_and_nobody_waits_for_is_removed(world: World) -> None:
+def test_acknowledged_messages_of_a_dead_worker_are_removed(world: World) -> None:
     keys = world.keys
     world.client.hset(keys("node_unacked", "dead"), "tag", "[{}, 1, 2]")
     world.client.sadd(keys("node_acked", "dead"), "tag")
@@ -96,7 +96,7 @@ def test_what_a_dead_worker_acknowledged_and_nobody_waits_for_is_removed(world: 
 def test_a_repair_that_comes_late_does_no_harm(world: World) -> None:
     world.client.zrem(world.keys("node_jobs", "full"), world.running)
     violations = world.check()
-    world.desk.beat("full", jobs=[world.running])  # which mends it
+    world.desk.beat("full", jobs=[world.running])  # the heartbeat mends it
     before = world.everything()
     assert repair(world.service, world.checker, violations, pause=0) == []
     assert world.everything() == before

@@ -1,4 +1,4 @@
-"""Each face of the fleet says the same of a node that takes no jobs: commands, metrics, alerts."""
+"""Commands, pages, metrics and alerts show the same state of a node that takes no jobs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from ..support.fleet import FAST, ROOT, Fleet, make_app, wait_for
 from ..support.scrape import scrape
 from ..support.server import Server
 
-#: The states of nodes whose records can be read.
+#: The states of nodes with readable records.
 SOUND_STATES = [word for word in NODE_STATES if word != "broken"]
 
 
 def run_one(desk: Desk, node_id: str, **demand: Any) -> str:
-    """A job that runs at the node; its id."""
+    """The id of a job that runs at the node."""
     job = desk.dispatch(preferred_node=node_id, **demand)
     desk.service.claim_job(job.job_id, node_id)
     return job.job_id
 
 
 def every_state(desk: Desk) -> dict[str, str]:
-    """A node in each state, named for it."""
+    """A node in each state, with the state as its id."""
     for node_id in ("full", "free", "draining", "stopping", "stuck", "dead", "left"):
         desk.node(node_id, 2)
     desk.node("starting", 2, online=False)
@@ -61,7 +61,7 @@ def test_a_node_has_one_state(desk: Desk) -> None:
     assert {word for word in views if not views[word].heartbeats_arriving} == {"dead", "left"}
 
 
-def test_commands_say_the_state_and_what_it_means(desk: Desk, server: Server) -> None:
+def test_commands_show_the_state_and_its_meaning(desk: Desk, server: Server) -> None:
     run = partial(run_with, make_app(server.url))
     every_state(desk)
     shown = dict(line.split()[:2] for line in run("nodes").stdout.splitlines()[1:])
@@ -79,12 +79,12 @@ def test_commands_say_the_state_and_what_it_means(desk: Desk, server: Server) ->
     assert "It has 1 job. Jobs that have not begun" in run("rescue", "stuck").stderr
     for node_id, sentence in {"left": "has left", "dead": "is dead"}.items():
         silence(desk, node_id, 3000)
-        said = run("rescue", node_id, "--timeout", "0").stdout
-        assert said.startswith(f"Node {node_id} {sentence}."), said
+        scraped = run("rescue", node_id, "--timeout", "0").stdout
+        assert scraped.startswith(f"Node {node_id} {sentence}."), scraped
 
 
-def test_the_last_node_is_dead_as_soon_as_it_is_silent(desk: Desk) -> None:
-    """No other node sends heartbeats, so no script finds that it is silent."""
+def test_the_last_node_is_dead_when_its_heartbeat_is_too_old(desk: Desk) -> None:
+    """No other node sends heartbeats, so no script finds the dead node."""
     desk.node("n1", 2)
     silence(desk, "n1", 60_000)
     node, [pool] = desk.info("n1"), desk.views.pools()
@@ -104,10 +104,10 @@ def test_a_full_node_that_takes_no_more_jobs_does_not_raise_the_load(desk: Desk,
         desk.beat("n1", state=how, jobs=jobs)
     pool = desk.views.pool("asr")
     assert (pool.taken, pool.slots, pool.leaving, pool.load) == (0, 2, 2, 0)
-    said = scrape(desk.views)
-    assert said.value("minsched_pool_load_ratio", pool="asr") == 0
-    assert said.value("minsched_pool_slots_taken", pool="asr") == 0
-    assert said.value("minsched_pool_leaving_jobs", pool="asr") == 2
+    scraped = scrape(desk.views)
+    assert scraped.value("minsched_pool_load_ratio", pool="asr") == 0
+    assert scraped.value("minsched_pool_slots_taken", pool="asr") == 0
+    assert scraped.value("minsched_pool_leaving_jobs", pool="asr") == 2
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def fleet(server: Server) -> Iterator[Fleet]:
 
 
 def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> None:
-    """It is stopping until its jobs have ended, and then it has left; the load does not rise."""
+    """The node is stopping until its jobs have ended. Then it has left. The load does not rise."""
     for node_id in ("n1", "n2"):
         fleet.start(node_id, "-P", "threads")
     fleet.wait_online("n1", "n2")
@@ -136,11 +136,11 @@ def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> N
         return node.state if node else ""
 
     wait_for(lambda: state() == "stopping", "n1 to be stopping")
-    later = fleet.views.now() + 3000  # more than a node may be silent
+    later = fleet.views.now() + 3000  # longer than the TTL of a node
     wait_for(lambda: (node := fleet.node("n1")) and node.last_heartbeat_ts > later)
     assert state() == "stopping"
-    said = run_with(fleet.app, "rescue", "n1")
-    assert (said.exit_code, "It finishes 2 jobs and leaves." in said.stderr) == (2, True)
+    scraped = run_with(fleet.app, "rescue", "n1")
+    assert (scraped.exit_code, "It finishes 2 jobs and leaves." in scraped.stderr) == (2, True)
     for what in ("a", "b"):
         client.lpush(f"test:release:{what}", "go")
     assert fleet.processes["n1"].wait(30) == 0
@@ -162,28 +162,30 @@ def test_pages_know_every_state_and_event(desk: Desk) -> None:
     assert {*NODE_STATES, *kinds} - {"left"} <= set(styled)
 
 
-def test_metrics_say_the_state_and_a_node_that_stops_is_up(desk: Desk) -> None:
+def test_metrics_show_the_state_and_a_stopping_node_is_up(desk: Desk) -> None:
     every_state(desk)
-    said = scrape(desk.views)
+    scraped = scrape(desk.views)
     for word in SOUND_STATES:
-        assert said.value("minsched_nodes", state=word) == 1
+        assert scraped.value("minsched_nodes", state=word) == 1
         if word not in ("dead", "left"):
-            assert said.value("minsched_node_state", node=word, state=word) == 1
-            assert said.value("minsched_node_up", node=word) == 1
-    assert said.value("minsched_node_up", node="dead") == 0
-    assert {labels["node"] for labels in said.of("minsched_node_up")} == {*SOUND_STATES} - {"left"}
+            assert scraped.value("minsched_node_state", node=word, state=word) == 1
+            assert scraped.value("minsched_node_up", node=word) == 1
+    assert scraped.value("minsched_node_up", node="dead") == 0
+    assert {labels["node"] for labels in scraped.of("minsched_node_up")} == {*SOUND_STATES} - {
+        "left"
+    }
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_alerts_fire_for_dead_and_stuck_nodes_only(desk: Desk, tmp_path: Path) -> None:
     every_state(desk)
-    said = scrape(desk.views)
+    scraped = scrape(desk.views)
     series = [
         {
             "series": re.sub(r" \S+$", "", line),
             "values": f"{line.rpartition(' ')[2]}+0x30",
         }
-        for line in said.text.splitlines()
+        for line in scraped.text.splitlines()
         if line.startswith(("minsched_node", "minsched_pool"))
     ]
     alerts = {"MinschedNodeDown": ["dead"], "MinschedNodeStuck": ["stuck"]}
@@ -219,21 +221,23 @@ def test_alerts_fire_for_dead_and_stuck_nodes_only(desk: Desk, tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_why_says_what_the_state_of_its_node_means_for_a_job(desk: Desk) -> None:
+def test_why_says_what_the_state_of_a_node_means_for_its_job(desk: Desk) -> None:
     desk.node("n1", 3)
     run_one(desk, "n1", task_id="runs")
     desk.dispatch(preferred_node="n1", task_id="lies")
 
-    def said(task_id: str) -> str:
+    def scraped(task_id: str) -> str:
         return why(desk.views, task_id).story[-1]
 
     desk.beat("n1", state="stopping")
-    assert said("runs") == "The node is stopping. It finishes the job and leaves."
-    assert said("lies").startswith("The node is stopping. It hands the job back")
+    assert scraped("runs") == "The node is stopping. It finishes the job and leaves."
+    assert scraped("lies").startswith("The node is stopping. It hands the job back")
     desk.beat("n1", state="stuck")
-    assert said("runs") == "The node is stuck. The job stays there until the node recovers or ends."
-    assert said("lies") == "The node is stuck. The job goes to another node."
+    assert (
+        scraped("runs") == "The node is stuck. The job stays there until the node recovers or ends."
+    )
+    assert scraped("lies") == "The node is stuck. The job goes to another node."
     desk.park(task_id="waits")
-    assert said("waits") == "The only node that can run it (n1) is stuck."
+    assert scraped("waits") == "The only node that can run it (n1) is stuck."
     silence(desk, "n1", 60_000)
-    assert said("runs") == "The node is dead. A live node rescues the job."
+    assert scraped("runs") == "The node is dead. A live node rescues the job."

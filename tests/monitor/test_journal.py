@@ -1,4 +1,4 @@
-"""What a program writes into the events and the counters stops nothing that the scheduler does."""
+"""Unusable events and counters stop no action of the scheduler."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ UNUSABLE = (
 
 
 @pytest.mark.parametrize("spoil", UNUSABLE)
-def test_an_unusable_stream_of_events_stops_nothing(
+def test_an_unusable_stream_of_events_stops_no_action(
     spoil: Callable[[redis.Redis], None], desk: Desk, client: redis.Redis
 ) -> None:
-    """Each of these tells an event. Each is told in a new stream."""
+    """Each action adds an event to a new stream."""
 
-    def told(what: Callable[[], Any]) -> str:
+    def emitted(what: Callable[[], Any]) -> str:
         spoil(client)
         what()
         now = desk.views.now()
@@ -65,17 +65,17 @@ def test_an_unusable_stream_of_events_stops_nothing(
         assert now - 60_000 < event.ts <= now
         return event.kind
 
-    assert told(lambda: desk.node("n1", 1)) == "node_joined"
+    assert emitted(lambda: desk.node("n1", 1)) == "node_joined"
     running = desk.send()
     waiting: list[str] = []
-    assert told(lambda: waiting.append(desk.park(task_id="t"))) == "job_waited"
+    assert emitted(lambda: waiting.append(desk.park(task_id="t"))) == "job_waited"
     assert desk.status(waiting[0]) == "waiting"
-    assert told(lambda: desk.service.drain_node("n1")) == "node_drained"
-    assert told(lambda: desk.service.drain_node("n1", False)) == "node_undrained"
-    assert told(lambda: desk.service.pause_pool("asr")) == "pool_paused"
-    assert told(lambda: desk.service.pause_pool("asr", False)) == "pool_resumed"
+    assert emitted(lambda: desk.service.drain_node("n1")) == "node_drained"
+    assert emitted(lambda: desk.service.drain_node("n1", False)) == "node_undrained"
+    assert emitted(lambda: desk.service.pause_pool("asr")) == "pool_paused"
+    assert emitted(lambda: desk.service.pause_pool("asr", False)) == "pool_resumed"
     silence(desk, "n1", 60_000)
-    assert told(lambda: desk.service.declare_dead("n1")) == "node_died"
+    assert emitted(lambda: desk.service.declare_dead("n1")) == "node_died"
     desk.node("n1", 1)
     assert running.node_id == "n1"
 
@@ -103,7 +103,7 @@ SPOILT = (no_number, the_largest_number, no_hash)
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-def test_an_unusable_counter_stops_nothing(
+def test_an_unusable_counter_stops_no_action(
     spoil: Callable[[redis.Redis, str, str], None], desk: Desk, client: redis.Redis
 ) -> None:
     desk.node("n1", 1)
@@ -127,7 +127,7 @@ def test_an_unusable_counter_stops_nothing(
     desk.node("n1", 1)
 
 
-def test_a_number_of_rescues_that_is_none_stops_no_rescue(desk: Desk, client: redis.Redis) -> None:
+def test_an_unreadable_number_of_rescues_stops_no_rescue(desk: Desk, client: redis.Redis) -> None:
     desk.node("n1", 1)
     job = desk.send()
     client.rpop("minsched.node.n1")
@@ -143,20 +143,20 @@ def test_a_number_of_rescues_that_is_none_stops_no_rescue(desk: Desk, client: re
 
 class TestCheck:
     @pytest.mark.parametrize("spoil", [the_largest_id, an_id_of_the_year_33658, another_type])
-    def test_it_names_an_unusable_stream_and_mends_it(
+    def test_an_unusable_stream_is_named_and_repaired(
         self, spoil: Callable[[redis.Redis], None], desk: Desk, client: redis.Redis
     ) -> None:
         desk.node("n1")
         spoil(client)
         checker = Checker(desk.views)
-        found = checker.check(0)
-        assert [(one.code, one.keys) for one in found] == [("unusable_events", (EVENTS,))]
-        assert repair(desk.service, checker, found, 0) == []
+        violations = checker.check(0)
+        assert [(one.code, one.keys) for one in violations] == [("unusable_events", (EVENTS,))]
+        assert repair(desk.service, checker, violations, 0) == []
         assert client.exists(EVENTS) == 0
 
     @pytest.mark.parametrize("spoil", SPOILT)
     @pytest.mark.parametrize("key", [COUNTS, POOL_COUNTS])
-    def test_it_names_an_unusable_counter_and_mends_it(
+    def test_an_unusable_counter_is_named_and_repaired(
         self,
         key: str,
         spoil: Callable[[redis.Redis, str, str], None],
@@ -167,9 +167,9 @@ class TestCheck:
         client.hset(key, "lost", 7)
         spoil(client, key, "finished")
         checker = Checker(desk.views)
-        found = checker.check(0)
-        assert [(one.code, one.keys) for one in found] == [("unusable_counter", (key,))]
-        assert repair(desk.service, checker, found, 0) == []
+        violations = checker.check(0)
+        assert [(one.code, one.keys) for one in violations] == [("unusable_counter", (key,))]
+        assert repair(desk.service, checker, violations, 0) == []
         assert client.hgetall(key) == ({} if spoil is no_hash else {"lost": "7"})
 
 
@@ -182,7 +182,7 @@ def app(server: Server) -> Celery:
 def test_an_event_of_the_far_future_is_shown(
     spoil: Callable[[redis.Redis], None], desk: Desk, client: redis.Redis, app: Celery
 ) -> None:
-    """Its time fits a browser's and Python's dates, and the events before it are shown too."""
+    """Its time is a date for Python and browsers. The events before it are shown too."""
     desk.node("n1")
     spoil(client)
     table: Any = events_page(Views(client, desk.service.keys))

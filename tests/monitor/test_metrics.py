@@ -1,4 +1,4 @@
-"""What Prometheus sees, and that looking costs nothing."""
+"""The metrics, and the cost of a scrape."""
 
 from __future__ import annotations
 
@@ -33,53 +33,57 @@ from ..support.scrape import Scrape, busy, scrape
 from ..support.server import Server, free_port
 
 
-def test_a_scrape_says_who_is_full_and_what_waits(desk: Desk) -> None:
+def test_a_scrape_shows_full_nodes_and_waiting_jobs(desk: Desk) -> None:
     busy(desk)
-    said = scrape(desk.views)
-    assert said.value("minsched_up") == 1
-    assert said.value("minsched_node_slots", node="n1") == 2
-    assert said.value("minsched_node_slots_taken", node="n1") == 2
-    assert said.value("minsched_node_load_ratio", node="n1", resource="cpu") == 0.5
+    scraped = scrape(desk.views)
+    assert scraped.value("minsched_up") == 1
+    assert scraped.value("minsched_node_slots", node="n1") == 2
+    assert scraped.value("minsched_node_slots_taken", node="n1") == 2
+    assert scraped.value("minsched_node_load_ratio", node="n1", resource="cpu") == 0.5
     texts = dict.fromkeys(NODE_LABELS, "")
-    assert {"node": "n2", "pool": "mt", **texts} in said.of("minsched_node_info")
-    assert said.value("minsched_waiting_jobs", demand="asr") == 2
-    assert said.value("minsched_waiting_jobs", demand="asr +tpu") == 1
-    assert said.value("minsched_impossible_jobs") == 1
-    assert 0 <= said.value("minsched_oldest_waiting_seconds", demand="asr") < 60
-    assert said.value("minsched_pool_load_ratio", pool="asr") == 2  # 3 taken and 3 wait for 3 slots
-    assert said.value("minsched_pool_load_ratio", pool="mt") == 1
+    assert {"node": "n2", "pool": "mt", **texts} in scraped.of("minsched_node_info")
+    assert scraped.value("minsched_waiting_jobs", demand="asr") == 2
+    assert scraped.value("minsched_waiting_jobs", demand="asr +tpu") == 1
+    assert scraped.value("minsched_impossible_jobs") == 1
+    assert 0 <= scraped.value("minsched_oldest_waiting_seconds", demand="asr") < 60
+    assert (
+        scraped.value("minsched_pool_load_ratio", pool="asr") == 2
+    )  # 3 taken and 3 wait for 3 slots
+    assert scraped.value("minsched_pool_load_ratio", pool="mt") == 1
 
 
-def test_a_scrape_says_what_became_of_jobs(desk: Desk) -> None:
+def test_a_scrape_shows_the_outcomes_of_jobs(desk: Desk) -> None:
     busy(desk)
-    said = scrape(desk.views)
+    scraped = scrape(desk.views)
     outcomes = {"least_loaded": 3, "first_free": 1, "busy": 3, "no_available_node": 1, "sticky": 0}
     for outcome, number in outcomes.items():
-        assert said.value("minsched_dispatches_total", pool="asr", outcome=outcome) == number
-    assert said.value("minsched_dispatches_total", pool="", outcome="impossible") == 1
-    assert said.value("minsched_jobs_ended_total", pool="asr", status="failed") == 1
-    assert said.value("minsched_wait_seconds_count", pool="asr") == 1
-    assert said.value("minsched_wait_seconds_bucket", pool="asr", le="60.0") == 1
-    assert 0 <= said.value("minsched_wait_seconds_sum", pool="asr") < 60
-    assert said.value("minsched_script_calls_total") > 0
-    assert said.value("minsched_script_seconds_total") > 0
-    assert said.value("minsched_redis_commands_total") > said.value("minsched_script_calls_total")
-    assert 0 < said.value("minsched_redis_round_trip_seconds") < 5
+        assert scraped.value("minsched_dispatches_total", pool="asr", outcome=outcome) == number
+    assert scraped.value("minsched_dispatches_total", pool="", outcome="impossible") == 1
+    assert scraped.value("minsched_jobs_ended_total", pool="asr", status="failed") == 1
+    assert scraped.value("minsched_wait_seconds_count", pool="asr") == 1
+    assert scraped.value("minsched_wait_seconds_bucket", pool="asr", le="60.0") == 1
+    assert 0 <= scraped.value("minsched_wait_seconds_sum", pool="asr") < 60
+    assert scraped.value("minsched_script_calls_total") > 0
+    assert scraped.value("minsched_script_seconds_total") > 0
+    assert scraped.value("minsched_redis_commands_total") > scraped.value(
+        "minsched_script_calls_total"
+    )
+    assert 0 < scraped.value("minsched_redis_round_trip_seconds") < 5
 
 
 def test_a_job_that_was_never_sent_is_not_counted_as_lost(desk: Desk) -> None:
-    """Its caller was told."""
+    """Its caller got an error."""
     desk.node("n1", 1)
     desk.service.release_job(desk.dispatch().job_id)
-    said = scrape(desk.views)
-    assert said.value("minsched_jobs_ended_total", pool="asr", status="unsent") == 1
-    assert said.value("minsched_jobs_ended_total", pool="asr", status="lost") == 0
+    scraped = scrape(desk.views)
+    assert scraped.value("minsched_jobs_ended_total", pool="asr", status="unsent") == 1
+    assert scraped.value("minsched_jobs_ended_total", pool="asr", status="lost") == 0
 
 
-def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> None:
+def test_names_follow_the_rules_of_prometheus_and_labels_are_bounded(desk: Desk) -> None:
     busy(desk)
-    said = scrape(desk.views)
-    for name, family in said.families.items():
+    scraped = scrape(desk.views)
+    for name, family in scraped.families.items():
         assert re.fullmatch(r"minsched_[a-z][a-z_]*[a-z]", name), name
         assert family.documentation.endswith("."), name
         assert family.type in ("gauge", "counter", "histogram"), name
@@ -88,10 +92,10 @@ def test_names_are_by_prometheus_rules_and_no_label_is_unbounded(desk: Desk) -> 
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
             known = {"node", "state", "pool", "resource", "demand", "outcome", "status", "le"}
             assert set(sample.labels) <= {*known, *NODE_LABELS}
-    series = [(sample.name, *sorted(sample.labels.items())) for sample in said.samples]
+    series = [(sample.name, *sorted(sample.labels.items())) for sample in scraped.samples]
     assert len(series) == len(set(series))
     for secret in ("u1", "u2"):  # sessions, and job ids with them
-        assert f'"{secret}' not in said.text
+        assert f'"{secret}' not in scraped.text
 
 
 def test_a_wait_longer_than_all_bounds_is_in_the_last_bucket(
@@ -102,13 +106,13 @@ def test_a_wait_longer_than_all_bounds_is_in_the_last_bucket(
     job_id = desk.park()
     client.hincrby(desk.service.keys("job", job_id), "waiting_ts", -7_200_000)
     desk.complete(first)
-    said = scrape(desk.views)
-    assert said.value("minsched_wait_seconds_bucket", pool="asr", le="1800.0") == 0
-    assert said.value("minsched_wait_seconds_bucket", pool="asr", le="+Inf") == 1
-    assert 7200 <= said.value("minsched_wait_seconds_sum", pool="asr") < 7260
+    scraped = scrape(desk.views)
+    assert scraped.value("minsched_wait_seconds_bucket", pool="asr", le="1800.0") == 0
+    assert scraped.value("minsched_wait_seconds_bucket", pool="asr", le="+Inf") == 1
+    assert 7200 <= scraped.value("minsched_wait_seconds_sum", pool="asr") < 7260
 
 
-def test_it_is_valid_openmetrics_too(desk: Desk) -> None:
+def test_a_scrape_is_valid_openmetrics(desk: Desk) -> None:
     busy(desk)
     registry = CollectorRegistry()
     registry.register(SchedulerCollector(lambda: desk.views))
@@ -116,50 +120,50 @@ def test_it_is_valid_openmetrics_too(desk: Desk) -> None:
 
 
 class TestLoad:
-    """(taken + waiting) / slots is right where an autoscaler starts: at nothing."""
+    """(taken + waiting) / slots is right for a fleet without nodes, where an autoscaler starts."""
 
-    def test_jobs_that_wait_for_a_pool_of_no_node_are_its_load(self, desk: Desk) -> None:
+    def test_jobs_that_wait_for_a_pool_without_nodes_are_its_load(self, desk: Desk) -> None:
         for _ in range(3):
             desk.park(pool="cold")
-        said = scrape(desk.views)
-        assert said.value("minsched_pool_load_ratio", pool="cold") == 3
-        assert said.value("minsched_pool_nodes", pool="cold") == 0
+        scraped = scrape(desk.views)
+        assert scraped.value("minsched_pool_load_ratio", pool="cold") == 3
+        assert scraped.value("minsched_pool_nodes", pool="cold") == 0
         desk.node("n1", 4, ["cold"])
         assert scrape(desk.views).value("minsched_pool_load_ratio", pool="cold") == 0.75
 
-    def test_a_fleet_of_none_and_no_work_has_no_load(self, desk: Desk) -> None:
+    def test_a_fleet_without_nodes_and_jobs_has_no_load(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.beat("n1", online=False, jobs=[])
         assert scrape(desk.views).value("minsched_pool_load_ratio", pool="asr") == 0
 
 
-def test_demands_beyond_the_largest_are_one_series(desk: Desk) -> None:
+def test_all_but_the_largest_demands_are_one_series(desk: Desk) -> None:
     desk.node("n1", 1)
     for number in range(MOST_DEMANDS + 20):
         desk.park(capabilities=[f"c{number:03}"])
     desk.park(capabilities=["c065"])
-    said = scrape(desk.views)
-    demands = [labels["demand"] for labels in said.of("minsched_waiting_jobs")]
+    scraped = scrape(desk.views)
+    demands = [labels["demand"] for labels in scraped.of("minsched_waiting_jobs")]
     assert len(demands) == MOST_DEMANDS + 1
-    assert said.value("minsched_waiting_jobs", demand="asr +c065") == 2
-    assert said.value("minsched_waiting_jobs", demand=OTHER) == 20
-    assert said.value("minsched_impossible_jobs") == MOST_DEMANDS + 21
+    assert scraped.value("minsched_waiting_jobs", demand="asr +c065") == 2
+    assert scraped.value("minsched_waiting_jobs", demand=OTHER) == 20
+    assert scraped.value("minsched_impossible_jobs") == MOST_DEMANDS + 21
 
 
 class TestSeriesEnd:
-    def test_of_a_dead_node_only_that_it_is_down_is_left(self, desk: Desk) -> None:
+    def test_a_dead_node_has_one_series_that_says_it_is_down(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.node("n2", 1)
         silence(desk, "n1", 60_000)
         desk.service.declare_dead("n1")
-        desk.beat("n2", online=False, jobs=[])  # it leaves, and says so
-        said = scrape(desk.views)
-        series = [sample.name for sample in said.samples if "node" in sample.labels]
+        desk.beat("n2", online=False, jobs=[])  # it leaves
+        scraped = scrape(desk.views)
+        series = [sample.name for sample in scraped.samples if "node" in sample.labels]
         assert series == ["minsched_node_up"]
-        assert said.value("minsched_node_up", node="n1") == 0
-        assert said.value("minsched_node_deaths_total") == 1
+        assert scraped.value("minsched_node_up", node="n1") == 0
+        assert scraped.value("minsched_node_deaths_total") == 1
 
-    def test_a_thousand_nodes_that_came_and_went_leave_no_series(
+    def test_a_thousand_nodes_that_have_left_have_no_series(
         self, client: redis.Redis, server: Server
     ) -> None:
         service = MinimalSchedulerService(client, Settings(history_ttl=60))
@@ -177,16 +181,16 @@ class TestSeriesEnd:
                 pipe.zincrby(service.keys("nodes"), -hour, node_id)
             pipe.execute()
         client.hset(service.keys("heard"), mapping={"since": 1, "last": desk.views.now()})
-        for _ in range(45):  # each heartbeat buries and forgets a bounded number
+        for _ in range(45):  # each heartbeat marks and removes a bounded number
             desk.beat("stays", jobs=[])
         assert [node.node_id for node in desk.views.nodes()] == ["stays"]
-        said = scrape(desk.views)
-        assert len(said.samples) == before
-        assert said.value("minsched_node_deaths_total") == 1000
+        scraped = scrape(desk.views)
+        assert len(scraped.samples) == before
+        assert scraped.value("minsched_node_deaths_total") == 1000
 
 
 class TestWatching:
-    """A thousand nodes, and no look at them holds Redis up."""
+    """A thousand nodes. No command or scrape holds Redis up."""
 
     @pytest.fixture
     def crowd(self, client: redis.Redis) -> Desk:
@@ -216,12 +220,12 @@ class TestWatching:
         client.config_set("slowlog-log-slower-than", 5000)  # µs
         try:
             slow: set[str] = set()
-            for _ in range(5):  # a machine that is busy stops a server too, each time elsewhere
+            for _ in range(5):  # a busy machine delays a server at random
                 client.slowlog_reset()
                 client.config_resetstat()
                 look()
-                found = {entry["command"].split()[0] for entry in client.slowlog_get()}
-                slow = slow & found if slow else found
+                commands = {entry["command"].split()[0] for entry in client.slowlog_get()}
+                slow = slow & commands if slow else commands
                 if not slow:
                     break
             assert slow == set()
@@ -240,11 +244,11 @@ class TestWatching:
 
 
 class TestExporter:
-    """``celery -A app minsched exporter`` for real."""
+    """The process ``celery -A app minsched exporter``."""
 
     @pytest.fixture
     def server(self) -> Iterator[Server]:
-        """A server that may be stopped: connections to the other tests' server stay whole."""
+        """A server of its own, because the test stops it."""
         server = Server()
         yield server
         server.close()
@@ -258,7 +262,7 @@ class TestExporter:
         process.communicate(timeout=60)
         assert process.returncode == 0
 
-    def test_it_serves_while_redis_comes_and_goes(self, page: str, server: Server) -> None:
+    def test_it_serves_while_redis_stops_and_starts(self, page: str, server: Server) -> None:
         def read() -> Scrape | None:
             try:
                 with urllib.request.urlopen(page, timeout=30) as answer:
@@ -280,7 +284,7 @@ class TestExporter:
         assert back is not None
         assert back.value("minsched_up") == 1
 
-    def test_a_port_that_is_taken_is_told_in_a_sentence(self, server: Server) -> None:
+    def test_a_port_in_use_is_an_error_in_a_sentence(self, server: Server) -> None:
         options = ["--port", str(server.port), "--address", "127.0.0.1"]
         context = SimpleNamespace(app=make_app(server.url))
         result = CliRunner().invoke(exporter, options, obj=context)
@@ -300,8 +304,8 @@ def run_exporter(server: Server, *options: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_registry_is_given_the_scheduler_without_a_connection() -> None:
-    """Flower registers it at its start, when Redis may be away."""
+def test_register_needs_no_connection() -> None:
+    """Flower registers the metrics at its start. Redis may be away then."""
     registry = CollectorRegistry(auto_describe=True)
     app = make_app(f"redis://127.0.0.1:{free_port()}/0")
     began = time.monotonic()
@@ -310,15 +314,15 @@ def test_a_registry_is_given_the_scheduler_without_a_connection() -> None:
     assert "minsched_up 0.0" in generate_latest(registry).decode()
 
 
-def test_pools_that_nodes_name_make_a_bounded_number_of_series(desk: Desk) -> None:
+def test_the_number_of_series_of_pools_is_bounded(desk: Desk) -> None:
     for number in range(5):
         desk.node(f"n{number}", 1, [f"p{number}-{n}" for n in range(250)])
     desk.node("large", 9, ["asr"])
     desk.send()
-    said = scrape(desk.views)
-    labels = said.of("minsched_pool_slots")
+    scraped = scrape(desk.views)
+    labels = scraped.of("minsched_pool_slots")
     assert len(labels) == MOST_POOLS + 1
     assert {"pool": "asr"} in labels
-    assert len(said.of("minsched_node_info")) == MOST_POOLS
-    assert said.value("minsched_pool_slots", pool=OTHER) == 1251 - MOST_POOLS
-    assert sum(said.value("minsched_pool_slots", **label) for label in labels) == 1259
+    assert len(scraped.of("minsched_node_info")) == MOST_POOLS
+    assert scraped.value("minsched_pool_slots", pool=OTHER) == 1251 - MOST_POOLS
+    assert sum(scraped.value("minsched_pool_slots", **label) for label in labels) == 1259

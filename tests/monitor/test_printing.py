@@ -1,4 +1,4 @@
-"""What Redis holds reaches no terminal as a command, and no page or scrape without a bound."""
+"""Texts from Redis are no commands to a terminal, and pages and scrapes are bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..support.desk import Desk
 from ..support.scene import CONTROLS, LOOKS, OTHERS, Scene
 from ..support.scrape import scrape
 
-#: Sets a terminal's title, clears it, and turns letters round.
+#: Sets a terminal's title, clears the terminal, and reverses letters.
 ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"
 
 
@@ -45,14 +45,14 @@ NODE = {"node_id": "n", "max_jobs": 1, "pools_json": '["a"]'}
         (DispatchRequest, {"pool": "a", "token": ESCAPE}),
     ],
 )
-def test_a_model_takes_printable_text_only(
+def test_a_model_accepts_only_printable_text(
     model: type[BaseModel], given: dict[str, object]
 ) -> None:
     with pytest.raises(ValidationError, match="unprintable"):
         model.model_validate(given)
 
 
-def test_no_command_page_or_scrape_passes_an_escape_on(scene: Scene) -> None:
+def test_no_command_page_or_scrape_contains_an_escape_sequence(scene: Scene) -> None:
     raw, event = scene.raw, {"kind": ESCAPE, "node": ESCAPE, ESCAPE: ESCAPE}
     for key in raw.scan_iter("scheduler:job:*:*"):
         payload = json.dumps({"task": ESCAPE})
@@ -65,15 +65,15 @@ def test_no_command_page_or_scrape_passes_an_escape_on(scene: Scene) -> None:
     raw.hset("scheduler:waiting_counts", ESCAPE, "1")
     raw.sadd("scheduler:pools", ESCAPE)
     raw.xadd("scheduler:events", event)
-    told = 0
-    for face, said in scene.answers((*LOOKS, *OTHERS, f"why {ESCAPE}", f"drain {ESCAPE}")):
-        assert not CONTROLS.search(said), face
-        assert "\u202e" not in said, face
-        told += "owned" in said
-    assert told > 15
+    faces = 0
+    for face, text in scene.answers((*LOOKS, *OTHERS, f"why {ESCAPE}", f"drain {ESCAPE}")):
+        assert not CONTROLS.search(text), face
+        assert "\u202e" not in text, face
+        faces += "owned" in text
+    assert faces > 15
 
 
-def test_a_live_view_writes_no_code_but_its_own() -> None:
+def test_a_live_view_writes_only_its_own_escape_sequences() -> None:
     written = StringIO()
     terminal = Terminal(file=written, force_terminal=True, width=80, highlight=False)
     made = table("NODE", "STATE")
@@ -86,7 +86,7 @@ def test_a_live_view_writes_no_code_but_its_own() -> None:
     assert "\x1b[?1049h" in written.getvalue()  # its own
 
 
-def test_an_error_is_printed_without_escapes() -> None:
+def test_an_error_is_printed_without_escape_sequences() -> None:
     assert not CONTROLS.search(Failure(f"Redis says {ESCAPE}").format_message())
     in_use = NodeIdInUse(node_id="n1", holder=ESCAPE, age_ms=1)
     with pytest.raises(click.ClickException) as raised, _explained():
@@ -94,7 +94,7 @@ def test_an_error_is_printed_without_escapes() -> None:
     assert not CONTROLS.search(raised.value.format_message())
 
 
-def test_wrong_names_of_pools_make_a_bounded_number_of_series(desk: Desk) -> None:
+def test_wrong_names_of_pools_have_a_bounded_number_of_series(desk: Desk) -> None:
     desk.node("n1", 1)
     desk.send()
     desk.park()
@@ -102,13 +102,13 @@ def test_wrong_names_of_pools_make_a_bounded_number_of_series(desk: Desk) -> Non
     for start in range(0, number, 100):
         desk.send_many([{"pool": f"typo{n}"} for n in range(start, start + 100)])
     desk.send_many([{"pool": "typo7"}])
-    said = scrape(desk.views)
-    labels = said.of("minsched_pool_waiting_jobs")
+    scraped = scrape(desk.views)
+    labels = scraped.of("minsched_pool_waiting_jobs")
     assert len(labels) == MOST_EMPTY_POOLS + 2
     assert {"pool": "typo7"} in labels
-    waiting = said.value("minsched_pool_waiting_jobs", pool="(other)")
+    waiting = scraped.value("minsched_pool_waiting_jobs", pool="(other)")
     assert waiting == number - MOST_EMPTY_POOLS
-    assert len(said.text.splitlines()) < usual + 50 * MOST_EMPTY_POOLS
+    assert len(scraped.text.splitlines()) < usual + 50 * MOST_EMPTY_POOLS
 
 
 def test_a_page_sends_bounded_lists_and_texts(desk: Desk) -> None:

@@ -1,4 +1,4 @@
-"""A look at a large fleet asks Redis for a bounded number of keys, however many lines there are."""
+"""A read of a large fleet reads a bounded number of keys, at any number of lines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FACES: dict[str, Callable[[Views], object]] = {
 
 
 def demands() -> Iterator[dict[str, Any]]:
-    """Each of another line: in two pools and for a language pair, by two capabilities."""
+    """Demands of different lines: for two pools and a language pair, with two capabilities."""
     wheres = [{"pool": "asr"}, {"pool": "mt"}, {"src_lang": "zh", "tgt_lang": "en", "pool": None}]
     for first, second, where in product(CAPABILITIES, CAPABILITIES, wheres):
         if first < second:
@@ -54,7 +54,7 @@ def demands() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[tuple[Desk, dict[str, dict[str, int]]]]:
-    """A fleet with many lines, and what each face asked for when it had fewer."""
+    """A fleet with many lines, and the calls of each face when it had fewer lines."""
     server = Server()
     with server.client() as client:
         desk = Desk(MinimalSchedulerService(client))
@@ -79,7 +79,7 @@ def send(desk: Desk, jobs: Any) -> None:
 
 
 def calls(client: redis.Redis, views: Views, face: Callable[[Views], object]) -> dict[str, int]:
-    """How often the face calls each command."""
+    """The number of calls of each command by the face."""
     client.config_resetstat()
     face(views)
     stats = client.info("commandstats")
@@ -87,11 +87,11 @@ def calls(client: redis.Redis, views: Views, face: Callable[[Views], object]) ->
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_a_look_costs_the_same_with_more_lines(name: str, crowd: Any) -> None:
+def test_a_read_costs_the_same_with_more_lines(name: str, crowd: Any) -> None:
     desk, before = crowd
     after = calls(desk.service.redis, desk.views, FACES[name])
-    # How many names one HSCAN brings, how many language pairs and how many capabilities the lines
-    # have that Redis finds first: these differ a little, whatever the number of lines.
+    # Three numbers differ a little at any number of lines: the names in an answer of HSCAN, and the
+    # language pairs and the capabilities of the lines that Redis returns first.
     total, was = sum(after.values()), sum(before[name].values())
     assert total <= 1.1 * was + 20, (before[name], after)
 
@@ -110,13 +110,13 @@ def test_totals_count_all_lines(crowd: Any) -> None:
     assert (snapshot.waiting, snapshot.line_count) == (total, MANY + 1)
     assert len(snapshot.lines) == MOST_LINES
     assert nodes_page(views)["texts"]["waiting"] == f"{total:,}"
-    said = scrape(views)
-    demanded = said.of("minsched_waiting_jobs")
+    scraped = scrape(views)
+    demanded = scraped.of("minsched_waiting_jobs")
     assert len(demanded) == MOST_DEMANDS + 1
-    in_series = [said.value("minsched_waiting_jobs", **labels) for labels in demanded]
+    in_series = [scraped.value("minsched_waiting_jobs", **labels) for labels in demanded]
     assert sum(in_series) == total
-    assert said.value("minsched_waiting_jobs", demand=OTHER) >= total - MOST_LINES
-    assert said.value("minsched_pool_waiting_jobs", pool="mt") == 2 * MANY // 3
+    assert scraped.value("minsched_waiting_jobs", demand=OTHER) >= total - MOST_LINES
+    assert scraped.value("minsched_pool_waiting_jobs", pool="mt") == 2 * MANY // 3
 
 
 def test_a_line_is_possible_if_one_node_of_its_pools_has_all_capabilities(crowd: Any) -> None:
@@ -156,15 +156,15 @@ def test_the_waiting_page_shows_a_part_of_the_lines(crowd: Any) -> None:
     assert (most["id"], most["waiting"]) == ("asr//", 10)
 
 
-def test_waiting_says_how_many_lines_it_looked_at(crowd: Any) -> None:
+def test_waiting_says_how_many_lines_it_read(crowd: Any) -> None:
     desk = crowd[0]
     port = desk.service.redis.connection_pool.connection_kwargs["port"]
     app = make_app(f"redis://127.0.0.1:{port}/0")
-    said = run_with(app, "waiting", "--limit", "5")
-    assert said.stdout.splitlines()[-1] == (
+    scraped = run_with(app, "waiting", "--limit", "5")
+    assert scraped.stdout.splitlines()[-1] == (
         f"… and {MANY - 4:,} lines more. See --limit and --offset."
     )
-    assert said.stderr == (
+    assert scraped.stderr == (
         f"Read {MOST_LINES:,} lines of {MANY + 1:,}. {MANY + 10:,} jobs wait in all lines. "
         f"--limit {MANY + 1} reads all lines.\n"
     )
@@ -177,7 +177,7 @@ def test_waiting_says_how_many_lines_it_looked_at(crowd: Any) -> None:
 
 
 class TestPaging:
-    """Nodes and pools, a part of them at a time."""
+    """Parts of the lists of nodes and pools."""
 
     @pytest.fixture
     def fleet(self, desk: Desk) -> Desk:
@@ -193,7 +193,7 @@ class TestPaging:
                 for row in nodes_page(fleet.views, "", TableRequest(**asked))["tables"]["nodes"]
             ]
 
-        assert ids(limit=3) == ["n7", "n0", "n1"]  # the stuck one first, then by number
+        assert ids(limit=3) == ["n7", "n0", "n1"]  # first the stuck node, then by number
         assert ids(offset=118) == ["n118", "n119"]
         assert ids(find="GPU n1", limit=200) == ["n10", "n100", "n110"]
         assert ids(sort="node", descending=True, limit=2) == ["n119", "n118"]
@@ -207,7 +207,9 @@ class TestPaging:
         assert [row["id"] for row in answer["tables"]["pools"]] == ["p0", "p1"]
         assert answer["numbers"] == {"pools": [121, 121]}
 
-    def test_commands_show_a_part_and_say_how_many_more(self, fleet: Desk, server: Server) -> None:
+    def test_commands_show_a_part_and_the_number_of_the_others(
+        self, fleet: Desk, server: Server
+    ) -> None:
         app = make_app(server.url)
         for command, what, total in (("nodes", "node", 120), ("pools", "pool", 121)):
             shown = run_with(app, command).stdout
@@ -231,7 +233,7 @@ class TestPaging:
         app.close()
 
 
-def test_jobs_in_line_count_for_each_pool_that_could_serve_them(desk: Desk) -> None:
+def test_jobs_in_line_count_for_each_pool_that_can_serve_them(desk: Desk) -> None:
     desk.node("n1", 1, [{"id": "a", "langs": [["zh", "en"]]}])
     desk.node("n2", 1, [{"id": "b", "langs": [["zh", "en"], ["de", "en"]]}, "plain"])
     desk.dispatch(pool="a")
@@ -239,9 +241,9 @@ def test_jobs_in_line_count_for_each_pool_that_could_serve_them(desk: Desk) -> N
     pair = {"src_lang": "zh", "tgt_lang": "en"}
     desk.park(pool=None, **pair)
     desk.park(pool="a", **pair)
-    desk.park(pool="a", src_lang="de", tgt_lang="en")  # which a does not serve
-    desk.park(pool="plain", **pair)  # which lists no pair
-    desk.park(pool=None, src_lang="xx", tgt_lang="yy")  # which no pool serves
+    desk.park(pool="a", src_lang="de", tgt_lang="en")  # pool a does not serve it
+    desk.park(pool="plain", **pair)  # this pool lists no pair
+    desk.park(pool=None, src_lang="xx", tgt_lang="yy")  # no pool serves it
     desk.park(pool="cold")
     waiting = {pool.pool: pool.waiting for pool in desk.views.pools()}
     assert waiting == {"a": 2, "b": 1, "plain": 1, "cold": 1}

@@ -1,4 +1,4 @@
-"""Whatever a producer writes into Redis, all commands, pages and scrapes answer. Check names it."""
+"""All commands, pages and scrapes answer with unreadable values in Redis, and check names them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.scene import Scene, scrape
 N1, RUNTIME = "scheduler:node:info:n1", "scheduler:node:runtime:n1"
 JOB = "scheduler:job:u1:1"
 
-#: Commands by which a producer breaks something, and the violation that names it.
+#: Commands of a producer, and the code of their violation.
 BROKEN: dict[str, tuple[list[tuple[object, ...]], str]] = {
     "slots are no number": ([("HSET", N1, "max_jobs", "x")], "node_unreadable"),
     "no slots": ([("HSET", N1, "max_jobs", "0")], "node_unreadable"),
@@ -58,30 +58,30 @@ BROKEN: dict[str, tuple[list[tuple[object, ...]], str]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_one_broken_record_hides_no_other_and_is_named(scene: Scene, what: str) -> None:
+def test_an_unreadable_record_hides_no_other_and_is_named(scene: Scene, what: str) -> None:
     commands, code = BROKEN[what]
     for command in commands:
         scene.raw.execute_command(*command)
-    said = dict(scene.answers())
-    assert "\nn2 " in said["nodes"]
-    assert "t-delayed" in said["jobs"]
-    assert 'minsched_node_slots{node="n2"} 1.0' in said["scrape"]
+    answers = dict(scene.answers())
+    assert "\nn2 " in answers["nodes"]
+    assert "t-delayed" in answers["jobs"]
+    assert 'minsched_node_slots{node="n2"} 1.0' in answers["scrape"]
     assert code in scene.codes()
     if code == "node_unreadable" and "order" not in what and "turn" not in what:
-        assert "broken" in said["nodes"]
-        [node] = [n for n in json.loads(said["nodes --json"]) if n["node_id"] == "n1"]
+        assert "broken" in answers["nodes"]
+        [node] = [n for n in json.loads(answers["nodes --json"]) if n["node_id"] == "n1"]
         assert (node["state"], node["online"], bool(node["broken"])) == ("broken", False, True)
         assert node["broken"].count("max_jobs is ") <= 1
-        [row] = [line for line in said["nodes"].splitlines() if line.startswith("n1 ")]
-        assert " d " not in row  # a time that cannot be read is not the year 1970
+        [row] = [line for line in answers["nodes"].splitlines() if line.startswith("n1 ")]
+        assert " d " not in row  # an unreadable time is not the year 1970
     if code == "job_unreadable":
-        assert "broken" in said["jobs"]
-        assert "Its record is unreadable" in said["why t-running"]
+        assert "broken" in answers["jobs"]
+        assert "Its record is unreadable" in answers["why t-running"]
         [violation] = [found for found in scene.violations() if found.code == code]
         assert f"is unreadable: {commands[0][2]} is" in violation.sentence
 
 
-def test_a_node_that_registers_anew_mends_its_record(scene: Scene) -> None:
+def test_a_node_mends_its_record_when_it_registers_again(scene: Scene) -> None:
     for field in ("max_jobs", "load_json", "load", "offers", "last_heartbeat_ts", "turn", "state"):
         scene.raw.hset(N1, field, b"\xff")
         assert scene.codes() >= {"node_unreadable"}
@@ -90,13 +90,13 @@ def test_a_node_that_registers_anew_mends_its_record(scene: Scene) -> None:
         assert scene.codes() == set(), field
 
 
-def test_a_layout_that_is_no_number_is_an_error_that_names_the_key(scene: Scene) -> None:
+def test_an_unreadable_layout_is_an_error_that_names_the_key(scene: Scene) -> None:
     for value in ("two", b"\xff", "9" * 5000):
         scene.raw.set("scheduler:layout", value)
         scene.app.minsched.__dict__.pop("scheduler", None)
-        said = run_with(scene.app, "nodes")
-        assert said.exit_code == 2
-        assert "scheduler:layout" in said.stderr
+        answers = run_with(scene.app, "nodes")
+        assert answers.exit_code == 2
+        assert "scheduler:layout" in answers.stderr
         assert "minsched_up 0.0" in scrape(scene.app)
         assert (
             "scheduler:layout"
@@ -104,15 +104,15 @@ def test_a_layout_that_is_no_number_is_an_error_that_names_the_key(scene: Scene)
         )
 
 
-def test_a_repair_passes_over_keys_of_the_wrong_type(scene: Scene) -> None:
-    """One violation that cannot be mended leaves the others to be mended."""
+def test_a_repair_skips_keys_of_the_wrong_type(scene: Scene) -> None:
+    """The repair mends the other violations."""
     scene.raw.delete("scheduler:pool:mt:free")
     scene.raw.set("scheduler:pool:mt:free", "x")
     scene.raw.hset(RUNTIME, "current_jobs", "7")
     scene.raw.hset("scheduler:node:runtime:n2", "current_jobs", "7")
-    said = run_with(scene.app, "check", "--repair")
-    assert said.exit_code == 1, said.output
-    assert "DEL the key, and run check --repair." in " ".join(said.output.split())
+    answers = run_with(scene.app, "check", "--repair")
+    assert answers.exit_code == 1, answers.output
+    assert "DEL the key, and run check --repair." in " ".join(answers.output.split())
     scene.raw.delete("scheduler:pool:mt:free")
     assert run_with(scene.app, "check", "--repair").exit_code == 0
     assert scene.codes() == set()

@@ -1,4 +1,4 @@
-"""``why`` answers for each way in which a job can be where it is; events and counts, the rest."""
+"""The answers of ``why``, the events and the counters."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class TestWhy:
         desk.node("n2", 4)
         desk.dispatch()
         desk.dispatch(task_id="t")
-        said = explain(desk)
-        assert said.verdict == "placed"
-        assert said.story[0] == (
+        explanation = explain(desk)
+        assert explanation.verdict == "placed"
+        assert explanation.story[0] == (
             "It went to node n2, the least loaded node with a free slot in pool asr."
         )
-        assert said.story[1] == (
+        assert explanation.story[1] == (
             "2 nodes had a free slot. n2 had 0% of its slots taken and a low load. "
             "The next best, n1, had 50% of its slots taken and a low load."
         )
@@ -49,8 +49,8 @@ class TestWhy:
         assert "the last job of its session ran there" in explain(desk).story[0]
         desk.node("n2", 1)
         desk.dispatch(session_id="u1", task_id="t2")
-        said = explain(desk, "t2")
-        assert said.story[-2].startswith("Its session moved away from node n1, because")
+        explanation = explain(desk, "t2")
+        assert explanation.story[-2].startswith("Its session moved away from node n1, because")
         assert desk.views.counts("asr")["session_moves"] == 1
 
     def test_waiting_because_busy(self, desk: Desk) -> None:
@@ -61,11 +61,11 @@ class TestWhy:
             desk.dispatch()
         desk.park()
         desk.park(task_id="t", session_id="u1")
-        said = explain(desk)
-        assert (said.verdict, said.place_in_line) == ("waiting", 1)
-        assert said.story[0].endswith(" s, 1 job ahead of it.")
-        assert said.story[1:] == ["Both nodes that can run it (n1, n2) are full."]
-        obstacles = {node.node_id: node.obstacle for node in said.candidates}
+        explanation = explain(desk)
+        assert (explanation.verdict, explanation.place_in_line) == ("waiting", 1)
+        assert explanation.story[0].endswith(" s, 1 job ahead of it.")
+        assert explanation.story[1:] == ["Both nodes that can run it (n1, n2) are full."]
+        obstacles = {node.node_id: node.obstacle for node in explanation.candidates}
         assert obstacles == {"n1": "full", "n2": "full", "n3": "not in asr"}
         desk.park(task_id="g", capabilities=["gpu"])
         obstacles = {node.node_id: node.obstacle for node in explain(desk, "g").candidates}
@@ -96,16 +96,16 @@ class TestWhy:
     def test_impossible(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.park(task_id="t", capabilities=["gpu"])
-        said = explain(desk)
-        assert said.verdict == "impossible"
-        assert said.story[1].startswith("No registered node can run it. Start a node")
+        explanation = explain(desk)
+        assert explanation.verdict == "impossible"
+        assert explanation.story[1].startswith("No registered node can run it. Start a node")
 
     def test_delayed(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.send(task_id="t", due_ts=desk.views.now() + 60_000)
-        said = explain(desk)
-        assert said.verdict == "delayed"
-        assert said.story[0] in (
+        explanation = explain(desk)
+        assert explanation.verdict == "delayed"
+        assert explanation.story[0] in (
             "It is delayed and due in 59 s. Until then it holds no slot.",
             "It is delayed and due in 1 m 0 s. Until then it holds no slot.",
         )
@@ -120,10 +120,13 @@ class TestWhy:
         client.lpush(desk.service.keys("job_queue", job.job_id), "{}")
         desk.beat("n2", jobs=[])
         desk.service.rescue_node("n1", [job.job_id])
-        said = explain(desk)
-        assert (said.verdict, said.job and said.job.node_id) == ("placed", "n2")
-        assert said.story[0] == "It was rescued, because a node died while it ran the job."
-        assert said.story[1].startswith("It was at node n1 before")
+        explanation = explain(desk)
+        assert (explanation.verdict, explanation.job and explanation.job.node_id) == (
+            "placed",
+            "n2",
+        )
+        assert explanation.story[0] == "It was rescued, because a node died while it ran the job."
+        assert explanation.story[1].startswith("It was at node n1 before")
         assert {"node_died", "job_moved", "node_rescued"} <= set(kinds(desk))
 
     def test_lost(self, desk: Desk, client: redis.Redis) -> None:
@@ -134,9 +137,9 @@ class TestWhy:
         silence(desk, "n1", 60_000)
         client.hset(desk.service.keys("heard"), mapping={"since": 1, "last": desk.views.now()})
         desk.beat("n2", jobs=[])
-        said = explain(desk)
-        assert said.verdict == "lost"
-        assert said.story[-1] == "It is lost: its node was lost while it ran."
+        explanation = explain(desk)
+        assert explanation.verdict == "lost"
+        assert explanation.story[-1] == "It is lost: its node was lost while it ran."
         assert "job_lost" in kinds(desk)
 
     def test_ended_and_unknown(self, desk: Desk) -> None:
@@ -146,7 +149,7 @@ class TestWhy:
         assert explain(desk, "nobody").verdict == "unknown"
 
 
-def test_a_paused_pool_takes_no_job_until_it_goes_on(desk: Desk) -> None:
+def test_a_paused_pool_takes_no_job_until_it_is_resumed(desk: Desk) -> None:
     desk.node("n1", 2, ["asr", "mt"])
     desk.service.pause_pool("asr")
     with pytest.raises(NoAvailableNode):
@@ -164,7 +167,7 @@ def test_a_paused_pool_takes_no_job_until_it_goes_on(desk: Desk) -> None:
         desk.service.pause_pool("nowhere")
 
 
-def test_a_node_is_declared_dead_only_when_it_is_silent(desk: Desk) -> None:
+def test_a_node_with_heartbeats_is_not_declared_dead(desk: Desk) -> None:
     desk.node("n1", 1)
     desk.node("n2", 1)
     desk.dispatch(preferred_node="n1")
@@ -181,7 +184,7 @@ def test_a_node_is_declared_dead_only_when_it_is_silent(desk: Desk) -> None:
     assert desk.info("n1").state == "dead"
 
 
-def test_events_say_what_happened_to_nodes(desk: Desk) -> None:
+def test_events_of_nodes(desk: Desk) -> None:
     desk.node("n1", 1)
     desk.beat("n1", jobs=[])
     desk.service.drain_node("n1")
@@ -189,14 +192,14 @@ def test_events_say_what_happened_to_nodes(desk: Desk) -> None:
     desk.service.drain_node("n1", draining=False)
     desk.beat("n1", online=False, jobs=[])
     desk.beat("n1", jobs=[])
-    said = ["node_joined", "node_drained", "node_undrained", "node_left", "node_joined"]
-    assert kinds(desk) == said
+    explanation = ["node_joined", "node_drained", "node_undrained", "node_left", "node_joined"]
+    assert kinds(desk) == explanation
     assert desk.views.events()[0].fields == {"node": "n1"}
     last = desk.views.events()[-2].event_id
     assert [event.kind for event in desk.views.events(after=last)] == ["node_joined"]
 
 
-def test_what_is_counted(desk: Desk) -> None:
+def test_counters(desk: Desk) -> None:
     desk.node("n1", 1)
     job = desk.dispatch()
     with pytest.raises(NoAvailableNode):
@@ -212,7 +215,7 @@ def test_what_is_counted(desk: Desk) -> None:
     assert desk.views.counts()["EMPTY_POOL"] == 1
 
 
-def test_a_pool_s_load_is_what_to_scale_by(desk: Desk) -> None:
+def test_the_load_of_a_pool(desk: Desk) -> None:
     desk.node("n1", 2)
     for _ in range(2):
         desk.dispatch()
@@ -221,4 +224,4 @@ def test_a_pool_s_load_is_what_to_scale_by(desk: Desk) -> None:
     [pool] = desk.views.pools()
     assert (pool.slots, pool.taken, pool.waiting, pool.load) == (2, 2, 4, 3.0)
     desk.beat("n1", online=False, jobs=[])
-    assert desk.views.pools()[0].load == 4.0  # the two jobs of the node that left are not counted
+    assert desk.views.pools()[0].load == 4.0  # the jobs of a node that has left do not count
