@@ -1,4 +1,4 @@
-"""States that break an invariant, with the name of each violation and a key that it names."""
+"""Changes of Redis that violate an invariant."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import redis
 from .world import LATER, World, message
 
 Break = Callable[[redis.Redis, World], Any]
-#: What is done to Redis, and which violation names it, with which of its keys.
+#: A change, the code of its violation, and a key that the violation names.
 BREAKS: dict[str, tuple[Break, str, str]] = {
     "a slot count": (
         lambda r, w: r.hset("scheduler:node:runtime:full", "current_jobs", 7),
         "slot_count",
         "scheduler:node:runtime:full",
     ),
-    "a full node is free": (
+    "a full node is in a free set": (
         lambda r, w: r.zadd("scheduler:pool:asr:free", {"full": 1}),
         "free_index",
         "scheduler:pool:asr:free",
     ),
-    "an idle node is not free": (
+    "an idle node is not in its free set": (
         lambda r, w: r.zrem("scheduler:pool:mt:free", "idle"),
         "free_index",
         "scheduler:pool:mt:free",
     ),
-    "an idle node is not free for its capability": (
+    "an idle node is not in the free set of its capability": (
         lambda r, w: r.zrem("scheduler:pool:mt:free:big", "idle"),
         "free_index",
         "scheduler:pool:mt:free:big",
@@ -42,17 +42,17 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "member_missing",
         "scheduler:pool:asr:members:gpu",
     ),
-    "a member that never offered it": (
+    "a member that does not advertise the index": (
         lambda r, w: r.sadd("scheduler:pool:mt:members", "full"),
         "stale_member",
         "scheduler:pool:mt:members",
     ),
-    "a member that is no node": (
+    "a member that is not a node": (
         lambda r, w: r.sadd("scheduler:pool:mt:members:big", "ghost"),
         "stale_member",
         "scheduler:pool:mt:members:big",
     ),
-    "a free node that is none": (
+    "an unknown node in a free set": (
         lambda r, w: r.zadd("scheduler:pool:mt:free", {"ghost": 0}),
         "stale_member",
         "scheduler:pool:mt:free",
@@ -62,12 +62,12 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "node_unlisted",
         "scheduler:nodes",
     ),
-    "a node that is no node": (
+    "an unknown node in the list of nodes": (
         lambda r, w: r.zadd("scheduler:nodes", {"ghost": 5}),
         "node_without_record",
         "scheduler:node:info:ghost",
     ),
-    "a count of no node": (
+    "a slot count of an unknown node": (
         lambda r, w: r.hset("scheduler:node:runtime:ghost", "current_jobs", 1),
         "node_without_record",
         "scheduler:node:runtime:ghost",
@@ -92,7 +92,7 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "speaker_missing",
         "scheduler:lang:zh:en:in:asr",
     ),
-    "a speaker that never said so": (
+    "a speaker that does not advertise the pair": (
         lambda r, w: r.sadd("scheduler:lang:zh:en:in:asr", "idle"),
         "stale_member",
         "scheduler:lang:zh:en:in:asr",
@@ -112,12 +112,12 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "pair_index",
         "scheduler:pool:asr:langs",
     ),
-    "a pair that nobody serves": (
+    "a pair that no node serves": (
         lambda r, w: r.sadd("scheduler:lang:ga:cy", "asr"),
         "pair_index",
         "scheduler:lang:ga:cy",
     ),
-    "jobs of no node": (
+    "jobs of an unknown node": (
         lambda r, w: (
             r.hset(f"scheduler:job:{w.running}", "node_id", "ghost"),
             r.zadd("scheduler:node:jobs:ghost", {w.running: LATER}),
@@ -130,12 +130,12 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "left_behind",
         "minsched.node.dead",
     ),
-    "unacknowledged messages of no node": (
+    "unacknowledged messages of an unknown node": (
         lambda r, w: r.hset("minsched.unacked.ghost", "tag", "[{}, 1, 2]"),
         "left_behind",
         "minsched.unacked.ghost",
     ),
-    "acknowledged messages of no node": (
+    "acknowledged messages of an unknown node": (
         lambda r, w: r.sadd("minsched.acked.ghost", "tag"),
         "left_behind",
         "minsched.acked.ghost",
@@ -145,7 +145,7 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "job_without_slot",
         "scheduler:node:jobs:full",
     ),
-    "a job has a slot of no node": (
+    "a job has a slot of an unknown node": (
         lambda r, w: (
             r.hset(f"scheduler:job:{w.dispatched}", "node_id", "ghost"),
             r.zrem("scheduler:node:jobs:full", w.dispatched),
@@ -153,7 +153,7 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "job_without_slot",
         "scheduler:node:jobs:ghost",
     ),
-    "a slot of a job that has ended": (
+    "a slot of an ended job": (
         lambda r, w: r.zadd("scheduler:node:jobs:idle", {w.ended.job_id: LATER}),
         "slot_without_job",
         "scheduler:node:jobs:idle",
@@ -163,7 +163,7 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "slot_without_job",
         "scheduler:node:jobs:idle",
     ),
-    "a slot of a job that waits": (
+    "a slot of a waiting job": (
         lambda r, w: r.zadd("scheduler:node:jobs:idle", {w.waiting: LATER}),
         "slot_without_job",
         "scheduler:node:jobs:idle",
@@ -178,57 +178,57 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "job_without_place",
         "scheduler:waiting:asr//",
     ),
-    "a delayed job is not among the delayed": (
+    "a delayed job is missing from the delayed jobs": (
         lambda r, w: r.zrem("scheduler:delayed", w.delayed),
         "job_without_place",
         "scheduler:delayed",
     ),
-    "a revoked job that was put back is not there to be discarded": (
+    "a revoked job that was put back has no expiry": (
         lambda r, w: r.zrem("scheduler:expiring", w.revoked),
         "job_without_place",
         "scheduler:expiring",
     ),
-    "a place in line of no job": (
+    "an entry in line of an unknown job": (
         lambda r, w: r.zadd("scheduler:waiting:asr//", {"000000000000999 u:999": 0}),
         "ticket_without_job",
         "scheduler:waiting:asr//",
     ),
-    "a place in line of a job that runs": (
+    "an entry in line of a running job": (
         lambda r, w: r.zadd("scheduler:waiting:tts//", {f"000000000000002 {w.running}": 0}),
         "ticket_without_job",
         "scheduler:waiting:tts//",
     ),
-    "a line in a wrong place": (
+    "a line with the wrong score in its index": (
         lambda r, w: r.zadd("scheduler:pool:asr:waiting", {"asr//": 10**15}),
         "line_stray",
         "scheduler:pool:asr:waiting",
     ),
-    "a line in an index that is not its own": (
+    "a line in the index of another line": (
         lambda r, w: r.zadd("scheduler:pool:asr:waiting:gpu", {"asr//": 0}),
         "line_stray",
         "scheduler:pool:asr:waiting:gpu",
     ),
-    "jobs in line are counted wrongly": (
+    "a wrong count of jobs in line": (
         lambda r, w: r.hincrby("scheduler:waiting_counts", "asr", 3),
         "waiting_miscounted",
         "scheduler:waiting_counts",
     ),
-    "jobs are counted that wait for nothing": (
+    "a count of jobs without a line": (
         lambda r, w: r.hset("scheduler:waiting_counts", "gone", 3),
         "waiting_miscounted",
         "scheduler:waiting_counts",
     ),
-    "a delayed entry of no job": (
+    "a delayed entry of an unknown job": (
         lambda r, w: r.zadd("scheduler:delayed", {"u:999": LATER}),
         "entry_without_job",
         "scheduler:delayed",
     ),
-    "a job that runs is among the delayed": (
+    "a running job is in the delayed jobs": (
         lambda r, w: r.zadd("scheduler:delayed", {w.running: 1}),
         "entry_without_job",
         "scheduler:delayed",
     ),
-    "an expiry of no job": (
+    "an expiry of an unknown job": (
         lambda r, w: r.zadd("scheduler:expiring", {"u:999": LATER}),
         "entry_without_job",
         "scheduler:expiring",
@@ -248,57 +248,57 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "message_without_job",
         "minsched.job.u1",
     ),
-    "a message of a job that has ended": (
+    "a message of an ended job": (
         lambda r, w: r.lpush(f"minsched.job.{w.ended.job_id}", message(w.ended.job_id)),
         "message_without_job",
         "minsched.job.",
     ),
-    "a message of a job that was given up": (
+    "a message of an abandoned job": (
         lambda r, w: r.lpush(f"minsched.job.{w.lost}", message(w.lost)),
         "message_without_job",
         "minsched.job.",
     ),
-    "a record has lost what its job asks for": (
+    "a record without the demand": (
         lambda r, w: r.hdel(f"scheduler:job:{w.waiting}", "where"),
         "job_without_demand",
         "minsched.job.u1",
     ),
-    "the record of an ended job stays for ever": (
+    "the record of an ended job has no TTL": (
         lambda r, w: r.persist(f"scheduler:job:{w.ended.job_id}"),
         "record_stays",
         "scheduler:job:",
     ),
-    "the record of a running job stays for ever": (
+    "the record of a running job has no TTL": (
         lambda r, w: r.persist(f"scheduler:job:{w.running}"),
         "record_stays",
         "scheduler:job:",
     ),
-    "the record of a waiting job lapses": (
+    "the record of a waiting job has a TTL": (
         lambda r, w: r.expire(f"scheduler:job:{w.waiting}", 1000),
         "record_lapses",
         "scheduler:job:u1",
     ),
-    "a line with nobody in it": (
+    "a line without jobs": (
         lambda r, w: r.hset("scheduler:lines", "tts//", 0),
         "line_without_jobs",
         "scheduler:lines",
     ),
-    "a line is not known": (
+    "a line is not listed": (
         lambda r, w: r.hdel("scheduler:lines", "asr//"),
         "line_unlisted",
         "scheduler:lines",
     ),
-    "a line is not found by its pool": (
+    "a line is missing from the index of its pool": (
         lambda r, w: r.zrem("scheduler:pool:asr:waiting", "asr//"),
         "line_unlinked",
         "scheduler:pool:asr:waiting",
     ),
-    "a line is not found by its language pair": (
+    "a line is missing from the index of its language pair": (
         lambda r, w: r.srem("scheduler:lang:zh:en:waiting", "zh:en//"),
         "line_unlinked",
         "scheduler:lang:zh:en:waiting",
     ),
-    "a line that has gone is noted at its language pair": (
+    "a gone line is in the index of its language pair": (
         lambda r, w: r.sadd("scheduler:lang:ga:cy:waiting", "ga:cy//"),
         "line_without_jobs",
         "scheduler:lang:ga:cy:waiting",
@@ -308,7 +308,7 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "free_while_waiting",
         "scheduler:waiting:asr//",
     ),
-    "a node's queue was declared and the node is not there": (
+    "a queue of an unknown node is bound": (
         lambda r, w: r.sadd("_kombu.binding.minsched.node.ghost", "x"),
         "stray_binding",
         "_kombu.binding.minsched.node.ghost",
@@ -321,19 +321,19 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "_kombu.binding.celery.pidbox",
     ),
 }
-#: What no repair can mend; what is done about it by hand.
+#: Changes that no repair can mend, and what an operator does.
 BY_HAND: dict[str, tuple[Break, str, Break]] = {
-    "a message of no job for no node": (
+    "a message of no job for an unknown node": (
         lambda r, w: r.lpush("minsched.node.ghost", "by hand"),
         "foreign_message",
         lambda r, w: r.rpop("minsched.node.ghost"),
     ),
-    "a parked message that says nothing": (
+    "an unassigned message without a demand": (
         lambda r, w: r.lpush("minsched.job.u:99", "by hand"),
         "message_without_job",
         lambda r, w: r.delete("minsched.job.u:99"),
     ),
-    "a line of no form": (
+    "a line with an unreadable name": (
         lambda r, w: r.hset("scheduler:lines", "by hand", 0),
         "line_unreadable",
         lambda r, w: r.hdel("scheduler:lines", "by hand"),

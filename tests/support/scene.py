@@ -1,4 +1,4 @@
-"""A fleet with a record of each kind, and all faces of it: commands, pages and the scrape."""
+"""A fleet with a record of each kind, and its faces: commands, pages and the scrape."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .desk import Desk
 from .fleet import make_app
 from .server import Server
 
-#: Commands that look. ``check`` is asked as a class: as a command it looks twice, with a pause.
+#: Commands that read. ``check`` is called as a class: the command scans twice, with a pause.
 LOOKS = (
     *("nodes", "pools", "jobs", "waiting", "events"),
     *("nodes --json", "pools --json", "jobs --json", "waiting --json", "events --json"),
     *("why t-running", "why t-waiting", "why t-delayed", "why t-running --json"),
 )
-#: Commands that take too long for each example of a fuzz test, or change something.
+#: Commands that change Redis, or take too long for each example of a fuzz test.
 OTHERS = ("check", "top --once --interval 0.1", "top --once --interval 0.1 --json", "pause asr")
 
-#: What a terminal obeys: control characters, other than the end of a line.
+#: Control characters that a terminal obeys, except the end of a line.
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
@@ -46,7 +46,7 @@ State = list[tuple[bytes, int, bytes]]
 
 
 def set_scene(desk: Desk) -> None:
-    """Nodes with slots, languages and capabilities; jobs that run, wait and are delayed."""
+    """Make nodes with languages and capabilities, and running, waiting and delayed jobs."""
     desk.node("n1", 2, ["asr"], ["gpu"])
     desk.node("n2", 1, [{"id": "mt", "langs": [["zh", "en"]]}])
     for node_id in ("n1", "n2"):
@@ -64,7 +64,7 @@ def set_scene(desk: Desk) -> None:
 
 
 def answers(app: Celery, looks: tuple[str, ...] = LOOKS) -> Iterator[tuple[str, str]]:
-    """Each face with all that it says. It fails for one that ends in a traceback."""
+    """Each face with its output. A traceback fails the test."""
     for look in looks:
         result = run_with(app, *look.split())
         crashed = result.exception and not isinstance(result.exception, SystemExit)
@@ -82,19 +82,19 @@ def answers(app: Celery, looks: tuple[str, ...] = LOOKS) -> Iterator[tuple[str, 
 
 
 def scrape(app: Celery) -> str:
-    """What Prometheus reads. It fails for a scrape that ends in a traceback."""
+    """The text of a scrape. A traceback fails the test."""
     registry = CollectorRegistry()
     registry.register(SchedulerCollector(lambda: app.minsched.views))
     return generate_latest(registry).decode()
 
 
 class Scene:
-    """The scene, which may be written to and set again."""
+    """The scene. A test may write to it and reset it."""
 
     def __init__(self, server: Server) -> None:
         self.raw = redis.Redis(port=server.port)
         self.app = make_app(server.url)
-        times = Settings(node_ttl=600, lease=600)  # no example is so slow that a node dies
+        times = Settings(node_ttl=600, lease=600)  # so long that no node dies in a slow example
         self.desk = Desk(MinimalSchedulerService(server.client(), times))
         set_scene(self.desk)
         self._state: State = [
@@ -108,14 +108,14 @@ class Scene:
             for key, ttl, value in self._state:
                 pipe.restore(key, ttl, value)
             pipe.execute()
-        self.app.minsched.__dict__.pop("scheduler", None)  # it has looked at the layout
+        self.app.minsched.__dict__.pop("scheduler", None)  # it has read the layout
 
     def violations(self) -> list[Violation]:
-        """What check finds, looking once."""
+        """The violations of one scan."""
         return list(Checker(self.app.minsched.views).scan_once().values())
 
     def codes(self) -> set[str]:
-        """The codes of what check finds."""
+        """The codes of the violations."""
         return {violation.code for violation in self.violations()}
 
     def close(self) -> None:

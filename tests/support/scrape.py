@@ -17,7 +17,7 @@ Labels = dict[str, str]
 
 
 class Scrape:
-    """One scrape, read by prometheus_client's own parser."""
+    """One scrape, parsed by prometheus_client."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -46,7 +46,7 @@ def scrape(views: Views) -> Scrape:
 
 
 def busy(desk: Desk) -> None:
-    """Some of everything that there is to see."""
+    """Nodes, pools and jobs for each metric."""
     desk.node("n1", 2, caps=["gpu"])
     desk.node("n2", 1, ["asr", "mt"])
     desk.beat("n1", load_json='{"cpu": 50, "gpu": 25, "disk": "full"}', jobs=None)

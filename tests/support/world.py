@@ -1,4 +1,4 @@
-"""A state of Redis with some of everything."""
+"""A state of Redis with nodes and jobs in each state."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ LATER = 10**15
 
 
 class World:
-    """Some of everything: a node that is full, one that is idle, one that is dead; jobs of each
-    kind.
-    """
+    """A full node, an idle node and a dead node, and jobs in each state."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -53,7 +51,7 @@ class World:
         self.service.set_language_pools("fr", "de", ["asr"])
 
     def die(self, node_id: str) -> None:
-        """The node falls silent, and is found so."""
+        """The node sends no heartbeats, and a script finds that it is dead."""
         silence(self.desk, node_id, 60_000)
         seconds, _ = self.client.time()
         self.client.hset(self.keys("heard"), mapping={"since": 1, "last": seconds * 1000})
@@ -61,7 +59,7 @@ class World:
         self.desk.beat("other")
 
     def send(self, **demand: Any) -> str:
-        """A job that does not run yet, and its message as the router makes it."""
+        """Send a job that does not run yet, with a message as the router makes it."""
         head, tail = message("HERE", **demand).split('"HERE"')
         request = DispatchRequest(**({"pool": "asr", "when_full": "wait"} | demand))
         [job] = self.service.dispatch_tasks([(request, (head, tail))])
@@ -75,7 +73,7 @@ class World:
         return repair(self.service, self.checker, self.check(), pause=0)
 
     def everything(self) -> dict[str, Any]:
-        """All there is but the counter of turns, and what is told and counted."""
+        """All keys with their contents, without the counter of choices, events and counters."""
         passing = {self.keys(name) for name in ("turn", "events", "counts")}
         passing |= set(self.client.scan_iter(self.keys("pool_counts", "*")))
         keys = sorted(set(self.client.scan_iter()) - passing)
