@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import time
+from pathlib import Path
 
 import redis
 
@@ -28,14 +31,21 @@ def kinds(fleet: Fleet, node_id: str) -> list[str]:
     return [event.kind for event in events if event.fields.get("node") == node_id]
 
 
+def open_gate(fifo: str) -> None:
+    """Let the workers go on that hang at the FIFO."""
+    with contextlib.suppress(OSError):  # none hangs
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+
+
 def to(node_id: str) -> dict[str, str]:
     return {"preferred_node": node_id}
 
 
 def test_a_hung_worker_hands_back_its_jobs_and_recovers(
-    server: Server, client: redis.Redis
+    server: Server, client: redis.Redis, tmp_path: Path
 ) -> None:
-    fleet = Fleet(server, **FAST)
+    fleet, gate = Fleet(server, **FAST), str(tmp_path / "gate")
+    os.mkfifo(gate)
     try:
         fleet.start("fork", "-P", "prefork", "-c", "1", slots=3)
         fleet.start("thread", "-P", "threads", "-c", "1", slots=3)
@@ -47,9 +57,9 @@ def test_a_hung_worker_hands_back_its_jobs_and_recovers(
         inside = [fleet.send("note", f"inside-{name}", minsched=to(name)) for name in hung[:2]]
         wait_for(lambda: all(fleet.job(r.id).status == "running" for r in [*held, *inside]))  # type: ignore[union-attr]
         for name in hung[:2]:  # one job runs, and one waits in the worker's memory
-            fleet.control(name, "hang", seconds=STUCK + 5)
-        fleet.control("mute", "hang_interpreter", seconds=STUCK + 5)
-        time.sleep(0.5)
+            fleet.control(name, "hang", fifo=gate)
+        fleet.control("mute", "hang_interpreter", fifo=gate)
+        wait_for(lambda: client.llen("test:hung") == len(hung), "the workers to hang")
         queued = [fleet.send("note", f"queued-{name}", minsched=to(name)) for name in hung]
         for name in hung:
             wait_for(lambda name=name: state(fleet, name) == "stuck", f"{name} to be stuck")
@@ -63,6 +73,7 @@ def test_a_hung_worker_hands_back_its_jobs_and_recovers(
         assert "says nothing and does not compute" in fleet.log("mute")
         for name in hung[:2]:
             client.lpush(f"test:release:held-{name}", "go")
+        open_gate(gate)
         fleet.wait_online(*hung)
         for result in held:
             result.get(timeout=20)
@@ -74,6 +85,7 @@ def test_a_hung_worker_hands_back_its_jobs_and_recovers(
         fleet.wait_idle()
         assert Checker(fleet.views).check() == []
     finally:
+        open_gate(gate)
         fleet.close()
 
 
@@ -86,8 +98,8 @@ def test_a_task_that_holds_the_loop_or_the_interpreter_does_not_make_its_node_st
         fleet.start("hog", "-P", "threads", slots=2)
         fleet.wait_online("solo", "hog")
         results = [
-            fleet.send("note", "long", STUCK + 3.0, minsched=to("solo")),
-            fleet.send("hogs", STUCK + 3.0, minsched=to("hog")),
+            fleet.send("note", "long", STUCK + 1.5, minsched=to("solo")),
+            fleet.send("hogs", STUCK + 1.5, minsched=to("hog")),
         ]
         wait_for(lambda: client.exists("test:began:long", "test:hogging") == 2)
         # The messages for the second slots stay in the queues of the nodes.

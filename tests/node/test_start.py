@@ -9,6 +9,7 @@ import pytest
 
 from celery_minsched.consistency.checker import Checker
 
+from ..support.crowd import mark
 from ..support.desk import Desk
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.proxy import Proxy
@@ -35,8 +36,7 @@ def leave_jobs(fleet: Fleet) -> None:
     """Register node n1, dispatch jobs to it and let it leave with the jobs in its queue."""
     desk = Desk(fleet.plugin.scheduler)
     desk.node("n1", LEFT)
-    for number in range(LEFT):
-        fleet.send("mark", "left", number)
+    fleet.plugin.dispatch_many(mark(fleet.app, "left", number) for number in range(LEFT))
     desk.beat("n1", online=False, jobs=[])
 
 

@@ -210,7 +210,7 @@ def test_delayed_tasks_survive_a_restart_of_every_process() -> None:
     fleet = Fleet(server, **FAST)
     try:
         fleet.start_ready("a", "-P", "threads", slots=4)
-        first = soon(6)
+        first = soon(4)
         etas = [first + timedelta(milliseconds=n) for n in range(1000)]
         results = fleet.plugin.dispatch_many(
             mark(fleet.app, "kept", n, eta=eta) for n, eta in enumerate(etas)
