@@ -16,6 +16,7 @@ from celery_minsched.cli.why import VERDICT_EXIT_CODES, why
 from celery_minsched.monitor.models import Event, JobView, LineView, NodeView, PoolView
 
 from ..support.commands import TASK, Run, run_with
+from ..support.contents import contents
 from ..support.desk import Desk, silence
 from ..support.fleet import make_app
 from ..support.server import Server
@@ -42,9 +43,9 @@ class TestReading:
     def test_a_reading_command_changes_nothing(
         self, busy: Desk, server: Server, run: Run, command: str
     ) -> None:
-        def state() -> dict[bytes, tuple[bytes, bool]]:
+        def state() -> dict[bytes, tuple[object, bool]]:
             with redis.Redis(port=server.port) as raw:
-                return {key: (raw.dump(key), raw.ttl(key) < 0) for key in raw.keys()}  # noqa: SIM118
+                return {key: (value, raw.ttl(key) < 0) for key, value in contents(raw).items()}
 
         before = state()
         run(*command.split(), "--json")

@@ -17,16 +17,14 @@ from celery_minsched import (
     RegisterNodeRequest,
 )
 
+from ..support.contents import contents
+
 GOOD_NODE = {"node_id": "n1", "max_jobs": 2, "pools_json": '["asr"]'}
 
 
-def everything(client: redis.Redis) -> dict[str, Any]:
+def everything(client: redis.Redis) -> dict[bytes, object]:
     """All keys of the server with their values."""
-    return {key: client.dump(key) for key in _raw(client).keys("*")}
-
-
-def _raw(client: redis.Redis) -> redis.Redis:
-    return redis.Redis(port=client.connection_pool.connection_kwargs["port"])
+    return contents(redis.Redis(port=client.connection_pool.connection_kwargs["port"]))
 
 
 def node(**wrong: Any) -> Callable[[MinimalSchedulerService], object]:

@@ -13,6 +13,7 @@ from celery import Celery
 
 from celery_minsched import MinimalSchedulerService
 
+from .contents import contents
 from .fleet import ROOT, make_app
 from .server import Server, program
 
@@ -65,7 +66,8 @@ class Guarded(Server):
             with redis.Redis(
                 port=self.port, db=database, username="admin", password="admin"
             ) as admin:
-                found |= {b"%d %b" % (database, key): admin.dump(key) for key in admin.keys("*")}
+                values = contents(admin)
+                found |= {b"%d %b" % (database, key): value for key, value in values.items()}
         return found
 
 
