@@ -1,4 +1,4 @@
-"""The state that the tests break."""
+"""Fixtures of the tests of check and repair."""
 
 from __future__ import annotations
 
