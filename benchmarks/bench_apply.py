@@ -1,9 +1,9 @@
-"""How much longer than plain Celery's does an ``apply_async`` take?
+"""How much longer does ``apply_async`` take than in plain Celery?
 
-One process, one call after the other, on a server beside it: plain Celery's, and ours for a task
-that is placed at once, one that goes where its session was, and one that waits. The results are
-ignored, so that a call is the publish and nothing else. The ways take turns, and ratios are of the
-same round. No worker runs.
+One process makes one call after the other. The calls are those of plain Celery, and those of
+celery_minsched for a placed task, a sticky task and a waiting task. Results are ignored, so a call
+only publishes. The kinds of calls take turns, and a ratio compares two kinds in the same round. No
+worker runs.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SESSIONS = 100
 
 
 class Round(NamedTuple):
-    """Milliseconds a call."""
+    """The times of calls in ms."""
 
     p50: float
     p99: float
 
 
 def ways(ours: Celery, plain: Celery) -> dict[str, Callable[[int], Any]]:
-    """By name, what makes the call of a number."""
+    """Functions that make a call, by name. They take the number of the call."""
 
     def task(app: Celery, **options: object) -> Any:
         def work(number: int) -> None: ...
@@ -55,7 +55,7 @@ def ways(ours: Celery, plain: Celery) -> dict[str, Callable[[int], Any]]:
 
 
 def prepare(plugin: MinSched, slots: int) -> None:
-    """An empty server but for the nodes."""
+    """Empty the server and register the nodes."""
     scheduler = plugin.scheduler
     scheduler.redis.flushall()
     for number in range(NODES):
@@ -65,7 +65,7 @@ def prepare(plugin: MinSched, slots: int) -> None:
 
 
 def measure(call: Callable[[int], Any], calls: int) -> Round:
-    """One round; the calls before it, a tenth as many or one for each session, are not counted."""
+    """One round. It starts with uncounted calls: a tenth as many, or one for each session."""
     for number in range(max(calls // 10, SESSIONS)):
         call(number)
     times = []
@@ -77,10 +77,10 @@ def measure(call: Callable[[int], Any], calls: int) -> Round:
 
 
 @click.command()
-@click.option("--calls", default=500, type=click.IntRange(2), help="In a round.")
-@click.option("--rounds", default=15, help="Rounds for each way.")
+@click.option("--calls", default=500, type=click.IntRange(2), help="Calls in a round.")
+@click.option("--rounds", default=15, help="Rounds of each kind.")
 def main(calls: int, rounds: int) -> None:
-    """Milliseconds of an apply_async."""
+    """Measure the time of an apply_async in ms."""
     done: defaultdict[str, list[Round]] = defaultdict(list)
     server = Server()
     try:

@@ -1,7 +1,7 @@
-"""How much faster is ``dispatch_many`` than as many calls of ``apply_async``?
+"""How much faster is ``dispatch_many`` than one ``apply_async`` for each task?
 
-Beside both, plain Celery: one call after the other, and in a batch of kombu's, which is what
-Celery takes to make the messages and schedules nothing. No worker runs.
+For comparison, plain Celery makes one call after the other, and also sends the same messages in a
+batch of kombu. No worker runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import click
 from celery import Celery, Signature
 
-from benchmarks.common import Figure, machine, print_table, say
+from benchmarks.common import Figure, machine, print_table, say, three_digits
 from benchmarks.network import network
 from celery_minsched import MinSched, RegisterNodeRequest
 from tests.support.server import Server
@@ -25,7 +25,7 @@ MOST_SLOTS = 4000
 
 
 def ways(ours: Celery, plain: Celery, tasks: int) -> dict[str, Callable[[], Any]]:
-    """By name, what sends so many tasks; each answers with their results."""
+    """Functions that send a number of tasks, by name. They return the results."""
     demanding = _signatures(ours, tasks, minsched={"pool": "asr"})
     simple = _signatures(plain, tasks)
 
@@ -50,7 +50,7 @@ def _signatures(app: Celery, tasks: int, **options: object) -> list[Signature]:
 
 @contextmanager
 def applications(port: int) -> Iterator[tuple[Celery, Celery]]:
-    """One with the scheduler and one without, on the server behind the port."""
+    """An application with the scheduler and one without, on the server at the port."""
     url = f"redis://127.0.0.1:{port}/0"
     ours = Celery("ours", broker=url, backend=url, set_as_current=False)
     ours.conf.update(minsched_node_ttl=DAY, minsched_lease=DAY, minsched_history_ttl=2 * DAY)
@@ -60,10 +60,10 @@ def applications(port: int) -> Iterator[tuple[Celery, Celery]]:
 
 
 def measure(server: Server, port: int, slots: int, tasks: int, rounds: int) -> dict[str, Figure]:
-    """Milliseconds a task for each way, which take turns.
+    """The time of a task in ms, for each way of sending. The ways take turns.
 
-    The server holds one node and nothing else, and one task has been sent by each application: they
-    are connected, and one slot is taken.
+    The server has one node. Each application has sent one task before, so it is connected and one
+    slot is taken.
     """
     times: defaultdict[str, list[float]] = defaultdict(list)
     with applications(port) as (ours, plain), server.client() as client:
@@ -76,16 +76,18 @@ def measure(server: Server, port: int, slots: int, tasks: int, rounds: int) -> d
             began = time.perf_counter()
             results = send()
             times[name].append((time.perf_counter() - began) * 1000 / tasks)
-            del results  # not before, since each then gives up its subscription
+            del results  # not earlier, because each result then ends its subscription
     return {name: Figure.of(of_rounds) for name, of_rounds in times.items()}
 
 
 @click.command()
-@click.option("--tasks", default=1000, type=click.IntRange(1, MOST_SLOTS - 1), help="To send.")
-@click.option("--rounds", default=5, help="Rounds for each way.")
-@click.option("--round-trip", default=1.0, help="Of a network such as a data centre's, ms.")
+@click.option(
+    "--tasks", default=1000, type=click.IntRange(1, MOST_SLOTS - 1), help="Tasks in a round."
+)
+@click.option("--rounds", default=5, help="Rounds of each way.")
+@click.option("--round-trip", default=1.0, help="Round trip of a simulated network, ms.")
 def main(tasks: int, rounds: int, round_trip: float) -> None:
-    """Milliseconds for a task that is sent, by the way it is sent."""
+    """Measure the time to send a task in ms, for each way of sending."""
     rows = []
     server = Server()
     try:
@@ -96,7 +98,7 @@ def main(tasks: int, rounds: int, round_trip: float) -> None:
                 for state, slots in (("free", MOST_SLOTS), ("taken", 1)):
                     figures = measure(server, port, slots, tasks, rounds)
                     ratio = figures["one by one"].median / figures["dispatch_many"].median
-                    rows.append([f"{place}, slots {state}", *figures.values(), f"{ratio:.1f}"])
+                    rows.append([f"{place}, slots {state}", *figures.values(), three_digits(ratio)])
     finally:
         server.close()
     print_table(

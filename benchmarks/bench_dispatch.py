@@ -1,7 +1,7 @@
 """Does a dispatch cost the same with 10 nodes and with 10,000?
 
-The server's own time in scripts (``INFO commandstats``) for a ``dispatch_task`` and the
-``complete_task`` of its job. Fleets stand on servers of their own, and take turns.
+Measures the server's time in scripts (``INFO commandstats``) for a ``dispatch_task`` and the
+``complete_task`` of its job. Each fleet has its own server. The fleets take turns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.server import Server
 
 POOL = "asr"
 SLOTS = 4
-OPEN_JOBS = 20  # at any time, in a fleet of any size
+OPEN_JOBS = 20  # taken at the same time, in a fleet of any size
 EMPTY = "return {'OK'}"
 #: By name.
 SCANS = {
@@ -40,14 +40,14 @@ SCANS = {
         ("the best scan", "scan_sorted.lua"),
     )
 }
-SCANNED = 20_000  # nodes that one round of scans looks at, at most
+SCANNED = 20_000  # the most nodes that one round of scans reads
 DAY = 86400.0  # seconds
 MESSAGE = ('{"job_id": ', "}")
 
 
 @dataclass
 class Fleet:
-    """Registered nodes, with no processes behind them, and how long the server took, in µs."""
+    """Registered nodes without processes. Measures the server's time in µs."""
 
     service: MinimalSchedulerService
     nodes: int
@@ -66,7 +66,7 @@ class Fleet:
             )
 
     def work(self, jobs: int, session: str = "") -> None:
-        """Dispatch and complete so many jobs, some of which are open at any time."""
+        """Dispatch and complete jobs. Some jobs run at any time."""
         demand = DispatchRequest(pool=POOL, session_id=session)
         opened: deque[DispatchResponse] = deque()
         for _ in range(jobs):
@@ -96,7 +96,7 @@ class Fleet:
 
 @contextmanager
 def fleet(nodes: int) -> Iterator[Fleet]:
-    """A fleet whose nodes stay alive for a day."""
+    """A fleet. Its nodes stay alive for a day without heartbeats."""
     server = Server()
     try:
         with server.client() as client:
@@ -115,13 +115,13 @@ def fleet(nodes: int) -> Iterator[Fleet]:
 
 
 def remember(fleet: Fleet, jobs: int) -> None:
-    """Leave so many ended jobs behind, each of a session of its own."""
+    """Run jobs to their end. Each job has its own session."""
     for number in range(jobs):
         fleet.work(1, session=f"session-{number}")
 
 
 def keep_waiting(fleet: Fleet, jobs: int) -> None:
-    """Put so many jobs in line in the fleet's pool, for what no node of it has."""
+    """Put jobs in line in the fleet's pool. They ask for a capability that no node has."""
     service = fleet.service
     for _ in range(jobs):
         demand = DispatchRequest(pool=POOL, capabilities=["none-has-it"], when_full="wait")
@@ -129,22 +129,22 @@ def keep_waiting(fleet: Fleet, jobs: int) -> None:
 
 
 def measure(fleets: Sequence[Fleet], rounds: int, jobs: int) -> None:
-    """Rounds in turn, so that a slow moment of the machine meets all of them."""
+    """Let the fleets take turns, so that a slow moment of the machine affects all of them."""
     for one in fleets:
-        one.work(jobs)  # warm
+        one.work(jobs)  # warm up
     for _ in range(rounds):
         for one in fleets:
             one.measure(jobs)
 
 
 def row(fleet: Fleet, first: Fleet) -> list[str]:
-    """What a job costs in this fleet, and how much more than in the first."""
+    """The time of a job in this fleet, and its ratio to the first fleet."""
     pair = Figure.of(fleet.pair)
     return [str(pair), f"{pair.median / Figure.of(first.pair).median:.2f}"]
 
 
 def panel(fleets: Sequence[Fleet]) -> Panel:
-    """The table by nodes."""
+    """Print the table by number of nodes."""
     curves = {
         "dispatch + complete": [one.pair for one in fleets],
         "an empty script": [one.empty for one in fleets],
@@ -160,16 +160,22 @@ def panel(fleets: Sequence[Fleet]) -> Panel:
 
 @click.command()
 @click.option(
-    "--nodes", multiple=True, type=int, default=[10, 100, 1000, 10_000, 100_000], help="A fleet."
+    "--nodes",
+    multiple=True,
+    type=int,
+    default=[10, 100, 1000, 10_000, 100_000],
+    help="Nodes of a fleet.",
 )
-@click.option("--rounds", default=9, help="Rounds for each fleet.")
+@click.option("--rounds", default=9, help="Rounds of each fleet.")
 @click.option("--jobs", default=500, help="Jobs in a round.")
-@click.option("--stored", multiple=True, type=int, default=[2000, 20_000], help="Jobs beside.")
+@click.option(
+    "--stored", multiple=True, type=int, default=[2000, 20_000], help="Other jobs in Redis."
+)
 @plot_option
 def main(
     nodes: Sequence[int], rounds: int, jobs: int, stored: Sequence[int], picture: Path | None
 ) -> None:
-    """The server's time for a dispatch and a completion, by what Redis holds."""
+    """Measure the server's time for a dispatch and a completion."""
     unit = "server time, µs: median (middle half of the rounds)"
     with ExitStack() as stack:
         fleets = [stack.enter_context(fleet(size)) for size in nodes]

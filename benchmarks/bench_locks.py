@@ -1,9 +1,10 @@
-"""How many dispatches a second, with scripts and with a table of nodes behind a lock?
+"""How many dispatches a second do scripts make, and a table of nodes behind a lock?
 
-1 to 64 dispatchers, threads of several processes, each of which dispatches a job and completes it,
-again and again. Beside ours: the table in Redis under one lock of redis-py's, and the table of a
-process that has a server in front (examples/locked_scheduler.py). There is always a free slot. The
-contenders take turns, and ratios are of the same round. All of it shares the processors.
+1 to 64 dispatchers are threads in several processes. Each dispatches and completes one job after
+the other. The contenders are the scripts, a table in Redis behind a lock of redis-py, and a table
+in a process behind a socket (examples/locked_scheduler.py). There is always a free slot. The
+contenders take turns, and a ratio compares two contenders in the same round. All processes share
+the cores.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ DAY = 86400.0  # seconds
 
 
 class Dispatcher(Protocol):
-    """What a contender can do."""
+    """What the dispatchers call."""
 
     def dispatch(self, session: str) -> Any:
-        """Take a slot; the job."""
+        """Take a slot. Returns the job."""
 
     def complete(self, job: Any) -> None:
-        """Free it."""
+        """Free the job's slot."""
 
 
 class Ours:
@@ -60,14 +61,14 @@ class Ours:
         )
 
     def fill(self, nodes: int, slots: int) -> None:
-        """Register so many nodes."""
+        """Register nodes."""
         for number in range(nodes):
             self.service.register_node(
                 RegisterNodeRequest(node_id=f"node-{number}", max_jobs=slots, pools_json='["asr"]')
             )
 
     def dispatch(self, session: str) -> DispatchResponse:
-        """The job, which has taken a slot of the least-loaded node."""
+        """Take a slot of the least-loaded node. Returns the job."""
         return self.service.dispatch_task(DispatchRequest(pool="asr", session_id=session))
 
     def complete(self, job: DispatchResponse) -> None:
@@ -81,7 +82,7 @@ def _redis(port: int) -> redis.Redis:
     return redis.Redis(port=port, decode_responses=True)
 
 
-#: By name, what a thread connects with to the contender's port.
+#: Functions that connect a thread to a contender's port, by name.
 CONTENDERS: dict[str, Callable[[int], Dispatcher]] = {
     "ours": lambda port: Ours(_redis(port)),
     "one Redis lock": lambda port: RedisLocked(_redis(port)),
@@ -91,7 +92,7 @@ CONTENDERS: dict[str, Callable[[int], Dispatcher]] = {
 
 @dataclass(frozen=True)
 class Round:
-    """What so many dispatchers did together."""
+    """The figures of a number of dispatchers together."""
 
     rate: float  # jobs a second
     p50: float  # ms of a dispatch
@@ -99,7 +100,7 @@ class Round:
 
 
 def work(name: str, port: int, thread: str, until: float) -> list[float]:
-    """Dispatch and complete until then; how long each dispatch took, seconds."""
+    """Dispatch and complete until a time. Returns the seconds of each dispatch."""
     contender = CONTENDERS[name](port)
     times: list[float] = []
     while (began := time.time()) < until or not times:
@@ -120,7 +121,7 @@ def _obey(orders: Connection) -> None:
 
 @contextmanager
 def dispatchers() -> Iterator[list[Connection]]:
-    """Processes that wait for orders."""
+    """Processes that wait for work."""
     context = multiprocessing.get_context("spawn")
     ends = []
     for _ in range(PROCESSES):
@@ -135,7 +136,7 @@ def dispatchers() -> Iterator[list[Connection]]:
 def measure(
     ends: Sequence[Connection], name: str, port: int, threads: int, seconds: float
 ) -> Round:
-    """Have so many threads, spread over the processes, work for so long."""
+    """Let threads in all processes work for some seconds."""
     began = time.time()
     shares = [range(at, threads, len(ends)) for at in range(min(threads, len(ends)))]
     for end, share in zip(ends, shares, strict=False):
@@ -146,25 +147,25 @@ def measure(
 
 @contextmanager
 def contenders(nodes: int) -> Iterator[dict[str, int]]:
-    """Each on a server of its own, with so many nodes; by name, their ports."""
+    """Start each contender on its own server with the nodes. Returns the ports by name."""
     with ExitStack() as stack:
         ports = {}
-        for name, made in (("ours", Ours), ("one Redis lock", RedisLocked)):
+        for name, contender in (("ours", Ours), ("one Redis lock", RedisLocked)):
             server = Server()
             stack.callback(server.close)
-            made(_redis(server.port)).fill(nodes, SLOTS)
+            contender(_redis(server.port)).fill(nodes, SLOTS)
             ports[name] = server.port
         ports["a mutex behind a server"] = stack.enter_context(mutex_server(nodes, SLOTS))
         yield ports
 
 
 @click.command()
-@click.option("--nodes", multiple=True, type=int, default=[100, 1000], help="In the table.")
+@click.option("--nodes", multiple=True, type=int, default=[100, 1000], help="Nodes in the table.")
 @click.option(
     "--dispatchers", "crowd", multiple=True, type=click.IntRange(1, 256), default=[1, 4, 16, 64]
 )
-@click.option("--rounds", default=3, help="Rounds for each contender.")
-@click.option("--seconds", default=2.0, help="Of each round.")
+@click.option("--rounds", default=3, help="Rounds of each contender.")
+@click.option("--seconds", default=2.0, help="Seconds of each round.")
 @plot_option
 def main(
     nodes: Sequence[int],
@@ -173,7 +174,7 @@ def main(
     seconds: float,
     picture: Path | None,
 ) -> None:
-    """Dispatches a second, and how long each took, by how many there are at a time."""
+    """Measure dispatches a second and their time, by number of dispatchers."""
     server = Server()
     with server.client() as client:
         say(machine(client))
@@ -205,7 +206,7 @@ def main(
 def panels_of(
     title: str, crowd: Sequence[int], by_crowd: Sequence[Mapping[str, Sequence[Round]]]
 ) -> list[Panel]:
-    """Throughput and latency by how many dispatch."""
+    """Draw throughput and latency by number of dispatchers."""
 
     def curves(figure: Callable[[Round], float]) -> list[Curve]:
         return [

@@ -1,8 +1,8 @@
-"""How much of Redis' memory does what the scheduler keeps take?
+"""How much memory of Redis do the objects of the scheduler take?
 
-A server is filled with thousands of one thing after the other, and asked for its ``used_memory``
-before and after. Beside it, as a check, what ``MEMORY USAGE`` says of all keys that are there more:
-that is without what the server keeps for a key that expires, and for a table that has grown.
+The benchmark creates thousands of objects of one kind and reads ``used_memory`` before and after.
+As a check it also adds up ``MEMORY USAGE`` of all new keys. That sum leaves out the memory for
+expiring keys and for larger hash tables.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tests.support.server import Server
 DAY = 86400.0  # seconds
 MESSAGE = 1024  # bytes
 SLOTS = 8
-PAGE = 500  # keys looked at in a round trip
+PAGE = 500  # keys in a round trip
 WARM = 100
-#: Combinations of capabilities, each of which makes a line.
+#: Combinations of capabilities. Each makes a line.
 LINES = list(combinations([f"capability-{number}" for number in range(40)], 3))
 
 
 class Store:
-    """A server with nodes that have as many slots as jobs will come, and one that has a single."""
+    """A server with a node that has a slot for each job, and a node that has one slot."""
 
     def __init__(self, client: redis.Redis, jobs: int) -> None:
         self.service = MinimalSchedulerService(
@@ -49,7 +49,7 @@ class Store:
         )
 
     def add_node(self, number: int) -> None:
-        """A node of two pools, with a capability."""
+        """A node in two pools with a capability."""
         self.service.register_node(
             RegisterNodeRequest(
                 node_id=f"gpu{number:+06}",
@@ -60,35 +60,33 @@ class Store:
         )
 
     def add_running(self, number: int, session: str = "") -> DispatchResponse:
-        """A job that was dispatched, taken by its node and claimed; without its message, which is
-        in the node's own book while it runs, as with plain Celery.
-        """
+        """A claimed job without its message. The node stores the message, as in plain Celery."""
         job = self._send("asr", session)
         self.service.redis.delete(self.service.keys("node_queue", job.node_id))
         self.service.claim_job(job.job_id, job.node_id, str(uuid.uuid4()), uuid.uuid4().hex)
         return job
 
     def add_waiting(self, number: int) -> None:
-        """A job in line, and its message."""
+        """A job in line and its message."""
         self._send("full", "")
 
     def add_waiting_of_session(self, number: int) -> None:
-        """A job in line with a session, and so a fairness key, of its own."""
+        """A job in line with its own session and fairness key."""
         self._send("full", f"user-{number:06}")
 
     def add_line(self, number: int) -> None:
-        """A job in a line of its own."""
+        """A job in its own line."""
         self._send("full", "", LINES[number % len(LINES)])
 
     def add_ended(self, number: int, session: str = "") -> None:
-        """A job that ran and ended."""
+        """An ended job."""
         job = self.add_running(number, session)
         self.service.complete_task(
             CompleteTaskRequest(job_id=job.job_id, node_id=job.node_id, status="finished")
         )
 
     def add_session(self, number: int) -> None:
-        """The same with a session of its own."""
+        """An ended job with its own session."""
         self.add_ended(number, f"user-{number:06}")
 
     def _send(self, pool: str, session: str, capabilities: Sequence[str] = ()) -> DispatchResponse:
@@ -104,7 +102,7 @@ class Store:
         return cast("DispatchResponse", job)
 
 
-#: What is put into a server, one of each at a time.
+#: The functions that create one object each, by kind.
 THINGS: dict[str, Callable[[Store, int], object]] = {
     f"a node ({SLOTS} slots, 2 pools, a capability)": Store.add_node,
     "a running job": Store.add_running,
@@ -117,13 +115,13 @@ THINGS: dict[str, Callable[[Store, int], object]] = {
 
 
 def used(client: redis.Redis) -> int:
-    """Bytes of the server's memory, without its clients'."""
+    """The server's memory in bytes, without that of its clients."""
     memory = client.info("memory")
     return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
 
 def of_keys(client: redis.Redis) -> int:
-    """Bytes of all keys and values."""
+    """The size of all keys and values in bytes."""
     total = 0
     keys = list(client.scan_iter(count=PAGE))
     for start in range(0, len(keys), PAGE):
@@ -135,25 +133,29 @@ def of_keys(client: redis.Redis) -> int:
 
 
 def measure(store: Store, add: Callable[[Store, int], object], count: int) -> list[str]:
-    """Bytes for each of so many, as the server says and as its keys do."""
+    """Bytes of one object, by the server's memory and by the size of its keys."""
 
-    def look() -> tuple[int, int]:
-        client.delete(store.service.keys("events"))  # of these there are 10,000 at the most
+    def read_sizes() -> tuple[int, int]:
+        client.delete(store.service.keys("events"))  # there are at most 10,000 of them
         return used(client), of_keys(client)
 
     client = store.service.redis
-    for number in range(WARM):  # scripts, counts, and whatever else there is one of
+    for number in range(
+        WARM
+    ):  # create everything that exists only once, such as scripts and counts
         add(store, number)
-    before = look()
+    before = read_sizes()
     for number in range(WARM, WARM + count):
         add(store, number)
-    return [f"{(more - less) / count:,.0f}" for less, more in zip(before, look(), strict=True)]
+    return [
+        f"{(more - less) / count:,.0f}" for less, more in zip(before, read_sizes(), strict=True)
+    ]
 
 
 @click.command()
-@click.option("--count", default=5000, type=click.IntRange(1), help="Of each thing.")
+@click.option("--count", default=5000, type=click.IntRange(1), help="Objects of each kind.")
 def main(count: int) -> None:
-    """Bytes in Redis for a node and for a job."""
+    """Measure the bytes in Redis of a node and of a job."""
     rows: list[list[str]] = []
     for what, add in THINGS.items():
         server = Server()

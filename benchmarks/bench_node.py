@@ -1,9 +1,9 @@
-"""How fast does one node work through its tasks, beside a plain worker with the same pool?
+"""How many tasks a second does one node run, compared with a plain worker with the same pool?
 
-All tasks have been sent when the worker starts. First come tasks that do nothing: how many a
-second, from the begin of the first to the end of the last. Then tasks that sleep 50 ms: for how
-long is a slot idle between two of them? That is slots x time / tasks, less the 50 ms. The
-contenders take turns, and ratios are of the same round.
+All tasks are sent before the worker starts. Tasks that do nothing measure the rate, from the start
+of the first to the end of the last. Tasks that sleep for 50 ms measure the idle time of a slot:
+slots x time / tasks - 50 ms. The contenders take turns, and a ratio compares two contenders in the
+same round.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ POOL = "asr"
 
 
 class Run(NamedTuple):
-    """What one worker did."""
+    """The figures of one worker."""
 
     rate: float  # tasks that do nothing, a second
-    gap: float  # ms in which a slot is idle, between two tasks that sleep
+    gap: float  # ms between two tasks of a slot
 
 
 def measure(kind: str, pool: str, slots: int, noops: int, naps: int) -> Run:
-    """Have a worker of its own, on a server of its own, work through so many tasks."""
+    """Run tasks on a new worker and a new server."""
     nodes = [Node("node", slots, (POOL,))]
     with (
         closing(Server()) as server,
@@ -52,19 +52,21 @@ def measure(kind: str, pool: str, slots: int, noops: int, naps: int) -> Run:
 
 
 def _time(notes: Mapping[int, tuple[float, float]]) -> float:
-    """Seconds from the begin of the first to the end of the last."""
+    """Seconds from the start of the first task to the end of the last."""
     return max(end for _, end in notes.values()) - min(begin for begin, _ in notes.values())
 
 
 @click.command()
-@click.option("--pool", "pools", multiple=True, default=["prefork", "threads"], help="Celery's.")
-@click.option("--slots", default=4, help="Of the node; the worker's concurrency.")
+@click.option(
+    "--pool", "pools", multiple=True, default=["prefork", "threads"], help="Worker pool of Celery."
+)
+@click.option("--slots", default=4, help="Slots of the node, and concurrency of the worker.")
 @click.option("--noops", default=2000, help="Tasks that do nothing.")
 @click.option("--naps", default=400, help="Tasks that sleep 50 ms.")
-@click.option("--rounds", default=3, help="Rounds for each contender.")
+@click.option("--rounds", default=3, help="Rounds of each contender.")
 def main(pools: tuple[str, ...], slots: int, noops: int, naps: int, rounds: int) -> None:
-    """Tasks a second through one node, and the gap between two tasks in a slot."""
-    # Of each task that waits there is a warning: no node can do it yet.
+    """Measure the tasks a second of one node, and the idle time between two tasks of a slot."""
+    # Each waiting task logs a warning, because no node is registered yet.
     logging.getLogger("celery_minsched").setLevel(logging.ERROR)
     server = Server()
     with server.client() as client:

@@ -1,9 +1,9 @@
-"""Where should a job go? A trace replayed by everything that a user would pick instead.
+"""How good is the choice of a node, compared with the alternatives that a user has?
 
-Ours, Celery in four ways, RQ and dramatiq, each with real workers, in four scenarios. How long does
-a job take from its arrival to its end, compared with an ideal queue? In the last scenario a job is
-of a session, and takes half as long again where its node has not that session in its cache; the
-ideal is then never to load one.
+The contenders replay a trace with real workers in four scenarios: celery_minsched, Celery in four
+configurations, RQ and dramatiq. The result is the time of a job from arrival to end, compared with
+an ideal queue. In the last scenario each job has a session. If the node's cache does not have the
+session, the job takes 1.5 times as long. The ideal queue never loads a session.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SHORT = 20.0  # seconds
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fleet, and the jobs for it."""
+    """A fleet and its jobs."""
 
     nodes: Sequence[Node]
-    shares: Mapping[str, int]  # the slots' worth of jobs that each pool gets
+    shares: Mapping[str, int]  # each pool's share of the jobs, in slots
     busy: float = BUSY
     sessions: int = 0
 
@@ -51,16 +51,21 @@ SCENARIOS = {
     "equal nodes": Scenario(EQUAL, {"a": 12}),
     "unequal nodes": Scenario(ONE_POOL, {"a": 14}),
     "pools that overlap": Scenario(TWO_POOLS, {"a": 10, "b": 4}),
-    # As many sessions as all caches have room for. Were each job's to be loaded, 90 % busy.
+    # All caches together have room for all sessions. If each job loaded its session, the slots
+    # would be 90 % busy.
     "sticky sessions": Scenario(EQUAL, {"a": 12}, busy=0.6, sessions=36),
 }
 
 
 @click.command()
-@click.option("--trace", type=click.Path(exists=True, path_type=Path), help="Default: Azure's.")
-@click.option("--seconds", default=60.0, show_default=True, help="Length of a replay.")
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, path_type=Path),
+    help="Trace file. Default: the trace of Azure.",
+)
+@click.option("--seconds", default=60.0, show_default=True, help="Seconds of a replay.")
 @click.option("--short", is_flag=True, help=f"{SHORT:g} s each, for a first look.")
-@click.option("--work", default=0.3, show_default=True, help="Mean work of a job, seconds.")
+@click.option("--work", default=0.3, show_default=True, help="Mean seconds of work of a job.")
 @click.option("--contender", "kinds", multiple=True, type=click.Choice([*NAMES]), default=[*NAMES])
 @click.option(
     "--scenario", "names", multiple=True, type=click.Choice([*SCENARIOS]), default=[*SCENARIOS]
@@ -75,7 +80,7 @@ def main(
     names: Sequence[str],
     picture: Path | None,
 ) -> None:
-    """Time from arrival to end, over that of an ideal queue."""
+    """Measure the time from arrival to end, and its ratio to an ideal queue."""
     seconds = SHORT if short else seconds
     requests, of = requests_of(trace)
     server = Server()

@@ -1,9 +1,9 @@
-"""Is each run of a script bounded, with 50,000 nodes, 50,000 lines and 100,000 waiting jobs?
+"""Is each script run short, with 50,000 nodes, 50,000 lines and 100,000 waiting jobs?
 
-Each case fills a server of its own, and measures steps on it: the mean server time of a script run
-(``INFO commandstats``), and the longest single run (``SLOWLOG``). While a script runs, Redis serves
-no other client. A case with a run above the limit is measured again: a busy machine stops a server
-too, and the table shows the shortest of the longest runs.
+Each case fills its own server and measures steps on it: the mean server time of a script run
+(``INFO commandstats``), and the longest run (``SLOWLOG``). While a script runs, Redis serves no
+other client. A busy machine can pause the server during a run. So the benchmark repeats a case with
+a run above the limit, and shows the shortest of the longest runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COLUMNS = ("path", "size", "mean ms", "longest run ms", "script", "outcome")
 
 
 def measure(case: Case, sizes: Sizes, tries: int) -> list[Row]:
-    """The rows of a case. It is tried again while a row is wrong or above the limit."""
+    """The rows of a case. The case is repeated while a row is wrong or above the limit."""
     best: list[Row] = []
     for _ in range(tries):
         began = time.monotonic()
@@ -60,8 +60,8 @@ def measure(case: Case, sizes: Sizes, tries: int) -> list[Row]:
 
 @click.command(help=__doc__)
 @click.option("--sizes", default="full", type=click.Choice(list(SIZES)), show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(list(CASES)), help="A case.")
-@click.option("--tries", default=3, show_default=True, help="Of a case with a wrong row.")
+@click.option("--only", multiple=True, type=click.Choice(list(CASES)), help="Run only this case.")
+@click.option("--tries", default=3, show_default=True, help="Runs of a case with a wrong row.")
 def main(sizes: str, only: Sequence[str], tries: int) -> None:
     with Fleet() as fleet:
         say(machine(fleet.client))

@@ -27,7 +27,7 @@ from tests.support.server import Server
 
 
 def simulations(real: Replay, jobs: Sequence[Job], nodes: Sequence[Node]) -> dict[str, Result]:
-    """The result of a simulation for each way to state the overhead."""
+    """The results of the simulations with each job's overhead, and with the mean overhead."""
     overheads = [before + after for before, after in zip(real.before, real.after, strict=True)]
     held = [took + overhead for took, overhead in zip(real.took, overheads, strict=True)]
     return {
@@ -39,7 +39,7 @@ def simulations(real: Replay, jobs: Sequence[Job], nodes: Sequence[Node]) -> dic
 
 
 def play(jobs: Sequence[Job], nodes: Sequence[Node], overhead: float) -> Result:
-    """Run a simulation on a server of its own."""
+    """Run a simulation on its own server."""
     server = Server()
     try:
         with redis.Redis(port=server.port) as client:
@@ -49,7 +49,7 @@ def play(jobs: Sequence[Job], nodes: Sequence[Node], overhead: float) -> Result:
 
 
 def row(real: Replay, simulated: Result) -> list[str]:
-    """Mean and 99th percentile of both, and their ratios."""
+    """Mean and 99th percentile of fleet and simulation, and their ratios."""
     cells = []
     for measured, simulated_time in (
         (mean(real.responses), simulated.responses.mean),
@@ -61,11 +61,15 @@ def row(real: Replay, simulated: Result) -> list[str]:
 
 
 @click.command()
-@click.option("--trace", type=click.Path(exists=True, path_type=Path), help="Default: Azure's.")
-@click.option("--seconds", default=90.0, help="Length of a replay.")
-@click.option("--work", default=0.3, help="Mean work of a job, seconds.")
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, path_type=Path),
+    help="Trace file. Default: the trace of Azure.",
+)
+@click.option("--seconds", default=90.0, help="Seconds of a replay.")
+@click.option("--work", default=0.3, help="Mean seconds of work of a job.")
 def main(trace: Path | None, seconds: float, work: float) -> None:
-    """Time from arrival to end, measured and simulated."""
+    """Measure and simulate the time from arrival to end."""
     requests, of = requests_of(trace)
     server = Server()
     with server.client() as client:

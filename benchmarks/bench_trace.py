@@ -1,7 +1,8 @@
-"""A trace replayed in real time, by real workers of 8, 4 and 2 slots.
+"""How close are the times of jobs to those of an ideal queue?
 
-How long does a job take from its arrival to its end, compared with an ideal queue that has the same
-arrivals and the same durations? Ours, Celery as it comes, and Celery tuned for long tasks.
+Real workers with 8, 4 and 2 slots replay a trace in real time. The contenders are celery_minsched,
+Celery with its defaults, and Celery with settings for long tasks. The result is the time of a job
+from arrival to end, compared with an ideal queue with the same arrivals and durations.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BUSY = 0.85
 
 ONE_POOL = [Node("big", 8, ("a",)), Node("middle", 4, ("a",)), Node("small", 2, ("a",))]
 TWO_POOLS = [Node("big", 8, ("a",)), Node("middle", 4, ("a", "b")), Node("small", 2, ("b",))]
-#: By name: the nodes, and the slots' worth of jobs that each pool gets.
+#: Nodes, and each pool's share of the jobs in slots, by name.
 SCENARIOS = {
     "one pool": (ONE_POOL, {"a": 14}),
     "two pools that overlap": (TWO_POOLS, {"a": 10, "b": 4}),
@@ -30,12 +31,16 @@ SCENARIOS = {
 
 
 @click.command()
-@click.option("--trace", type=click.Path(exists=True, path_type=Path), help="Default: Azure's.")
-@click.option("--seconds", default=150.0, help="Length of a replay.")
-@click.option("--work", default=0.5, help="Mean work of a job, seconds.")
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, path_type=Path),
+    help="Trace file. Default: the trace of Azure.",
+)
+@click.option("--seconds", default=150.0, help="Seconds of a replay.")
+@click.option("--work", default=0.5, help="Mean seconds of work of a job.")
 @plot_option
 def main(trace: Path | None, seconds: float, work: float, picture: Path | None) -> None:
-    """Time from arrival to end, over that of an ideal queue, for three contenders."""
+    """Measure the time from arrival to end, and its ratio to an ideal queue."""
     requests, of = requests_of(trace)
     server = Server()
     with server.client() as client:

@@ -1,10 +1,11 @@
-"""What does it cost to watch? 1,000 nodes, 8,000 jobs at work and 2,000 in line, on one server.
+"""What do ``top``, Flower's pages and a Prometheus scrape cost a busy fleet?
 
-Rounds with and without watchers take turns. The watchers are processes of their own, each of which
-looks once a second: one as ``top`` does, one as the page does, one as Prometheus does. A round is
-dispatches and completions, one after the other. Told are what a look asks of the server,
-the slowest single command of the watchers (``SLOWLOG``), and how much longer a job takes while they
-look: as its caller sees it, and in the server. A machine with other work blurs it all.
+The server has 1,000 nodes, 8,000 running jobs and 2,000 waiting jobs. Three watchers read it once a
+second, each in its own process: ``top``, the pages, and a scrape. Rounds with and without watchers
+take turns. A round dispatches and completes one job after the other. The results are the commands
+and the processor time of one read, the slowest command of the watchers (``SLOWLOG``), and how much
+longer a job takes while they read, for its caller and in the server. Other work on the machine
+makes the figures inaccurate.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ from celery_minsched.web.table_request import FIRST_ROWS
 from tests.support.server import Server
 
 NODES, SLOTS, IN_LINE = 1000, 8, 2000
-DAY = 86400.0  # seconds; no process is behind these nodes
-LOGGED = 200  # µs; the slow log takes what is slower
+DAY = 86400.0  # seconds; these nodes have no processes
+LOGGED = 200  # µs; the slow log keeps slower commands
 WATCHER = "watcher"
 
 
 def top(views: Views) -> None:
-    """What ``celery -A app minsched top`` reads."""
+    """Read what ``celery -A app minsched top`` reads."""
     take_snapshot(views)
 
 
 def page(views: Views) -> None:
-    """What the pages read, if all are open."""
+    """Read what all pages of Flower read."""
     for name in ("nodes", "pools", "waiting", "events"):
         PAGES[name](views, "", FIRST_ROWS)
 
@@ -64,20 +65,20 @@ def prometheus(views: Views) -> None:
 WATCHERS = (top, page, prometheus)
 
 
-def watch(look: Callable[[Views], None], port: int, watching: Event) -> None:
-    """Once a second, while it is watched."""
-    os.nice(19)  # as if it ran on a machine of its own
+def watch(read: Callable[[Views], None], port: int, watching: Event) -> None:
+    """Read once a second while the event is set."""
+    os.nice(19)  # as if it ran on another machine
     client = redis.Redis(port=port, client_name=WATCHER)
     keys = MinimalSchedulerService(client).keys
     while True:
         watching.wait()
         began = time.monotonic()
-        look(Views(client, keys))
+        read(Views(client, keys))
         time.sleep(max(0.0, 1 - (time.monotonic() - began)))
 
 
 def fill(service: MinimalSchedulerService) -> None:
-    """A full pool, with a line before it, and a pool to measure in."""
+    """A full pool with a line, and a pool for the measured jobs."""
     for number in range(NODES - 1):
         register(service, f"n{number}", SLOTS, ["asr", f"p{number % 20}"])
     register(service, "free", 100, ["free"])
@@ -97,7 +98,7 @@ def register(service: MinimalSchedulerService, node_id: str, slots: int, pools: 
 
 
 def work(service: MinimalSchedulerService, seconds: float) -> tuple[float, float]:
-    """Dispatch and complete for so long: a job's time, and the server's time for it; s."""
+    """Dispatch and complete jobs. Returns the time of a job and its server time in seconds."""
     service.redis.config_resetstat()
     jobs, began = 0, time.perf_counter()
     while (took := time.perf_counter() - began) < seconds:
@@ -111,7 +112,7 @@ def work(service: MinimalSchedulerService, seconds: float) -> tuple[float, float
 
 
 def slowest(client: redis.Redis) -> tuple[float, str]:
-    """The slowest command of the watchers that the slow log has; ms."""
+    """The slowest command of the watchers in the slow log, in ms."""
     commands = (
         (entry["duration"] / 1000, entry["command"].decode(errors="replace")[:60])
         for entry in client.slowlog_get(10_000)
@@ -122,11 +123,11 @@ def slowest(client: redis.Redis) -> tuple[float, str]:
 
 @contextmanager
 def watchers(port: int) -> Iterator[Event]:
-    """The watchers' processes; they look while the event is set."""
+    """The processes of the watchers. They read while the event is set."""
     context = multiprocessing.get_context("spawn")
     watching = context.Event()
     processes = [
-        context.Process(target=watch, args=(look, port, watching), daemon=True) for look in WATCHERS
+        context.Process(target=watch, args=(read, port, watching), daemon=True) for read in WATCHERS
     ]
     for process in processes:
         process.start()
@@ -138,39 +139,40 @@ def watchers(port: int) -> Iterator[Event]:
             process.join()
 
 
-def looks(client: redis.Redis, views: Views) -> None:
-    """Tell what one look of each watcher asks of the server, when nothing else does: the best of
-    five, since a machine that is busy stops a server too.
+def print_costs(client: redis.Redis, views: Views) -> None:
+    """Print the cost of one read of each watcher on a server without other load.
+
+    The shortest of five reads counts, because a busy machine can pause the server.
     """
-    for look in WATCHERS:
-        print(min(ask(client, views, look) for _ in range(5))[1])
+    for read in WATCHERS:
+        print(min(cost_of(client, views, read) for _ in range(5))[1])
 
 
-def ask(client: redis.Redis, views: Views, look: Callable[[Views], None]) -> tuple[float, str]:
-    """The longest time for which one look held the server, ms, and its story."""
+def cost_of(client: redis.Redis, views: Views, read: Callable[[Views], None]) -> tuple[float, str]:
+    """The longest pause of the server during one read, in ms, and its other figures as text."""
     client.config_resetstat()
     before, began = server_cpu(client), time.perf_counter()
-    look(views)
+    read(views)
     took, busy = time.perf_counter() - began, server_cpu(client) - before
     calls = sum(stat["calls"] for stat in client.info("commandstats").values())
     loop = client.info("debug")
     held = loop["eventloop_duration_max"] / 1000
     return held, (
-        f"{look.__name__:>11}: {calls:6,} commands, {1000 * busy:3.0f} ms of the server's CPU in "
+        f"{read.__name__:>11}: {calls:6,} commands, {1000 * busy:3.0f} ms of the server's CPU in "
         f"{1000 * took:4.0f} ms; at most {held:.1f} ms and "
         f"{loop['eventloop_cmd_per_cycle_max']} commands at a time"
     )
 
 
 def server_cpu(client: redis.Redis) -> float:
-    """Seconds of CPU that the server has used."""
+    """Processor time of the server in seconds."""
     cpu = client.info("cpu")
     return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])
 
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=10, show_default=True)
-@click.option("--seconds", default=3.0, show_default=True, help="Of each round.")
+@click.option("--seconds", default=3.0, show_default=True, help="Seconds of each round.")
 def main(rounds: int, seconds: float) -> None:
     with ExitStack() as stack:
         server = Server()
@@ -182,7 +184,7 @@ def main(rounds: int, seconds: float) -> None:
         fill(service)
         views = Views(client, service.keys)
         print(f"{len(views.nodes())} nodes, {views.waiting_count()} in line")
-        looks(client, views)
+        print_costs(client, views)
         client.config_set("slowlog-max-len", 10_000)
         client.config_set("slowlog-log-slower-than", LOGGED)
         client.slowlog_reset()
@@ -190,7 +192,7 @@ def main(rounds: int, seconds: float) -> None:
         alone, watched = [], []
         for _ in range(rounds):
             watching.clear()
-            time.sleep(1)  # the last look is over
+            time.sleep(1)  # wait for the end of the last read
             alone.append(work(service, seconds))
             watching.set()
             watched.append(work(service, seconds))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: figures, tables, and what they were measured on."""
+"""What all benchmarks share: statistics, tables, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """A median over rounds, and the range that the middle half of the rounds lies in."""
+    """A median over rounds, and the range of the middle half of the rounds."""
 
     median: float
     low: float
@@ -32,7 +32,9 @@ class Figure:
         return cls(median(rounds), low, high)
 
     def __str__(self) -> str:
-        return f"{_three(self.median)} ({_three(self.low)} to {_three(self.high)})"
+        return (
+            f"{three_digits(self.median)} ({three_digits(self.low)} to {three_digits(self.high)})"
+        )
 
 
 def p99(values: Sequence[float]) -> float:
@@ -40,19 +42,19 @@ def p99(values: Sequence[float]) -> float:
     return quantiles(values, n=100, method="inclusive")[-1] if len(values) > 1 else values[0]
 
 
-def _three(value: float) -> str:
-    """A number in three digits, or its whole part where that has more."""
+def three_digits(value: float) -> str:
+    """A number with three digits, or its integer part if that has more."""
     digits = max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
     return f"{value:,.{digits}f}"
 
 
 def say(text: str) -> None:
-    """Print a line, unbroken where it goes to a file."""
+    """Print a line. Output to a file is not wrapped."""
     _console().print(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table that can be pasted into a page of docs/."""
+    """Print a Markdown table."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.MARKDOWN)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
@@ -67,7 +69,7 @@ def _console() -> Console:
 
 
 def machine(client: redis.Redis) -> str:
-    """What it was measured on, in a line."""
+    """The machine and the versions in one line."""
     server = client.info("server")
     name = "valkey" if "valkey_version" in server else "redis"
     return (

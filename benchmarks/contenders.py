@@ -1,4 +1,4 @@
-"""Who is measured: how each starts its workers, and how a job is sent to them."""
+"""The contenders: how each starts its workers and sends a job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTENDERS = {
     "plain": "Celery, its defaults",
     "tuned": "Celery, prefetch 1, late acks",
 }
-#: A queue for each node, of which the publisher chooses one; a node with more slots more often.
+#: A queue for each node. The publisher chooses a queue, weighted by the slots of its node.
 BY_NODE = {
     "random": "Celery, a queue a node, at random",
     "rotating": "Celery, a queue a node, in turn",
@@ -28,7 +28,7 @@ OTHERS = {"rq": "RQ", "dramatiq": "dramatiq"}
 
 
 def command(kind: str, node: Node, pool: str) -> list[str]:
-    """How a node's workers are started; ``pool`` is the one of Celery's that runs the tasks."""
+    """The command that starts a node's worker. ``pool`` is Celery's worker pool."""
     slots = str(node.slots)
     if kind == "rq":  # a process for each slot
         program = ["rq.cli", "worker-pool", "--num-workers", slots, *node.pools]
@@ -47,20 +47,20 @@ def command(kind: str, node: Node, pool: str) -> list[str]:
 
 
 class Publisher(Protocol):
-    """Sends jobs to the workers of a contender."""
+    """Sends jobs to the workers of one contender."""
 
     def send(self, number: int, job: Job) -> object:
-        """Send a job to a node of its pool, whichever that will be."""
+        """Send a job. The contender chooses the node."""
 
     def is_ready(self, logs: Path) -> bool:
-        """Do all workers take jobs? Their logs are in that directory."""
+        """True if all workers take jobs. Their logs are in the directory."""
 
     def close(self) -> None:
         """Disconnect."""
 
 
 def publisher(kind: str, broker: str, nodes: Sequence[Node]) -> Publisher:
-    """The contender's publisher."""
+    """The publisher of a contender."""
     if kind == "rq":
         return RqPublisher(broker, nodes)
     if kind == "dramatiq":
@@ -69,7 +69,7 @@ def publisher(kind: str, broker: str, nodes: Sequence[Node]) -> Publisher:
 
 
 class CeleryPublisher:
-    """Ours, and plain Celery."""
+    """celery_minsched and plain Celery."""
 
     def __init__(self, kind: str, broker: str, nodes: Sequence[Node]) -> None:
         self.app = trace_app.make_app(broker, kind)
@@ -97,7 +97,7 @@ class CeleryPublisher:
 
 
 def _destination(kind: str, nodes: Sequence[Node]) -> Callable[[Job], dict[str, Any]]:
-    """From a job to the options of its ``send_task``."""
+    """A function from a job to the options of its ``send_task``."""
     if kind == "ours":
         return lambda job: {"minsched": {"pool": job.pool, "session_id": job.session}}
     if kind not in BY_NODE:
@@ -111,13 +111,13 @@ def _destination(kind: str, nodes: Sequence[Node]) -> Callable[[Job], dict[str, 
 
 
 def _by_slot(nodes: Sequence[Node]) -> list[str]:
-    """Each node's name as often as it has slots, and mixed."""
+    """The name of each node once for each of its slots, in mixed order."""
     slots = ((slot / node.slots, node.name) for node in nodes for slot in range(node.slots))
     return [name for _, name in sorted(slots)]
 
 
 class RqPublisher:
-    """RQ, with a queue for each pool."""
+    """RQ with a queue for each pool."""
 
     def __init__(self, broker: str, nodes: Sequence[Node]) -> None:
         import rq
@@ -139,7 +139,7 @@ class RqPublisher:
 
 
 class DramatiqPublisher:
-    """dramatiq, with a queue for each pool."""
+    """dramatiq with a queue for each pool."""
 
     def __init__(self, broker: str, nodes: Sequence[Node]) -> None:
         from benchmarks import trace_dramatiq

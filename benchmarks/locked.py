@@ -1,6 +1,6 @@
-"""Dispatch as it is written without scripts: a table of nodes behind a lock, in two ways.
+"""Two dispatchers without scripts: a table of nodes behind a lock.
 
-Both look at all nodes for the least loaded, as their table has no order.
+Both read all nodes to find the least loaded, because their table has no order.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ import redis
 
 from examples.locked_scheduler import LockedScheduler
 
-#: Seconds until a lock that is taken is asked for again. redis-py's default is 0.1, by which it is
-#: slower still.
+#: Seconds between two attempts to take the lock. With redis-py's default of 0.1 it is even slower.
 _ASK_AGAIN = 0.001
 _LANGUAGES = ("zh", "en")
 
 
 class RedisLocked:
-    """The table is a hash of Redis, and one lock of redis-py's stands around each change of it."""
+    """A table in a hash of Redis. A lock of redis-py protects each change."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._lock = client.lock("locked:lock", timeout=30, sleep=_ASK_AGAIN)
 
     def fill(self, nodes: int, slots: int) -> None:
-        """Register so many nodes."""
+        """Register nodes."""
         row = json.dumps({"max_jobs": slots, "current_jobs": 0, "load": 0.0})
         self._redis.hset("locked:nodes", mapping={f"node-{n}": row for n in range(nodes)})
 
     def dispatch(self, session: str) -> str:
-        """The job, which has taken a slot of the least-loaded node."""
+        """Take a slot of the least-loaded node. Returns the job."""
         with self._lock:
             answer = cast("dict[str, str]", self._redis.hgetall("locked:nodes"))
             table = {node_id: json.loads(row) for node_id, row in answer.items()}
@@ -64,13 +63,13 @@ class RedisLocked:
 
 
 class MutexClient:
-    """Asks the process that has the table, a line each way."""
+    """A client of the process with the table. Requests and answers are lines."""
 
     def __init__(self, port: int) -> None:
         self._stream = socket.create_connection(("127.0.0.1", port)).makefile("rw")
 
     def dispatch(self, session: str) -> str:
-        """The job, which has taken a slot of the least-loaded node."""
+        """Take a slot of the least-loaded node. Returns the job."""
         return self._ask(f"dispatch {session}")
 
     def complete(self, job_id: str) -> None:
@@ -85,7 +84,7 @@ class MutexClient:
 
 @contextmanager
 def mutex_server(nodes: int, slots: int) -> Iterator[int]:
-    """A process with ``examples/locked_scheduler.py``, a thread for each connection; its port."""
+    """Start a process with ``examples/locked_scheduler.py``. Returns its port."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
     process = context.Process(target=_serve, args=(far, nodes, slots), daemon=True)

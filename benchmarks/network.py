@@ -1,4 +1,4 @@
-"""A network between a benchmark and its server: a proxy that holds everything back for a while."""
+"""A simulated network: a proxy that delays all data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CHUNK = 1 << 20
 
 @contextmanager
 def network(port: int, round_trip: float) -> Iterator[int]:
-    """A local port behind which ``port`` is ``round_trip`` seconds away."""
+    """A local port that forwards to ``port`` with a round trip of ``round_trip`` seconds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # A process of its own, which does not take turns with what is measured.
+        # Its own process, so that it does not take time from the measured process.
         proxy = multiprocessing.get_context("fork").Process(
             target=_serve, args=(listener, port, round_trip / 2), daemon=True
         )

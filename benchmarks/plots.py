@@ -1,4 +1,4 @@
-"""The pictures of docs/benchmarks.md: curves on logarithmic axes, side by side."""
+"""Draws the pictures of docs/benchmarks.md: panels of curves with logarithmic axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.common import say
 from benchmarks.replay import Replay
 
 plot_option = click.option(
-    "--plot", "picture", type=click.Path(path_type=Path), help="A PNG to write."
+    "--plot", "picture", type=click.Path(path_type=Path), help="Write a PNG to this file."
 )
 
 
@@ -26,7 +26,7 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One of the pictures side by side."""
+    """One panel of a picture."""
 
     title: str
     curves: Sequence[Curve]
@@ -36,7 +36,7 @@ class Panel(NamedTuple):
 
 
 def draw(path: Path, panels: Sequence[Panel]) -> None:
-    """Write a PNG, and say so."""
+    """Write a PNG, and print its path."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -56,7 +56,7 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def draw_responses(path: Path, replays: Mapping[str, Sequence[Replay]]) -> None:
-    """What share of the jobs took longer than so many seconds, a panel for each scenario."""
+    """Draw the share of jobs that took longer than a time. One panel for each scenario."""
     panels = []
     for scenario, of_scenario in replays.items():
         curves = [_shares(one.contender, one.responses, "-") for one in of_scenario]

@@ -1,4 +1,4 @@
-"""A replay: jobs are sent as they arrive, to real workers, in real time."""
+"""Replays jobs with real workers in real time."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ NAMES = {**CONTENDERS, **BY_NODE, **OTHERS}
 
 @dataclass(frozen=True)
 class Replay:
-    """Seconds from arrival to end of each job, and what they would be with an ideal queue."""
+    """Seconds from arrival to end of each job, and the same with an ideal queue."""
 
     contender: str
     responses: list[float]
     ideal: list[float]
-    #: How long each job worked.
+    #: Seconds of work of each job.
     took: list[float]
-    #: For how long the slot of each was taken, ours only: before it worked, and after.
+    #: Seconds for which each job held its slot before and after its work. celery_minsched only.
     before: list[float]
     after: list[float]
 
     def row(self) -> list[str]:
-        """Means and 99th percentiles, and their ratios."""
+        """Means and 99th percentiles, and their ratios to the ideal queue."""
         cells = []
         for measure in (mean, p99):
             ours, best = measure(self.responses), measure(self.ideal)
@@ -44,15 +44,16 @@ class Replay:
 
 
 def requests_of(trace: Path | None) -> tuple[list[tuple[float, float]], str]:
-    """The requests to replay, and what they are of: the trace, Azure's where it is there, or one
-    that is made up.
+    """The requests to replay, and the name of their source.
+
+    The source is the file, the trace of Azure if it exists, or a generated trace.
     """
     trace = trace or (TRACE if TRACE.exists() else None)
-    return (read(trace), trace.name) if trace else (synthesize(20_000), "a made-up trace")
+    return (read(trace), trace.name) if trace else (synthesize(20_000), "a generated trace")
 
 
 def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
-    """Send each job when it arrives, and see when it began and ended."""
+    """Send each job at its arrival time. Returns when each job began and ended."""
     with (
         closing(Server()) as server,
         closing(publisher(kind, server.url, nodes)) as sender,
@@ -74,7 +75,7 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
         held = slot_times(sender) if kind == "ours" else {}
     ran = [seen[number] for number in range(len(jobs))]
     took = [end - start for start, end in ran]
-    # No job of a session has to wait for the session to be loaded, if all goes well.
+    # An ideal queue runs each job at a node that has its session.
     best = [job.work if job.session else seconds for job, seconds in zip(jobs, took, strict=True)]
     return Replay(
         NAMES[kind],
@@ -87,13 +88,13 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
 
 
 def slot_times(sender: Publisher) -> dict[int, tuple[float, float]]:
-    """By job, when it took its slot and freed it, once all have; seconds since the epoch."""
+    """When each job took and freed its slot, in seconds since 1970. Waits until all have."""
     assert isinstance(sender, CeleryPublisher)
     plugin: MinSched = sender.app.minsched
     scheduler, views = plugin.scheduler, plugin.views
     wait_for(
         lambda: not any(node.current_jobs for node in views.nodes()),
-        lambda: "slots are taken though all jobs have ended",
+        lambda: "slots are taken after all jobs have ended",
     )
     keys = scheduler.redis.scan_iter(scheduler.keys("job", "*:*"), count=1000)
     ids = (parsed[1][0] for key in keys if (parsed := scheduler.keys.parse(key.decode())))

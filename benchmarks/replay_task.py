@@ -1,4 +1,4 @@
-"""What a job of the replay does, whatever runs it: it stands for seconds of a GPU's work."""
+"""The work of a replayed job with all contenders. It simulates seconds of work on a GPU."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import fcntl
 import os
 import time
 
-#: How much longer a job of a session takes where the node has to load that session first.
+#: A job takes so many times as long if the node has to load its session first.
 COLD = 1.5
 
 
 def work(number: int, seconds: float, session: str = "") -> None:
-    """Take so long, and note when that began and ended."""
+    """Work for some seconds, and record the start and the end."""
     began = time.time()
     if session and not is_warm(session):
         seconds *= COLD
     time.sleep(seconds)
     line = f"{number} {began:.6f} {time.time():.6f}\n"
-    with open(os.environ["REPLAY_NOTES"], "a", encoding="ascii") as notes:  # one write, at the end
+    with open(os.environ["REPLAY_NOTES"], "a", encoding="ascii") as notes:  # one write at the end
         notes.write(line)
 
 
 def is_warm(session: str) -> bool:
-    """Is it one of the sessions that this node saw last? It is from now on."""
+    """True if the session is in the node's cache. Puts it into the cache."""
     path, size = os.environ["REPLAY_CACHE"], int(os.environ["REPLAY_CACHED"])
-    with open(path, "a+", encoding="ascii") as file:  # of all the node's threads and processes
+    # All threads and processes of the node share the file.
+    with open(path, "a+", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         sessions = file.read().split()
-        found = session in sessions
+        is_cached = session in sessions
         latest = [session, *(other for other in sessions if other != session)][:size]
         file.truncate(0)
         file.write(" ".join(latest))
-    return found
+    return is_cached

@@ -1,4 +1,4 @@
-"""Scale: a node or a pool changes while many jobs wait for it, and many delayed jobs fall due."""
+"""Scale: changes of a node or a pool with many waiting jobs, and many due delayed jobs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def paused_pool(sizes: Sizes) -> Iterator[Row]:
 
 
 def required_node(sizes: Sizes) -> Iterator[Row]:
-    """Many lines wait for one node alone, which is drained, works again and leaves."""
+    """The node that many lines require is drained, undrained, and leaves."""
     with Fleet() as fleet:
         fleet.add_node("one", 1, capabilities=CAPABILITIES)
         fleet.send(1)
@@ -62,7 +62,7 @@ def required_node(sizes: Sizes) -> Iterator[Row]:
 
 
 def delayed_jobs(sizes: Sizes) -> Iterator[Row]:
-    """All delayed jobs fall due at one moment."""
+    """All delayed jobs become due at one moment."""
     count = sizes.lines
     with Fleet() as fleet:
         fleet.add_node("n", sizes.held)
@@ -81,7 +81,7 @@ def delayed_jobs(sizes: Sizes) -> Iterator[Row]:
 
 
 def stopping_node(sizes: Sizes) -> Iterator[Row]:
-    """A node that holds many jobs is registered anew, gives them back, and leaves."""
+    """A node with many jobs registers again, gives the jobs back, and leaves."""
     with Fleet() as fleet:
         fleet.add_node("big", sizes.held)
         jobs = [job.job_id for job in fleet.send(sizes.held)]

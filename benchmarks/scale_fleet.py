@@ -1,7 +1,7 @@
-"""What the benchmarks of scale share: sizes, rows, and a fleet that tells its longest script run.
+"""What the scale benchmarks share: sizes, rows, and a fleet that measures its script runs.
 
-No processes stand behind the nodes. A measured step calls the service's methods, so the paging that
-they do counts. A step that only fills Redis sends the same commands in pipelines.
+The nodes have no processes. A measured step calls methods of the service, so their paging counts. A
+step that only fills Redis sends the same commands in pipelines.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from tests.support.server import Server
 
 T = TypeVar("T")
 
-LIMIT_MS = 20.0  # for one run of a script
+LIMIT_MS = 20.0  # limit of one script run
 DAY = 86400.0  # seconds
-LOGGED = 500  # µs; SLOWLOG keeps the runs that take longer
+LOGGED = 500  # µs; SLOWLOG keeps longer runs
 PAGE = 100  # calls or jobs in one round trip
-NOT_SOONER = 0.01  # seconds between two heartbeats of a node, however soon the next is due
-#: What a measurement itself asks.
+NOT_SOONER = 0.01  # seconds between two heartbeats of a node, even if the next is due earlier
+#: Commands of the measurement itself.
 _OWN = ("CONFIG", "INFO", "SLOWLOG", "SCRIPT")
-#: A node's id in a command that is sent for many nodes.
-INSTANCE = "one"  # the process of each node
+#: A placeholder for the node's id in a command that is sent for many nodes.
+INSTANCE = "one"  # the instance of each node
 TEMPLATE = "node-of-the-template"
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much there is of each thing."""
+    """The number of each kind of object."""
 
     nodes: int
     waiting: int  # jobs in line
     lines: int
-    held: int  # jobs that one node holds
+    held: int  # jobs of one node
     batch: int  # jobs of one call
     message: int  # bytes of a large message
-    few: int  # lines or nodes, where a smaller number shows it
+    few: int  # lines or nodes, if a smaller number is enough
 
 
 FULL = Sizes(50_000, 100_000, 50_000, 4000, 5000, 1_000_000, 5000)
@@ -65,7 +65,7 @@ SMALL = Sizes(300, 400, 400, 150, 250, 20_000, 300)
 
 @dataclass(frozen=True)
 class Row:
-    """What a step took, and what came of it."""
+    """The times of a step, and its outcome."""
 
     path: str
     size: str
@@ -77,7 +77,7 @@ class Row:
 
     @property
     def cells(self) -> list[str]:
-        """As a table shows it."""
+        """The cells of a table row."""
         limit = LOGGED / 1000
         longest = f"{self.longest_ms:.1f}" if self.longest_ms > limit else f"< {limit}"
         return [
@@ -89,7 +89,7 @@ class Row:
 
 @dataclass
 class Run:
-    """The script runs of a step, once it is over."""
+    """The script runs of a step, after its end."""
 
     calls: int = 0
     mean_ms: float = 0.0
@@ -102,7 +102,7 @@ class Run:
 
 
 class _Recorded(Exception):
-    """A call that a recorder keeps."""
+    """A recorded script call."""
 
     def __init__(self, command: Sequence[Any]) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Recorded(Exception):
 
 
 class _Recorder(redis.Redis):
-    """A client that keeps the call of one script instead of sending it."""
+    """A client that records the call of one script instead of sending it."""
 
     kept: str = ""
 
@@ -121,7 +121,7 @@ class _Recorder(redis.Redis):
 
 
 class Fleet:
-    """A server with nodes, no processes behind them, and a service that talks to it."""
+    """A server, nodes without processes, and a service."""
 
     def __init__(self, *options: str, **settings: Any) -> None:
         logged = ("--slowlog-log-slower-than", str(LOGGED), "--slowlog-max-len", "100000")
@@ -136,10 +136,10 @@ class Fleet:
         self.service = MinimalSchedulerService(self.client, self.settings)
         self._recording = MinimalSchedulerService(self._recorder, self.settings)
         self.keys = self.service.keys
-        self._raw = redis.Redis(unix_socket_path=socket)  # as the commands have it
+        self._raw = redis.Redis(unix_socket_path=socket)  # as commands connect
         self.views = Views(self._raw, self.keys, self.settings)
         self._names = {lua_source.sha(name): name for name in lua_source.names()}
-        for name in lua_source.names():  # so that no call has to send its source
+        for name in lua_source.names():  # so that a call does not send the script
             self.client.script_load(lua_source.source(name))
 
     def __enter__(self) -> Fleet:
@@ -170,13 +170,13 @@ class Fleet:
         pools: Sequence[Any] = ("p",),
         capabilities: Sequence[str] = (),
     ) -> None:
-        """Register nodes that differ in their ids only."""
+        """Register nodes that differ only in their ids."""
         request = registration(TEMPLATE, slots, pools, capabilities)
         command = self.recorded("register_node", lambda service: service.register_node(request))
         self._send_for_each(node_ids, command)
 
     def beat_all(self, node_ids: Iterable[str]) -> None:
-        """One heartbeat of each of these nodes, which do not say what jobs they hold."""
+        """Send a heartbeat of each node, without its jobs."""
         request = HeartbeatRequest(node_id=TEMPLATE)
         command = self.recorded("heartbeat", lambda service: service.heartbeat(request))
         self._send_for_each(node_ids, command)
@@ -184,7 +184,7 @@ class Fleet:
     def recorded(
         self, script: str, call: Callable[[MinimalSchedulerService], object]
     ) -> Sequence[Any]:
-        """The command by which the service runs the script, which is not sent."""
+        """The command with which the service calls the script. It is not sent."""
         self._recorder.kept = script
         try:
             call(self._recording)
@@ -202,18 +202,18 @@ class Fleet:
                 pipe.execute()
 
     def beat(self, node_id: str, **given: Any) -> HeartbeatResponse:
-        """One heartbeat."""
+        """Send one heartbeat."""
         return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **given))
 
     def beat_for(self, seconds: float, node_id: str) -> None:
-        """Heartbeats of an idle node, for so long."""
+        """Send heartbeats of an idle node for some seconds."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.beat(node_id, jobs=[])
             time.sleep(0.05)
 
     def beat_while_due(self, node_id: str, most: int = 100_000, **given: Any) -> int:
-        """Heartbeats until none is due at once, so many at most; their number."""
+        """Send heartbeats while the next is due at once. Returns their number."""
         for number in range(1, most + 1):
             if self.beat(node_id, **given).next_due_ms != 0:
                 return number
@@ -221,24 +221,24 @@ class Fleet:
 
     def held(self, node_id: str) -> list[str]:
         """The jobs at a node."""
-        found = self.client.zrange(self.keys("node_jobs", node_id), 0, -1)
-        return [str(job_id) for job_id in found]
+        job_ids = self.client.zrange(self.keys("node_jobs", node_id), 0, -1)
+        return [str(job_id) for job_id in job_ids]
 
     def taken(self, node_id: str) -> int:
-        """How many slots of a node are taken."""
+        """The number of taken slots of a node."""
         return int(self.client.zcard(self.keys("node_jobs", node_id)))
 
     # Jobs
 
     def send(self, count: int, message: int = 0, **demand: Any) -> list[DispatchResponse]:
-        """Dispatch so many equal jobs with messages of that many bytes; they wait if they must."""
+        """Dispatch equal jobs with messages of a size. The jobs may wait."""
         request = ask(**demand)
         return self.send_each((request for _ in range(count)), message)
 
     def send_each(
         self, requests: Iterable[DispatchRequest], message: int = 0
     ) -> list[DispatchResponse]:
-        """Dispatch jobs with messages of that many bytes."""
+        """Dispatch jobs with messages of a size."""
         parts = message_of(message)
         answers = []
         for page in pages(requests):
@@ -252,7 +252,7 @@ class Fleet:
         )
 
     def waiting(self) -> int:
-        """How many jobs stand in lines."""
+        """The number of jobs in all lines."""
         lines = [str(line) for line, _ in self.client.hscan_iter(self.keys("lines"), count=1000)]
         total = 0
         for page in pages(lines):
@@ -263,8 +263,9 @@ class Fleet:
         return total
 
     def park(self, node_id: str, job_ids: Iterable[str]) -> None:
-        """Move the messages of jobs from the node's queue to the jobs' own lists, as a rescuer
-        does. The jobs in the order in which they were sent.
+        """Move messages from the node's queue to the jobs' lists, as a rescuer does.
+
+        The jobs are in the order of their dispatch.
         """
         queue = self.keys("node_queue", node_id)
         for page in pages(job_ids):
@@ -277,7 +278,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def measured(self) -> Iterator[Run]:
-        """The script runs of what is done meanwhile."""
+        """Measure the script runs inside the block."""
         run = Run()
         self.client.config_resetstat()
         self.client.slowlog_reset()
@@ -297,8 +298,9 @@ class Fleet:
 
 
 def _run_first(pid: int, priority: int) -> None:
-    """Let a process run before all others, if this one may ask for that. A pause of a server counts
-    as time of its script.
+    """Raise the priority of a process, if this process has the permission.
+
+    A pause of a server counts as time of its script.
     """
     if hasattr(os, "sched_setscheduler"):  # Linux
         with contextlib.suppress(PermissionError):
@@ -307,7 +309,7 @@ def _run_first(pid: int, priority: int) -> None:
 
 @contextlib.contextmanager
 def running_first() -> Iterator[None]:
-    """This process, and those that it starts, run before all others except servers."""
+    """Raise the priority of this process and of those that it starts."""
     _run_first(os.getpid(), 1)
     try:
         yield
@@ -317,20 +319,20 @@ def running_first() -> Iterator[None]:
 
 
 def used_cpu(client: redis.Redis) -> float:
-    """Seconds of a processor that the server has used."""
+    """Processor time of the server in seconds."""
     cpu = client.info("cpu")
     return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
 
 def pages(items: Iterable[T], size: int = PAGE) -> Iterator[list[T]]:
-    """The items, so many at a time."""
+    """The items in pages."""
     rest = iter(items)
     while page := list(islice(rest, size)):
         yield page
 
 
 def names(prefix: str, count: int) -> list[str]:
-    """So many ids."""
+    """Ids with a number."""
     return [f"{prefix}{number}" for number in range(count)]
 
 
@@ -347,26 +349,26 @@ def registration(
 
 
 def ask(**demand: Any) -> DispatchRequest:
-    """A demand of a job that waits if it must; of the pool ``p`` if nothing else is said."""
+    """A demand that may wait. The default pool is ``p``."""
     where = {} if "src_lang" in demand else {"pool": "p"}
     return DispatchRequest(**(where | {"when_full": "wait"} | demand))
 
 
 def message_of(size: int = 0) -> tuple[str, str]:
-    """A message of so many bytes and some, around its job's id."""
+    """The two parts of a message around the job's id, with a body of a size."""
     return '{"job_id": ', f', "text": "{"x" * size}"}}'
 
 
 def placed(answers: Iterable[DispatchResponse | SchedulerError]) -> list[DispatchResponse]:
-    """The answers. Raises the first that is an error."""
-    found = []
+    """The answers. Raises the first error among them."""
+    checked = []
     for answer in answers:
         if isinstance(answer, SchedulerError):
             raise answer
-        found.append(answer)
-    return found
+        checked.append(answer)
+    return checked
 
 
 def at_nodes(answers: Iterable[DispatchResponse]) -> int:
-    """How many of the jobs got a slot at once."""
+    """The number of jobs that got a slot at once."""
     return sum(bool(answer.node_id) for answer in answers)

@@ -1,4 +1,4 @@
-"""Scale: nodes that die, and jobs that end, expire or are revoked together."""
+"""Scale: nodes die, and many jobs end, expire or are revoked together."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from benchmarks.scale_runs import keyed
 
 TTL = 1.0  # seconds
 SHORT = {"node_ttl": TTL, "heartbeat_interval": TTL / 4, "lease": 60.0, "history_ttl": 120.0}
-PATIENCE = 30.0  # seconds that a case waits for its end
+PATIENCE = 30.0  # seconds until a case gives up
 
 
 def silent_nodes(sizes: Sizes) -> Iterator[Row]:
-    """Many nodes fall silent, or Redis was away so that all look silent."""
+    """Many nodes stop sending heartbeats, or no heartbeat reaches Redis for a time."""
     for nodes in (sizes.nodes // 5, sizes.nodes):
         with Fleet(**SHORT) as fleet:
             fleet.add_nodes(names("n", nodes))
@@ -33,19 +33,19 @@ def silent_nodes(sizes: Sizes) -> Iterator[Row]:
             fleet.add_nodes(lives)
             _beat_for(fleet, lives, 1.3 * TTL)
             with fleet.measured() as run:
-                found = [fleet.send(1)[0].node_id for _ in range(10)]
+                node_ids = [fleet.send(1)[0].node_id for _ in range(10)]
             yield run.row(
                 "three nodes live, the others are silent: ten dispatches",
                 size,
-                f"{sum(node_id in lives for node_id in found)} at live nodes, "
-                f"{found.count('')} wait",
-                {*lives, ""} >= set(found),
+                f"{sum(node_id in lives for node_id in node_ids)} at live nodes, "
+                f"{node_ids.count('')} wait",
+                {*lives, ""} >= set(node_ids),
             )
             yield _buried(fleet, nodes, lives)
 
 
 def _beat_for(fleet: Fleet, node_ids: Sequence[str], seconds: float) -> None:
-    """Heartbeats of these nodes, for so long."""
+    """Send heartbeats of these nodes for some seconds."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         fleet.beat_all(node_ids)
@@ -53,7 +53,7 @@ def _beat_for(fleet: Fleet, node_ids: Sequence[str], seconds: float) -> None:
 
 
 def _buried(fleet: Fleet, nodes: int, lives: Sequence[str]) -> Row:
-    """Heartbeats of three live nodes until the others are found dead."""
+    """Send heartbeats of three live nodes until the others are marked dead."""
     beats = 0
     with fleet.measured() as run:
         until = time.monotonic() + PATIENCE
@@ -70,18 +70,18 @@ def _buried(fleet: Fleet, nodes: int, lives: Sequence[str]) -> Row:
 
 
 def _silent(fleet: Fleet) -> int:
-    """How many nodes are not yet found dead."""
+    """The number of nodes that are not marked dead yet."""
     return int(fleet.client.zcount(fleet.keys("nodes"), 0, "+inf"))
 
 
 def _pause(due: Sequence[int], interval: float) -> float:
-    """Seconds to the next heartbeat, as the node agent waits."""
-    asked = [ms / 1000 for ms in due if ms >= 0]
-    return min([interval, *(seconds + NOT_SOONER for seconds in asked)])
+    """Seconds until the next heartbeat of a node agent."""
+    waits = [ms / 1000 for ms in due if ms >= 0]
+    return min([interval, *(seconds + NOT_SOONER for seconds in waits)])
 
 
 def dead_node(sizes: Sizes) -> Iterator[Row]:
-    """A node with many jobs dies: they are placed at another node, or go back into line."""
+    """A node with many jobs dies. The jobs go to another node, or back into line."""
     for room in (sizes.held, 1):
         with Fleet(**SHORT) as fleet:
             fleet.add_node("big", sizes.held)
@@ -110,7 +110,7 @@ def dead_node(sizes: Sizes) -> Iterator[Row]:
 
 
 def _rescue(fleet: Fleet, node_id: str, job_ids: list[str]) -> None:
-    """Place the jobs of a node page by page, and go on while that places or loses some."""
+    """Place the jobs of a node in pages, until a page places and loses no job."""
     for page in pages(job_ids):
         fleet.service.rescue_node(node_id, page)
     while True:
@@ -120,7 +120,7 @@ def _rescue(fleet: Fleet, node_id: str, job_ids: list[str]) -> None:
 
 
 def large_rescue(sizes: Sizes) -> Iterator[Row]:
-    """A rescuer names as many jobs as lay in the queue of a node that is gone."""
+    """A rescuer places the jobs of all messages in the queue of a dead node."""
     with Fleet() as fleet:
         fleet.add_node("n", 1)
         jobs = [job.job_id for job in fleet.send(sizes.lines + 1) if not job.node_id]
@@ -130,7 +130,7 @@ def large_rescue(sizes: Sizes) -> Iterator[Row]:
 
 
 def large_heartbeats(sizes: Sizes) -> Iterator[Row]:
-    """A node that holds many jobs sends heartbeats: the first names them, later ones renew."""
+    """A node with many jobs sends heartbeats. The first lists the jobs, the others renew leases."""
     with Fleet(node_ttl=2.0, heartbeat_interval=0.5, lease=2.0, history_ttl=60.0) as fleet:
         fleet.add_node("big", sizes.held)
         jobs = [job.job_id for job in fleet.send(sizes.held)]
@@ -151,21 +151,22 @@ def large_heartbeats(sizes: Sizes) -> Iterator[Row]:
 
 
 def expiry(sizes: Sizes) -> Iterator[Row]:
-    """All jobs of a line expire at one moment; each has a fairness key of its own."""
+    """All jobs of a line expire at one moment. Each job has its own fairness key."""
     count = sizes.lines
     with Fleet() as fleet:
         fleet.add_node("n", 1)
         fleet.send(1)
         begins = time.monotonic()
-        expires = fleet.views.now() + 1000  # only heartbeats look for expired jobs
+        expires = fleet.views.now() + 1000  # only heartbeats find expired jobs
         fleet.send_each(keyed(count, expires_ts=expires))
         time.sleep(max(0.0, 2.2 - (time.monotonic() - begins)))
         yield _until_empty(fleet, "jobs expire at one moment, with one live node", count)
 
 
 def _until_empty(fleet: Fleet, path: str, count: int) -> Row:
-    """Heartbeats of a node, as the agent sends them, until no job waits. The node takes the
-    messages that it is given to discard.
+    """Send heartbeats like a node agent until no job waits.
+
+    The node takes the messages that it has to discard.
     """
     beats = 0
     with fleet.measured() as run:
@@ -186,7 +187,7 @@ def _until_empty(fleet: Fleet, path: str, count: int) -> Row:
 
 
 def last_in_line(sizes: Sizes) -> Iterator[Row]:
-    """The last job leaves a line in which many fairness keys had a turn."""
+    """The last job leaves a line that has had many fairness keys."""
     with Fleet() as fleet:
         fleet.add_node("n", 1)
         fleet.send(1)

@@ -1,4 +1,4 @@
-"""Scale: real nodes: what a task costs Redis, a node dies, and many tasks are revoked."""
+"""Scale with real nodes: tasks run, a node dies, and many tasks are revoked or expire."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from celery_minsched.simulation.trace import Node
 
 NODES = [Node("r0", 4, ("p", "q")), Node("r1", 4, ("p", "q"))]
 TIMES = {"node_ttl": 8.0, "lease": 30.0, "history_ttl": DAY}
-WORK = 0.2  # seconds of a task
+WORK = 0.2  # seconds of work of a task
 PATIENCE = 60.0  # seconds until no task waits
-LATE = 2000  # ms that a task may take longer
+LATE = 2000  # limit of the additional time of a task, in ms
 
 
 def jobs_of_real_nodes(sizes: Sizes) -> Iterator[Row]:
-    """Tasks that do nothing go through real nodes: what one costs Redis."""
+    """Real nodes run tasks that do nothing. Measures their cost in Redis."""
     count = sizes.batch
     with _real_nodes() as (fleet, app):
         app.minsched.dispatch_many(_tasks(app, 2 * len(NODES), 0.0))
@@ -51,7 +51,9 @@ def rescued_jobs(sizes: Sizes) -> Iterator[Row]:
         app.minsched.dispatch_many(_tasks(app, count, 10.0))
         fleet.beat("big", jobs=fleet.held("big"))
         with workers("ours", NODES, fleet.server.url) as directory, fleet.measured() as run:
-            nodes = fleet.keys("nodes")  # a dead node's score stays below zero, its rescue is short
+            nodes = fleet.keys(
+                "nodes"
+            )  # the rescue is short, but a dead node keeps its negative score
             wait_for(
                 lambda: (fleet.client.zscore(nodes, "big") or 0) < 0,
                 lambda: f"not dead:\n{logs(directory)}",
@@ -69,7 +71,7 @@ def rescued_jobs(sizes: Sizes) -> Iterator[Row]:
 
 
 def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
-    """Tasks that wait are revoked while the nodes run tasks of another pool."""
+    """Waiting tasks are revoked while the nodes run tasks of another pool."""
     count = 2 * sizes.batch
     with _real_nodes() as (fleet, app):
         fleet.service.pause_pool("p")
@@ -90,7 +92,7 @@ def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
 
 
 def expired_tasks(sizes: Sizes) -> Iterator[Row]:
-    """Tasks that wait expire at one moment."""
+    """Waiting tasks expire at one moment."""
     count = 2 * sizes.batch
     with _real_nodes() as (fleet, app):
         fleet.service.pause_pool("p")
@@ -108,7 +110,7 @@ def expired_tasks(sizes: Sizes) -> Iterator[Row]:
 
 @contextmanager
 def _real_nodes() -> Iterator[tuple[Fleet, Celery]]:
-    """A server with the nodes at work, and an application."""
+    """A server with running nodes, and an application."""
     with (
         Fleet(**TIMES) as fleet,
         workers("ours", NODES, fleet.server.url) as directory,
@@ -133,13 +135,13 @@ def _wait_until_idle(fleet: Fleet) -> None:
 
 
 def _tasks(app: Celery, count: int, seconds: float) -> list[Signature]:
-    """Tasks of pool p that take so long."""
+    """Send tasks of some seconds to pool p."""
     task = app.signature("replay.work")
     return [task.clone((number, seconds)).set(minsched={"pool": "p"}) for number in range(count)]
 
 
 def _send_until_empty(fleet: Fleet, app: Celery) -> tuple[list[str], float]:
-    """Send tasks to pool q until no task waits in pool p; their ids, and how long that took."""
+    """Send tasks to pool q until no task waits in pool p. Returns their ids and the seconds."""
     began = time.monotonic()
     sent: list[str] = []
     while fleet.client.hlen(fleet.keys("lines")) and time.monotonic() < began + PATIENCE:
@@ -149,7 +151,7 @@ def _send_until_empty(fleet: Fleet, app: Celery) -> tuple[list[str], float]:
 
 
 def _ended(app: Celery, task_ids: list[str]) -> list[tuple[int, int]]:
-    """When each of the tasks was sent and ended, once all have; ms."""
+    """When each task was sent and when it ended, in ms. Waits until all tasks have ended."""
     find = app.minsched.where
     wait_for(
         lambda: all(find(task_id).status == "finished" for task_id in task_ids),

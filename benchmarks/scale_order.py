@@ -1,4 +1,4 @@
-"""Scale: order and fairness. No slot stays idle, and no job overtakes an earlier one."""
+"""Scale: order and fairness. No slot stays idle, and no job overtakes an earlier job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NODES, SLOTS = 10, 8  # without capabilities
 
 
 def freed_slots(sizes: Sizes) -> Iterator[Row]:
-    """Slots free at nodes that cannot serve most of the lines of their pool."""
+    """Slots become free at nodes that cannot serve most lines of their pool."""
     for lines in (sizes.few, sizes.lines):
         with Fleet() as fleet:
             fleet.add_node("able", 50, capabilities=CAPABILITIES)
@@ -38,7 +38,7 @@ def freed_slots(sizes: Sizes) -> Iterator[Row]:
 
 
 def shared_capability(sizes: Sizes) -> Iterator[Row]:
-    """Slots free at a node that has one of the two capabilities that each earlier line asks for."""
+    """Slots become free at a node with one of two capabilities. Earlier lines ask for both."""
     with Fleet() as fleet:
         fleet.add_node("able", 50, capabilities=["a", *CAPABILITIES])
         fleet.add_node("half", SLOTS, capabilities=["a"])
@@ -60,7 +60,7 @@ def shared_capability(sizes: Sizes) -> Iterator[Row]:
 
 
 def resumed_pool(sizes: Sizes) -> Iterator[Row]:
-    """A pool with many free slots resumes, and new jobs come."""
+    """A pool with many free slots resumes while new jobs arrive."""
     newcomers = sizes.few // 10
     nodes = min(300, sizes.waiting // SLOTS // 2)
     with Fleet() as fleet:
@@ -79,7 +79,7 @@ def resumed_pool(sizes: Sizes) -> Iterator[Row]:
 
 
 def joining_node(sizes: Sizes) -> Iterator[Row]:
-    """A node with many slots joins a pool where many wait."""
+    """A node with many slots joins a pool with many waiting jobs."""
     with Fleet() as fleet:
         fleet.add_node("n", 1)
         fleet.send(1 + sizes.waiting)
@@ -104,7 +104,7 @@ def joining_node(sizes: Sizes) -> Iterator[Row]:
 
 
 def combined(lines: int, *common: str, **demand: str) -> Iterator[DispatchRequest]:
-    """Jobs of so many lines, each with a combination of capabilities of its own."""
+    """Jobs of different lines. Each line has its own combination of capabilities."""
     for chosen in islice(combinations(CAPABILITIES, 4), lines):
         yield ask(capabilities=[*common, *chosen], **demand)
 

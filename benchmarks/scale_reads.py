@@ -1,6 +1,6 @@
-"""Scale: commands, pages and a scrape that read a fleet of 2,000 nodes with many lines.
+"""Scale: commands, pages and a scrape read a fleet of 2,000 nodes with many lines.
 
-Seconds are those of the fastest look: a busy machine delays the others.
+The fastest of several reads counts, because a busy machine delays the others.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CAPABILITIES = names("cap-", 40)
 PAIRS = list(combinations([f"l{chr(97 + number)}" for number in range(20)], 2))
 MESSAGE = 1000  # bytes
 TIMES = {"node_ttl": DAY, "lease": DAY, "history_ttl": 2 * DAY}
-Look = Callable[[Fleet], None]
+Read = Callable[[Fleet], None]
 
 
-def page(name: str) -> Look:
-    """The answer of one of Flower's pages, as Flower sends it."""
+def page(name: str) -> Read:
+    """The data of a page as Flower sends it."""
     return lambda fleet: _answer(name, fleet.views)
 
 
@@ -47,11 +47,11 @@ def scrape(fleet: Fleet) -> None:
     generate_latest(registry)
 
 
-def command(*words: str) -> Look:
-    """A subcommand of ``celery -A app minsched``, as a process."""
+def command(*words: str) -> Read:
+    """A command of ``celery -A app minsched`` in its own process."""
     program = [sys.executable, "-m", "celery", "-A", "tests.support.app", "minsched", *words]
 
-    def look(fleet: Fleet) -> None:
+    def read(fleet: Fleet) -> None:
         subprocess.run(
             program,
             cwd=ROOT,
@@ -60,11 +60,11 @@ def command(*words: str) -> Look:
             check=True,
         )
 
-    return look
+    return read
 
 
-#: Looks, the seconds that each may take at any size, and how often it is tried.
-LOOKS: dict[str, tuple[Look, float, int]] = {
+#: Each read, its limit in seconds at all sizes, and the number of tries.
+READS: dict[str, tuple[Read, float, int]] = {
     "exporter scrape": (scrape, 0.5, 3),
     "Flower's nodes": (page("nodes"), 0.3, 3),
     "Flower's waiting": (page("waiting"), 0.3, 3),
@@ -74,16 +74,16 @@ LOOKS: dict[str, tuple[Look, float, int]] = {
 }
 
 
-def looks(sizes: Sizes) -> Iterator[Row]:
-    """Each look, at three numbers of lines."""
+def reads(sizes: Sizes) -> Iterator[Row]:
+    """Each read with three numbers of lines."""
     nodes = min(2000, sizes.nodes)
     for lines in sorted({10, sizes.few, sizes.lines}):
         with Fleet(**TIMES) as fleet:
             _fill(fleet, nodes, lines, sizes.waiting)
             size = f"{nodes:,} nodes, {lines:,} lines, {sizes.waiting:,} wait"
-            for name, (look, limit, times) in LOOKS.items():
+            for name, (read, limit, times) in READS.items():
                 with fleet.measured() as run, running_first():
-                    seconds = min(_seconds(look, fleet) for _ in range(times))
+                    seconds = min(_seconds(read, fleet) for _ in range(times))
                 yield run.row(
                     name,
                     size,
@@ -92,15 +92,16 @@ def looks(sizes: Sizes) -> Iterator[Row]:
                 )
 
 
-def _seconds(look: Look, fleet: Fleet) -> float:
+def _seconds(read: Read, fleet: Fleet) -> float:
     began = time.perf_counter()
-    look(fleet)
+    read(fleet)
     return time.perf_counter() - began
 
 
 def _fill(fleet: Fleet, nodes: int, lines: int, waiting: int) -> None:
-    """A full fleet, and so many jobs in so many lines. The nodes have four of the capabilities
-    each. Half of the pools serve some language pairs.
+    """A full fleet with jobs in lines.
+
+    Each node has four of the capabilities. Half of the pools serve some language pairs.
     """
     for number in range(nodes):
         at = number % len(POOLS)
@@ -112,7 +113,7 @@ def _fill(fleet: Fleet, nodes: int, lines: int, waiting: int) -> None:
 
 
 def _demands(lines: int) -> list[DispatchRequest]:
-    """A demand for each of so many lines: a pool or a pair, and up to four capabilities."""
+    """A demand for each line: a pool or a language pair, and up to four capabilities."""
     sets = (chosen for size in range(5) for chosen in combinations(CAPABILITIES, size))
     places = [
         *({"pool": pool} for pool in POOLS),
@@ -124,4 +125,4 @@ def _demands(lines: int) -> list[DispatchRequest]:
     ]
 
 
-CASES = (looks,)
+CASES = (reads,)

@@ -1,7 +1,7 @@
-"""Scale: what a fleet at rest costs Redis, by the heartbeats of nodes that hold no jobs.
+"""Scale: the cost of an idle fleet in Redis.
 
-Each node has a connection of its own, and sends its heartbeats as far apart as the answers say. The
-share of a core is the processor time of the whole server, so it includes reading the calls.
+Each node has its own connection, and sends its next heartbeat when the last answer says. The share
+of a core covers the whole server, so it includes the parsing of the commands.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from benchmarks.scale_fleet import (
 from celery_minsched import HeartbeatRequest
 
 FLEETS = (1000, 3000, 10_000)  # nodes
-SECONDS = 8.0  # at least, for which each is measured
-LOADS = (3, 12)  # percent of the processor, which take turns: noise within one level of the load
+SECONDS = 8.0  # the least seconds of a measurement
+LOADS = (3, 12)  # percent; they take turns, and both are in the lowest level of the load
 DEFAULTS = {"node_ttl": 8.0, "lease": 30.0}
 Beats = Sequence[tuple[redis.Connection, list[list[bytes]]]]
 
 
 def at_rest(sizes: Sizes) -> Iterator[Row]:
-    """Nodes without jobs send heartbeats."""
+    """Idle nodes send heartbeats."""
     for nodes in FLEETS if sizes is FULL else (sizes.nodes,):
         _allow_connections(nodes)
         with Fleet("--maxclients", str(nodes + 100), **DEFAULTS) as fleet, running_first():
             fleet.add_nodes(names("n", nodes))
             interval = fleet.beat("n0").interval
             beats = _prepare(fleet, nodes)
-            _beat(beats, 0, 0.0)  # connects them
+            _beat(beats, 0, 0.0)  # connect
             used = used_cpu(fleet.client)
             with fleet.measured() as run:
                 for turn in range(max(2, round(SECONDS / interval)) if sizes is FULL else 1):
@@ -57,7 +57,7 @@ def at_rest(sizes: Sizes) -> Iterator[Row]:
 
 
 def _prepare(fleet: Fleet, nodes: int) -> Beats:
-    """A connection for each node, and the bytes of its heartbeats."""
+    """The connection of each node, and the bytes of its heartbeats."""
     packer = redis.Connection()
     commands = [_command(fleet, load) for load in LOADS]
     return [
@@ -73,7 +73,7 @@ def _prepare(fleet: Fleet, nodes: int) -> Beats:
 
 
 def _command(fleet: Fleet, load: int) -> Sequence[object]:
-    """A heartbeat as a node without jobs sends it."""
+    """The heartbeat of an idle node."""
     request = HeartbeatRequest(
         node_id=TEMPLATE,
         instance=INSTANCE,
@@ -86,7 +86,7 @@ def _command(fleet: Fleet, load: int) -> Sequence[object]:
 
 
 def _beat(beats: Beats, turn: int, seconds: float) -> None:
-    """One heartbeat of each node, evenly spread over that time."""
+    """Send a heartbeat of each node, evenly spread over some seconds."""
     began = time.perf_counter()
     for number, (connection, calls) in enumerate(beats):
         time.sleep(max(0.0, began + seconds * number / len(beats) - time.perf_counter()))

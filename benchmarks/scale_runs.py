@@ -1,4 +1,4 @@
-"""Scale: the scripts whose work grows with lines, nodes or jobs."""
+"""Scale: scripts that work on lines, nodes or jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
 
 
 def common_paths(sizes: Sizes) -> Iterator[Row]:
-    """What every job and node does, beside many nodes, lines and waiting jobs."""
+    """Calls of all jobs and nodes, with many nodes, lines and waiting jobs."""
     with Fleet() as fleet:
         fleet.add_nodes(names("n", sizes.nodes))
         fleet.add_node("busy", 50, ["q"], names("c", 40))
@@ -98,7 +98,7 @@ def language_pairs(sizes: Sizes) -> Iterator[Row]:
 
 
 def combinations_of_capabilities(sizes: Sizes) -> Iterator[Row]:
-    """Jobs ask for two capabilities: of many nodes all are full, or one alone has both."""
+    """Jobs ask for two capabilities. All nodes with both are full, or one node has both."""
     both = ["x", "y"]
     for nodes in (sizes.nodes // 5, sizes.nodes):
         with Fleet() as fleet:
@@ -137,7 +137,7 @@ def _into_line(fleet: Fleet, path: str, size: str) -> Iterator[Row]:
 
 
 def offers(sizes: Sizes) -> Iterator[Row]:
-    """Nodes in as many indexes as they may be: 16 pools with 15 capabilities each."""
+    """Nodes in the largest number of indexes: 16 pools with 15 capabilities each."""
     pools, capabilities = names("p", 16), names("c", 15)
     nodes = names("n", 4)
     size = "4 nodes, 256 indexes each"
@@ -211,7 +211,7 @@ def large_batches(sizes: Sizes) -> Iterator[Row]:
 
 
 def keyed(count: int, **given: object) -> Iterator[DispatchRequest]:
-    """So many jobs, each with a task id and a fairness key of its own."""
+    """Jobs with their own task ids and fairness keys."""
     for number in range(count):
         yield ask(task_id=f"t{number}", token="t", fairness_key=f"k{number}", **given)
 

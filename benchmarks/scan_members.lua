@@ -1,9 +1,9 @@
--- The scan of the original specification: looks at every member of a pool and takes the least loaded.
--- Only the look; no slot is taken and no job is recorded.
+-- The scan of the original specification: reads all members of a pool and returns the least loaded node.
+-- It takes no slot and records no job.
 --
 -- KEYS[1] prefix of the scheduler's keys     ARGV[1] pool_id
 --
--- Returns node_id, or nil where every slot is taken
+-- Returns node_id, or nil if all slots are taken
 
 local best, least
 for _, node_id in ipairs(redis.call('SMEMBERS', KEYS[1] .. 'pool:' .. ARGV[1] .. ':members')) do

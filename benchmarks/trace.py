@@ -1,4 +1,4 @@
-"""The jobs of the replay, and what an ideal queue would make of them."""
+"""The jobs of a replay, and their times with an ideal queue."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def jobs_of(
     busy: float,
     shares: Mapping[str, int],
 ) -> list[Job]:
-    """The first so many requests in so many seconds, as jobs that keep the slots ``busy``.
+    """The first requests as jobs that keep a share ``busy`` of the slots busy for some seconds.
 
-    ``work`` is the mean of a job, in seconds; ``shares`` the slots' worth of jobs for each pool.
-    Raises ``ValueError`` where there are not enough requests.
+    ``work`` is the mean work of a job in seconds. ``shares`` has each pool's share of the jobs in
+    slots. Raises ``ValueError`` if there are not enough requests.
     """
     slots = sum(shares.values())
     count = round(busy * slots * seconds / work)
@@ -34,10 +34,10 @@ def jobs_of(
 
 
 def ideal(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[float]:
-    """Seconds from arrival to end of each job, by a queue that takes no time itself.
+    """Seconds from arrival to end of each job, with a queue that takes no time itself.
 
-    First come, first served by the first slot that can. Of several free slots a job takes one at
-    the node with the fewest pools, which leaves the others to jobs that have less choice.
+    Jobs start in the order of their arrival. If several slots are free, a job takes a slot of the
+    node with the fewest pools. Other nodes stay free for other pools.
     """
     free = {node.name: node.slots for node in nodes}
     choice = sorted(nodes, key=lambda node: len(node.pools))
@@ -71,5 +71,5 @@ def ideal(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[float]:
 
 
 def with_work(jobs: Sequence[Job], seconds: Sequence[float]) -> list[Job]:
-    """The same jobs, of which each took so long."""
+    """The same jobs with other durations."""
     return [replace(job, work=work) for job, work in zip(jobs, seconds, strict=True)]

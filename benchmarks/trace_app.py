@@ -1,4 +1,4 @@
-"""The Celery application of the replay's workers."""
+"""The Celery application of the workers in a replay."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from celery_minsched import MinSched
 
 
 def make_app(broker: str, kind: str) -> Celery:
-    """``ours``; ``plain`` with Celery's defaults; ``tuned`` as its manual says for long tasks. Ours
-    acknowledges late as ``tuned`` does: a task of a GPU should survive its worker.
+    """An application: ``ours`` uses celery_minsched, ``plain`` has Celery's defaults.
+
+    ``tuned`` has the settings that Celery's manual recommends for long tasks. ``ours`` and
+    ``tuned`` acknowledge late, because a task on a GPU should survive the death of its worker.
     """
     app = Celery("replay", broker=broker, set_as_current=False)
     if kind == "ours":

@@ -1,4 +1,4 @@
-"""The actor of the replay's workers, where dramatiq runs them."""
+"""The actor of the dramatiq workers in a replay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks import replay_task
 
 
 def make_broker(url: str, pools: list[str]) -> RedisBroker:
-    """One that knows the actor, and a queue for each pool."""
+    """A broker with the actor and a queue for each pool."""
     broker = RedisBroker(url=url)
     for pool in pools:
         broker.declare_queue(pool)

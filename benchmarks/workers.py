@@ -1,4 +1,4 @@
-"""Real workers of a contender, and the notes that their jobs take."""
+"""Starts the real workers of a contender, and reads the records of their jobs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from celery_minsched.simulation.trace import Node
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0  # seconds
-CACHED = 3  # sessions that a node remembers, for each of its slots
+CACHED = 3  # sessions in a node's cache, for each of its slots
 
 
 @contextmanager
 def workers(kind: str, nodes: Sequence[Node], broker: str, pool: str = "threads") -> Iterator[Path]:
-    """Workers for each node, started; the directory where their notes and logs are."""
+    """Start the workers of each node. Returns the directory of their records and logs."""
     with tempfile.TemporaryDirectory(prefix="minsched-replay-") as name:
         directory = Path(name)
         processes = []
@@ -37,19 +37,19 @@ def workers(kind: str, nodes: Sequence[Node], broker: str, pool: str = "threads"
                             env=environment(kind, node, broker, directory),
                             stdout=log,
                             stderr=log,
-                            start_new_session=True,  # its process group is all that it starts
+                            start_new_session=True,  # its process group contains all its children
                         )
                     )
             yield directory
         finally:
-            for process in processes:  # the run is over, and so is their server
+            for process in processes:  # the run has ended, and so has the server
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
 def environment(kind: str, node: Node, broker: str, directory: Path) -> dict[str, str]:
-    """What a node's workers are told."""
+    """The environment of a node's workers."""
     return {
         **os.environ,
         "REPLAY_KIND": kind,
@@ -64,12 +64,12 @@ def environment(kind: str, node: Node, broker: str, directory: Path) -> dict[str
 
 
 def logs(directory: Path) -> str:
-    """What the workers have said."""
+    """The logs of the workers."""
     return "".join(path.read_text(errors="replace") for path in directory.glob("*.log"))
 
 
 def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
-    """Wait until it holds; a ``ClickException`` with the complaint where that takes too long."""
+    """Wait for a condition. Raises a ``ClickException`` if it takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -78,8 +78,9 @@ def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> Non
 
 
 def await_notes(directory: Path, count: int) -> dict[int, tuple[float, float]]:
-    """By job, when it began and ended, once so many have ended. A ``ClickException`` where none
-    does for a while.
+    """When each job began and ended. Waits until a number of jobs have ended.
+
+    Raises a ``ClickException`` if no job ends for a while.
     """
     path, seen, since = directory / "notes", 0, time.monotonic()
     while seen < count:
