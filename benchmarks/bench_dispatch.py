@@ -17,6 +17,7 @@ from statistics import median
 import click
 
 from benchmarks.common import Figure, machine, print_table, say
+from benchmarks.least_pair import LeastPair, print_commands, print_ratio, server_time
 from benchmarks.plots import Curve, Panel, draw, plot_option
 from celery_minsched import (
     CompleteTaskRequest,
@@ -51,13 +52,16 @@ class Fleet:
 
     service: MinimalSchedulerService
     nodes: int
+    least_pair: LeastPair
     pair: list[float] = field(default_factory=list)
+    least: list[float] = field(default_factory=list)
     empty: list[float] = field(default_factory=list)
     scans: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCANS})
 
     def measure(self, jobs: int) -> None:
         """One round."""
         self.pair.append(self._server_time(lambda: self.work(jobs), jobs))
+        self.least.append(self._server_time(lambda: self.least_pair.work(jobs, OPEN_JOBS), jobs))
         self.empty.append(self._server_time(lambda: self._evaluate(EMPTY, jobs), jobs))
         scans = max(min(jobs, SCANNED // self.nodes), 1)
         for name, script in SCANS.items():
@@ -88,10 +92,7 @@ class Fleet:
             client.evalsha(sha, 1, self.service.keys.prefix, POOL)
 
     def _server_time(self, calls: Callable[[], None], pieces: int) -> float:
-        client = self.service.redis
-        client.config_resetstat()
-        calls()
-        return float(client.info("commandstats")["cmdstat_evalsha"]["usec"]) / pieces
+        return server_time(self.service.redis, calls, pieces)
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def fleet(nodes: int) -> Iterator[Fleet]:
                         node_id=f"node-{number}", max_jobs=SLOTS, pools_json=f'["{POOL}"]'
                     )
                 )
-            yield Fleet(service, nodes)
+            yield Fleet(service, nodes, LeastPair(client, nodes, SLOTS))
     finally:
         server.close()
 
@@ -193,8 +194,10 @@ def main(
                 for one in fleets
             ],
         )
+        print_ratio(fleets[0].pair, fleets[0].least)
         if picture:
             draw(picture, [panel(fleets)])
+        print_commands(fleets[0].service.redis, jobs)
     with ExitStack() as stack:
         beside = {"nothing": stack.enter_context(fleet(10 * nodes[0]))}
         for count in stored:
