@@ -20,7 +20,6 @@ from celery_minsched import (
     RegisterNodeRequest,
 )
 from celery_minsched.core.models import DispatchResponse
-from celery_minsched.core.settings import Settings
 
 PREFIX = "least:"
 POOL = "asr"
@@ -67,7 +66,7 @@ def commands(client: redis.Redis, calls: Callable[[], object], pieces: int) -> f
     client.config_resetstat()
     calls()
     stats = client.info("commandstats")
-    return sum(one["calls"] for name, one in stats.items() if name not in _BESIDE) / pieces
+    return float(sum(one["calls"] for name, one in stats.items() if name not in _BESIDE)) / pieces
 
 
 def print_commands(client: redis.Redis, jobs: int) -> None:
