@@ -72,9 +72,7 @@ def commands(client: redis.Redis, calls: Callable[[], object], pieces: int) -> f
 def print_commands(client: redis.Redis, jobs: int) -> None:
     """Print how many commands each step of a job has, and what it costs the server."""
     client.flushall()
-    service = MinimalSchedulerService(
-        client, Settings(node_ttl=86400.0, lease=86400.0, history_ttl=2 * 86400.0)
-    )
+    service = MinimalSchedulerService(client)
     request = RegisterNodeRequest(node_id=NODE, max_jobs=jobs, pools_json=f'["{POOL}"]')
     service.register_node(request)
     message = ('{"job_id": ', "}")
