@@ -152,7 +152,7 @@ def _send_until_empty(fleet: Fleet, app: Celery) -> tuple[list[str], float]:
 
 def _ended(app: Celery, task_ids: list[str]) -> list[tuple[int, int]]:
     """When each task was sent and when it ended, in ms. Waits until all tasks have ended."""
-    find = app.minsched.where
+    find = app.minsched.find_job
     wait_for(
         lambda: all(find(task_id).status == "finished" for task_id in task_ids),
         lambda: "not all tasks have ended",

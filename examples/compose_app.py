@@ -35,7 +35,7 @@ def do_round(number: int) -> None:
         ALIVE.touch()
     took = time.monotonic() - began
     ended, jobs, busy = Counter[str](), Counter[str](), Counter[str]()
-    for job in (app.minsched.where(result.id) for result in results):
+    for job in (app.minsched.find_job(result.id) for result in results):
         ended[job.status] += 1
         jobs[job.node_id] += 1
         busy[job.node_id] += job.ended_ts - job.started_ts

@@ -171,7 +171,7 @@ class LostJob:
 
 def _is_retried(plugin: MinSched, job_id: str, task_id: str) -> bool:
     """Has another node sent a retry of the task, before it died during the report?"""
-    latest = plugin.where(task_id)
+    latest = plugin.find_job(task_id)
     return latest is not None and latest.job_id != job_id
 
 

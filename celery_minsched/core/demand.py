@@ -57,7 +57,7 @@ class Demand(Model):
         if (self.src_lang is None) != (self.tgt_lang is None):
             raise ValueError("src_lang and tgt_lang come together: give both or neither")
         if self.pool is None and self.src_lang is None:
-            raise ValueError("nothing is asked for: give a pool, or src_lang and tgt_lang")
+            raise ValueError("the demand is empty: give a pool, or src_lang and tgt_lang")
         self.pairs  # noqa: B018 - raises ValueError for a wrong language
 
     @property

@@ -62,12 +62,12 @@ class Arguments:
 def arguments(name: str) -> Arguments:
     """The arguments of script ``name``. Raises ``ValueError`` if they are not numbered in order."""
     header, _, _ = _read(name).partition("\n\n")
-    stated = _STATED.findall(header)
-    if [int(number) for number, *_ in stated] != list(range(1, len(stated) + 1)):
+    matches = _STATED.findall(header)
+    if [int(number) for number, *_ in matches] != list(range(1, len(matches) + 1)):
         raise ValueError(f"{name}.lua: the arguments in the header are not numbered in order")
-    if not stated[-1][1]:
-        return Arguments(tuple(argument for _, _, argument, _ in stated))
-    *single, (_, _, items, fields) = stated
+    if not matches[-1][1]:
+        return Arguments(tuple(argument for _, _, argument, _ in matches))
+    *single, (_, _, items, fields) = matches
     return Arguments(
         tuple(argument for _, _, argument, _ in single),
         items,
@@ -140,29 +140,33 @@ def _with_numbers(text: str) -> str:
     return re.sub(any_name, lambda name: values[name[1]], _NUMBER.sub("", text))
 
 
-def number_arguments(text: str, stated: Arguments) -> str:
+def number_arguments(text: str, signature: Arguments) -> str:
     """``text`` with the numbers of arguments in place of their names."""
     if by_number := re.search(r".*\bARGV\b(?!\.).*", _code(text)):
         raise ValueError(f"an argument without its name: {by_number[0].strip()}")
-    first, size = len(stated.single) + 1, len(stated.fields)
+    first, size = len(signature.single) + 1, len(signature.fields)
 
     def loop(match: re.Match[str]) -> str:
         names = tuple(match[1].split(", "))
-        if match[2] != stated.items or len(names) != size or (size > 1 and names != stated.fields):
+        if (
+            match[2] != signature.items
+            or len(names) != size
+            or (size > 1 and names != signature.fields)
+        ):
             raise ValueError(f"not as the header says: {match[0]}")
         values = ["ARGV[at]", *(f"ARGV[at + {offset}]" for offset in range(1, size))]
         head = f"for at = {first}, #ARGV, {size} do"
         return f"{head} local {match[1]} = {', '.join(values)}"
 
     def of_items(name: str, replacement: str) -> str:
-        if name != stated.items:
+        if name != signature.items:
             raise ValueError(f"the header names no items ARGV.{name}")
         return replacement
 
     def value(match: re.Match[str]) -> str:
-        if match[1] not in stated.single:
+        if match[1] not in signature.single:
             raise ValueError(f"the header does not name {match[0]}")
-        return f"ARGV[{stated.single.index(match[1]) + 1}]"
+        return f"ARGV[{signature.single.index(match[1]) + 1}]"
 
     text = _LOOP.sub(loop, text)
     text = _COUNT.sub(lambda match: of_items(match[1], f"((#ARGV - {first - 1}) / {size})"), text)

@@ -22,37 +22,37 @@ from .texts import text
 Value = str | bytes | int | float
 
 
-def in_order(name: str, /, **given: Any) -> list[Value]:
+def in_order(name: str, /, **arguments: Any) -> list[Value]:
     """The arguments of script ``name`` in the order of its header.
 
     Raises ``TypeError`` if the header has other names.
     """
-    stated = lua_source.arguments(name)
-    names = (*stated.single, *([stated.items] if stated.items else []))
-    if len(given) != len(names) or not all(argument in given for argument in names):
-        raise TypeError(f"{name}.lua takes {', '.join(names)}, and not {', '.join(given)}")
-    ordered: list[Value] = [given[argument] for argument in stated.single]
-    if len(stated.fields) == 1:
-        ordered += given[stated.items]
-    elif stated.items:
-        for item in given[stated.items]:
+    signature = lua_source.arguments(name)
+    names = (*signature.single, *([signature.items] if signature.items else []))
+    if len(arguments) != len(names) or not all(argument in arguments for argument in names):
+        raise TypeError(f"{name}.lua takes {', '.join(names)}, and not {', '.join(arguments)}")
+    ordered: list[Value] = [arguments[argument] for argument in signature.single]
+    if len(signature.fields) == 1:
+        ordered += arguments[signature.items]
+    elif signature.items:
+        for item in arguments[signature.items]:
             ordered += item
     return ordered
 
 
-def call(client: redis.Redis, keys: Keys, name: str, /, **given: Any) -> list[Any]:
+def call(client: redis.Redis, keys: Keys, name: str, /, **arguments: Any) -> list[Any]:
     """Run script ``name``; the first item of its answer is ``OK`` or an error code.
 
     Sends the source if the server has lost its scripts (restart, failover, SCRIPT FLUSH). Raises
     redis-py's own errors.
     """
-    answer: list[Any] = text(call_for_bytes(client, keys, name, **given))
+    answer: list[Any] = text(call_for_bytes(client, keys, name, **arguments))
     return answer
 
 
-def call_for_bytes(client: redis.Redis, keys: Keys, name: str, /, **given: Any) -> list[Any]:
+def call_for_bytes(client: redis.Redis, keys: Keys, name: str, /, **arguments: Any) -> list[Any]:
     """As :func:`call`, with each text of the answer as the bytes that Redis has sent."""
-    prefixes, args = (keys.prefix, keys.queue_prefix), in_order(name, **given)
+    prefixes, args = (keys.prefix, keys.queue_prefix), in_order(name, **arguments)
     as_bytes = {NEVER_DECODE: True}
     with _looking_for_the_master(client):
         try:
@@ -82,19 +82,21 @@ def call_many(
     with _looking_for_the_master(client), client.pipeline(transaction=False) as pipe:
         # SCRIPT LOAD first: a pipeline has no second attempt for an unknown script.
         pipe.script_load(lua_source.source(name))
-        for given in calls:
-            args = in_order(name, **given)
+        for arguments in calls:
+            args = in_order(name, **arguments)
             pipe.evalsha(lua_source.sha(name), 2, keys.prefix, keys.queue_prefix, *args)
         answers: list[list[Any]] = text(pipe.execute()[1:])
     return answers
 
 
-def begin(client: redis.Redis, keys: Keys, name: str, /, **given: Any) -> Callable[[], list[Any]]:
+def begin(
+    client: redis.Redis, keys: Keys, name: str, /, **arguments: Any
+) -> Callable[[], list[Any]]:
     """Send a call of script ``name``. Returns a function that waits for the answer, and that must
     be called. Both raise redis-py's errors. Neither tries again, nor sends the source to a server
     that does not know the script.
     """
-    args = in_order(name, **given)
+    args = in_order(name, **arguments)
     connection = client.connection_pool.get_connection()
 
     def answer() -> list[Any]:

@@ -157,12 +157,12 @@ class Fields:
     def indexes(self, name: str) -> frozenset[tuple[str, str]]:
         """The pairs of a text with a pool, a tab and a capability or language pair in each line."""
         lines = [line for line in self.text(name).split("\n") if line]
-        found = [line.split("\t") for line in lines[: MAX_OFFERS + 1]]
-        if len(found) > MAX_OFFERS:
+        pairs = [line.split("\t") for line in lines[: MAX_OFFERS + 1]]
+        if len(pairs) > MAX_OFFERS:
             self._record_fault(name, f"longer than {MAX_OFFERS} lines")
-        elif any(len(pair) != 2 or not pair[0] for pair in found):
+        elif any(len(pair) != 2 or not pair[0] for pair in pairs):
             self._record_fault(name, "not lines of a pool, a tab and a name")
-        return frozenset((pair[0], pair[1]) for pair in found[:MAX_OFFERS] if len(pair) == 2)
+        return frozenset((pair[0], pair[1]) for pair in pairs[:MAX_OFFERS] if len(pair) == 2)
 
     def missing(self, name: str) -> None:
         """Record a fault if the field is missing."""

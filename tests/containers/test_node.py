@@ -161,7 +161,7 @@ def runs_a_job(setup: CeleryTestSetup, node_id: str) -> bool:
 
 
 def status(setup: CeleryTestSetup, result: Any) -> tuple[str, str]:
-    job = setup.app.minsched.where(result.id)
+    job = setup.app.minsched.find_job(result.id)
     return (job.status, job.node_id)
 
 

@@ -155,7 +155,7 @@ def test_a_delayed_task_takes_a_slot_if_it_cannot_wait(client: redis.Redis) -> N
     ).app
     Desk(app.minsched.scheduler).node("n1")
     app.send_task("any", task_id="later", countdown=60, minsched={"pool": "asr"})
-    job = app.minsched.where("later")
+    job = app.minsched.find_job("later")
     assert (job.node_id, job.status) == ("n1", "dispatched")
     with redis.Redis(port=url, db=1) as broker:
         assert broker.llen("minsched.node.n1") == 1

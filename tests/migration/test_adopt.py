@@ -66,7 +66,7 @@ def test_an_adopted_message_keeps_its_headers_and_properties(
     assert after["properties"].pop("delivery_info")["routing_key"] == "minsched.dispatch"
     assert after == before
     assert lying(client) == 0
-    assert app.minsched.where("t1") == job
+    assert app.minsched.find_job("t1") == job
 
 
 def test_an_adopted_message_has_the_form_of_a_sent_message(
@@ -93,7 +93,7 @@ def test_an_adopted_message_with_an_eta_takes_no_slot(app: Celery, desk: Desk) -
     put(app, "mark", "x", 2, task_id="now")
     report = adopt(app, *POOL)
     assert (report["placed"], report["delayed"]) == (1, 1)
-    job = app.minsched.where("later")
+    job = app.minsched.find_job("later")
     assert job.status == "delayed"
     assert abs(job.due_ts - when.timestamp() * 1000) < 2
 
@@ -119,8 +119,8 @@ class TestDemand:
         put(app, "mark", "x", 1, task_id="routed")
         put(app, "other", task_id="not routed")
         adopt(app, *POOL)
-        assert app.minsched.where("routed").pool == "mt"
-        assert app.minsched.where("not routed").pool == "asr"
+        assert app.minsched.find_job("routed").pool == "mt"
+        assert app.minsched.find_job("not routed").pool == "asr"
 
     def test_without_a_route_the_demand_comes_from_the_task(self, app: Celery, desk: Desk) -> None:
         desk.node("n1", 4, ["asr", "mt"])
@@ -133,7 +133,7 @@ class TestDemand:
 
         put(app, "mark", "x", 1, task_id="t1")
         adopt(app)
-        job = app.minsched.where("t1")
+        job = app.minsched.find_job("t1")
         assert (job.pool, job.session_id) == ("mt", "u1")
 
     def test_a_message_without_a_demand_stays_in_its_queue(

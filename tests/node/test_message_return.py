@@ -120,7 +120,10 @@ def test_a_parked_message_is_placed_again_unchanged(
         waits = app.send_task("w", minsched={"pool": "asr"}, **given)
     raw = client.rpop(NODE_QUEUE)
     assert raw is not None
-    first, second = json.loads(raw)["headers"]["minsched"]["job_id"], app.minsched.where(waits.id)
+    first, second = (
+        json.loads(raw)["headers"]["minsched"]["job_id"],
+        app.minsched.find_job(waits.id),
+    )
     for number in range(2):  # the first and a second delivery
         desk.service.claim_job(first, "n1")
         note_unacked(client, raw)
@@ -150,7 +153,7 @@ def test_changes_of_a_publish_handler_apply_to_the_job(app: Celery, client: redi
     times = {"eta": due.isoformat(), "expires": due.replace(year=2101).isoformat()}
     with publish_handler({"priority": 9}, times):
         result = app.send_task("t", minsched={"pool": "asr"})
-    job = app.minsched.where(result.id)
+    job = app.minsched.find_job(result.id)
     assert job.status == "delayed"
     record = client.hgetall(f"scheduler:job:{job.job_id}")
     assert (record["due_ts"], record["band"]) == (str(int(due.timestamp() * 1000)), "3")
@@ -163,7 +166,7 @@ def test_a_message_is_parked_although_redis_lost_its_job(app: Celery, client: re
     desk.node("n1", 2)
     results = [app.send_task("t", minsched={"pool": "asr"}, priority="6") for _ in range(2)]
     for result, is_reported in zip(results, (False, True), strict=True):
-        job_id = app.minsched.where(result.id).job_id
+        job_id = app.minsched.find_job(result.id).job_id
         client.delete(f"scheduler:job:{job_id}", f"scheduler:task:{result.id}")
         client.zrem("scheduler:node:jobs:n1", job_id)
         if is_reported:

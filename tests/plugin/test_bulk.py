@@ -88,7 +88,8 @@ def test_each_result_belongs_to_its_own_task(app: Celery, client: redis.Redis) -
         [add.s(number).set(ignore_result=number > 3) for number in range(7)]
     )
     for number, result in enumerate(results):
-        job = app.minsched.where(result.id)
+        job = app.minsched.find_job(result.id)
+        assert job == app.minsched.where(result.id)  # the earlier name
         assert job is not None
         [raw] = client.lrange(f"minsched.job.{job.job_id}", 0, -1)
         message = json.loads(raw)

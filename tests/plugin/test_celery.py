@@ -108,7 +108,7 @@ class TestCanvas:
             mapped = task.starmap([(n, 1) for n in range(3)]).apply_async()
             wait_for(lambda: mapped.state == "SUCCESS", "the starmap")
             assert mapped.result == [1, 2, 3]
-            assert app.minsched.where(mapped.id).pool == "unlock"
+            assert app.minsched.find_job(mapped.id).pool == "unlock"
         finally:
             node.close()
 

@@ -101,7 +101,7 @@ def test_a_connection_to_another_broker_is_refused(app: Celery, server: Server, 
         send(other, "plain")
         assert client.llen("celery") == 1
         client.flushdb()
-    assert app.minsched.where(send(server.url, "demanding").id).status == "waiting"
+    assert app.minsched.find_job(send(server.url, "demanding").id).status == "waiting"
     with app.producer_pool.acquire() as pooled:
         assert app.tasks["demanding"].apply_async(producer=pooled)
 
@@ -202,7 +202,7 @@ class TestValues:
     def test_a_task_id_may_be_a_uuid(self, app: Celery, client: redis.Redis) -> None:
         task_id = uuid.uuid4()
         result = app.tasks["demanding"].apply_async(task_id=task_id)
-        assert app.minsched.where(task_id).job_id == app.minsched.where(str(result.id)).job_id
+        assert app.minsched.find_job(task_id).job_id == app.minsched.find_job(str(result.id)).job_id
         assert client.exists(f"scheduler:task:{task_id}")
 
     @pytest.mark.parametrize(
@@ -227,10 +227,10 @@ class TestValues:
         desk = Desk(app.minsched.scheduler)
         desk.node("n1", 1)
         result = app.tasks["demanding"].apply_async(eta=eta)
-        assert app.minsched.where(result.id).status == "dispatched"
+        assert app.minsched.find_job(result.id).status == "dispatched"
         late = app.tasks["demanding"].apply_async(expires=datetime(1969, 1, 1))
         desk.beat("n1")
-        assert app.minsched.where(late.id).reason == "expired"
+        assert app.minsched.find_job(late.id).reason == "expired"
 
     @pytest.mark.parametrize("priority", ["6", "high", 6.0])
     def test_every_priority_that_kombu_accepts_is_accepted(

@@ -72,7 +72,7 @@ def test_the_span_of_a_dispatch_has_the_node_and_the_reason(app: Celery, spans: 
     register(app)
     result = app.tasks[TASK].delay()
     [span] = dispatch_spans(spans)
-    job = app.minsched.where(result.id)
+    job = app.minsched.find_job(result.id)
     assert span.attributes == {
         "celery.task_name": TASK,
         "messaging.message.id": result.id,
@@ -180,7 +180,7 @@ app = make_app({server.url!r})
 scheduler = app.minsched.scheduler
 scheduler.register_node(RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]'))
 result = app.send_task("t", minsched={{"pool": "asr"}})
-print(app.minsched.where(result.id).node_id, [n for n in sys.modules if "opentelemetry" in n])
+print(app.minsched.find_job(result.id).node_id, [n for n in sys.modules if "opentelemetry" in n])
 """
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120

@@ -170,7 +170,7 @@ def story(verdict: Verdict, plugin: MinSched | None, task_id: str) -> str:
         for run in verdict.runs[task_id]
     ]
     if plugin:
-        lines.append(f"  {plugin.where(task_id)!r}")
+        lines.append(f"  {plugin.find_job(task_id)!r}")
     return "\n".join(lines)
 
 

@@ -136,7 +136,7 @@ class Fleet:
         return next((node for node in self.views.nodes() if node.node_id == node_id), None)
 
     def job(self, task_id: str) -> JobView | None:
-        return self.plugin.where(task_id)
+        return self.plugin.find_job(task_id)
 
     def wait_idle(self, patience: float = 60.0) -> None:
         """Wait until every slot is free."""
