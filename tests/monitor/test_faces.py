@@ -79,8 +79,8 @@ def test_commands_show_the_state_and_its_meaning(desk: Desk, server: Server) -> 
     assert "It has 1 job. Jobs that have not begun" in run("rescue", "stuck").stderr
     for node_id, sentence in {"left": "has left", "dead": "is dead"}.items():
         silence(desk, node_id, 3000)
-        scraped = run("rescue", node_id, "--timeout", "0").stdout
-        assert scraped.startswith(f"Node {node_id} {sentence}."), scraped
+        output = run("rescue", node_id, "--timeout", "0").stdout
+        assert output.startswith(f"Node {node_id} {sentence}."), output
 
 
 def test_the_last_node_is_dead_when_its_heartbeat_is_too_old(desk: Desk) -> None:
@@ -139,8 +139,8 @@ def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> N
     later = fleet.views.now() + 3000  # longer than the TTL of a node
     wait_for(lambda: (node := fleet.node("n1")) and node.last_heartbeat_ts > later)
     assert state() == "stopping"
-    scraped = run_with(fleet.app, "rescue", "n1")
-    assert (scraped.exit_code, "It finishes 2 jobs and leaves." in scraped.stderr) == (2, True)
+    result = run_with(fleet.app, "rescue", "n1")
+    assert (result.exit_code, "It finishes 2 jobs and leaves." in result.stderr) == (2, True)
     for what in ("a", "b"):
         client.lpush(f"test:release:{what}", "go")
     assert fleet.processes["n1"].wait(30) == 0
@@ -226,18 +226,19 @@ def test_why_says_what_the_state_of_a_node_means_for_its_job(desk: Desk) -> None
     run_one(desk, "n1", task_id="runs")
     desk.dispatch(preferred_node="n1", task_id="lies")
 
-    def scraped(task_id: str) -> str:
+    def last_sentence(task_id: str) -> str:
         return why(desk.views, task_id).story[-1]
 
     desk.beat("n1", state="stopping")
-    assert scraped("runs") == "The node is stopping. It finishes the job and leaves."
-    assert scraped("lies").startswith("The node is stopping. It hands the job back")
+    assert last_sentence("runs") == "The node is stopping. It finishes the job and leaves."
+    assert last_sentence("lies").startswith("The node is stopping. It hands the job back")
     desk.beat("n1", state="stuck")
     assert (
-        scraped("runs") == "The node is stuck. The job stays there until the node recovers or ends."
+        last_sentence("runs")
+        == "The node is stuck. The job stays there until the node recovers or ends."
     )
-    assert scraped("lies") == "The node is stuck. The job goes to another node."
+    assert last_sentence("lies") == "The node is stuck. The job goes to another node."
     desk.park(task_id="waits")
-    assert scraped("waits") == "The only node that can run it (n1) is stuck."
+    assert last_sentence("waits") == "The only node that can run it (n1) is stuck."
     silence(desk, "n1", 60_000)
-    assert scraped("runs") == "The node is dead. A live node rescues the job."
+    assert last_sentence("runs") == "The node is dead. A live node rescues the job."

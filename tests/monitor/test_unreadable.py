@@ -77,7 +77,7 @@ def test_an_unreadable_record_hides_no_other_and_is_named(scene: Scene, what: st
     if code == "job_unreadable":
         assert "broken" in answers["jobs"]
         assert "Its record is unreadable" in answers["why t-running"]
-        [violation] = [found for found in scene.violations() if found.code == code]
+        [violation] = [one for one in scene.violations() if one.code == code]
         assert f"is unreadable: {commands[0][2]} is" in violation.sentence
 
 
@@ -94,9 +94,9 @@ def test_an_unreadable_layout_is_an_error_that_names_the_key(scene: Scene) -> No
     for value in ("two", b"\xff", "9" * 5000):
         scene.raw.set("scheduler:layout", value)
         scene.app.minsched.__dict__.pop("scheduler", None)
-        answers = run_with(scene.app, "nodes")
-        assert answers.exit_code == 2
-        assert "scheduler:layout" in answers.stderr
+        result = run_with(scene.app, "nodes")
+        assert result.exit_code == 2
+        assert "scheduler:layout" in result.stderr
         assert "minsched_up 0.0" in scrape(scene.app)
         assert (
             "scheduler:layout"
@@ -110,9 +110,9 @@ def test_a_repair_skips_keys_of_the_wrong_type(scene: Scene) -> None:
     scene.raw.set("scheduler:pool:mt:free", "x")
     scene.raw.hset(RUNTIME, "current_jobs", "7")
     scene.raw.hset("scheduler:node:runtime:n2", "current_jobs", "7")
-    answers = run_with(scene.app, "check", "--repair")
-    assert answers.exit_code == 1, answers.output
-    assert "DEL the key, and run check --repair." in " ".join(answers.output.split())
+    result = run_with(scene.app, "check", "--repair")
+    assert result.exit_code == 1, result.output
+    assert "DEL the key, and run check --repair." in " ".join(result.output.split())
     scene.raw.delete("scheduler:pool:mt:free")
     assert run_with(scene.app, "check", "--repair").exit_code == 0
     assert scene.codes() == set()
