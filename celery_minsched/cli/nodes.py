@@ -13,7 +13,7 @@ from .options import json_option, page_of, page_options, plugin
 from .output import (
     console,
     joined,
-    percent,
+    load_cells,
     print_json,
     print_more,
     styled_state,
@@ -55,7 +55,7 @@ def node_table(nodes: Sequence[NodeView], now: int) -> Table:
     for node in nodes:
         rows.add_row(
             *(node.node_id, styled_state(node.state), f"{node.current_jobs}/{node.max_jobs}"),
-            *(percent(node.load.get(name)) for name in ("cpu", "gpu", "mem")),
+            *load_cells(node.load),
             duration(now - node.last_heartbeat_ts) if node.last_heartbeat_ts else "-",
             *(joined(names) for names in node.description.values()),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ..core.field_types import RESOURCES
 from ..core.printing import printable
 
 STATE_STYLES = {
@@ -104,9 +105,10 @@ def local_time(milliseconds: int) -> str:
         return "-"
 
 
-def percent(value: object) -> str:
-    """A reported load, or "-" if the node does not report it."""
-    return f"{value:.0f}%" if isinstance(value, int | float) else "-"
+def load_cells(load: Mapping[str, object]) -> list[str]:
+    """A cell for each resource: the load in percent, or "-" if the node does not report it."""
+    values = (load.get(resource) for resource in RESOURCES)
+    return [f"{value:.0f}%" if isinstance(value, int | float) else "-" for value in values]
 
 
 def joined(names: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from ..monitor.queries import Views
 from ..monitor.snapshot import Counters, Snapshot, read_counters, take_snapshot
 from .lines import line_table
 from .options import json_option, plugin
-from .output import console, joined, percent, plural, print_json, styled_state, table
+from .output import console, joined, load_cells, plural, print_json, styled_state, table
 from .pools import pool_table
 from .waiting import poll
 
@@ -159,7 +159,7 @@ def _node_table(nodes: list[NodeView]) -> Table:
         rows.add_row(
             *(node.node_id, styled_state(node.state), _slot_bar(node)),
             f"{node.current_jobs}/{node.max_jobs}",
-            *(percent(node.load.get(name)) for name in ("cpu", "gpu", "mem")),
+            *load_cells(node.load),
             joined(node.pools),
         )
     return rows

@@ -7,7 +7,7 @@ import click
 from ..monitor import explain
 from .command import Command, ExitCode
 from .options import json_option, plugin
-from .output import console, percent, print_json, table
+from .output import console, load_cells, print_json, table
 
 VERDICT_EXIT_CODES = {
     "placed": ExitCode.DONE,
@@ -63,7 +63,7 @@ def _print(explanation: explain.Explanation) -> None:
     for node in explanation.candidates:
         rows.add_row(
             *(node.node_id, f"{node.taken}/{node.slots}"),
-            *(percent(node.load.get(name)) for name in ("cpu", "gpu", "mem")),
+            *load_cells(node.load),
             node.obstacle or "can run it",
         )
     out.print()

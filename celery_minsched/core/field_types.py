@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
@@ -20,6 +20,9 @@ MAX_SLOTS = 4000  # the load order tells one slot apart up to here (see lua/incl
 MAX_OFFERS = 256  # pools x (capabilities + 1): the indexes that a dispatch updates for one node
 MAX_CAPABILITIES = 8  # in one demand
 MAX_TIME = 2**53 - 1  # ms since the epoch: the largest integer that Lua holds exactly
+
+#: The resources of which a node reports the load.
+RESOURCES: Final = ("cpu", "gpu", "mem")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*")
 _LANG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

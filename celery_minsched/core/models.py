@@ -22,6 +22,7 @@ from .field_types import (
     MAX_OFFERS,
     MAX_SLOTS,
     MAX_TASK_ID,
+    RESOURCES,
     JobId,
     JsonObject,
     JsonText,
@@ -177,7 +178,7 @@ class HeartbeatRequest(Model):
 
 
 def _load(report: dict[str, Any]) -> float:
-    parts = [report[name] for name in ("cpu", "gpu", "mem") if report.get(name) is not None]
+    parts = [report[name] for name in RESOURCES if report.get(name) is not None]
     for part in parts:
         number = isinstance(part, int | float) and not isinstance(part, bool)
         if not number or not math.isfinite(part) or part < 0:

@@ -16,7 +16,7 @@ from typing import Any
 import redis
 from redis.exceptions import ResponseError
 
-from .field_types import MAX_JSON, MAX_OFFERS, MAX_TIME
+from .field_types import MAX_JSON, MAX_OFFERS, MAX_TIME, RESOURCES
 
 Command = tuple[str | bytes | int, ...]
 
@@ -146,7 +146,7 @@ class Fields:
         if _depth(self.text("load_json")) > _MOST_DEPTH:
             self._record_fault("load_json", "too deeply nested")
             return {}
-        for part in ("cpu", "gpu", "mem"):
+        for part in RESOURCES:
             value = load.get(part)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (is_number and abs(value) <= MAX_TIME):

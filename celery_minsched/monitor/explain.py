@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from ..core.demand import Demand
 from ..core.describe import demand_in_words
+from ..core.field_types import RESOURCES
 from ..core.job_fields import STORED_NAMES
 from ..core.lua_source import number
 from ..core.printing import duration
@@ -255,7 +256,7 @@ def _candidates(views: Views, job: JobView) -> list[Candidate]:
             load={
                 name: value
                 for name, value in node.load.items()
-                if name in ("cpu", "gpu", "mem") and value is not None
+                if name in RESOURCES and value is not None
             },
             obstacle=_obstacle(node, job, pools, paused, required),
         )

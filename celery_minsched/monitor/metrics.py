@@ -26,6 +26,7 @@ from prometheus_client.samples import Sample
 from redis.exceptions import RedisError
 
 from ..core.errors import WrongLayout
+from ..core.field_types import RESOURCES
 from ..core.lua_source import numbers
 from ..core.printing import printable
 from ..core.statuses import ENDED
@@ -179,7 +180,7 @@ def _of_nodes(nodes: Iterable[NodeView], pools: set[str]) -> Iterator[Metric]:
         draining.add_metric([node.node_id], int(node.draining))
         slots.add_metric([node.node_id], node.max_jobs)
         taken.add_metric([node.node_id], node.current_jobs)
-        for resource in ("cpu", "gpu", "mem"):
+        for resource in RESOURCES:
             if node.load.get(resource) is not None:
                 load.add_metric([node.node_id, resource], node.load[resource] / 100)
     yield from (count, up, state, info, draining, slots, taken, load)

@@ -7,6 +7,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
+from ..core.field_types import RESOURCES
 from ..monitor.models import NODE_DESCRIPTION, NodeView
 from ..monitor.queries import Views
 from .page_data import PageData, age, first_names, job_row, shown_of
@@ -103,6 +104,6 @@ def _load(node: NodeView) -> dict[str, int]:
     """The load that the node reports, in percent."""
     return {
         name: round(float(value))
-        for name in ("cpu", "gpu", "mem")
+        for name in RESOURCES
         if isinstance(value := node.load.get(name), int | float)
     }
