@@ -32,14 +32,14 @@ def app(server: Server, desk: Desk) -> Iterator[Celery]:
     app.close()
 
 
-def test_a_sound_state_is_exit_code_0(app: Celery) -> None:
+def test_a_sound_state_gives_exit_code_0(app: Celery) -> None:
     answer = run_with(app, "check")
     assert (answer.exit_code, answer.output) == (0, "No violation found.\n")
     answer = run_with(app, "check", "--json")
     assert json.loads(answer.output) == {"sound": True, "found": [], "left": []}
 
 
-def test_a_violation_is_named_with_its_keys_and_is_exit_code_1(
+def test_a_violation_is_named_with_its_keys_and_gives_exit_code_1(
     app: Celery, client: redis.Redis
 ) -> None:
     client.hset(COUNT, "current_jobs", 7)
@@ -61,7 +61,7 @@ def test_a_violation_is_named_with_its_keys_and_is_exit_code_1(
     client.hset(COUNT, "current_jobs", 1)
 
 
-def test_a_repaired_violation_is_exit_code_0(app: Celery, client: redis.Redis) -> None:
+def test_a_repaired_violation_gives_exit_code_0(app: Celery, client: redis.Redis) -> None:
     client.hset(COUNT, "current_jobs", 7)
     answer = run_with(app, "check", "--repair")
     assert answer.exit_code == 0
@@ -70,7 +70,7 @@ def test_a_repaired_violation_is_exit_code_0(app: Celery, client: redis.Redis) -
     assert run_with(app, "check", "--repair").output == "No violation found.\n"
 
 
-def test_a_violation_that_is_left_has_a_remedy_and_is_exit_code_1(
+def test_a_remaining_violation_has_a_remedy_and_gives_exit_code_1(
     app: Celery, client: redis.Redis
 ) -> None:
     client.lpush("minsched.job.u1:7", "by hand")
@@ -94,20 +94,20 @@ def test_the_output_fits_80_columns_and_a_key_sends_no_command_to_a_terminal(
 
 
 class TestFailure:
-    """A failure is exit code 2 and a sentence, not a traceback."""
+    """The command prints a sentence without a traceback. Its exit code is 2."""
 
-    def test_redis_does_not_answer(self, no_pauses: None) -> None:
+    def test_an_unreachable_redis_is_reported(self, no_pauses: None) -> None:
         answer = run_with(make_app(f"redis://127.0.0.1:{free_port()}/0"), "check")
         assert answer.exit_code == 2
         assert answer.stderr.startswith("Error: Redis does not answer correctly")
         assert "Traceback" not in answer.stderr
 
-    def test_the_application_has_no_scheduler(self, server: Server) -> None:
+    def test_an_application_without_a_scheduler_is_reported(self, server: Server) -> None:
         answer = run_with(Celery("plain", broker=server.url, set_as_current=False), "check")
         assert answer.exit_code == 2
         assert "the application 'plain' has no scheduler" in answer.stderr
 
-    def test_an_unknown_option(self, app: Celery) -> None:
+    def test_an_unknown_option_is_reported(self, app: Celery) -> None:
         assert run_with(app, "check", "--mend").exit_code == 2
 
 

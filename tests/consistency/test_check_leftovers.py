@@ -120,13 +120,13 @@ def test_the_counters_of_a_gone_pool_expire_after_the_repair(
         assert client.pttl(f"scheduler:{key}") > 0
 
 
-def test_a_task_whose_older_job_waits_is_sound(lively: Desk) -> None:
+def test_a_task_with_two_jobs_is_sound(lively: Desk) -> None:
     lively.park(task_id="waiting")  # a copy of the message
     lively.send(task_id="delayed", due_ts=LATER)
     assert Checker(lively.views).check() == []
 
 
-def test_keys_of_other_types_are_left_alone(lively: Desk, client: redis.Redis) -> None:
+def test_keys_of_other_types_are_no_leftovers(lively: Desk, client: redis.Redis) -> None:
     client.set("scheduler:session:own", "x")
     client.hset("scheduler:task:own", "field", "x")
     assert Checker(lively.views).check() == []

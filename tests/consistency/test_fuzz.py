@@ -1,5 +1,5 @@
-"""Random bytes in all that a producer may write: every command, page and scrape answers, and check
-names what is wrong.
+"""A producer may write random bytes into its keys. Commands, pages and scrapes still answer, and
+check names the violations.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Write(NamedTuple):
 
 
 def may_write(name: str) -> bool:
-    """May a producer write keys of this family?"""
+    """Whether a producer may write keys of this family."""
     key = KEYS(name, *["a:b" if id == "src:tgt" else "x" for id in HOLDS[name][0]])
     rules = rules_of("producer")
     patterns = [rule.rpartition("~")[2] for rule in rules if rule.startswith(("~", "%W~", "%RW~"))]
@@ -120,7 +120,7 @@ class Producer:
                 self._fields[name] += scene.raw.hkeys(key)
 
     def write(self, write: Write) -> bytes:
-        """Write, and return the key."""
+        """Make one write. Its key."""
         name, value = write.name, write.value
         kind = TYPES[HOLDS[name][1].partition(",")[0]]
         ids = [b"a:b" if id == "src:tgt" else (write.field or b"x") for id in HOLDS[name][0]]

@@ -1,4 +1,4 @@
-"""Repairs while publishers and nodes work."""
+"""Repairs do not disturb publishers and nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..support.server import Server
 
 
 class BrokenAndRepaired(Interleaving):
-    """Publishers and nodes, while another program deletes keys and an operator repairs."""
+    """Publishers and nodes work while another program deletes keys and an operator repairs."""
 
     broken = 0
 

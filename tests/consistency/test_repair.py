@@ -26,7 +26,7 @@ def test_a_job_without_its_slot_gets_it_back_until_its_node_reports(world: World
     assert world.service.complete_task(
         CompleteTaskRequest(job_id=world.running, node_id="full", status="finished")
     )
-    assert world.desk.status(world.waiting) == "dispatched"  # its slot went to the first in line
+    assert world.desk.status(world.waiting) == "dispatched"  # in the freed slot
 
 
 def test_a_job_without_its_record_is_placed_by_the_demand_in_its_message(world: World) -> None:
@@ -45,7 +45,7 @@ def test_a_rescue_restores_a_record_that_redis_has_lost(world: World) -> None:
     queue = world.keys("node_queue", "full")
     world.client.lpush(queue, message(world.dispatched, task_id="dispatched"))
     world.client.delete(world.keys("job", world.dispatched))
-    world.desk.beat("full", jobs=[world.running, world.dispatched])  # its record is made again
+    world.desk.beat("full", jobs=[world.running, world.dispatched])  # creates the record again
     world.die("full")
     assert list(park_queue(plugin, queue)) == [world.dispatched, world.revoked]
     world.desk.node("second", 4, [{"id": "asr", "langs": [["zh", "en"]]}])
@@ -93,7 +93,7 @@ def test_acknowledged_messages_of_a_dead_worker_are_removed(world: World) -> Non
     assert not world.client.exists(keys("node_unacked", "dead"), keys("node_acked", "dead"))
 
 
-def test_a_repair_that_comes_late_does_no_harm(world: World) -> None:
+def test_a_repair_after_a_recovery_changes_nothing(world: World) -> None:
     world.client.zrem(world.keys("node_jobs", "full"), world.running)
     violations = world.check()
     world.desk.beat("full", jobs=[world.running])  # the heartbeat mends it

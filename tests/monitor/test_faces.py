@@ -93,7 +93,7 @@ def test_the_last_node_is_dead_when_its_heartbeat_is_too_old(desk: Desk) -> None
 
 
 @pytest.mark.parametrize("how", ["stopping", "draining", "stuck"])
-def test_a_full_node_that_takes_no_more_jobs_does_not_raise_the_load(desk: Desk, how: str) -> None:
+def test_the_load_does_not_count_a_full_node_that_takes_no_jobs(desk: Desk, how: str) -> None:
     desk.node("n1", 2)
     desk.node("n2", 2)
     jobs = [run_one(desk, "n1"), run_one(desk, "n1")]
@@ -118,8 +118,10 @@ def fleet(server: Server) -> Iterator[Fleet]:
     assert Checker(fleet.views).check() == []
 
 
-def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> None:
-    """The node is stopping until its jobs have ended. Then it has left. The load does not rise."""
+def test_a_full_node_is_stopping_after_sigterm_until_its_jobs_have_ended(
+    fleet: Fleet, client: redis.Redis
+) -> None:
+    """Then it has left. The load of the pool does not rise."""
     for node_id in ("n1", "n2"):
         fleet.start(node_id, "-P", "threads")
     fleet.wait_online("n1", "n2")
@@ -151,7 +153,7 @@ def test_sigterm_to_one_full_node_of_two(fleet: Fleet, client: redis.Redis) -> N
     wait_for(lambda: (node := fleet.node("n2")) and node.state == "dead", "n2 to be dead")
 
 
-def test_pages_know_every_state_and_event(desk: Desk) -> None:
+def test_pages_and_styles_have_each_state_and_event(desk: Desk) -> None:
     rows = nodes_page(desk.views, "")["tables"]["nodes"] if every_state(desk) else []
     assert {row["state"] for row in rows} == set(SOUND_STATES)
     assert nodes_page(desk.views, "")["texts"]["dead"] == "2"  # the stuck node, too
@@ -221,24 +223,24 @@ def test_alerts_fire_for_dead_and_stuck_nodes_only(desk: Desk, tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_why_says_what_the_state_of_a_node_means_for_its_job(desk: Desk) -> None:
+def test_why_explains_the_effect_of_a_node_s_state_on_its_job(desk: Desk) -> None:
     desk.node("n1", 3)
-    run_one(desk, "n1", task_id="runs")
-    desk.dispatch(preferred_node="n1", task_id="lies")
+    run_one(desk, "n1", task_id="running")
+    desk.dispatch(preferred_node="n1", task_id="queued")
 
     def last_sentence(task_id: str) -> str:
         return why(desk.views, task_id).story[-1]
 
     desk.beat("n1", state="stopping")
-    assert last_sentence("runs") == "The node is stopping. It finishes the job and leaves."
-    assert last_sentence("lies").startswith("The node is stopping. It hands the job back")
+    assert last_sentence("running") == "The node is stopping. It finishes the job and leaves."
+    assert last_sentence("queued").startswith("The node is stopping. It hands the job back")
     desk.beat("n1", state="stuck")
     assert (
-        last_sentence("runs")
+        last_sentence("running")
         == "The node is stuck. The job stays there until the node recovers or ends."
     )
-    assert last_sentence("lies") == "The node is stuck. The job goes to another node."
-    desk.park(task_id="waits")
-    assert last_sentence("waits") == "The only node that can run it (n1) is stuck."
+    assert last_sentence("queued") == "The node is stuck. The job goes to another node."
+    desk.park(task_id="waiting")
+    assert last_sentence("waiting") == "The only node that can run it (n1) is stuck."
     silence(desk, "n1", 60_000)
-    assert last_sentence("runs") == "The node is dead. A live node rescues the job."
+    assert last_sentence("running") == "The node is dead. A live node rescues the job."

@@ -119,7 +119,7 @@ def test_an_unusable_counter_stops_no_action(
     spoil(client, "scheduler:waiting_counts", "asr")
     desk.complete(job)
     assert desk.status(waiting) == "dispatched"
-    client.delete("scheduler:waiting_counts", POOL_COUNTS)  # 0 ms more do not overflow
+    client.delete("scheduler:waiting_counts", POOL_COUNTS)  # adding 0 ms does not overflow
     spoil(client, COUNTS, "node_deaths")
     silence(desk, "n1", 60_000)
     desk.service.declare_dead("n1")
@@ -133,7 +133,7 @@ def test_an_unreadable_number_of_rescues_stops_no_rescue(desk: Desk, client: red
     client.rpop("minsched.node.n1")
     desk.beat("n1", jobs=[job.job_id])
     client.hset(f"scheduler:job:{job.job_id}", mapping={"rescues": "x"})
-    client.lpush(f"minsched.job.{job.job_id}", "{}")  # a rescuer has moved its message there
+    client.lpush(f"minsched.job.{job.job_id}", "{}")  # as if a rescuer had moved its message
     silence(desk, "n1", 60_000)
     desk.service.declare_dead("n1")
     desk.node("n2", 1)

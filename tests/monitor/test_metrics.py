@@ -48,7 +48,7 @@ def test_a_scrape_shows_full_nodes_and_waiting_jobs(desk: Desk) -> None:
     assert 0 <= scraped.value("minsched_oldest_waiting_seconds", demand="asr") < 60
     assert (
         scraped.value("minsched_pool_load_ratio", pool="asr") == 2
-    )  # 3 taken and 3 wait for 3 slots
+    )  # 3 jobs in 3 slots, and 3 waiting jobs
     assert scraped.value("minsched_pool_load_ratio", pool="mt") == 1
 
 
@@ -94,7 +94,7 @@ def test_names_follow_the_rules_of_prometheus_and_labels_are_bounded(desk: Desk)
             assert set(sample.labels) <= {*known, *NODE_LABELS}
     series = [(sample.name, *sorted(sample.labels.items())) for sample in scraped.samples]
     assert len(series) == len(set(series))
-    for secret in ("u1", "u2"):  # sessions, and job ids with them
+    for secret in ("u1", "u2"):  # session ids, which are a part of job ids
         assert f'"{secret}' not in scraped.text
 
 
@@ -163,7 +163,7 @@ class TestSeriesEnd:
         assert scraped.value("minsched_node_up", node="n1") == 0
         assert scraped.value("minsched_node_deaths_total") == 1
 
-    def test_a_thousand_nodes_that_have_left_have_no_series(
+    def test_1000_nodes_that_have_left_have_no_series(
         self, client: redis.Redis, server: Server
     ) -> None:
         service = MinimalSchedulerService(client, Settings(history_ttl=60))
@@ -190,7 +190,7 @@ class TestSeriesEnd:
 
 
 class TestWatching:
-    """A thousand nodes. No command or scrape holds Redis up."""
+    """With 1000 nodes, no command and no scrape blocks Redis."""
 
     @pytest.fixture
     def crowd(self, client: redis.Redis) -> Desk:
@@ -203,7 +203,7 @@ class TestWatching:
             desk.park(pool="cold", session_id=f"u{number}")
         return desk
 
-    def test_no_command_takes_long_none_is_unbounded_and_a_scrape_reads_each_node_once(
+    def test_reads_use_short_bounded_commands_and_read_each_node_once(
         self, crowd: Desk, client: redis.Redis
     ) -> None:
         views = crowd.views
@@ -262,7 +262,9 @@ class TestExporter:
         process.communicate(timeout=60)
         assert process.returncode == 0
 
-    def test_it_serves_while_redis_stops_and_starts(self, page: str, server: Server) -> None:
+    def test_the_exporter_serves_while_redis_stops_and_starts(
+        self, page: str, server: Server
+    ) -> None:
         def read() -> Scrape | None:
             try:
                 with urllib.request.urlopen(page, timeout=30) as answer:
@@ -284,7 +286,7 @@ class TestExporter:
         assert back is not None
         assert back.value("minsched_up") == 1
 
-    def test_a_port_in_use_is_an_error_in_a_sentence(self, server: Server) -> None:
+    def test_a_port_in_use_is_reported(self, server: Server) -> None:
         options = ["--port", str(server.port), "--address", "127.0.0.1"]
         context = SimpleNamespace(app=make_app(server.url))
         result = CliRunner().invoke(exporter, options, obj=context)

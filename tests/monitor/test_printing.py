@@ -1,4 +1,4 @@
-"""Texts from Redis are no commands to a terminal, and pages and scrapes are bounded."""
+"""No text from Redis reaches a terminal as a control sequence. Pages and scrapes are bounded."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_no_command_page_or_scrape_contains_an_escape_sequence(scene: Scene) -> 
 def test_a_live_view_writes_only_its_own_escape_sequences() -> None:
     written = StringIO()
     terminal = Terminal(file=written, force_terminal=True, width=80, highlight=False)
-    made = table("NODE", "STATE")
-    made.add_row(ESCAPE, Text(ESCAPE))
+    nodes = table("NODE", "STATE")
+    nodes.add_row(ESCAPE, Text(ESCAPE))
     with Live(console=terminal, screen=True, auto_refresh=False) as live:
-        live.update(made, refresh=True)
+        live.update(nodes, refresh=True)
     assert "owned" in written.getvalue()
     assert "\x1b]" not in written.getvalue()
     assert "\x9b" not in written.getvalue()
-    assert "\x1b[?1049h" in written.getvalue()  # its own
+    assert "\x1b[?1049h" in written.getvalue()  # of the live view
 
 
 def test_an_error_is_printed_without_escape_sequences() -> None:

@@ -142,10 +142,10 @@ def test_the_waiting_page_shows_a_part_of_the_lines(crowd: Any) -> None:
     second = waiting_page(views, "", TableRequest(offset=50, limit=100))["tables"]["lines"]
     assert len(second) == 100
     assert not {row["id"] for row in rows} & {row["id"] for row in second}
-    found = waiting_page(views, "", TableRequest(find="ZH:en CAP-2,"))
-    assert 0 < (number := found["numbers"]["lines"][0]) < MANY
-    assert found["texts"]["lines"] == f"{number:,} found, of {MANY + 1:,}"
-    for row in found["tables"]["lines"]:
+    matches = waiting_page(views, "", TableRequest(find="ZH:en CAP-2,"))
+    assert 0 < (number := matches["numbers"]["lines"][0]) < MANY
+    assert matches["texts"]["lines"] == f"{number:,} found, of {MANY + 1:,}"
+    for row in matches["tables"]["lines"]:
         assert row["asks_for"].startswith("zh:en ")
         assert "cap-2" in row["asks_for"]
     none = waiting_page(views, "", TableRequest(find="*"))
@@ -160,11 +160,11 @@ def test_waiting_says_how_many_lines_it_read(crowd: Any) -> None:
     desk = crowd[0]
     port = desk.service.redis.connection_pool.connection_kwargs["port"]
     app = make_app(f"redis://127.0.0.1:{port}/0")
-    scraped = run_with(app, "waiting", "--limit", "5")
-    assert scraped.stdout.splitlines()[-1] == (
+    answer = run_with(app, "waiting", "--limit", "5")
+    assert answer.stdout.splitlines()[-1] == (
         f"… and {MANY - 4:,} lines more. See --limit and --offset."
     )
-    assert scraped.stderr == (
+    assert answer.stderr == (
         f"Read {MOST_LINES:,} lines of {MANY + 1:,}. {MANY + 10:,} jobs wait in all lines. "
         f"--limit {MANY + 1} reads all lines.\n"
     )
@@ -177,7 +177,7 @@ def test_waiting_says_how_many_lines_it_read(crowd: Any) -> None:
 
 
 class TestPaging:
-    """Parts of the lists of nodes and pools."""
+    """Commands and pages show a part of the nodes, pools or jobs at a time."""
 
     @pytest.fixture
     def fleet(self, desk: Desk) -> Desk:
@@ -186,11 +186,11 @@ class TestPaging:
         desk.beat("n7", state="stuck")
         return desk
 
-    def test_a_page_of_nodes(self, fleet: Desk) -> None:
-        def ids(**asked: Any) -> list[str]:
+    def test_the_nodes_page_sorts_searches_and_pages(self, fleet: Desk) -> None:
+        def ids(**request: Any) -> list[str]:
             return [
                 row["id"]
-                for row in nodes_page(fleet.views, "", TableRequest(**asked))["tables"]["nodes"]
+                for row in nodes_page(fleet.views, "", TableRequest(**request))["tables"]["nodes"]
             ]
 
         assert ids(limit=3) == ["n7", "n0", "n1"]  # first the stuck node, then by number
@@ -202,7 +202,7 @@ class TestPaging:
         }
         assert nodes_page(fleet.views)["texts"]["nodes"] == "119 / 120"
 
-    def test_a_page_of_pools(self, fleet: Desk) -> None:
+    def test_the_pools_page_sorts_and_pages(self, fleet: Desk) -> None:
         answer = pools_page(fleet.views, "", TableRequest(offset=1, limit=2, sort="pool"))
         assert [row["id"] for row in answer["tables"]["pools"]] == ["p0", "p1"]
         assert answer["numbers"] == {"pools": [121, 121]}
@@ -224,16 +224,16 @@ class TestPaging:
         assert "… and 20 nodes more" in run_with(app, "top", "--once", "--interval", "0.1").stdout
         app.close()
 
-    def test_jobs_after_an_offset(self, desk: Desk, server: Server) -> None:
+    def test_jobs_can_start_at_an_offset(self, desk: Desk, server: Server) -> None:
         for number in range(5):
             desk.park(task_id=f"t{number}")
         app = make_app(server.url)
-        found = json.loads(run_with(app, "jobs", "--json", "--offset", "2", "--limit", "2").stdout)
-        assert [job["task_id"] for job in found] == ["t2", "t3"]
+        jobs = json.loads(run_with(app, "jobs", "--json", "--offset", "2", "--limit", "2").stdout)
+        assert [job["task_id"] for job in jobs] == ["t2", "t3"]
         app.close()
 
 
-def test_jobs_in_line_count_for_each_pool_that_can_serve_them(desk: Desk) -> None:
+def test_a_waiting_job_counts_for_each_pool_that_can_serve_it(desk: Desk) -> None:
     desk.node("n1", 1, [{"id": "a", "langs": [["zh", "en"]]}])
     desk.node("n2", 1, [{"id": "b", "langs": [["zh", "en"], ["de", "en"]]}, "plain"])
     desk.dispatch(pool="a")

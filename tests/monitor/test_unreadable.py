@@ -77,11 +77,11 @@ def test_an_unreadable_record_hides_no_other_and_is_named(scene: Scene, what: st
     if code == "job_unreadable":
         assert "broken" in answers["jobs"]
         assert "Its record is unreadable" in answers["why t-running"]
-        [violation] = [one for one in scene.violations() if one.code == code]
+        [violation] = [v for v in scene.violations() if v.code == code]
         assert f"is unreadable: {commands[0][2]} is" in violation.sentence
 
 
-def test_a_node_mends_its_record_when_it_registers_again(scene: Scene) -> None:
+def test_a_new_registration_repairs_the_record_of_a_node(scene: Scene) -> None:
     for field in ("max_jobs", "load_json", "load", "offers", "last_heartbeat_ts", "turn", "state"):
         scene.raw.hset(N1, field, b"\xff")
         assert scene.codes() >= {"node_unreadable"}

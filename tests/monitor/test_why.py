@@ -20,7 +20,7 @@ def kinds(desk: Desk) -> list[str]:
 
 
 class TestWhy:
-    def test_placed(self, desk: Desk) -> None:
+    def test_why_explains_a_placed_job(self, desk: Desk) -> None:
         desk.node("n1", 2)
         desk.node("n2", 4)
         desk.dispatch()
@@ -35,13 +35,13 @@ class TestWhy:
             "The next best, n1, had 50% of its slots taken and a low load."
         )
 
-    def test_a_node_may_report_no_value(self, desk: Desk) -> None:
+    def test_a_load_without_a_value_is_left_out(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.beat("n1", load_json='{"cpu": 12.5, "gpu": null}')
         desk.dispatch(task_id="t")
         assert explain(desk).candidates[0].load == {"cpu": 12.5}
 
-    def test_sticky_and_moved(self, desk: Desk) -> None:
+    def test_why_explains_the_node_of_a_session(self, desk: Desk) -> None:
         desk.node("n1", 1)
         first = desk.dispatch(session_id="u1")
         desk.complete(first)
@@ -53,7 +53,7 @@ class TestWhy:
         assert explanation.story[-2].startswith("Its session moved away from node n1, because")
         assert desk.views.counts("asr")["session_moves"] == 1
 
-    def test_waiting_because_busy(self, desk: Desk) -> None:
+    def test_why_explains_a_job_that_waits_for_full_nodes(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.node("n2", 1, caps=["gpu"])
         desk.node("n3", 1, ["mt"])
@@ -71,7 +71,7 @@ class TestWhy:
         obstacles = {node.node_id: node.obstacle for node in explain(desk, "g").candidates}
         assert obstacles["n1"] == "lacks gpu"
 
-    def test_waiting_for_nodes_in_several_states(self, desk: Desk) -> None:
+    def test_why_counts_the_states_of_the_nodes(self, desk: Desk) -> None:
         for node_id in ("n1", "n2", "n3"):
             desk.node(node_id, 1)
         for _ in range(3):
@@ -83,7 +83,7 @@ class TestWhy:
             "Of the 3 nodes that can run it, 2 are full (n1, n3) and 1 is draining (n2)."
         ]
 
-    def test_waiting_for_a_required_node(self, desk: Desk) -> None:
+    def test_why_names_a_required_node(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.node("n2", 1)
         desk.dispatch(preferred_node="n1")
@@ -93,14 +93,14 @@ class TestWhy:
             "The only node that can run it (n1) is full.",
         ]
 
-    def test_impossible(self, desk: Desk) -> None:
+    def test_why_explains_an_impossible_job(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.park(task_id="t", capabilities=["gpu"])
         explanation = explain(desk)
         assert explanation.verdict == "impossible"
         assert explanation.story[1].startswith("No registered node can run it. Start a node")
 
-    def test_delayed(self, desk: Desk) -> None:
+    def test_why_explains_a_delayed_job(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.send(task_id="t", due_ts=desk.views.now() + 60_000)
         explanation = explain(desk)
@@ -110,7 +110,7 @@ class TestWhy:
             "It is delayed and due in 1 m 0 s. Until then it holds no slot.",
         )
 
-    def test_rescued(self, desk: Desk, client: redis.Redis) -> None:
+    def test_why_explains_a_rescued_job(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
         job = desk.dispatch(task_id="t")
         desk.service.claim_job(job.job_id, "n1")
@@ -129,7 +129,7 @@ class TestWhy:
         assert explanation.story[1].startswith("It was at node n1 before")
         assert {"node_died", "job_moved", "node_rescued"} <= set(kinds(desk))
 
-    def test_lost(self, desk: Desk, client: redis.Redis) -> None:
+    def test_why_explains_a_lost_job(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
         job = desk.dispatch(task_id="t")
         desk.service.claim_job(job.job_id, "n1")
@@ -142,7 +142,7 @@ class TestWhy:
         assert explanation.story[-1] == "It is lost: its node was lost while it ran."
         assert "job_lost" in kinds(desk)
 
-    def test_ended_and_unknown(self, desk: Desk) -> None:
+    def test_why_explains_an_ended_and_an_unknown_job(self, desk: Desk) -> None:
         desk.node("n1", 1)
         desk.complete(desk.dispatch(task_id="t"), "failed")
         assert (explain(desk).verdict, explain(desk).story[-1]) == ("ended", "It failed.")
@@ -176,7 +176,7 @@ def test_a_node_with_heartbeats_is_not_declared_dead(desk: Desk) -> None:
     with pytest.raises(UnknownNode):
         desk.service.declare_dead("nobody")
     desk.service.redis.hset("scheduler:node:info:n1", "instance", "\x1b]0;title\x07\u202e\n")
-    with pytest.raises(NodeIdInUse) as caught:  # node-agent logs it
+    with pytest.raises(NodeIdInUse) as caught:  # node-agent logs the text
         desk.service.declare_dead("n1")
     assert str(caught.value).replace("\n", "").isprintable()
     silence(desk, "n1", 3000)
@@ -184,7 +184,7 @@ def test_a_node_with_heartbeats_is_not_declared_dead(desk: Desk) -> None:
     assert desk.info("n1").state == "dead"
 
 
-def test_events_of_nodes(desk: Desk) -> None:
+def test_events_record_the_changes_of_nodes(desk: Desk) -> None:
     desk.node("n1", 1)
     desk.beat("n1", jobs=[])
     desk.service.drain_node("n1")
@@ -199,7 +199,7 @@ def test_events_of_nodes(desk: Desk) -> None:
     assert [event.kind for event in desk.views.events(after=last)] == ["node_joined"]
 
 
-def test_counters(desk: Desk) -> None:
+def test_the_counters_count_dispatches_errors_and_ends(desk: Desk) -> None:
     desk.node("n1", 1)
     job = desk.dispatch()
     with pytest.raises(NoAvailableNode):
@@ -215,7 +215,7 @@ def test_counters(desk: Desk) -> None:
     assert desk.views.counts()["EMPTY_POOL"] == 1
 
 
-def test_the_load_of_a_pool(desk: Desk) -> None:
+def test_the_load_of_a_pool_counts_taken_slots_and_waiting_jobs(desk: Desk) -> None:
     desk.node("n1", 2)
     for _ in range(2):
         desk.dispatch()

@@ -58,23 +58,23 @@ def sig(fleet: Fleet, task: str, *args: Any, **options: Any) -> Any:
 
 
 class TestCanvas:
-    def test_chain(self, fleet: Fleet) -> None:
+    def test_a_chain_runs(self, fleet: Fleet) -> None:
         result = chain(sig(fleet, "add", 1, 2), sig(fleet, "add", 4), sig(fleet, "add", 8))()
         assert result.get(timeout=20) == 15
         assert fleet.job(result.id).status in ("running", "finished")  # type: ignore[union-attr]
 
-    def test_group_and_batch(self, fleet: Fleet) -> None:
+    def test_a_group_runs_with_and_without_a_batch(self, fleet: Fleet) -> None:
         tasks = group(sig(fleet, "add", n, n) for n in range(12))
         assert tasks().get(timeout=20) == [2 * n for n in range(12)]
         with fleet.plugin.batch():
             result = tasks()
         assert result.get(timeout=20) == [2 * n for n in range(12)]
 
-    def test_chord(self, fleet: Fleet) -> None:
+    def test_a_chord_runs(self, fleet: Fleet) -> None:
         header = [sig(fleet, "add", n) for n in range(8)]
         assert chord(header)(sig(fleet, "add")).get(timeout=20) == sum(range(8))
 
-    def test_chunks(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_chunks_run(self, fleet: Fleet, client: redis.Redis) -> None:
         """Each chunk is a task ``celery.starmap``. A route gives it its demand."""
         app = make_app(fleet.server.url, minsched_routes={"celery.starmap": {"pool": "asr"}})
 
@@ -112,7 +112,7 @@ class TestCanvas:
         finally:
             node.close()
 
-    def test_callback_and_errback(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_callbacks_and_errbacks_run(self, fleet: Fleet, client: redis.Redis) -> None:
         called = sig(fleet, "note", task_id="called-back", minsched={"session_id": "s"})
         sig(fleet, "add", 1).apply_async(link=called)
         wait_for(lambda: fleet.job("called-back") and fleet.job("called-back").ended_ts)
@@ -120,10 +120,10 @@ class TestCanvas:
         failed = sig(fleet, "fails").apply_async(link_error=errback)
         wait_for(lambda: client.lrange("test:errback", 0, -1) == [f"{failed.id} ValueError"])
 
-    def test_replace(self, fleet: Fleet) -> None:
+    def test_a_task_can_replace_itself(self, fleet: Fleet) -> None:
         assert sig(fleet, "replaced", 5).apply_async().get(timeout=20) == 105
 
-    def test_retry_with_a_delay(self, fleet: Fleet) -> None:
+    def test_a_delayed_retry_keeps_its_demand(self, fleet: Fleet) -> None:
         result = sig(fleet, "retries", 0.2, minsched={"session_id": "u1"}).apply_async()
         assert result.get(timeout=20)["demand"] == {"pool": "asr", "session_id": "u1"}
 

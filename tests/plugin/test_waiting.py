@@ -300,7 +300,9 @@ class TestCanvas:
         assert result.get(timeout=20) == 10
 
     @pytest.mark.parametrize("at_once", [True, False])
-    def test_a_chord_waits(self, fleet: Fleet, client: redis.Redis, at_once: bool) -> None:
+    def test_each_task_of_a_chord_waits(
+        self, fleet: Fleet, client: redis.Redis, at_once: bool
+    ) -> None:
         work = chord([sig(fleet.app, "add", n) for n in range(12)], sig(fleet.app, "add"))
         with held(fleet, client, "a", "b"):
             if at_once:
@@ -311,7 +313,7 @@ class TestCanvas:
             assert [line.waiting for line in fleet.views.lines()] == [12]
         assert result.get(timeout=20) == sum(range(12))
 
-    def test_a_group_waits(self, fleet: Fleet, client: redis.Redis) -> None:
+    def test_each_task_of_a_group_waits(self, fleet: Fleet, client: redis.Redis) -> None:
         with held(fleet, client, "a", "b"):
             with fleet.plugin.batch():
                 result = group(sig(fleet.app, "add", n, n) for n in range(12))()
