@@ -99,7 +99,7 @@ def parse(demand: Mapping[str, Any]) -> Demand:
     """The checked demand. Raises :class:`InvalidDemand`, which names the key and the value."""
     try:
         text = json.dumps(demand)
-    except (TypeError, ValueError):  # no message can carry it, and pydantic says what is wrong
+    except (TypeError, ValueError):  # no message can carry it; pydantic names the wrong value
         return _parse(demand)
     return _parse_text(text)
 

@@ -1,8 +1,8 @@
 """Types of the models' fields: each value is checked before it reaches a key or a queue name.
 
-Each id is bounded and has no character that means something in a key. JSON comes as text and is
-checked to be what its field says. A wrong value raises ``ValueError``, which pydantic turns into
-its ``ValidationError`` with the name of the field.
+Each id is bounded and has no character with a meaning in a key. JSON comes as text, and its type is
+checked. A wrong value raises ``ValueError``. pydantic turns it into its ``ValidationError`` with
+the name of the field.
 """
 
 from __future__ import annotations

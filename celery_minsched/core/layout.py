@@ -1,4 +1,4 @@
-"""The number of the layout in Redis. It prevents that a version misreads another version's keys.
+"""The number of the layout in Redis. It keeps a version from misreading another version's keys.
 
 A node writes the number when it registers. Nodes and applications read it once, when they start.
 Layout 1, the original specification's, has no number. Its sign is a job counter without the

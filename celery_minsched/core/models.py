@@ -65,8 +65,8 @@ class RegisterNodeRequest(Model):
     cap_json: JsonText = "{}"
     max_jobs: int = Field(ge=1, le=MAX_SLOTS)
     pools_json: JsonText
-    #: The most jobs that the node runs at once; ``None``: ``max_jobs``. If the node dies, the death
-    #: counts only for so many jobs.
+    #: The most jobs that the node runs at once; ``None``: ``max_jobs``. If the node dies, its death
+    #: counts for at most this number of jobs: those that it claimed first.
     concurrency: int | None = Field(default=None, ge=1)
     #: The process of the node. While a live node has the same id and another process, Redis answers
     #: NODE_ID_IN_USE.
@@ -206,7 +206,7 @@ class HeartbeatResponse(Model):
 
 
 class DispatchRequest(Demand):
-    """A job to be dispatched: its demand, and what its message says of it."""
+    """A job to be dispatched: its demand, and the fields of its message."""
 
     payload_json: JsonText = "{}"
     when_full: Literal["error", "wait"] = "error"

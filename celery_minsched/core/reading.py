@@ -103,7 +103,7 @@ def scan_keys(
 
 
 def pages(items: Iterable[T]) -> Iterator[list[T]]:
-    """The items, so many at a time as are read in one round trip."""
+    """The items in pages. One round trip reads a page."""
     items = iter(items)
     while page := list(islice(items, PAGE)):
         yield page

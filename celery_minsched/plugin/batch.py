@@ -99,10 +99,10 @@ def _is_plain(app: Celery, signature: Signature) -> bool:
 
 
 def _is_original(owner: Any, name: str) -> bool:
-    """Is the function the one that Celery's or kombu's own module defines?
+    """Does Celery's or kombu's own module define the function?
 
-    It is not if a subclass overrides it, or if the class or the object is patched. An
-    instrumentation patches it to give each message its own headers.
+    Not if a subclass overrides it, or if the class or the object is patched. An instrumentation
+    patches it to give each message its own headers.
     """
     function = inspect.getattr_static(owner, name, None)
     if type(function) is not FunctionType:

@@ -30,7 +30,7 @@ _NO_LIMIT = 2**31
 
 
 def with_limits(options: dict[str, Any]) -> dict[str, Any]:
-    """Transport options for Redis, with time-outs and keepalive where the user sets none."""
+    """Transport options for Redis, with time-outs and keepalive if the user sets none."""
     names = {name: value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
     return {
         "socket_timeout": SOCKET_TIMEOUT,

@@ -20,7 +20,7 @@ from ..core.job_fields import JobToDispatch, MessageParts
 from ..core.models import DispatchRequest, DispatchResponse
 from . import tracing
 from .header import HEADER
-from .messages import terms_of
+from .messages import request_fields
 from .runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -48,16 +48,16 @@ def new_job(runtime: Runtime, name: str, message: Any, options: Mapping[str, Any
     """
     demand_keys = options["headers"][HEADER]["demand"]
     token = uuid.uuid4().hex
-    terms = terms_of({"headers": message.headers})
+    fields = request_fields({"headers": message.headers})
     if not runtime.supports_waiting:  # the node's worker holds the task in its slot until it is due
-        terms["due_ts"] = 0
+        fields["due_ts"] = 0
     try:
         request = DispatchRequest.of(
             demand.parse(demand_keys),
             default_when_full=runtime.settings.when_full,
             task_name=name,
             token=token,
-            **terms,
+            **fields,
         )
     except ValidationError as exc:
         raise demand.invalid_demand(exc) from None
@@ -66,13 +66,13 @@ def new_job(runtime: Runtime, name: str, message: Any, options: Mapping[str, Any
     )
 
 
-def update_terms(job: Job, message: dict[str, Any]) -> None:
+def update_request(job: Job, message: dict[str, Any]) -> None:
     """Update the request: a handler of ``before_task_publish`` may have changed the message."""
-    terms = terms_of(message)
-    if all(getattr(job.request, name) == value for name, value in terms.items()):
+    fields = request_fields(message)
+    if all(getattr(job.request, name) == value for name, value in fields.items()):
         return
     try:
-        job.request = DispatchRequest(**job.request.model_dump() | terms)
+        job.request = DispatchRequest(**job.request.model_dump() | fields)
     except ValidationError as exc:
         raise demand.invalid_demand(exc) from None
 

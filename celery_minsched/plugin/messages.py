@@ -90,7 +90,7 @@ def priority_of(message: dict[str, Any]) -> int:
         return 0
 
 
-def terms_of(message: dict[str, Any]) -> dict[str, Any]:
+def request_fields(message: dict[str, Any]) -> dict[str, Any]:
     """The fields of a :class:`DispatchRequest` that a task's message has besides the demand.
 
     Reads them as Celery's worker and kombu do. Raises :class:`InvalidDemand`.
@@ -113,7 +113,7 @@ def request_of(message: dict[str, Any]) -> DispatchRequest | None:
         return DispatchRequest.of(
             demand.parse(headers[HEADER]["demand"]),
             task_name=str(headers.get("task", "")),
-            **terms_of(message),
+            **request_fields(message),
         )
     except (InvalidDemand, KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -26,7 +26,7 @@ from ..core.errors import InvalidDemand
 from ..core.keys import queue_name
 from ..core.paging import MOST_ITEMS
 from .connection import limit, place_of, places_of
-from .dispatch_job import Job, failing, new_job, record_outcomes, update_terms
+from .dispatch_job import Job, failing, new_job, record_outcomes, update_request
 from .header import HEADER, TO_BE_DISPATCHED
 from .message_capture import captured, without_priority
 from .messages import split_at
@@ -143,7 +143,7 @@ class SchedulingAMQP(AMQP):
 
         def take(message: dict[str, Any], text: str) -> None:
             job.message = split_at(text, job.request.token)
-            update_terms(job, message)
+            update_request(job, message)
             buffer = _buffer.get()
             if buffer is None:
                 self._dispatch([job], options)

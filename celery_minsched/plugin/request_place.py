@@ -1,7 +1,7 @@
 """``self.request.minsched``: the job of a running task, which a node reads from its message.
 
-The request of any other task has the same keys with empty values: of a task that runs eagerly, is
-called as a function, or was sent without a demand. A class attribute of ``Context`` would not do:
+The requests of all other tasks have the same keys with empty values. These tasks run eagerly, are
+called as functions, or were sent without a demand. A class attribute of ``Context`` is not enough:
 celery (5.7) leaves class attributes out of ``request.headers``, and a retry takes its demand from
 there.
 """

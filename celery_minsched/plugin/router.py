@@ -2,9 +2,9 @@
 
 Celery asks a router before it makes the message (celery 5.7, ``Celery.send_task``). So the router
 does not know the task's id, eta or countdown, and it does not learn if the publish fails. It only
-puts the demand in the message's ``minsched`` header, and answers with a queue that stands for "to
-be dispatched". :mod:`.publish` dispatches the finished message. So a route changes nothing in
-Redis.
+puts the demand in the message's ``minsched`` header, and answers with the queue
+:data:`.header.TO_BE_DISPATCHED`. :mod:`.publish` dispatches the finished message. So a route
+changes nothing in Redis.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _destination(options: Mapping[str, Any]) -> object:
 def _drop_stale_destination(options: dict[str, Any], earlier: Mapping[str, Any]) -> None:
     """Drop the queue that ``retry()`` copied from the old message.
 
-    It is the queue of the node that the scheduler chose for the earlier job, or the one that stands
-    for "to be dispatched". The caller chose neither.
+    It is the queue of the earlier job's node, or :data:`.header.TO_BE_DISPATCHED`. The caller chose
+    neither.
     """
     queue = options.get("queue")
     name = getattr(queue, "name", queue) or ""
