@@ -16,12 +16,19 @@ from pathlib import Path
 import click
 
 from benchmarks.bench_trace import BUSY, ONE_POOL, TWO_POOLS
-from benchmarks.common import machine, print_table, say
+from benchmarks.common import print_table
 from benchmarks.plots import draw_responses, plot_option
-from benchmarks.replay import NAMES, Replay, replay, requests_of
+from benchmarks.replay import (
+    COLUMNS,
+    NAMES,
+    Replay,
+    replay,
+    replay_options,
+    requests_of,
+    say_machine,
+)
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Job, Node
-from tests.support.server import Server
 
 SHORT = 20.0  # seconds
 
@@ -58,14 +65,8 @@ SCENARIOS = {
 
 
 @click.command()
-@click.option(
-    "--trace",
-    type=click.Path(exists=True, path_type=Path),
-    help="Trace file. Default: the trace of Azure.",
-)
-@click.option("--seconds", default=60.0, show_default=True, help="Seconds of a replay.")
+@replay_options(seconds=60.0, work=0.3)
 @click.option("--short", is_flag=True, help=f"{SHORT:g} s each, for a first look.")
-@click.option("--work", default=0.3, show_default=True, help="Mean seconds of work of a job.")
 @click.option("--contender", "kinds", multiple=True, type=click.Choice([*NAMES]), default=[*NAMES])
 @click.option(
     "--scenario", "names", multiple=True, type=click.Choice([*SCENARIOS]), default=[*SCENARIOS]
@@ -83,10 +84,7 @@ def main(
     """Measure the time from arrival to end, and its ratio to an ideal queue."""
     seconds = SHORT if short else seconds
     requests, of = requests_of(trace)
-    server = Server()
-    with server.client() as client:
-        say(machine(client))
-    server.close()
+    say_machine()
     replays: dict[str, list[Replay]] = {}
     for name in names:
         scenario = SCENARIOS[name]
@@ -95,7 +93,7 @@ def main(
         print_table(
             f"{name}: {len(jobs):,} jobs of {of} in {seconds:g} s, mean work {work:g} s, slots "
             f"{scenario.busy:.0%} busy; seconds from arrival to end",
-            ["", "mean", "ideal", "ratio", "p99", "ideal", "ratio"],
+            ["", *COLUMNS],
             [[one.contender, *one.row()] for one in replays[name]],
         )
     if picture:

@@ -17,8 +17,8 @@ import click
 import redis
 
 from benchmarks.bench_trace import BUSY, SCENARIOS
-from benchmarks.common import machine, p99, print_table, say
-from benchmarks.replay import Replay, replay, requests_of
+from benchmarks.common import p99, print_table
+from benchmarks.replay import Replay, replay, replay_options, requests_of, say_machine
 from benchmarks.trace import jobs_of, with_work
 from celery_minsched.simulation.play import simulate
 from celery_minsched.simulation.result import Result
@@ -61,20 +61,11 @@ def row(real: Replay, simulated: Result) -> list[str]:
 
 
 @click.command()
-@click.option(
-    "--trace",
-    type=click.Path(exists=True, path_type=Path),
-    help="Trace file. Default: the trace of Azure.",
-)
-@click.option("--seconds", default=90.0, help="Seconds of a replay.")
-@click.option("--work", default=0.3, help="Mean seconds of work of a job.")
+@replay_options(seconds=90.0, work=0.3)
 def main(trace: Path | None, seconds: float, work: float) -> None:
     """Measure and simulate the time from arrival to end."""
     requests, of = requests_of(trace)
-    server = Server()
-    with server.client() as client:
-        say(machine(client))
-    server.close()
+    say_machine()
     rows = []
     for scenario, (nodes, shares) in SCENARIOS.items():
         jobs = jobs_of(requests, seconds, work, BUSY, shares)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import click
 
-from benchmarks.common import machine, print_table, say
+from benchmarks.common import print_table
 from benchmarks.contenders import CONTENDERS
 from benchmarks.plots import draw_responses, plot_option
-from benchmarks.replay import Replay, replay, requests_of
+from benchmarks.replay import COLUMNS, Replay, replay, replay_options, requests_of, say_machine
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Node
-from tests.support.server import Server
 
 BUSY = 0.85
 
@@ -31,21 +30,12 @@ SCENARIOS = {
 
 
 @click.command()
-@click.option(
-    "--trace",
-    type=click.Path(exists=True, path_type=Path),
-    help="Trace file. Default: the trace of Azure.",
-)
-@click.option("--seconds", default=150.0, help="Seconds of a replay.")
-@click.option("--work", default=0.5, help="Mean seconds of work of a job.")
+@replay_options(seconds=150.0, work=0.5)
 @plot_option
 def main(trace: Path | None, seconds: float, work: float, picture: Path | None) -> None:
     """Measure the time from arrival to end, and its ratio to an ideal queue."""
     requests, of = requests_of(trace)
-    server = Server()
-    with server.client() as client:
-        say(machine(client))
-    server.close()
+    say_machine()
     replays: dict[str, list[Replay]] = {}
     rows = []
     for scenario, (nodes, shares) in SCENARIOS.items():
@@ -55,7 +45,7 @@ def main(trace: Path | None, seconds: float, work: float, picture: Path | None) 
     print_table(
         f"{len(jobs):,} jobs of {of} in {seconds:g} s, "
         f"mean work {work:g} s, slots {BUSY:.0%} busy; seconds from arrival to end",
-        ["", "mean", "ideal", "ratio", "p99", "ideal", "ratio"],
+        ["", *COLUMNS],
         rows,
     )
     if picture:

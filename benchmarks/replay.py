@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import TypeVar
 
-from benchmarks.common import p99
+import click
+
+from benchmarks.common import machine, p99, say
 from benchmarks.contenders import BY_NODE, CONTENDERS, OTHERS, CeleryPublisher, Publisher, publisher
 from benchmarks.trace import ideal, with_work
 from benchmarks.workers import ROOT, await_notes, logs, wait_for, workers
@@ -19,6 +22,40 @@ from tests.support.server import Server
 
 TRACE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
 NAMES = {**CONTENDERS, **BY_NODE, **OTHERS}
+
+
+#: The columns of :meth:`Replay.row`.
+COLUMNS = ("mean", "ideal", "ratio", "p99", "ideal", "ratio")
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def replay_options(seconds: float, work: float) -> Callable[[Command], Command]:
+    """``--trace``, ``--seconds`` and ``--work``, with the defaults of the benchmark."""
+    options = (
+        click.option(
+            "--trace",
+            type=click.Path(exists=True, path_type=Path),
+            help="Trace file. Default: the trace of Azure.",
+        ),
+        click.option("--seconds", default=seconds, show_default=True, help="Seconds of a replay."),
+        click.option(
+            "--work", default=work, show_default=True, help="Mean seconds of work of a job."
+        ),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def say_machine() -> None:
+    """Print the machine and the version of the server."""
+    with closing(Server()) as server, server.client() as client:
+        say(machine(client))
 
 
 @dataclass(frozen=True)
