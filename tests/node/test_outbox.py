@@ -21,7 +21,7 @@ NO_MEMORY = OutOfMemoryError("command not allowed when used memory > 'maxmemory'
 BROKEN = redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
 
 
-class Redis:
+class Calls:
     """Calls that fail while ``errors`` has an error for them. ``done`` has the successful calls."""
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class Redis:
         if error:
             self.errors[name] = error
 
-        def make() -> None:
+        def run() -> None:
             self.tries[name] = self.tries.get(name, 0) + 1
             if name in self.errors:
                 raise self.errors[name]
             self.done.append(name)
 
-        return make
+        return run
 
     def wait_retry(self, name: str) -> None:
         """Wait until the call fails once more."""
@@ -48,110 +48,110 @@ class Redis:
 
 
 @pytest.fixture
-def courier() -> Iterator[Outbox]:
-    courier = Outbox()
-    courier.start()
-    yield courier
-    courier.stop(5)
-    assert not any(thread.name == "slots-courier" for thread in threading.enumerate())
+def outbox() -> Iterator[Outbox]:
+    outbox = Outbox()
+    outbox.start()
+    yield outbox
+    outbox.stop(5)
+    assert not any(thread.name == "outbox" for thread in threading.enumerate())
 
 
-def test_a_refused_call_is_retried_behind_the_other_calls(courier: Outbox) -> None:
-    r = Redis()
-    courier.put("revoke", r.call("revoke", NO_MEMORY))
+def test_a_refused_call_is_retried_behind_the_other_calls(outbox: Outbox) -> None:
+    calls = Calls()
+    outbox.put("revoke", calls.call("revoke", NO_MEMORY))
     for name in ("first", "second"):
-        courier.put_ending(name, r.call(name))
-    courier.put("claim", r.call("claim"))
-    wait_for(lambda: r.done == ["first", "second", "claim"])
-    r.wait_retry("revoke")
-    del r.errors["revoke"]
-    wait_for(lambda: r.done[3:] == ["revoke"])
+        outbox.put_ending(name, calls.call(name))
+    outbox.put("claim", calls.call("claim"))
+    wait_for(lambda: calls.done == ["first", "second", "claim"])
+    calls.wait_retry("revoke")
+    del calls.errors["revoke"]
+    wait_for(lambda: calls.done[3:] == ["revoke"])
 
 
-def test_a_call_without_a_reply_blocks_no_ending(courier: Outbox) -> None:
-    r = Redis()
-    courier.put("place", r.call("place", redis.TimeoutError("Timeout reading from socket")))
-    wait_for(lambda: r.tries.get("place"))
-    courier.put_ending("end", r.call("end"))
-    wait_for(lambda: r.done == ["end"])
-    r.wait_retry("place")
-    del r.errors["place"]
-    wait_for(lambda: r.done == ["end", "place"])
+def test_a_call_without_a_reply_blocks_no_ending(outbox: Outbox) -> None:
+    calls = Calls()
+    outbox.put("place", calls.call("place", redis.TimeoutError("Timeout reading from socket")))
+    wait_for(lambda: calls.tries.get("place"))
+    outbox.put_ending("end", calls.call("end"))
+    wait_for(lambda: calls.done == ["end"])
+    calls.wait_retry("place")
+    del calls.errors["place"]
+    wait_for(lambda: calls.done == ["end", "place"])
 
 
-def test_endings_keep_their_order_while_redis_refuses_them(courier: Outbox) -> None:
-    r = Redis()
+def test_endings_keep_their_order_while_redis_refuses_them(outbox: Outbox) -> None:
+    calls = Calls()
     read_only = ReadOnlyError("You can't write against a read only replica.")
-    courier.put_ending("first", r.call("first", read_only))
-    courier.put_ending("second", r.call("second"))
-    courier.put("claim", r.call("claim"))
-    wait_for(lambda: r.done == ["claim"])
-    r.wait_retry("first")
-    assert "second" not in r.tries
-    del r.errors["first"]
-    wait_for(lambda: r.done == ["claim", "first", "second"])
+    outbox.put_ending("first", calls.call("first", read_only))
+    outbox.put_ending("second", calls.call("second"))
+    outbox.put("claim", calls.call("claim"))
+    wait_for(lambda: calls.done == ["claim"])
+    calls.wait_retry("first")
+    assert "second" not in calls.tries
+    del calls.errors["first"]
+    wait_for(lambda: calls.done == ["claim", "first", "second"])
 
 
-def test_an_ending_that_frees_a_slot_is_sent_before_other_endings(courier: Outbox) -> None:
-    r, begun, go_on = Redis(), threading.Event(), threading.Event()
+def test_an_ending_that_frees_a_slot_is_sent_before_other_endings(outbox: Outbox) -> None:
+    calls, begun, go_on = Calls(), threading.Event(), threading.Event()
 
     def first() -> None:
         begun.set()
         go_on.wait(10)
 
-    courier.put("first", first)
+    outbox.put("first", first)
     assert begun.wait(10)
-    courier.put_ending("revoked", r.call("revoked"), frees_slot=False)
-    courier.put_ending("ending", r.call("ending"))
+    outbox.put_ending("revoked", calls.call("revoked"), frees_slot=False)
+    outbox.put_ending("ending", calls.call("ending"))
     go_on.set()
-    wait_for(lambda: r.done == ["ending", "revoked"])
+    wait_for(lambda: calls.done == ["ending", "revoked"])
 
 
-def test_a_failing_ending_is_kept_and_blocks_no_other_ending(courier: Outbox) -> None:
+def test_a_failing_ending_is_kept_and_blocks_no_other_ending(outbox: Outbox) -> None:
     """An operator can repair the job's record."""
-    r = Redis()
-    courier.put_ending("broken", r.call("broken", BROKEN))
-    courier.put_ending("ending", r.call("ending"))
-    wait_for(lambda: r.done == ["ending"])
-    r.wait_retry("broken")
-    del r.errors["broken"]
-    wait_for(lambda: r.done == ["ending", "broken"])
+    calls = Calls()
+    outbox.put_ending("broken", calls.call("broken", BROKEN))
+    outbox.put_ending("ending", calls.call("ending"))
+    wait_for(lambda: calls.done == ["ending"])
+    calls.wait_retry("broken")
+    del calls.errors["broken"]
+    wait_for(lambda: calls.done == ["ending", "broken"])
 
 
 def test_a_call_that_cannot_succeed_is_given_up_and_logged(
-    courier: Outbox, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    r = Redis()
+    calls = Calls()
     gave_up = threading.Event()
-    courier.put("revoke task t1", r.call("broken", BROKEN), give_up=gave_up.set)
-    courier.put("claim", r.call("claim"))
-    wait_for(lambda: r.done == ["claim"])
+    outbox.put("revoke task t1", calls.call("broken", BROKEN), give_up=gave_up.set)
+    outbox.put("claim", calls.call("claim"))
+    wait_for(lambda: calls.done == ["claim"])
     assert gave_up.is_set()
-    assert r.tries["broken"] == 1
+    assert calls.tries["broken"] == 1
     assert "cannot revoke task t1, and gives up" in caplog.text
 
 
-def test_after_a_connection_loss_endings_are_sent_first(courier: Outbox) -> None:
-    r, away = Redis(), redis.ConnectionError("refused")
-    courier.put("claim", r.call("claim", away))
-    wait_for(lambda: r.tries)
+def test_after_a_connection_loss_endings_are_sent_first(outbox: Outbox) -> None:
+    calls, unreachable = Calls(), redis.ConnectionError("refused")
+    outbox.put("claim", calls.call("claim", unreachable))
+    wait_for(lambda: calls.tries)
     for name in ("first", "second"):
-        courier.put_ending(name, r.call(name, away))
-    wait_for(lambda: r.tries.get("first"))
-    r.wait_retry("first")
-    assert "second" not in r.tries
-    r.errors.clear()
-    wait_for(lambda: r.done == ["first", "second", "claim"])
+        outbox.put_ending(name, calls.call(name, unreachable))
+    wait_for(lambda: calls.tries.get("first"))
+    calls.wait_retry("first")
+    assert "second" not in calls.tries
+    calls.errors.clear()
+    wait_for(lambda: calls.done == ["first", "second", "claim"])
 
 
-def test_pending_endings_are_sent_before_the_outbox_stops(courier: Outbox) -> None:
-    r = Redis()
-    courier.put("refused", r.call("refused", NO_MEMORY))
-    courier.put_ending("ending", r.call("ending", NO_MEMORY))
-    wait_for(lambda: len(r.tries) == 2)
-    threading.Timer(0.2, lambda: r.errors.pop("ending")).start()
-    courier.stop(5)
-    assert r.done == ["ending"]
+def test_pending_endings_are_sent_before_the_outbox_stops(outbox: Outbox) -> None:
+    calls = Calls()
+    outbox.put("refused", calls.call("refused", NO_MEMORY))
+    outbox.put_ending("ending", calls.call("ending", NO_MEMORY))
+    wait_for(lambda: len(calls.tries) == 2)
+    threading.Timer(0.2, lambda: calls.errors.pop("ending")).start()
+    outbox.stop(5)
+    assert calls.done == ["ending"]
 
 
 def test_errors_of_the_server_are_temporary_and_errors_of_a_call_are_not(server: Server) -> None:
