@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from celery_minsched import EmptyPool, InvalidDemand, MinSched, NoAvailableNode
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.plugin.publish import SchedulingAMQP
 
 from ..support.fleet import ROOT, Fleet, make_app, wait_for
 from ..support.server import Server, free_port
@@ -343,12 +341,6 @@ def test_batches_of_several_threads_do_not_mix(fleet: Fleet) -> None:
     for thread in threads:
         thread.join()
     assert numbers == {number: [number + n for n in range(10)] for number in range(0, 400, 100)}
-
-
-def test_a_pickled_application_keeps_the_scheduling_amqp_class(server_url: str) -> None:
-    app = make_app(server_url)
-    copy = pickle.loads(pickle.dumps(app))
-    assert isinstance(copy.amqp, SchedulingAMQP)
 
 
 def test_a_custom_amqp_class_is_refused() -> None:

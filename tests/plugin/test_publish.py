@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from celery_minsched import (
     RegisterNodeRequest,
     still_mine,
 )
+from celery_minsched.plugin.plugin import plugin_of
+from celery_minsched.plugin.publish import SchedulingAMQP
 from celery_minsched.plugin.request_place import empty_place
 
 from ..support.desk import Desk
@@ -194,6 +197,18 @@ def test_a_batch_calls_an_overridden_apply_async(
     expected = [None] * 4 if way == "nothing" else list(range(4))
     assert [sent[result.id]["headers"].get("number") for result in results] == expected
     app.close()
+
+
+def test_a_pickled_application_dispatches_before_and_after_it_gets_a_plugin(server: Server) -> None:
+    app = make(server.url)
+    copy = pickle.loads(pickle.dumps(app))
+    for _ in range(2):
+        assert isinstance(copy.amqp, SchedulingAMQP)
+        result = copy.send_task("plain", (1,), minsched={"pool": "asr"})
+        job = app.minsched.find_job(result.id)
+        assert job
+        assert job.status == "waiting"
+        plugin_of(copy)
 
 
 class TestValues:
