@@ -73,8 +73,9 @@ def test_a_node_that_cannot_start_ends_with_an_error(fleet: Fleet, server: Serve
 def test_a_node_waits_at_its_start_while_the_network_is_slow(server: Server) -> None:
     """Heartbeats have a separate connection with a short timeout."""
     proxy = Proxy(server.port)
-    times = {"node_ttl": 1.0, "heartbeat_interval": 0.25}
-    fleet = Fleet(server, broker=proxy.url, **FAST | times)
+    times = {"node_ttl": 0.6, "heartbeat_interval": 0.15}
+    at_once = {"MINSCHED_TEST_RETRY_AT_ONCE": "1"}
+    fleet = Fleet(server, broker=proxy.url, environment=at_once, **FAST | times)
     try:
         timeout = fleet.plugin.scheduler.settings.pulse_timeout
         proxy.delay = 0.6 * timeout

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import redis.retry
 from celery import Celery, signals
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore, Reject
@@ -31,6 +32,8 @@ app.conf.update(json.loads(os.environ.get("MINSCHED_TEST_CONF", "{}")))
 MinSched(app)
 if procfs := os.environ.get("MINSCHED_TEST_PROCFS"):  # a directory without the files of /proc
     psutil.PROCFS_PATH = procfs
+if os.environ.get("MINSCHED_TEST_RETRY_AT_ONCE"):  # redis-py pauses for seconds between attempts
+    redis.retry.sleep = lambda seconds: None
 
 
 @signals.task_revoked.connect
