@@ -8,7 +8,7 @@ PYTEST = $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
 	docs docs-serve docs-operations docs-reference dist release-check lowest \
-	bench bench-smoke bench-dispatch bench-bulk bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
+	bench bench-smoke bench-dispatch bench-bulk bench-bytes bench-trace bench-watching bench-node bench-apply bench-memory bench-locks bench-simulate \
 	bench-placement bench-scale \
 	soak soak-short soak-plain chaos soak-waiting soak-move
 
@@ -53,7 +53,8 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: bench-dispatch bench-apply bench-bulk bench-node bench-locks bench-memory  ## Run the benchmarks that take one or two minutes each
+bench: $(STAMP)  ## Measure each performance goal beside plain Celery, tuned Celery and other queues. A quarter of an hour
+	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-smoke: $(STAMP)  ## Run each benchmark for a short time. One minute. CI runs it
 	$(PYTEST) -m benchmarks --dist load
@@ -67,8 +68,11 @@ bench-bulk: $(STAMP)  ## Compare dispatch_many with one call after the other
 bench-apply: $(STAMP)  ## Compare apply_async with plain Celery: placed, sticky and waiting tasks
 	$(BIN)/python -m benchmarks.bench_apply $(ARGS)
 
-bench-node: $(STAMP)  ## Compare a node with a plain worker: tasks a second, idle time of a slot
+bench-node: $(STAMP)  ## Compare a node with workers of Celery, RQ, dramatiq and taskiq: tasks a second, idle time of a slot
 	$(BIN)/python -m benchmarks.bench_node $(ARGS)
+
+bench-bytes: $(STAMP)  ## Count the bytes that a worker sends to Redis for a message of 1 MB
+	$(BIN)/python -m benchmarks.bench_bytes $(ARGS)
 
 bench-locks: $(STAMP)  ## Compare scripts with a lock in Redis and a lock in a process: 1 to 64 clients
 	$(BIN)/python -m benchmarks.bench_locks --plot docs/bench-locks.png $(ARGS)
@@ -79,10 +83,10 @@ bench-memory: $(STAMP)  ## Measure the bytes in Redis of a node and of a job
 bench-scale: $(STAMP)  ## Measure the longest run of each script with 50,000 nodes and lines and 100,000 waiting jobs. Ten minutes
 	$(BIN)/python -m benchmarks.bench_scale $(ARGS)
 
-bench-trace: $(STAMP)  ## Replay a trace on nodes and plain Celery, and compare with an ideal queue. A quarter of an hour
+bench-trace: $(STAMP)  ## Replay a trace on nodes and plain Celery, and compare with an ideal queue. 25 minutes
 	$(BIN)/python -m benchmarks.bench_trace --plot docs/bench-trace.png $(ARGS)
 
-bench-placement: $(STAMP)  ## Replay the trace also with Celery queues, RQ and dramatiq. Half an hour. ARGS=--short is shorter
+bench-placement: $(STAMP)  ## Replay the trace also with Celery queues, RQ, dramatiq and taskiq. 40 minutes. ARGS=--short is shorter
 	$(BIN)/python -m benchmarks.bench_placement --plot docs/bench-placement.png $(ARGS)
 
 bench-simulate: $(STAMP)  ## Compare the simulation with real nodes. Four minutes

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ import click
 from celery import Celery
 
 from benchmarks.bench_bulk import applications
-from benchmarks.common import Figure, machine, p99, print_table, say
+from benchmarks.common import Figure, check, p99, print_machine, print_table
 from celery_minsched import MinSched, RegisterNodeRequest
 from tests.support.server import Server
 
+PLAIN = "plain Celery"
 NODES, SLOTS = 10, 4000
 SESSIONS = 100
 
@@ -47,7 +49,7 @@ def ways(ours: Celery, plain: Celery) -> dict[str, Callable[[int], Any]]:
         demanding.apply_async((number,), minsched={"session_id": f"u{number % SESSIONS}"})
 
     return {
-        "plain Celery": lambda number: simple.apply_async((number,)),
+        PLAIN: lambda number: simple.apply_async((number,)),
         "placed": lambda number: demanding.apply_async((number,)),
         "sticky": sticky,
         "waiting": lambda number: demanding.apply_async((number,)),
@@ -81,31 +83,38 @@ def measure(call: Callable[[int], Any], calls: int) -> Round:
 @click.option("--rounds", default=15, help="Rounds of each kind.")
 def main(calls: int, rounds: int) -> None:
     """Measure the time of an apply_async in ms."""
-    done: defaultdict[str, list[Round]] = defaultdict(list)
-    server = Server()
-    try:
-        with server.client() as client:
-            say(machine(client))
-        with applications(server.port) as (ours, plain):
-            for name, call in [*ways(ours, plain).items()] * rounds:
-                prepare(ours.minsched, slots=1 if name == "waiting" else SLOTS)
-                done[name].append(measure(call, calls))
-    finally:
-        server.close()
+    print_machine()
+    done = measure_all(calls, rounds)
     print_table(
         f"{calls:,} calls a round; ms a call: median (middle half of the rounds)",
         ["", "p50", "ratio to plain", "p99", "ratio to plain"],
-        [[name, *_row(of_way, done["plain Celery"])] for name, of_way in done.items()],
+        [[name, *_row(name, done)] for name in done],
     )
 
 
-def _row(rounds: list[Round], plain: list[Round]) -> list[Figure]:
-    pairs = list(zip(rounds, plain, strict=True))
+def measure_all(calls: int, rounds: int) -> dict[str, list[Round]]:
+    """The rounds of each way. The ways take turns."""
+    done: defaultdict[str, list[Round]] = defaultdict(list)
+    with closing(Server()) as server, applications(server.port) as (ours, plain):
+        for name, call in [*ways(ours, plain).items()] * rounds:
+            prepare(ours.minsched, slots=1 if name == "waiting" else SLOTS)
+            done[name].append(measure(call, calls))
+            check(ours.minsched.views)
+    return done
+
+
+def ratio(name: str, done: Mapping[str, Sequence[Round]], of: Callable[[Round], float]) -> Figure:
+    """A way's figure divided by plain Celery's, round by round."""
+    pairs = zip(done[name], done[PLAIN], strict=True)
+    return Figure.of([of(one) / of(plain) for one, plain in pairs])
+
+
+def _row(name: str, done: Mapping[str, Sequence[Round]]) -> list[Figure]:
     return [
-        Figure.of([one.p50 for one in rounds]),
-        Figure.of([one.p50 / other.p50 for one, other in pairs]),
-        Figure.of([one.p99 for one in rounds]),
-        Figure.of([one.p99 / other.p99 for one, other in pairs]),
+        Figure.of([one.p50 for one in done[name]]),
+        ratio(name, done, lambda one: one.p50),
+        Figure.of([one.p99 for one in done[name]]),
+        ratio(name, done, lambda one: one.p99),
     ]
 
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import click
 from celery import Celery, Signature
 
-from benchmarks.common import Figure, machine, print_table, say, three_digits
+from benchmarks.common import Figure, check, print_machine, print_table
 from benchmarks.network import network
 from celery_minsched import MinSched, RegisterNodeRequest
 from tests.support.server import Server
 
 DAY = 86400.0  # seconds
 MOST_SLOTS = 4000
+SLOTS = {"free": MOST_SLOTS, "taken": 1}  # of the node
+ONE_BY_ONE, MANY, PLAIN = "one by one", "dispatch_many", "plain, one by one"
 
 
 def ways(ours: Celery, plain: Celery, tasks: int) -> dict[str, Callable[[], Any]]:
@@ -34,9 +36,9 @@ def ways(ours: Celery, plain: Celery, tasks: int) -> dict[str, Callable[[], Any]
             return [one.apply_async(producer=producer) for one in simple]
 
     return {
-        "one by one": lambda: [one.apply_async() for one in demanding],
-        "dispatch_many": lambda: ours.minsched.dispatch_many(demanding),
-        "plain, one by one": lambda: [one.apply_async() for one in simple],
+        ONE_BY_ONE: lambda: [one.apply_async() for one in demanding],
+        MANY: lambda: ours.minsched.dispatch_many(demanding),
+        PLAIN: lambda: [one.apply_async() for one in simple],
         "plain, batched": batched,
     }
 
@@ -59,8 +61,10 @@ def applications(port: int) -> Iterator[tuple[Celery, Celery]]:
         yield ours, plain
 
 
-def measure(server: Server, port: int, slots: int, tasks: int, rounds: int) -> dict[str, Figure]:
-    """The time of a task in ms, for each way of sending. The ways take turns.
+def measure(
+    server: Server, port: int, slots: int, tasks: int, rounds: int
+) -> dict[str, list[float]]:
+    """The time of a task in ms in each round, for each way of sending. The ways take turns.
 
     The server has one node. Each application has sent one task before, so it is connected and one
     slot is taken.
@@ -77,7 +81,14 @@ def measure(server: Server, port: int, slots: int, tasks: int, rounds: int) -> d
             results = send()
             times[name].append((time.perf_counter() - began) * 1000 / tasks)
             del results  # not earlier, because each result then ends its subscription
-    return {name: Figure.of(of_rounds) for name, of_rounds in times.items()}
+            check(ours.minsched.views)
+    return times
+
+
+def faster(times: Mapping[str, Sequence[float]], way: str) -> Figure:
+    """How many times as long as ``dispatch_many`` does the way take? Round by round."""
+    pairs = zip(times[way], times[MANY], strict=True)
+    return Figure.of([slow / many for slow, many in pairs])
 
 
 @click.command()
@@ -89,21 +100,17 @@ def measure(server: Server, port: int, slots: int, tasks: int, rounds: int) -> d
 def main(tasks: int, rounds: int, round_trip: float) -> None:
     """Measure the time to send a task in ms, for each way of sending."""
     rows = []
-    server = Server()
-    try:
-        with server.client() as client:
-            say(machine(client))
-        with network(server.port, round_trip / 1000) as far:
-            for place, port in (("here", server.port), (f"{round_trip:g} ms away", far)):
-                for state, slots in (("free", MOST_SLOTS), ("taken", 1)):
-                    figures = measure(server, port, slots, tasks, rounds)
-                    ratio = figures["one by one"].median / figures["dispatch_many"].median
-                    rows.append([f"{place}, slots {state}", *figures.values(), three_digits(ratio)])
-    finally:
-        server.close()
+    print_machine()
+    with closing(Server()) as server, network(server.port, round_trip / 1000) as far:
+        for place, port in (("here", server.port), (f"{round_trip:g} ms away", far.port)):
+            for state, slots in SLOTS.items():
+                times = measure(server, port, slots, tasks, rounds)
+                figures = map(Figure.of, times.values())
+                ratios = (faster(times, way) for way in (ONE_BY_ONE, PLAIN))
+                rows.append([f"{place}, slots {state}", *figures, *ratios])
     print_table(
         f"Sending {tasks:,} tasks; ms a task: median (middle half of the rounds)",
-        ["Redis", *figures, "one by one / dispatch_many"],
+        ["Redis", *times, *(f"{way} / {MANY}" for way in (ONE_BY_ONE, PLAIN))],
         rows,
     )
 

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import click
 import redis
 
-from benchmarks.common import Figure, machine, p99, print_table, say
+from benchmarks.common import Figure, check, p99, print_machine, print_table
 from benchmarks.locked import MutexClient, RedisLocked, mutex_server
 from benchmarks.plots import Curve, Panel, draw, plot_option
 from celery_minsched import (
@@ -35,8 +35,10 @@ from celery_minsched import (
     Settings,
 )
 from celery_minsched.core.models import DispatchResponse
+from celery_minsched.monitor.queries import Views
 from tests.support.server import Server
 
+MUTEX = "a mutex behind a server"
 SLOTS = 8
 PROCESSES = 4
 DAY = 86400.0  # seconds
@@ -86,7 +88,7 @@ def _redis(port: int) -> redis.Redis:
 CONTENDERS: dict[str, Callable[[int], Dispatcher]] = {
     "ours": lambda port: Ours(_redis(port)),
     "one Redis lock": lambda port: RedisLocked(_redis(port)),
-    "a mutex behind a server": MutexClient,
+    MUTEX: MutexClient,
 }
 
 
@@ -111,7 +113,8 @@ def work(name: str, port: int, thread: str, until: float) -> list[float]:
 
 
 def _obey(orders: Connection) -> None:
-    """A process of dispatchers."""
+    """A process of dispatchers. Its first message says that it has started."""
+    orders.send("ready")
     while order := orders.recv():
         name, port, threads, until = order
         with ThreadPoolExecutor(len(threads)) as pool:
@@ -128,6 +131,8 @@ def dispatchers() -> Iterator[list[Connection]]:
         near, far = context.Pipe()
         context.Process(target=_obey, args=(far,), daemon=True).start()
         ends.append(near)
+    for near in ends:
+        near.recv()
     yield ends
     for near in ends:
         near.send(None)
@@ -145,6 +150,23 @@ def measure(
     return Round(len(times) / (time.time() - began), median(times), p99(times))
 
 
+def measure_all(
+    ends: Sequence[Connection], ports: Mapping[str, int], threads: int, rounds: int, seconds: float
+) -> dict[str, list[Round]]:
+    """The rounds of each contender. The contenders take turns."""
+    done: defaultdict[str, list[Round]] = defaultdict(list)
+    for name, port in [*ports.items()] * rounds:
+        done[name].append(measure(ends, name, port, threads, seconds))
+    with _redis(ports["ours"]) as client:
+        check(Views(client, Ours(client).service.keys))
+    return done
+
+
+def ratio(ours: Sequence[Round], rounds: Sequence[Round]) -> Figure:
+    """Our jobs a second divided by the contender's, round by round."""
+    return Figure.of([first.rate / one.rate for first, one in zip(ours, rounds, strict=True)])
+
+
 @contextmanager
 def contenders(nodes: int) -> Iterator[dict[str, int]]:
     """Start each contender on its own server with the nodes. Returns the ports by name."""
@@ -155,7 +177,7 @@ def contenders(nodes: int) -> Iterator[dict[str, int]]:
             stack.callback(server.close)
             contender(_redis(server.port)).fill(nodes, SLOTS)
             ports[name] = server.port
-        ports["a mutex behind a server"] = stack.enter_context(mutex_server(nodes, SLOTS))
+        ports[MUTEX] = stack.enter_context(mutex_server(nodes, SLOTS))
         yield ports
 
 
@@ -175,19 +197,14 @@ def main(
     picture: Path | None,
 ) -> None:
     """Measure dispatches a second and their time, by number of dispatchers."""
-    server = Server()
-    with server.client() as client:
-        say(machine(client))
-    server.close()
+    print_machine()
     panels = []
     for size in nodes:
         rows = []
         by_crowd = []
         with dispatchers() as ends, contenders(size) as ports:
             for threads in crowd:
-                done: defaultdict[str, list[Round]] = defaultdict(list)
-                for name, port in [*ports.items()] * rounds:
-                    done[name].append(measure(ends, name, port, threads, seconds))
+                done = measure_all(ends, ports, threads, rounds, seconds)
                 by_crowd.append(done)
                 rows += [
                     [f"{threads}, {name}", *row(done["ours"], of_one)]
@@ -224,7 +241,7 @@ def row(ours: Sequence[Round], rounds: Sequence[Round]) -> list[Figure]:
     """The figures of one contender."""
     return [
         Figure.of([one.rate for one in rounds]),
-        Figure.of([first.rate / one.rate for first, one in zip(ours, rounds, strict=True)]),
+        ratio(ours, rounds),
         Figure.of([one.p50 for one in rounds]),
         Figure.of([one.p99 for one in rounds]),
     ]

@@ -1,100 +1,154 @@
-"""How many tasks a second does one node run, compared with a plain worker with the same pool?
+"""How fast does one node run its tasks, compared with other workers with the same slots?
 
-All tasks are sent before the worker starts. Tasks that do nothing measure the rate, from the start
-of the first to the end of the last. Tasks that sleep for 50 ms measure the idle time of a slot:
-slots x time / tasks - 50 ms. The contenders take turns, and a ratio compares two contenders in the
-same round.
+All tasks are in Redis when the worker starts. The first tasks warm it up. Then come tasks that do
+nothing: how many a second, from the start of the first to the end of the last? Then tasks that
+sleep for 50 ms: how long is a slot idle between two of them? The contenders take turns, and a
+ratio compares two runs of the same round.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import click
 
-from benchmarks.common import Figure, machine, print_table, say
-from benchmarks.contenders import CONTENDERS, publisher
+from benchmarks.common import Figure, print_machine, print_table
+from benchmarks.contenders import CONTENDERS, NAMES, OTHERS, publisher
 from benchmarks.workers import await_notes, workers
 from celery_minsched.simulation.trace import Job, Node
 from tests.support.server import Server
 
 NAP = 0.05  # seconds
 POOL = "asr"
+KINDS = (*CONTENDERS, *OTHERS)
+POOLS = ("prefork", "threads")
+RQ_SHARE = 5  # RQ forks for each job. It gets a fifth of the tasks that do nothing
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The tasks of one run, in this order."""
+
+    warm: int = 100
+    noops: int = 2000
+    naps: int = 400
+
+    def of(self, kind: str) -> Tasks:
+        """The tasks for a contender."""
+        if kind != "rq":
+            return self
+        return Tasks(self.warm // RQ_SHARE, self.noops // RQ_SHARE, self.naps)
 
 
 class Run(NamedTuple):
     """The figures of one worker."""
 
     rate: float  # tasks that do nothing, a second
-    gap: float  # ms between two tasks of a slot
+    gap: float  # ms for which a slot is idle between two tasks that sleep
 
 
-def measure(kind: str, pool: str, slots: int, noops: int, naps: int) -> Run:
-    """Run tasks on a new worker and a new server."""
+Runs = Mapping[str, Sequence[Run]]  # by contender; the rounds of all have the same order
+
+
+def can_run(kind: str, pool: str) -> bool:
+    """Does the contender have such a pool? RQ has only processes."""
+    return kind != "rq" or pool == "prefork"
+
+
+def measure(kind: str, pool: str, slots: int, tasks: Tasks) -> Run:
+    """Run the tasks on a worker, with a server of its own."""
     nodes = [Node("node", slots, (POOL,))]
-    with (
-        closing(Server()) as server,
-        closing(publisher(kind, server.url, nodes)) as sender,
-    ):
-        for number in range(noops + naps):
-            sender.send(number, Job(0.0, 0.0 if number < noops else NAP, POOL))
+    tasks = tasks.of(kind)
+    busy = tasks.warm + tasks.noops
+    with closing(Server()) as server, closing(publisher(kind, server.url, nodes)) as sender:
+        for number in range(busy + tasks.naps):
+            sender.send(number, Job(0.0, 0.0 if number < busy else NAP, POOL))
         with workers(kind, nodes, server.url, pool) as directory:
-            notes = await_notes(directory, noops + naps)
-    time_asleep = _time({number: notes[number] for number in range(noops, noops + naps)})
+            notes = await_notes(directory, busy + tasks.naps)
+            sender.check()
+    noops = [notes[number] for number in range(tasks.warm, busy)]
+    naps = [notes[number] for number in range(busy, busy + tasks.naps)]
+    idle = slots * _span(naps) - sum(end - begin for begin, end in naps)
     return Run(
-        rate=noops / _time({number: notes[number] for number in range(noops)}),
-        gap=(slots * time_asleep / naps - NAP) * 1000,
+        rate=len(noops) / _span(noops) if noops else 0.0,
+        gap=idle / (len(naps) - slots) * 1000,
     )
 
 
-def _time(notes: Mapping[int, tuple[float, float]]) -> float:
+def _span(notes: Sequence[tuple[float, float]]) -> float:
     """Seconds from the start of the first task to the end of the last."""
-    return max(end for _, end in notes.values()) - min(begin for begin, _ in notes.values())
+    return max(end for _, end in notes) - min(begin for begin, _ in notes)
+
+
+def measure_all(
+    kinds: Sequence[str], pool: str, slots: int, tasks: Tasks, rounds: int
+) -> dict[str, list[Run]]:
+    """The runs of each contender that has the pool. The contenders take turns."""
+    # Celery's publisher logs a warning for each task that waits: no node can run it yet.
+    logging.getLogger("celery_minsched").setLevel(logging.ERROR)
+    runs: defaultdict[str, list[Run]] = defaultdict(list)
+    for _ in range(rounds):
+        for kind in kinds:
+            if can_run(kind, pool):
+                runs[kind].append(measure(kind, pool, slots, tasks))
+    return runs
+
+
+def ratios(runs: Runs, kind: str, of: Callable[[Run], float]) -> Figure:
+    """The node's figure divided by the contender's, round by round."""
+    return Figure.of(
+        [of(ours) / of(other) for ours, other in zip(runs["ours"], runs[kind], strict=True)]
+    )
+
+
+def rows(runs: Runs, pool: str) -> list[list[object]]:
+    """A row for each contender."""
+    return [
+        [
+            f"{pool}, {NAMES[kind]}",
+            Figure.of([run.rate for run in of_kind]),
+            ratios(runs, kind, lambda run: run.rate),
+            Figure.of([run.gap for run in of_kind]),
+            ratios(runs, kind, lambda run: run.gap),
+        ]
+        for kind, of_kind in runs.items()
+    ]
+
+
+def print_runs(rows: Sequence[Sequence[object]], tasks: Tasks, slots: int) -> None:
+    """Print the rows of all pools."""
+    columns = ["", "tasks a second", "ours / this", "idle between two tasks in a slot, ms"]
+    print_table(
+        f"{tasks.noops:,} tasks that do nothing and {tasks.naps:,} tasks of {NAP * 1000:g} ms, "
+        f"{slots} slots: median (middle half of the rounds)",
+        [*columns, "ours / this"],
+        rows,
+    )
 
 
 @click.command()
-@click.option(
-    "--pool", "pools", multiple=True, default=["prefork", "threads"], help="Worker pool of Celery."
-)
+@click.option("--pool", "pools", multiple=True, default=POOLS, help="A pool of Celery.")
+@click.option("--contender", "kinds", multiple=True, type=click.Choice(KINDS), default=KINDS)
 @click.option("--slots", default=4, help="Slots of the node, and concurrency of the worker.")
 @click.option("--noops", default=2000, help="Tasks that do nothing.")
-@click.option("--naps", default=400, help="Tasks that sleep 50 ms.")
+@click.option("--naps", default=400, help="Tasks that sleep for 50 ms.")
 @click.option("--rounds", default=3, help="Rounds of each contender.")
-def main(pools: tuple[str, ...], slots: int, noops: int, naps: int, rounds: int) -> None:
-    """Measure the tasks a second of one node, and the idle time between two tasks of a slot."""
-    # Each waiting task logs a warning, because no node is registered yet.
-    logging.getLogger("celery_minsched").setLevel(logging.ERROR)
-    server = Server()
-    with server.client() as client:
-        say(machine(client))
-    server.close()
-    rates, gaps = [], []
+def main(
+    pools: Sequence[str], kinds: Sequence[str], slots: int, noops: int, naps: int, rounds: int
+) -> None:
+    """Tasks a second on one node, and the idle time between two tasks in a slot."""
+    print_machine()
+    tasks = Tasks(noops=noops, naps=naps)
+    kinds = ["ours", *(kind for kind in kinds if kind != "ours")]
+    of_pools = []
     for pool in pools:
-        runs: defaultdict[str, list[Run]] = defaultdict(list)
-        for _ in range(rounds):
-            for kind in CONTENDERS:
-                runs[kind].append(measure(kind, pool, slots, noops, naps))
-        for kind, name in CONTENDERS.items():
-            ratios = [
-                ours.rate / other.rate for ours, other in zip(runs["ours"], runs[kind], strict=True)
-            ]
-            rate, gap = (Figure.of(figures) for figures in zip(*runs[kind], strict=True))
-            rates.append([f"{pool}, {name}", rate, Figure.of(ratios)])
-            gaps.append([f"{pool}, {name}", gap])
-    print_table(
-        f"{noops:,} tasks that do nothing, {slots} slots: median (middle half of the rounds)",
-        ["", "tasks a second", "ours / this, same round"],
-        rates,
-    )
-    print_table(
-        f"{naps:,} tasks of {NAP * 1000:g} ms, {slots} slots: median (middle half of the rounds)",
-        ["", "idle between two tasks in a slot, ms"],
-        gaps,
-    )
+        of_pools += rows(measure_all(kinds, pool, slots, tasks, rounds), pool)
+    print_runs(of_pools, tasks, slots)
 
 
 if __name__ == "__main__":

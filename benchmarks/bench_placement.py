@@ -16,17 +16,10 @@ from pathlib import Path
 import click
 
 from benchmarks.bench_trace import BUSY, ONE_POOL, TWO_POOLS
-from benchmarks.common import print_table
+from benchmarks.common import print_machine, print_table
+from benchmarks.contenders import NAMES
 from benchmarks.plots import draw_responses, plot_option
-from benchmarks.replay import (
-    COLUMNS,
-    NAMES,
-    Replay,
-    replay,
-    replay_options,
-    requests_of,
-    say_machine,
-)
+from benchmarks.replay import COLUMNS, Replay, replay, replay_options, requests_of
 from benchmarks.trace import jobs_of
 from celery_minsched.simulation.trace import Job, Node
 
@@ -84,7 +77,7 @@ def main(
     """Measure the time from arrival to end, and its ratio to an ideal queue."""
     seconds = SHORT if short else seconds
     requests, of = requests_of(trace)
-    say_machine()
+    print_machine()
     replays: dict[str, list[Replay]] = {}
     for name in names:
         scenario = SCENARIOS[name]

@@ -16,9 +16,9 @@ from statistics import mean
 import click
 import redis
 
-from benchmarks.bench_trace import BUSY, SCENARIOS
-from benchmarks.common import p99, print_table
-from benchmarks.replay import Replay, replay, replay_options, requests_of, say_machine
+from benchmarks.bench_trace import SCENARIOS
+from benchmarks.common import p99, print_machine, print_table
+from benchmarks.replay import Replay, replay, replay_options, requests_of
 from benchmarks.trace import jobs_of, with_work
 from celery_minsched.simulation.play import simulate
 from celery_minsched.simulation.result import Result
@@ -65,10 +65,10 @@ def row(real: Replay, simulated: Result) -> list[str]:
 def main(trace: Path | None, seconds: float, work: float) -> None:
     """Measure and simulate the time from arrival to end."""
     requests, of = requests_of(trace)
-    say_machine()
+    print_machine()
     rows = []
-    for scenario, (nodes, shares) in SCENARIOS.items():
-        jobs = jobs_of(requests, seconds, work, BUSY, shares)
+    for scenario, (nodes, shares, busy) in SCENARIOS.items():
+        jobs = jobs_of(requests, seconds, work, busy, shares)
         real = replay("ours", nodes, jobs)
         for overhead, simulated in simulations(real, jobs, nodes).items():
             rows.append([f"{scenario}, with {overhead}", *row(real, simulated)])

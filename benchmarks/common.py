@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import median, quantiles
 
+import click
 import redis
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from celery_minsched.consistency.checker import Checker
+from celery_minsched.monitor.queries import Views
+from tests.support.server import Server
+
+PATIENCE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -77,3 +85,28 @@ def machine(client: redis.Redis) -> str:
         f"Python {platform.python_version()}, celery {version('celery')}, "
         f"{name} {server[f'{name}_version']}"
     )
+
+
+def print_machine() -> None:
+    """Print the machine and the versions."""
+    server = Server()
+    try:
+        with server.client() as client:
+            say(machine(client))
+    finally:
+        server.close()
+
+
+def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
+    """Wait until the condition holds. Raises ``ClickException`` if that takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise click.ClickException(complaint())
+        time.sleep(0.05)
+
+
+def check(views: Views) -> None:
+    """Raise ``ClickException`` if the scheduler's data contradict each other."""
+    if violations := Checker(views).check():
+        raise click.ClickException("\n".join(map(str, violations)))

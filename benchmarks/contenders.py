@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import sys
@@ -12,19 +13,22 @@ from typing import Any, Protocol
 import redis
 
 from benchmarks import replay_task, trace_app
+from benchmarks.common import check, wait_for
 from celery_minsched.simulation.trace import Job, Node
 
 CONTENDERS = {
     "ours": "celery_minsched",
     "plain": "Celery, its defaults",
     "tuned": "Celery, prefetch 1, late acks",
+    "unprefetched": "Celery, worker_disable_prefetch, late acks",
 }
 #: A queue for each node. The publisher chooses a queue, weighted by the slots of its node.
 BY_NODE = {
     "random": "Celery, a queue a node, at random",
     "rotating": "Celery, a queue a node, in turn",
 }
-OTHERS = {"rq": "RQ", "dramatiq": "dramatiq"}
+OTHERS = {"rq": "RQ", "dramatiq": "dramatiq", "taskiq": "taskiq"}
+NAMES = {**CONTENDERS, **BY_NODE, **OTHERS}
 
 
 def command(kind: str, node: Node, pool: str) -> list[str]:
@@ -33,8 +37,13 @@ def command(kind: str, node: Node, pool: str) -> list[str]:
     if kind == "rq":  # a process for each slot
         program = ["rq.cli", "worker-pool", "--num-workers", slots, *node.pools]
     elif kind == "dramatiq":
-        program = ["dramatiq", "benchmarks.trace_dramatiq:broker", "--processes", "1"]
-        program += ["--threads", slots, "--queues", *node.pools]
+        processes, threads = (slots, "1") if pool == "prefork" else ("1", slots)
+        program = ["dramatiq", "benchmarks.trace_dramatiq:broker", "--processes", processes]
+        program += ["--threads", threads, "--queues", *node.pools]
+    elif kind == "taskiq":
+        processes, threads = (slots, "1") if pool == "prefork" else ("1", slots)
+        program = ["taskiq", "worker", "benchmarks.trace_taskiq:broker", "--workers", processes]
+        program += ["--max-async-tasks", threads, "--max-threadpool-threads", threads]
     elif kind == "ours":
         pools = [f"--pool={pool}" for pool in node.pools]
         program = ["node_agent", "-A", trace_app.__name__, f"--node-id={node.name}", *pools]
@@ -42,7 +51,7 @@ def command(kind: str, node: Node, pool: str) -> list[str]:
     else:
         queues = [node.name] if kind in BY_NODE else node.pools
         program = ["celery", "-A", trace_app.__name__, "worker", f"--hostname={node.name}@replay"]
-        program += [f"--queues={','.join(queues)}", "-P", pool, f"--concurrency={slots}"]
+        program += [f"--queues={','.join(queues)}", "-P", pool, f"--concurrency={slots}", "-Ofair"]
     return [sys.executable, "-m", *program]
 
 
@@ -55,8 +64,17 @@ class Publisher(Protocol):
     def is_ready(self, logs: Path) -> bool:
         """True if all workers take jobs. Their logs are in the directory."""
 
+    def check(self) -> None:
+        """All jobs have ended. Raise ``ClickException`` if their slots or records are wrong."""
+
     def close(self) -> None:
         """Disconnect."""
+
+
+class _Unchecked:
+    """A contender without a consistency check."""
+
+    def check(self) -> None: ...
 
 
 def publisher(kind: str, broker: str, nodes: Sequence[Node]) -> Publisher:
@@ -65,6 +83,8 @@ def publisher(kind: str, broker: str, nodes: Sequence[Node]) -> Publisher:
         return RqPublisher(broker, nodes)
     if kind == "dramatiq":
         return DramatiqPublisher(broker, nodes)
+    if kind == "taskiq":
+        return TaskiqPublisher(broker, nodes)
     return CeleryPublisher(kind, broker, nodes)
 
 
@@ -76,10 +96,10 @@ class CeleryPublisher:
         self._nodes = nodes
         self._destination = _destination(kind, nodes)
 
-    def send(self, number: int, job: Job) -> None:
+    def send(self, number: int, job: Job, payload: str = "") -> None:
         self.app.send_task(
             "replay.work",
-            (number, job.work, job.session),
+            (number, job.work, job.session, payload),
             task_id=str(number),
             ignore_result=True,
             **self._destination(job),
@@ -91,6 +111,14 @@ class CeleryPublisher:
             return names <= {node.node_id for node in plugin.views.nodes() if node.online}
         answers = self.app.control.ping(timeout=0.3, limit=len(names)) or []
         return names <= {name.partition("@")[0] for answer in answers for name in answer}
+
+    def check(self) -> None:
+        if plugin := getattr(self.app, "minsched", None):
+            wait_for(
+                lambda: not any(node.current_jobs for node in plugin.views.nodes()),
+                lambda: "slots are taken though all jobs have ended",
+            )
+            check(plugin.views)
 
     def close(self) -> None:
         self.app.close()
@@ -116,7 +144,7 @@ def _by_slot(nodes: Sequence[Node]) -> list[str]:
     return [name for _, name in sorted(slots)]
 
 
-class RqPublisher:
+class RqPublisher(_Unchecked):
     """RQ with a queue for each pool."""
 
     def __init__(self, broker: str, nodes: Sequence[Node]) -> None:
@@ -138,7 +166,7 @@ class RqPublisher:
         self._redis.close()
 
 
-class DramatiqPublisher:
+class DramatiqPublisher(_Unchecked):
     """dramatiq with a queue for each pool."""
 
     def __init__(self, broker: str, nodes: Sequence[Node]) -> None:
@@ -158,6 +186,31 @@ class DramatiqPublisher:
 
     def close(self) -> None:
         self._broker.close()
+
+
+class TaskiqPublisher(_Unchecked):
+    """taskiq with a Redis stream for each pool."""
+
+    def __init__(self, broker: str, nodes: Sequence[Node]) -> None:
+        from benchmarks import trace_taskiq
+
+        self._broker = trace_taskiq.make_broker(broker, _pools(nodes))
+        self._work = self._broker.register_task(replay_task.work, task_name="work")
+        self._nodes = nodes
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(self._broker.startup())
+
+    def send(self, number: int, job: Job) -> None:
+        kicker = self._work.kicker().with_labels(queue_name=job.pool)
+        self._loop.run_until_complete(kicker.kiq(number, job.work, job.session))
+
+    def is_ready(self, logs: Path) -> bool:
+        texts = (path.read_text(errors="replace") for path in logs.glob("*.log"))
+        return sum("Listening started" in text for text in texts) >= len(self._nodes)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._broker.shutdown())
+        self._loop.close()
 
 
 def _pools(nodes: Sequence[Node]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A simulated network: a proxy that delays all data."""
+"""A simulated network: a proxy that delays all data, and counts the bytes to the server."""
 
 from __future__ import annotations
 
@@ -8,38 +8,60 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 
 CHUNK = 1 << 20
 
 
+@dataclass(frozen=True)
+class Network:
+    """The local port behind which the server is, and the bytes that went to the server."""
+
+    port: int
+    _sent: Synchronized[int]
+
+    @property
+    def sent(self) -> int:
+        return self._sent.value
+
+
 @contextmanager
-def network(port: int, round_trip: float) -> Iterator[int]:
-    """A local port that forwards to ``port`` with a round trip of ``round_trip`` seconds."""
+def network(port: int, round_trip: float = 0.0) -> Iterator[Network]:
+    """A network that forwards to ``port`` with a round trip of ``round_trip`` seconds."""
+    context = multiprocessing.get_context("fork")
+    sent = context.Value("q")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # Its own process, so that it does not take time from the measured process.
-        proxy = multiprocessing.get_context("fork").Process(
-            target=_serve, args=(listener, port, round_trip / 2), daemon=True
+        proxy = context.Process(
+            target=_serve, args=(listener, port, round_trip / 2, sent), daemon=True
         )
         proxy.start()
         try:
-            yield int(listener.getsockname()[1])
+            yield Network(int(listener.getsockname()[1]), sent)
         finally:
             proxy.terminate()
             proxy.join()
 
 
-def _serve(listener: socket.socket, port: int, delay: float) -> None:
+def _serve(listener: socket.socket, port: int, delay: float, sent: Synchronized[int]) -> None:
     while True:
         near, _ = listener.accept()
         far = socket.create_connection(("127.0.0.1", port))
-        for source, sink in ((near, far), (far, near)):
+        for source, sink, count in ((near, far, sent), (far, near, None)):
             sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=_carry, args=(source, sink, delay), daemon=True).start()
+            threading.Thread(target=_carry, args=(source, sink, delay, count), daemon=True).start()
 
 
-def _carry(source: socket.socket, sink: socket.socket, delay: float) -> None:
+def _carry(
+    source: socket.socket, sink: socket.socket, delay: float, sent: Synchronized[int] | None
+) -> None:
     with suppress(OSError):
         while data := source.recv(CHUNK):
-            time.sleep(delay)
+            if sent:
+                with sent.get_lock():
+                    sent.value += len(data)
+            if delay:
+                time.sleep(delay)
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)

@@ -12,16 +12,15 @@ from typing import TypeVar
 
 import click
 
-from benchmarks.common import machine, p99, say
-from benchmarks.contenders import BY_NODE, CONTENDERS, OTHERS, CeleryPublisher, Publisher, publisher
+from benchmarks.common import p99, wait_for
+from benchmarks.contenders import NAMES, CeleryPublisher, Publisher, publisher
 from benchmarks.trace import ideal, with_work
-from benchmarks.workers import ROOT, await_notes, logs, wait_for, workers
+from benchmarks.workers import ROOT, await_notes, logs, workers
 from celery_minsched import MinSched
 from celery_minsched.simulation.trace import Job, Node, read, synthesize
 from tests.support.server import Server
 
 TRACE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
-NAMES = {**CONTENDERS, **BY_NODE, **OTHERS}
 
 
 #: The columns of :meth:`Replay.row`.
@@ -52,12 +51,6 @@ def replay_options(seconds: float, work: float) -> Callable[[Command], Command]:
     return add
 
 
-def say_machine() -> None:
-    """Print the machine and the version of the server."""
-    with closing(Server()) as server, server.client() as client:
-        say(machine(client))
-
-
 @dataclass(frozen=True)
 class Replay:
     """Seconds from arrival to end of each job, and the same with an ideal queue."""
@@ -71,12 +64,22 @@ class Replay:
     before: list[float]
     after: list[float]
 
+    @property
+    def mean_ratio(self) -> float:
+        """The mean, divided by the ideal's."""
+        return mean(self.responses) / mean(self.ideal)
+
+    @property
+    def p99_ratio(self) -> float:
+        """The 99th percentile, divided by the ideal's."""
+        return p99(self.responses) / p99(self.ideal)
+
     def row(self) -> list[str]:
         """Means and 99th percentiles, and their ratios to the ideal queue."""
         cells = []
-        for measure in (mean, p99):
-            ours, best = measure(self.responses), measure(self.ideal)
-            cells += [f"{ours:.3f}", f"{best:.3f}", f"{ours / best:.2f}"]
+        for measure, ratio in ((mean, self.mean_ratio), (p99, self.p99_ratio)):
+            times = (measure(self.responses), measure(self.ideal))
+            cells += [*(f"{seconds:.3f}" for seconds in times), f"{ratio:.2f}"]
         return cells
 
 
@@ -109,6 +112,7 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
             time.sleep(max(began + job.at - time.time(), 0))
             sender.send(number, job)
         seen = await_notes(directory, len(warm) + len(jobs))
+        sender.check()
         held = slot_times(sender) if kind == "ours" else {}
     ran = [seen[number] for number in range(len(jobs))]
     took = [end - start for start, end in ran]
@@ -125,14 +129,10 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
 
 
 def slot_times(sender: Publisher) -> dict[int, tuple[float, float]]:
-    """When each job took and freed its slot, in seconds since 1970. Waits until all have."""
+    """When each job took and freed its slot, in seconds since 1970. All jobs have ended."""
     assert isinstance(sender, CeleryPublisher)
     plugin: MinSched = sender.app.minsched
     scheduler, views = plugin.scheduler, plugin.views
-    wait_for(
-        lambda: not any(node.current_jobs for node in views.nodes()),
-        lambda: "slots are taken after all jobs have ended",
-    )
     keys = scheduler.redis.scan_iter(scheduler.keys("job", "*:*"), count=1000)
     ids = (parsed[1][0] for key in keys if (parsed := scheduler.keys.parse(key.decode())))
     jobs = (job for job_id in ids if (job := views.job(job_id)))

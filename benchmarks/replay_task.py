@@ -10,7 +10,7 @@ import time
 COLD = 1.5
 
 
-def work(number: int, seconds: float, session: str = "") -> None:
+def work(number: int, seconds: float, session: str = "", payload: str = "") -> None:
     """Work for some seconds, and record the start and the end."""
     began = time.time()
     if session and not is_warm(session):

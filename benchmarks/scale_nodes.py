@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 from celery import Celery, Signature
 
+from benchmarks.common import wait_for
 from benchmarks.scale_fleet import DAY, Fleet, Row, Sizes, used_cpu
 from benchmarks.trace_app import make_app
-from benchmarks.workers import logs, wait_for, workers
+from benchmarks.workers import logs, workers
 from celery_minsched.simulation.trace import Node
 
 NODES = [Node("r0", 4, ("p", "q")), Node("r1", 4, ("p", "q"))]

@@ -13,14 +13,16 @@ from celery_minsched import MinSched
 def make_app(broker: str, kind: str) -> Celery:
     """An application: ``ours`` uses celery_minsched, ``plain`` has Celery's defaults.
 
-    ``tuned`` has the settings that Celery's manual recommends for long tasks. ``ours`` and
-    ``tuned`` acknowledge late, because a task on a GPU should survive the death of its worker.
+    ``tuned`` has the settings that Celery's manual recommends for long tasks. ``unprefetched`` is
+    ``tuned`` with ``worker_disable_prefetch``. All but ``plain`` acknowledge late, because a task
+    on a GPU should survive the death of its worker.
     """
     app = Celery("replay", broker=broker, set_as_current=False)
     if kind == "ours":
         MinSched(app)
-    if kind == "tuned":
+    if kind in ("tuned", "unprefetched"):
         app.conf.worker_prefetch_multiplier = 1
+    app.conf.worker_disable_prefetch = kind == "unprefetched"
     app.conf.task_acks_late = kind != "plain"
     return app
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,15 +66,6 @@ def environment(kind: str, node: Node, broker: str, directory: Path) -> dict[str
 def logs(directory: Path) -> str:
     """The logs of the workers."""
     return "".join(path.read_text(errors="replace") for path in directory.glob("*.log"))
-
-
-def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
-    """Wait for a condition. Raises a ``ClickException`` if it takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise click.ClickException(complaint())
-        time.sleep(0.05)
 
 
 def await_notes(directory: Path, count: int) -> dict[int, tuple[float, float]]:

@@ -11,8 +11,12 @@ from click import Command
 from click.testing import CliRunner
 
 from benchmarks import (
+    __main__ as bench,
+)
+from benchmarks import (
     bench_apply,
     bench_bulk,
+    bench_bytes,
     bench_dispatch,
     bench_locks,
     bench_memory,
@@ -24,7 +28,9 @@ from benchmarks import (
     contenders,
     replay_task,
 )
-from benchmarks.replay import NAMES
+from benchmarks.common import Figure
+from benchmarks.contenders import NAMES
+from benchmarks.row import COLUMNS, Row
 from benchmarks.trace import ideal, jobs_of
 from celery_minsched.simulation.trace import Job, Node, read, synthesize
 
@@ -56,7 +62,7 @@ def test_bench_bulk_compares_dispatch_many_with_single_calls_and_plain_celery() 
         *("Redis", "here, slots free", "here, slots taken"),
         *("0.1 ms away, slots free", "0.1 ms away, slots taken"),
     ]
-    assert all(float(row[-1]) > 0 for row in rows[1:])
+    assert all(float(row[-1].split()[0]) > 0 for row in rows[1:])
 
 
 @pytest.mark.benchmarks
@@ -67,14 +73,45 @@ def test_bench_apply_compares_apply_async_with_plain_celery() -> None:
 
 
 @pytest.mark.benchmarks
-def test_bench_node_compares_the_rate_and_the_idle_time_of_nodes_and_workers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(bench_node, "CONTENDERS", {"ours": "ours", "tuned": "tuned"})
-    rows = run(bench_node.main, "--pool threads --slots 2 --noops 20 --naps 8 --rounds 1")
-    names = ["threads, ours", "threads, tuned"]
-    assert [row[0] for row in rows] == ["", *names, "", *names]
-    assert rows[1][2] == "1.00 (1.00 to 1.00)"  # ours against ours
+def test_bench_node_compares_the_rate_and_the_idle_time_of_nodes_and_workers() -> None:
+    kinds = ["tuned", "unprefetched", "dramatiq", "taskiq"]
+    asked = " ".join(f"--contender {kind}" for kind in kinds)
+    rows = run(bench_node.main, f"--pool threads --slots 2 --noops 20 --naps 8 --rounds 1 {asked}")
+    assert [row[0] for row in rows[1:]] == [f"threads, {NAMES[kind]}" for kind in ("ours", *kinds)]
+    assert [rows[1][2], rows[1][4]] == ["1.00 (1.00 to 1.00)"] * 2  # ours against ours
+
+
+@pytest.mark.benchmarks
+def test_bench_bytes_compares_a_node_with_a_plain_worker() -> None:
+    rows = run(bench_bytes.main, "--messages 2 --size 3000 --contender ours --contender tuned")
+    assert [row[0] for row in rows[1:]] == [NAMES["ours"], NAMES["tuned"]]
+    assert all(int(row[1].replace(",", "")) > 100 for row in rows[1:])
+
+
+@pytest.mark.benchmarks
+def test_make_bench_prints_a_row_for_each_goal() -> None:
+    rows = run(bench.main, "--short")
+    goals = rows[rows.index(list(COLUMNS)) + 1 :]
+    assert all(row[3] in ("yes", "no") for row in goals)
+    assert len(goals) == 21
+
+
+def test_a_goal_is_met_in_the_digits_that_the_table_shows() -> None:
+    figure = Figure.of([1.049])
+    assert Row("a", "≤", 1.05, figure, show="{:.2f}".format).cells() == [
+        "a",
+        "≤ 1.05",
+        "1.05",
+        "yes",
+    ]
+    assert Row("a", "≤", 1.04, figure, beside="tuned's ").cells()[1:] == [
+        "≤ tuned's 1.04",
+        "1.05",
+        "no",
+    ]
+    assert Row("a", "≥", 1.2, Figure.of([1.1, 1.2, 1.3])).cells() == [
+        *("a", "≥ 1.2", "1.2 (1.15 to 1.25)", "yes")
+    ]
 
 
 @pytest.mark.benchmarks
@@ -119,11 +156,17 @@ def test_bench_trace_replays_a_trace_on_nodes_and_on_plain_workers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     nodes = [Node("only", 4, ("a", "b"))]
-    monkeypatch.setattr(bench_trace, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
-    monkeypatch.setattr(bench_trace, "CONTENDERS", ["ours", "tuned"])
+    scenario = bench_trace.Scenario(nodes, {"a": 3, "b": 1})
+    monkeypatch.setitem(bench_trace.SCENARIOS, "one pool", scenario)
     plot = tmp_path / "plot.png"
-    rows = run(bench_trace.main, f"--seconds 0.5 --work 0.05 --plot {plot}")
-    assert [row[0] for row in rows[1:]] == [f"small, {NAMES[kind]}" for kind in ("ours", "tuned")]
+    rows = run(
+        bench_trace.main,
+        f"--seconds 0.5 --work 0.05 --plot {plot} --scenario 'one pool' "
+        "--contender ours --contender tuned",
+    )
+    assert [row[0] for row in rows[1:]] == [
+        f"one pool, {NAMES[kind]}" for kind in ("ours", "tuned")
+    ]
     assert all(float(row[3]) > 0.99 for row in rows[1:])
     assert plot.read_bytes().startswith(b"\x89PNG")
 
@@ -135,7 +178,7 @@ def test_bench_placement_replays_the_same_jobs_with_other_queues(
     nodes = [Node("only", 2, ("a", "b"))]
     scenario = bench_placement.Scenario(nodes, {"a": 1, "b": 1}, sessions=3)
     monkeypatch.setitem(bench_placement.SCENARIOS, "equal nodes", scenario)
-    kinds = ["random", "rq", "dramatiq"]
+    kinds = ["random", "rq", "dramatiq", "taskiq"]
     options = [f"--contender {kind}" for kind in kinds]
     rows = run(
         bench_placement.main,
@@ -171,7 +214,8 @@ def test_bench_simulate_compares_a_simulation_with_a_real_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nodes = [Node("only", 4, ("a", "b"))]
-    monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": (nodes, {"a": 3, "b": 1})})
+    scenario = bench_trace.Scenario(nodes, {"a": 3, "b": 1})
+    monkeypatch.setattr(bench_simulate, "SCENARIOS", {"small": scenario})
     rows = run(bench_simulate.main, "--seconds 1 --work 0.1")
     assert rows[1][0] == "small, with each job's overhead"
     assert 0.5 < float(rows[1][3]) < 2  # wide, because a busy machine sends slowly
