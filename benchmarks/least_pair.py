@@ -24,6 +24,7 @@ from celery_minsched.core.models import DispatchResponse
 PREFIX = "least:"
 POOL = "asr"
 NODE = "node-0"
+COMPLETE_AND_CLAIM = "complete, with the claim of the next job"
 #: The commands of the measurement itself.
 _BESIDE = ("cmdstat_evalsha", "cmdstat_config|resetstat", "cmdstat_info")
 _DISPATCH, _COMPLETE = (
@@ -71,6 +72,13 @@ def commands(client: redis.Redis, calls: Callable[[], object], pieces: int) -> f
 
 def print_commands(client: redis.Redis, jobs: int) -> None:
     """Print how many commands each step of a job has, and what it costs the server."""
+    costs = step_costs(client, jobs)
+    rows = [(step, *(f"{figure:.1f}" for figure in cost)) for step, cost in costs.items()]
+    print_table("The steps of a job", ["step", "commands", "server time, µs"], rows)
+
+
+def step_costs(client: redis.Redis, jobs: int) -> dict[str, tuple[float, float]]:
+    """The commands and the server time in µs of each step of a job. Empties the server."""
     client.flushall()
     service = MinimalSchedulerService(client)
     request = RegisterNodeRequest(node_id=NODE, max_jobs=jobs, pools_json=f'["{POOL}"]')
@@ -109,17 +117,17 @@ def print_commands(client: redis.Redis, jobs: int) -> None:
     complete()
     placed.clear()
     steps = {"dispatch": dispatch, "complete": complete}
-    rows = [(name, *_cost(client, calls, jobs)) for name, calls in steps.items()]
+    costs = {name: _cost(client, calls, jobs) for name, calls in steps.items()}
     client.hset(service.keys("node_info", NODE), "max_jobs", 1)
     running = [service.dispatch_tasks([(demand, message)])[0].job_id]  # type: ignore[union-attr]
     for _ in range(jobs):
         service.dispatch_tasks([(demand, message)])
-    rows.append(("complete, with the claim of the next job", *_cost(client, claim_next, jobs)))
-    print_table("The steps of a job", ["step", "commands", "server time, µs"], rows)
+    costs[COMPLETE_AND_CLAIM] = _cost(client, claim_next, jobs)
+    return costs
 
 
-def _cost(client: redis.Redis, calls: Callable[[], object], pieces: int) -> tuple[str, str]:
-    return f"{commands(client, calls, pieces):.1f}", f"{_time_of(client, pieces):.1f}"
+def _cost(client: redis.Redis, calls: Callable[[], object], pieces: int) -> tuple[float, float]:
+    return commands(client, calls, pieces), _time_of(client, pieces)
 
 
 def _time_of(client: redis.Redis, pieces: int) -> float:

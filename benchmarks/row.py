@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.common import Figure
+from benchmarks.common import Figure, three_digits
 
 COLUMNS = ("measure", "required", "measured", "met")
 
@@ -20,7 +20,7 @@ class Row:
     figure: Figure
     #: Where the limit comes from, if a contender sets it in the same run.
     beside: str = ""
-    show: Callable[[float], str] = "{:.3g}".format
+    show: Callable[[float], str] = three_digits
 
     @property
     def is_met(self) -> bool:

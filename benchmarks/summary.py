@@ -21,6 +21,7 @@ from benchmarks import (
 )
 from benchmarks.bench_node import Tasks
 from benchmarks.common import Figure, check
+from benchmarks.least_pair import COMPLETE_AND_CLAIM, step_costs
 from benchmarks.replay import Replay, requests_of
 from benchmarks.row import Row
 from celery_minsched.monitor.queries import Views
@@ -78,10 +79,16 @@ def dispatch_rows(extent: Extent) -> list[Row]:
         bench_dispatch.measure(fleets, extent.rounds, extent.jobs)
         for one in fleets:
             check(Views(one.service.redis, one.service.keys))
+        commands, _ = step_costs(fleets[0].service.redis, extent.jobs)[COMPLETE_AND_CLAIM]
     first, last = fleets[0], fleets[-1]
+    least = Figure.of([pair / least for pair, least in zip(first.pair, first.least, strict=True)])
     growth = Figure.of([many / few for few, many in zip(first.pair, last.pair, strict=True)])
-    name = f"server time of dispatch + complete, {last.nodes:,} nodes ÷ {first.nodes:,}"
-    return [Row(name, "≤", 1.10, growth)]
+    pair = "server time of dispatch + complete"
+    return [
+        Row(f"{pair} ÷ the least pair of scripts", "≤", 2.0, least),
+        Row("commands of a completion that claims the next job", "≤", 30, Figure.of([commands])),
+        Row(f"{pair}, {last.nodes:,} nodes ÷ {first.nodes:,}", "≤", 1.10, growth),
+    ]
 
 
 def apply_rows(extent: Extent) -> list[Row]:
