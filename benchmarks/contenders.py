@@ -195,7 +195,7 @@ class TaskiqPublisher(_Unchecked):
         from benchmarks import trace_taskiq
 
         self._broker = trace_taskiq.make_broker(broker, _pools(nodes))
-        self._work = self._broker.register_task(replay_task.work, task_name="work")
+        self._work = trace_taskiq.register(self._broker)
         self._nodes = nodes
         self._loop = asyncio.new_event_loop()
         self._loop.run_until_complete(self._broker.startup())

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from taskiq import AsyncTaskiqDecoratedTask
 from taskiq_redis import RedisStreamBroker
 
 from benchmarks import replay_task
+
+Task = AsyncTaskiqDecoratedTask[[int, float, str], None]
 
 
 def make_broker(url: str, pools: Sequence[str]) -> RedisStreamBroker:
@@ -19,7 +22,17 @@ def make_broker(url: str, pools: Sequence[str]) -> RedisStreamBroker:
     return RedisStreamBroker(url, queue_name=pools[0], additional_streams=streams, xread_count=1)
 
 
+def register(broker: RedisStreamBroker) -> Task:
+    """Register the task at a broker."""
+
+    # taskiq renames the function, and RQ uses its name.
+    def work(number: int, seconds: float, session: str = "") -> None:
+        replay_task.work(number, seconds, session)
+
+    return broker.register_task(work, task_name="work")
+
+
 broker = make_broker(
     os.environ.get("REPLAY_BROKER", "redis://"), os.environ.get("REPLAY_POOLS", "a").split()
 )
-work = broker.register_task(replay_task.work, task_name="work")
+work = register(broker)
