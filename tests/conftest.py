@@ -1,4 +1,4 @@
-"""What the tests share: one real server for the session, and a fleet of real nodes."""
+"""Shared fixtures: one real server for the session, and a fleet of real nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .support.fleet import Fleet
 from .support.scene import Scene
 from .support.server import Server
 
-# A shell starts a background job with ctrl-c ignored. What the tests start would inherit that.
+# A shell starts a background job with SIGINT ignored, and child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -50,7 +50,7 @@ def starts_nodes(item: pytest.Item) -> bool:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that fails shows what its nodes said last."""
+    """Add the logs of the nodes to the report of a failed test."""
     report = yield
     for fleet in getattr(item, "funcargs", {}).values() if report.failed else ():
         if isinstance(fleet, Fleet):
@@ -68,8 +68,8 @@ def _server() -> Iterator[Server]:
 
 @pytest.fixture
 def server(_server: Server) -> Server:
-    """The server of the session, empty. A test that stops a server has one of its own: kombu keeps
-    connections for the tests that come later.
+    """The server of the session, empty. A test that stops a server uses its own: kombu keeps
+    connections for later tests.
     """
     with _server.client() as client:
         client.flushall()
@@ -84,16 +84,16 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """kombu and redis-py try to connect again. Their pauses, of seconds, show nothing."""
+    """Remove the pauses of kombu and redis-py between two attempts to connect."""
     for module in ("kombu.utils.functional", "redis.retry"):
         monkeypatch.setattr(f"{module}.sleep", lambda seconds: None)
 
 
 @pytest.fixture
 def cut_connections(client: redis.Redis) -> Iterator[Callable[[], None]]:
-    """Breaks all connections to the server but the test's own, which has an application of its own.
+    """A function that breaks all connections to the server, except the test's own.
 
-    kombu keeps some for this process: another test would be handed a broken one.
+    Afterwards kombu's pools are reset: another test would get a broken connection.
     """
     yield lambda: client.client_kill_filter(_type="normal", skipme=True)
     kombu.pools.reset()
@@ -101,7 +101,7 @@ def cut_connections(client: redis.Redis) -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def service(client: redis.Redis) -> Iterator[MinimalSchedulerService]:
-    """A scheduler without Celery. Every test that ends leaves a state that passes the check."""
+    """A scheduler without Celery. After the test, check must find nothing."""
     service = MinimalSchedulerService(client)
     yield service
     assert Checker(Views(client, service.keys)).check() == []
@@ -114,7 +114,7 @@ def desk(service: MinimalSchedulerService) -> Desk:
 
 @pytest.fixture
 def scene(server: Server) -> Iterator[Scene]:
-    """A fleet with a record of each kind, and all its faces."""
+    """A fleet with a record of each kind, and its faces."""
     scene = Scene(server)
     yield scene
     scene.close()
@@ -122,7 +122,7 @@ def scene(server: Server) -> Iterator[Scene]:
 
 @pytest.fixture
 def fleet(server: Server) -> Iterator[Fleet]:
-    """Starts nodes as real processes; at the end none is left."""
+    """A fleet of real nodes. After the test, all have ended."""
     fleet = Fleet(server)
     yield fleet
     fleet.close()

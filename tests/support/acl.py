@@ -1,4 +1,4 @@
-"""A server with the users of deploy/redis-acl.conf, and what each of them may do."""
+"""A server with the users of deploy/redis-acl.conf."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROLES = ("admin", "producer", "node", "operator", "viewer")
 
 
 def with_passwords(text: str) -> str:
-    """The file as an operator completes it; here a role's password is its name."""
+    """The file with passwords. The password of a role is its name."""
     for role in ROLES:
         digest = hashlib.sha256(role.encode()).hexdigest()
         text = text.replace(f"#{role.upper()}_SHA256", f"#{digest}")
@@ -31,7 +31,7 @@ def with_passwords(text: str) -> str:
 
 
 class Guarded(Server):
-    """A server with the file. Nodes are told its ``url``; tests look at it as its administrator."""
+    """A server with the file. Its ``url`` is for nodes, its ``client`` is the administrator."""
 
     def __init__(self, conf: Path, executable: str = "") -> None:
         super().__init__("--include", str(conf), executable=executable)
@@ -53,14 +53,14 @@ class Guarded(Server):
         return MinimalSchedulerService(self.client(username=role, password=role))
 
     def denials(self) -> list[dict[str, Any]]:
-        """What was refused, but for a client that tells its own name (Redis 7.2)."""
+        """The refused commands, without the client's name, which redis-py sends (Redis 7.2)."""
         with self.client() as admin:
             found = [d for d in admin.acl_log() if d["object"] != "client|setinfo"]
             admin.acl_log_reset()
         return found
 
     def contents(self) -> dict[bytes, object]:
-        """Every key of every database with its value."""
+        """Each key of each database with its value."""
         found = {}
         for database in (0, 1):
             with redis.Redis(

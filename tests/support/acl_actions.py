@@ -1,4 +1,4 @@
-"""What a user of Redis may try. docs/security.md has a table with a row for each."""
+"""Actions of a Redis user. The table in docs/security.md has a row for each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fill(admin: redis.Redis) -> None:
 
 
 def rows(answer: object) -> object:
-    """Its rows; an empty answer is a failure of the test."""
+    """The rows of the table."""
     assert answer
     return answer
 
@@ -54,7 +54,7 @@ def select(client: redis.Redis) -> None:
             one.connection.disconnect()
 
 
-#: By the first cell of the row.
+#: Actions by the first cell of the row.
 ACTIONS: dict[str, Call] = {
     # Work
     "send a task": lambda r: desk(r).send(),

@@ -1,4 +1,4 @@
-"""A use of the scheduler that writes every kind of key."""
+"""Calls of the scheduler that write every kind of key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import redis
 
 from .desk import Desk
 
-#: Keys without a TTL, and why.
+#: Keys without a TTL, and the reason.
 LASTING = {
     r"scheduler:layout": "the number of the layout",
     r"scheduler:times": "the fleet's times, which the next node gets",
@@ -23,7 +23,7 @@ LASTING = {
 
 
 def use_every_key(desk: Desk) -> None:
-    """Everything that can happen to jobs, nodes, sessions and lines."""
+    """Every event of jobs, nodes, sessions and lines."""
     pair = [{"id": "asr", "langs": [["zh", "en"]]}]
     desk.node("n1", 2, pair, caps=["gpu"])
     desk.node("n2", 2, [*pair, "mt"], caps=["gpu", "big"])
@@ -49,7 +49,7 @@ def use_every_key(desk: Desk) -> None:
                 desk.complete(jobs[0].model_copy(update={"job_id": job_id, "node_id": node_id}))
     desk.beat("n1")
     for node_id in ("n1", "n2"):
-        client.delete(keys("node_queue", node_id))  # as their workers would empty it
+        client.delete(keys("node_queue", node_id))  # as a worker reads its queue
     desk.service.set_language_pools("fr", "de", ["asr"])
     desk.service.set_language_pools("fr", "de", [])
 

@@ -1,4 +1,4 @@
-"""The application that the nodes of the tests run: a task for each way in which a task can end."""
+"""The application of the tests' nodes. It has a task for each way in which a task can end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from . import hangs  # noqa: F401 - registers its remote control commands
 from .pipes import writable_pipes
 from .together import Together
 
-#: Seconds. Celery (5.7) stores RETRY after it has sent the retry, over the SUCCESS of a quick one.
+#: Seconds. Celery (5.7) stores RETRY after it sends the retry, even over a quick SUCCESS.
 RETRY_DELAY = 0.5
 
 url = os.environ["MINSCHED_TEST_BROKER"]
@@ -38,7 +38,7 @@ if os.environ.get("MINSCHED_TEST_RETRY_AT_ONCE"):  # redis-py pauses for seconds
 
 @signals.task_revoked.connect
 def _on_revoked(request: Any, expired: bool, **_: Any) -> None:
-    """A node says that a task will not run, and why."""
+    """Write down that a task will not run, and the reason."""
     app.backend.client.rpush(f"test:revoked:{request.id}", "expired" if expired else "revoked")
 
 
@@ -49,7 +49,7 @@ def scheduled(**options: Any) -> Any:
 
 @scheduled()
 def where_am_i(self: Any, pause: float = 0.0) -> dict[str, Any]:
-    """What the task sees of its own place."""
+    """The task's own view: its node and its job."""
     time.sleep(pause)
     return {"minsched": self.request.minsched, "hostname": self.request.hostname}
 
@@ -71,7 +71,7 @@ def works_late(self: Any, path: str) -> None:
 
 @scheduled(ignore_result=True)
 def asks_blindly(self: Any, path: str) -> None:
-    """Ask whether the job is still its own until Redis is away, and write down the answer then."""
+    """Call ``still_mine`` until Redis is away. Write down the answer."""
     _write(f"{path}.began", self.request.hostname)
     answer = ""
     while not answer and not os.path.exists(path):
@@ -84,7 +84,7 @@ def asks_blindly(self: Any, path: str) -> None:
 
 
 def _work(hostname: str, path: str) -> None:
-    """Run until there is such a file, without Redis. Two other files note the begin and the end."""
+    """Run until the file exists, without Redis. Two other files note the begin and the end."""
     _write(f"{path}.began", hostname)
     while not os.path.exists(path):
         time.sleep(0.02)
@@ -98,7 +98,7 @@ def _write(path: str, line: str) -> None:
 
 @scheduled(ignore_result=True)
 def mark(self: Any, where: str, what: Any, pause: float = 0.0) -> None:
-    """Write down, in the order in which they run, what ran."""
+    """Append ``what`` to a list. The list shows the order of the calls."""
     app.backend.client.rpush(f"test:marks:{where}", what)
     time.sleep(pause)
 
@@ -114,7 +114,7 @@ def note_late(self: Any, what: str, pause: float = 0.0) -> str:
 
 
 def _note(hostname: str, what: str, pause: float) -> str:
-    """Write down that it ran, and where, before and after a pause."""
+    """Write down the node before and after a pause."""
     client = app.backend.client
     client.rpush(f"test:began:{what}", hostname)
     time.sleep(pause)
@@ -124,7 +124,7 @@ def _note(hostname: str, what: str, pause: float) -> str:
 
 @scheduled()
 def hold(self: Any, what: str) -> None:
-    """Write down that it runs, and run until it is let go."""
+    """Write down that the task runs, and run until the test releases it."""
     _hold(self.request.hostname, what)
 
 
@@ -135,7 +135,7 @@ def hold_late(self: Any, what: str) -> None:
 
 @scheduled(acks_late=True)
 def asks_late(self: Any, what: str) -> None:
-    """Hold, and then ask whether the job is still its own."""
+    """Hold, and then call ``still_mine``."""
     _hold(self.request.hostname, what)
     answer = f"{self.request.hostname} {still_mine()}"
     app.backend.client.rpush(f"test:mine:{what}", answer)
@@ -143,7 +143,7 @@ def asks_late(self: Any, what: str) -> None:
 
 @scheduled(acks_late=True, ignore_result=True)
 def hold_by_file(self: Any, path: str, requeue: bool = False) -> None:
-    """Run until there is such a file, without Redis; then ask for its own message again, once."""
+    """Run until the file exists, without Redis. Then requeue the message once."""
     while not os.path.exists(path):
         time.sleep(0.02)
     if requeue and not os.path.exists(f"{path}.again"):
@@ -167,24 +167,24 @@ def _hold(hostname: str, what: str) -> None:
 
 @scheduled(acks_late=True)
 def kills_its_node(self: Any) -> None:
-    """Take the agent down with it, in a pool of threads."""
+    """Kill the agent, in a pool of threads."""
     app.backend.client.rpush("test:killers", self.request.hostname)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @scheduled(rate_limit="2/s")
 def rarely(self: Any) -> None:
-    """The worker holds a second one back for a while."""
+    """The worker delays a second call."""
 
 
 @scheduled(rate_limit="6/h")
 def hourly(self: Any) -> None:
-    """The worker holds a second one back for ten minutes."""
+    """The worker delays a second call for ten minutes."""
 
 
 @app.task(base=Together, minsched={"pool": "asr"})
 def together() -> None:
-    """Is not run: see its strategy."""
+    """Never runs: its strategy handles the messages."""
 
 
 @scheduled(acks_late=True)
@@ -204,9 +204,9 @@ def fails_late(self: Any) -> None:
 
 @scheduled(max_retries=2)
 def retries(self: Any, countdown: float = 0.2) -> dict[str, Any]:
-    """Succeeds at the third attempt; what it sees of its place then.
+    """Succeeds at the third attempt. Returns the task's own view.
 
-    Not at once: celery (5.7) stores RETRY after it has sent the retry, over its SUCCESS too.
+    A delay is necessary: Celery (5.7) stores RETRY after it sends the retry, even over SUCCESS.
     """
     if self.request.retries < 2:
         raise self.retry(countdown=countdown)
@@ -225,7 +225,7 @@ def rejects(self: Any) -> None:
 
 @scheduled(acks_late=True)
 def requeues(self: Any) -> str:
-    """Asks for its own message again, once."""
+    """Requeue the message once."""
     if app.backend.client.incr(f"test:requeues:{self.request.id}") == 1:
         raise Reject("again", requeue=True)
     return "second time"
@@ -233,7 +233,7 @@ def requeues(self: Any) -> str:
 
 @scheduled(acks_late=True)
 def requeues_until(self: Any, where: str) -> list[bool]:
-    """Asks for its own message again until another task has run; if each delivery was one again."""
+    """Requeue the message until another task has run. Was each delivery a redelivery?"""
     client, deliveries = app.backend.client, f"test:deliveries:{self.request.id}"
     client.rpush(deliveries, int(self.request.delivery_info["redelivered"]))
     if not client.exists(f"test:marks:{where}") and client.llen(deliveries) < 50:
@@ -243,7 +243,7 @@ def requeues_until(self: Any, where: str) -> list[bool]:
 
 @scheduled(acks_late=True)
 def stores_and_kills_its_node(self: Any) -> str:
-    """Has stored its success when its node dies, in a pool of processes."""
+    """Store the success, then kill the node, in a pool of processes."""
     app.backend.client.rpush(f"test:ran:{self.request.id}", self.request.hostname)
     self.backend.store_result(self.request.id, "first", "SUCCESS")
     os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
@@ -268,7 +268,7 @@ def too_long(self: Any) -> None:
 
 @scheduled(time_limit=0.3, acks_late=True, acks_on_timeout=False)
 def too_long_once(self: Any) -> str:
-    """Is killed by its time limit, and its message delivered again, once."""
+    """The time limit kills it once. Then Celery delivers the message again."""
     if app.backend.client.incr(f"test:too_long:{self.request.id}") == 1:
         time.sleep(30)
     return "second time"
@@ -300,12 +300,12 @@ def killed_and_retried(self: Any) -> str:
 
 @scheduled(backend=RedisBackend(app=app, url="redis://127.0.0.1:1/0"))
 def cannot_be_stored(self: Any) -> None:
-    """Its result backend is away."""
+    """The result backend does not answer."""
 
 
 @scheduled()
 def seems_to_end(self: Any) -> None:
-    """Close the pipe by which the pool sees that this process ends, as a slow exit does."""
+    """Close the pipe to the pool, as a process does that exits slowly."""
     parent = writable_pipes(os.getppid())
     for inode, fd in writable_pipes(os.getpid()).items():
         if inode not in parent:
@@ -314,7 +314,7 @@ def seems_to_end(self: Any) -> None:
 
 @scheduled(backend=RedisBackend(app=app, url="redis://127.0.0.1:1/0"))
 def hold_unstorable(self: Any, what: str) -> None:
-    """The same of a task that runs until it is let go."""
+    """As ``cannot_be_stored``, and run until the test releases it."""
     _hold(self.request.hostname, what)
 
 
@@ -341,13 +341,13 @@ def replaced(self: Any, number: int) -> Any:
 
 @app.task
 def errback(request: Any, exc: Any, traceback: Any) -> None:
-    """Note that a task failed; called in the worker."""
+    """Write down that a task failed. Called in the worker."""
     app.backend.client.rpush("test:errback", f"{request.id} {type(exc).__name__}")
 
 
 @signals.task_failure.connect
 def note_failure(task_id: str, exception: Exception, **_: Any) -> None:
-    """Note of which jobs that died with their node this node has told."""
+    """Write down the lost jobs that this node reported."""
     if isinstance(exception, NodeLostError | MaxRescuesExceededError):
         told = f"{task_id} {type(exception).__name__}"
         app.backend.client.rpush("test:task_failure", told)
@@ -361,11 +361,11 @@ def anywhere(self: Any) -> Any:
 
 @scheduled()
 def hogs(self: Any, seconds: float) -> None:
-    """Hold the interpreter, as a C extension may."""
+    """Hold the interpreter lock, as a C extension may."""
     client = app.backend.client
     client.rpush("test:hogging", self.request.hostname)
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1000)  # no other thread of this process runs until this one blocks
+    sys.setswitchinterval(1000)  # other threads of this process do not run
     try:
         until = time.monotonic() + seconds
         while time.monotonic() < until:

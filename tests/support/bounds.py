@@ -1,4 +1,4 @@
-"""The number of commands that the server runs for a call; it does not depend on the machine."""
+"""The number of commands that a call runs. It does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import redis
 
 from .desk import Desk
 
-MOST = 6000  # commands of a call; some 96 lines, of about ten commands each
+MOST = 6000  # commands of a call: 96 lines, about ten commands each, and some more
 
 
 def count_commands(client: redis.Redis, call: Callable[[], object]) -> int:
-    """How many commands a script runs."""
+    """The number of commands that a call runs in the server."""
     client.config_resetstat()
     call()
     stats = client.info("commandstats")
@@ -22,7 +22,7 @@ def count_commands(client: redis.Redis, call: Callable[[], object]) -> int:
 
 
 def beat_until_done(desk: Desk, client: redis.Redis, node_id: str) -> int:
-    """Heartbeats, each bounded, until none is asked for at once; their number."""
+    """Send heartbeats until none is due at once. Each is bounded. Returns their number."""
     for number in count(1):
         due = [0]
 

@@ -17,6 +17,6 @@ Run = Callable[..., Result]
 
 
 def run_with(app: Any, *args: str, command: click.Command = minsched) -> Result:
-    """What a command says to a pipe, run as celery runs it for this application."""
+    """Run a command as ``celery`` runs it. Returns its output to a pipe."""
     context = CLIContext(app=app, no_color=False, workdir=None)
     return CliRunner(env={"COLUMNS": "80"}).invoke(command, args, obj=context)

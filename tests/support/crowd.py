@@ -1,4 +1,4 @@
-"""What the tests of waiting share: nodes that are kept busy, and the quiet after each test."""
+"""Helpers of tests with waiting jobs: busy nodes, and the end of all jobs after a test."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .fleet import Fleet, wait_for
 
 
 def sig(app: Celery, task: str, *args: Any, **options: Any) -> Signature:
-    """A task of tests/support/app.py with a demand for pool "asr", and what else is given."""
+    """A signature of a task of tests/support/app.py, with a demand for pool "asr"."""
     demand = {"pool": "asr", **options.pop("minsched", {})}
     return signature(f"tests.support.app.{task}", args, app=app).set(minsched=demand, **options)
 
 
 def mark(app: Celery, where: str, what: Any, **options: Any) -> Signature:
-    """A task that writes down that it ran, and whose result nobody waits for."""
+    """A signature of the task ``mark``, without a result."""
     return sig(app, "mark", where, what, ignore_result=True, **options)
 
 
@@ -46,7 +46,7 @@ def wait_status(fleet: Fleet, wanted: str, *results: AsyncResult) -> None:
 
 
 class Held:
-    """A task that holds a slot until it is let go."""
+    """A task that holds a slot until ``release``."""
 
     def __init__(self, fleet: Fleet, client: redis.Redis, node_id: str, **demand: Any) -> None:
         self.what = uuid.uuid4().hex
@@ -58,7 +58,7 @@ class Held:
         assert node_of(fleet, self.result) == node_id
 
     def release(self) -> None:
-        """Let it go, once."""
+        """End the task. A second call does nothing."""
         if not self._released:
             self._client.lpush(f"test:release:{self.what}", "now")
             self.result.get(timeout=20)
@@ -67,7 +67,7 @@ class Held:
 
 @contextmanager
 def held(fleet: Fleet, client: redis.Redis, *node_ids: str, **demand: Any) -> Iterator[list[Held]]:
-    """Each of these nodes has one slot fewer within; what the block lets go itself stays so."""
+    """Context manager: a task holds one slot of each node. The block may release some itself."""
     holds: list[Held] = []
     try:
         for node_id in node_ids:
@@ -79,7 +79,7 @@ def held(fleet: Fleet, client: redis.Redis, *node_ids: str, **demand: Any) -> It
 
 
 def marks(client: redis.Redis, where: str, count: int, patience: float = 60.0) -> list[str]:
-    """What the tasks ``mark`` wrote down, once there are so many."""
+    """Wait for ``count`` calls of ``mark``. Returns what they wrote."""
     key = f"test:marks:{where}"
     wait_for(lambda: client.llen(key) >= count, f"{count} marks: {client.llen(key)}", patience)
     written: list[str] = client.lrange(key, 0, -1)
@@ -87,11 +87,11 @@ def marks(client: redis.Redis, where: str, count: int, patience: float = 60.0) -
 
 
 def wait_quiet(fleet: Fleet, client: redis.Redis) -> None:
-    """Every slot is free, and of those who waited nothing is left."""
+    """Wait until each slot is free and no job waits. Checks that no key of waiting jobs is left."""
     keys = fleet.plugin.scheduler.keys
     fleet.wait_idle(patience=60)
     sets = [keys(name) for name in ("lines", "delayed", "expiring", "rescues", "lost")]
-    wait_for(lambda: not client.exists(*sets), "nobody to wait", patience=60)
-    wait_for(lambda: not client.keys("minsched.*"), "no message to lie about", patience=60)
+    wait_for(lambda: not client.exists(*sets), "no job to wait", patience=60)
+    wait_for(lambda: not client.keys("minsched.*"), "no message to be left", patience=60)
     assert not client.keys(keys("waiting", "*"))
     assert Checker(fleet.views).check() == []

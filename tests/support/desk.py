@@ -1,4 +1,4 @@
-"""The service in short words, for tests without Celery."""
+"""The scheduler with short calls, for tests without Celery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celery_minsched.plugin.publish import BATCH
 
 
 class Desk:
-    """The service in short words."""
+    """Short calls of the scheduler. Their defaults are those of the tests."""
 
     def __init__(self, service: MinimalSchedulerService) -> None:
         self.service = service
@@ -43,11 +43,11 @@ class Desk:
         return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **given))
 
     def dispatch(self, **demand: Any) -> DispatchResponse:
-        """Dispatch a job whose message its caller sends."""
+        """Dispatch a job without a message."""
         return self.service.dispatch_task(DispatchRequest(**({"pool": "asr"} | demand)))
 
     def send(self, message: str = "{}", **demand: Any) -> DispatchResponse:
-        """Dispatch a job with its message, which waits where no slot is free."""
+        """Dispatch a job with its message. It waits if no slot is free."""
         return self.send_many([demand], message)[0]
 
     def send_many(
@@ -69,7 +69,7 @@ class Desk:
         )
 
     def park(self, message: str = "{}", **demand: Any) -> str:
-        """Send one that waits; the job."""
+        """Send a job that waits. Returns its id."""
         job = self.send(message, **demand)
         assert job.node_id == ""
         return job.job_id
@@ -85,7 +85,7 @@ class Desk:
         return job.status if job else "unknown"
 
     def queue(self, node_id: str) -> list[str]:
-        """The messages in the node's queue, the last one first: the text, or all of another's."""
+        """The messages in the node's queue, the newest first: the text of a message of ``send``."""
         messages = self.service.redis.lrange(self.service.keys("node_queue", node_id), 0, -1)
         return [
             json.loads(message)["text"] if message.startswith('{"text"') else message
@@ -93,13 +93,13 @@ class Desk:
         ]
 
     def take(self, node_id: str) -> str:
-        """Take the next message from the node's queue; its text."""
+        """Take the next message from the node's queue. Returns its text."""
         message = self.service.redis.rpop(self.service.keys("node_queue", node_id))
         return str(json.loads(message)["text"])
 
 
 def silence(desk: Desk, node_id: str, milliseconds: int) -> None:
-    """Make the node's last heartbeat so much older, while heartbeats of others came in."""
+    """Make the node's last heartbeat older, while heartbeats of other nodes arrived."""
     client, keys = desk.service.redis, desk.service.keys
     client.hset(keys("heard"), mapping={"since": 1, "last": desk.views.now()})
     client.hincrby(keys("node_info", node_id), "last_heartbeat_ts", -milliseconds)
@@ -110,7 +110,7 @@ PAIR = {"pool": None, "src_lang": "zh", "tgt_lang": "en"}
 
 
 def park_many(desk: Desk, demands: list[dict[str, Any]], pool: str | None = "asr") -> list[str]:
-    """Send a job for each demand, as ``dispatch_many`` does; the jobs."""
+    """Send a job for each demand, as ``dispatch_many`` does. Returns the job ids."""
     return [
         place.job_id
         for start in range(0, len(demands), BATCH)
@@ -124,14 +124,14 @@ def running_at(desk: Desk, node_id: str) -> list[str]:
 
 
 def finish(desk: Desk, node_id: str) -> str:
-    """End the one job of a node with one slot; the job that has the slot then."""
+    """End the only job of a node with one slot. Returns the job that has the slot then."""
     [job_id] = running_at(desk, node_id)
     desk.complete(DispatchResponse(node_id=node_id, job_id=job_id))
     return (running_at(desk, node_id) or [""])[0]
 
 
 def beat_until(desk: Desk, node_id: str, done: Callable[[], bool]) -> int:
-    """Heartbeats while the node is told to beat again at once; how many."""
+    """Send heartbeats until ``done`` or until none is due at once. Returns their number."""
     for beats in range(1, 500):
         answer = desk.beat(node_id)
         if done() or answer.next_due_ms != 0:

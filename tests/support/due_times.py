@@ -1,4 +1,4 @@
-"""When a delayed job is due, and how late it is."""
+"""Due times of delayed jobs, and their lateness."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def soon(seconds: float) -> datetime:
 
 
 def lateness(client: redis.Redis, *results: AsyncResult, since: int = 0) -> list[float]:
-    """Seconds from when each job was due until it was at a node, or in line; the latest last.
+    """Seconds from each job's due time until it was at a node or in a line, in ascending order.
 
-    Where it was due before it was sent, or before nodes were there again, from then.
+    A job that was due before it was sent counts from then, and no job counts from before ``since``.
     """
     late = []
     for start in range(0, len(results), 1000):

@@ -1,4 +1,4 @@
-"""Real nodes in processes of their own, which run the tasks of :mod:`tests.support.app`."""
+"""Real nodes as processes. They run the tasks of :mod:`tests.support.app`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAST = {"node_ttl": 2.0, "heartbeat_interval": 0.3, "lease": 5.0}
 
 
 def as_conf(**settings: float) -> dict[str, float]:
-    """Settings of the scheduler, as the Celery configuration has them."""
+    """Settings of the scheduler as Celery configuration."""
     return {f"minsched_{name}": value for name, value in settings.items()}
 
 
@@ -52,7 +52,7 @@ def app_environment(
 
 
 def stored(result: AsyncResult, patience: float = 60.0) -> Any:
-    """The result of a task, also while Redis is away for a moment."""
+    """The result of a task. Redis may be away for a moment."""
     wait_for(lambda: result.state in READY_STATES, f"the result of {result.id}", patience)
     assert result.state == "SUCCESS", result.result
     return result.result
@@ -61,7 +61,7 @@ def stored(result: AsyncResult, patience: float = 60.0) -> Any:
 def wait_for(
     condition: Callable[[], Any], what: str | Callable[[], str] = "", patience: float = 60.0
 ) -> Any:
-    """The first true answer of ``condition``; fails after ``patience`` seconds."""
+    """Wait until ``condition()`` is true. Returns its value. Fails after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not (answer := condition()):
         if time.monotonic() > deadline:
@@ -108,7 +108,7 @@ class Fleet:
         return self.plugin.views
 
     def start(self, node_id: str, *options: str, slots: int = 2, pool: str = "asr") -> None:
-        """Start a node; its output goes to a log of its own."""
+        """Start a node. Its output goes to its own log."""
         args = [
             *("-A", self.app_name, "--node-id", node_id, "--slots", str(slots), "--pool", pool),
             *("--loglevel", "INFO", "--without-mingle", *options),
@@ -128,7 +128,7 @@ class Fleet:
             )
 
     def send(self, task: str, *args: object, **options: Any) -> AsyncResult:
-        """Call a task by name, with a demand for pool "asr" and what else is given."""
+        """Call a task by name. Its demand is pool "asr", and ``minsched`` adds to it."""
         demand = {"pool": "asr", **options.pop("minsched", {})}
         return self.app.send_task(f"{self.app_name}.{task}", args, minsched=demand, **options)
 
@@ -139,7 +139,7 @@ class Fleet:
         return self.plugin.find_job(task_id)
 
     def wait_idle(self, patience: float = 60.0) -> None:
-        """Wait until every slot is free."""
+        """Wait until each slot is free."""
         wait_for(
             lambda: all(node.current_jobs == 0 for node in self.views.nodes()),
             "all slots to be free",
@@ -154,12 +154,12 @@ class Fleet:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def log_tail(self, node_id: str, lines: int = 15) -> str:
-        """Its last lines, for a message."""
+        """The last lines of the node's log."""
         return "\n".join(self.log(node_id).splitlines()[-lines:])
 
     def deafen(self, node_id: str) -> None:
-        """Have the node take no message any more: the messages stay in its queue. After some
-        seconds it is stuck.
+        """Make the node read no more messages: they stay in its queue. After some seconds the
+        node is stuck.
         """
         worker = [f"celery@{node_id}"]
         assert self.app.control.broadcast("deafen", destination=worker, reply=True, timeout=60)
@@ -167,7 +167,7 @@ class Fleet:
         with self.server.client() as client:
             wait_for(
                 lambda: (
-                    not any(  # its last BLMOVE may go on for a second
+                    not any(  # its last BLMOVE may last for a second
                         (c["cmd"], c["addr"] in addresses, "b" in c["flags"])
                         == ("blmove", True, True)
                         for c in client.client_list()
@@ -177,7 +177,7 @@ class Fleet:
             )
 
     def cut(self, node_id: str) -> None:
-        """Break every connection of the node, and none of this process."""
+        """Break all connections of the node, but none of this process."""
         agent = psutil.Process(self.processes[node_id].pid)
         with self.server.client() as client:
             for process in (agent, *agent.children(recursive=True)):
@@ -186,14 +186,14 @@ class Fleet:
 
     @staticmethod
     def addresses(process: psutil.Process) -> set[str]:
-        """The process's ends of its TCP connections, as the server names them."""
+        """The local addresses of the process's TCP connections."""
         return {
             f"{connection.laddr.ip}:{connection.laddr.port}"
             for connection in process.net_connections("tcp")
         }
 
     def control(self, node_id: str, command: str, **arguments: object) -> None:
-        """Have the node's worker run a command of tests/support/hangs.py, or of Celery's."""
+        """Run a remote control command of tests/support/hangs.py or of Celery at the node."""
         destination = [f"celery@{node_id}"]
         wait_for(lambda: self.app.control.ping(destination=destination), f"{node_id} to hear")
         self.app.control.broadcast(command, arguments=arguments, destination=destination)
@@ -202,18 +202,18 @@ class Fleet:
         self.processes[node_id].send_signal(signum)
 
     def kill_all(self, node_id: str, signum: int) -> None:
-        """Signal the node's whole process group: the agent, its children, its pulse."""
+        """Send a signal to the node's process group: the agent, its children and its pulse."""
         os.killpg(self.processes[node_id].pid, signum)
 
     def destroy(self, node_id: str) -> None:
-        """kill -9 of the whole process group; returns when all of it is dead."""
+        """Kill the whole process group with SIGKILL. Returns when all processes are dead."""
         family = psutil.Process(self.processes[node_id].pid).children(recursive=True)
         self.kill_all(node_id, signal.SIGKILL)
         self.processes[node_id].wait()
         psutil.wait_procs(family)
 
     def stop(self, node_id: str, signum: int = signal.SIGTERM, patience: float = 60.0) -> int:
-        """Signal a node and wait for its end; the exit code."""
+        """Send a signal to a node and wait for its end. Returns the exit code."""
         self.kill(node_id, signum)
         return self.processes[node_id].wait(patience)
 
@@ -228,7 +228,7 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        # A result that is collected later must not look for a server that may be gone by then.
+        # The garbage collection of a result must not call a server that has ended.
         self.app.backend.result_consumer.subscribed_to.clear()
         self.app.close()
         self.logs.cleanup()
@@ -236,7 +236,7 @@ class Fleet:
 
 @contextmanager
 def checked(fleet: Fleet) -> Iterator[Fleet]:
-    """At the end every slot is free and all in Redis fits together. The nodes end in any case."""
+    """Context manager: at the end all slots are free and check finds nothing."""
     try:
         yield fleet
         fleet.wait_idle()
@@ -246,7 +246,7 @@ def checked(fleet: Fleet) -> Iterator[Fleet]:
 
 
 def make_app(url: str, **conf: object) -> Celery:
-    """A fresh application with the tasks of tests/support/app.py by name, for a test process."""
+    """A new application for the test process. It calls tasks of tests/support/app.py by name."""
     backend = f"tests.support.results:PolledBackend+{url}" if url.startswith("redis:") else url
     app = Celery("tests", broker=url, backend=backend, set_as_current=False)
     app.conf.update(task_publish_retry_policy={"max_retries": 1}, **conf)

@@ -1,4 +1,4 @@
-"""Flower as a process of its own, with our pages or without, and a real browser to look at it."""
+"""Flower as a process, with or without our pages, and a real browser."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class FlowerProcess:
         return self._ask(urllib.request.Request(self.root + path, b"", headers, method="POST"))
 
     def headers(self, method: str, path: str) -> dict[str, str]:
-        """The headers of an answer to a page of another site, in lower case."""
+        """The response headers of a request from another site, in lower case."""
         request = urllib.request.Request(self.root + path, method=method)
         request.add_header("Origin", "http://elsewhere")
         try:
@@ -96,7 +96,7 @@ class FlowerProcess:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """Headers of one who may come in."""
+        """Request headers with the password."""
         return {"Authorization": "Basic " + base64.b64encode(self.auth.encode()).decode()}
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class Browser:
             raise AssertionError(f"no {text!r} in {selector}, there is {there}") from exc
 
     def rows(self, table: str) -> list[list[str]]:
-        """The cells of a table, as they are seen."""
+        """The visible text of a table's cells."""
         cells: list[list[str]] = self.script(
             "return [...document.querySelectorAll(`[data-table=${arguments[0]}] tbody tr`)]"
             ".map(row => [...row.cells].filter(cell => cell.offsetParent)"
@@ -161,7 +161,7 @@ class Browser:
         return cells
 
     def overflow(self) -> int:
-        """Pixels by which what the page shows reaches beyond its window, were it cut off there."""
+        """Pixels by which the content is wider than the window."""
         return int(
             self.script(
                 "return Math.max(document.documentElement.scrollWidth, "
@@ -171,11 +171,11 @@ class Browser:
         )
 
     def errors(self) -> list[str]:
-        """What the page complained of since the last look."""
+        """The browser's errors since the last call."""
         return [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, below the window too."""
+        """A picture of the whole page, with the part below the window."""
         time.sleep(0.4)  # fonts, and bootstrap's transitions
         size = self.script("return document.documentElement.scrollHeight")
         width = self.script("return innerWidth")

@@ -1,7 +1,7 @@
-"""Programs forked of a process that has imported what a node needs: half of a start is that.
+"""Programs forked from a process that has imported the modules of a node. This halves the start.
 
-Real processes all the same, each with a process group, an environment and a log of its own. What
-``python -m node_agent`` itself does is for tests/docs/test_docs.py and the demo.
+They are real processes, each with its own process group, environment and log. The tests of docs and
+of the demo start ``python -m node_agent`` itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from node_agent.cli import main
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-#: This module, and what a worker of Celery's (5.7) imports only as it starts.
+#: This module, and modules that a Celery worker (5.7) imports only when it starts.
 _CONTEXT.set_forkserver_preload(
     [
         "tests.support.forked",
@@ -42,7 +42,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class ForkedProcess:
-    """``program(args)``; with the methods of ``subprocess.Popen`` that tests use."""
+    """A process that runs ``program(args)``, with methods of ``subprocess.Popen``."""
 
     def __init__(
         self,
@@ -61,28 +61,28 @@ class ForkedProcess:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, or minus the signal that killed it; ``None`` while it runs."""
+        """The exit code, or minus the signal that killed the process. ``None`` while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The same."""
+        """As ``returncode``."""
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end. Raises ``subprocess.TimeoutExpired``."""
+        """Wait for the end. Raises ``subprocess.TimeoutExpired``."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("node-agent", timeout or 0)
         return self.returncode
 
     def send_signal(self, signum: int) -> None:
-        """Signal it, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """As ``kill -9``."""
+        """Send SIGKILL."""
         self._process.kill()
 
 
@@ -105,7 +105,7 @@ def _run(
     log: Path,
     folder: Path,
 ) -> None:
-    os.setsid()  # its process group is the program and all that it starts
+    os.setsid()  # its process group has the program and its children
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -42,7 +42,7 @@ SPECS: list[dict[str, Any]] = [
 
 
 class Interleaving:
-    """Some publishers and nodes, and a random order of their steps."""
+    """Publishers and nodes, and a random order of their steps."""
 
     def __init__(self, client: redis.Redis, seed: int) -> None:
         client.flushall()
@@ -54,13 +54,13 @@ class Interleaving:
         self.holds: dict[str, list[str]] = {}  # the jobs that a live node runs
         self.ran: Counter[str] = Counter()
         self.sent: set[str] = set()
-        self.lost: set[str] = set()  # with the node that had their messages in hand
-        # Heartbeats have come in all the time, so that who is silent is dead.
+        self.lost: set[str] = set()  # with the node that had read their messages
+        # Heartbeats arrive all the time, so a silent node is dead.
         seconds, _ = client.time()
         client.hset(self.keys("heard"), mapping={"since": 1, "last": seconds * 1000})
 
     def publisher(self) -> Steps:
-        """Sends one job; who runs the steps may leave it at any of them."""
+        """Sends one job. The publisher may die at any step."""
         spec = self.random.choice(SPECS)
         priority = spec.get("priority", 0)
         demand = {key: value for key, value in spec.items() if key != "priority"}
@@ -71,14 +71,16 @@ class Interleaving:
         request = DispatchRequest(
             **spec, when_full="wait", task_id=uuid.uuid4().hex, token=uuid.uuid4().hex
         )
-        for _ in range(self.random.randint(1, 2)):  # its answer may be lost, and it asks again
+        for _ in range(
+            self.random.randint(1, 2)
+        ):  # a reply may be lost: then the publisher repeats the call
             [place] = self.service.dispatch_tasks([(request, (head, tail))])
             assert isinstance(place, DispatchResponse)
             self.sent.add(place.job_id)
             yield
 
     def node(self, node_id: str) -> Steps:
-        """Joins, works, changes, and leaves in one way or another."""
+        """Joins, works, changes, and leaves or dies."""
         holds = self.holds[node_id] = []
         self.join(node_id)
         yield
@@ -89,7 +91,7 @@ class Interleaving:
             else:
                 act(node_id)
             yield
-        if self.random.random() < 0.5:  # politely
+        if self.random.random() < 0.5:  # in good order
             self.service.heartbeat(HeartbeatRequest(node_id=node_id, online=False, jobs=None))
             yield
             yield from self.hand_back(node_id)
@@ -97,7 +99,7 @@ class Interleaving:
                 self.finish(node_id)
                 yield
             self.service.heartbeat(HeartbeatRequest(node_id=node_id, online=False, jobs=[]))
-        else:  # by kill -9
+        else:  # as by SIGKILL
             self.lost |= set(holds)
             self.die(node_id)
         del self.holds[node_id]
@@ -140,13 +142,13 @@ class Interleaving:
             self.service.place_jobs([job_id], handed_back_by=node_id)
 
     def die(self, node_id: str) -> None:
-        """The node falls silent, and that was long ago."""
+        """The node's last heartbeat was long ago."""
         self.client.hincrby(self.keys("node_info", node_id), "last_heartbeat_ts", -20_000)
         self.client.zincrby(self.keys("nodes"), -20_000, node_id)
 
     def no_slot_is_free_while_a_job_that_fits_it_waits(self) -> None:
-        """Invariant 7, at one moment: nobody else is at work between these questions. They are few,
-        since it is looked at after every step.
+        """Invariant 7. No other process changes Redis between these commands. They are few,
+        because this runs after each step.
         """
         lines = self.client.hkeys(self.keys("lines"))
         if not lines:
@@ -191,7 +193,7 @@ class Interleaving:
         self.settle()
 
     def settle(self) -> None:
-        """Time passes, and one node that can do all of it is there: everything ends."""
+        """Time passes, and a node that can run each job joins. All jobs end."""
         plugin: Any = SimpleNamespace(scheduler=self.service)
         self.holds["last"] = []
         self.service.register_node(

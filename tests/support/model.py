@@ -1,4 +1,4 @@
-"""The scheduler as plain Python: dicts, loops, no time. What the scripts are held against."""
+"""The scheduler as plain Python: dicts, loops, no time. A test compares the scripts with it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Model:
         return job.pool in node.pools and job.caps <= node.caps
 
     def could_take(self, node_id: str, job: Job) -> bool:
-        """Has the node a free slot that this job may have?"""
+        """Whether the node has a free slot that this job may take."""
         node = self.nodes[node_id]
         required = self.nodes.get(job.required)
         is_there = required is not None and required.takes_jobs and self.fits(required, job)
@@ -63,7 +63,7 @@ class Model:
         return self.sessions[job.session] if self.fits(home, job) and home.takes_jobs else ""
 
     def choose(self, job: Job) -> str:
-        """The node that the job goes to now, "" for none."""
+        """The node that the job goes to now, or ""."""
         free = {name for name, node in self.nodes.items() if node.is_free and self.fits(node, job)}
         required = self.required_node(job)
         if required:
@@ -79,7 +79,7 @@ class Model:
         return (len(node.jobs) * 4095 // node.slots, level, node.turn, name)
 
     def is_possible(self, job: Job) -> bool:
-        """Do registered nodes, of whatever state, have what the job asks for?"""
+        """Whether a registered node of any state fits the job."""
         return any(self.fits(node, job) for node in self.nodes.values())
 
     def give(self, job_id: str, node_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Fills a Redis as programs of the original specification left it."""
+"""Fills Redis as programs of the original specification do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATUSES = ("finished", "failed", "finished", "finished")
 
 @dataclass
 class OldLayout:
-    """What was put there."""
+    """The nodes, sessions and jobs that ``fill`` wrote."""
 
     nodes: dict[str, int] = field(default_factory=dict)  # slots
     pools: dict[str, set[str]] = field(default_factory=dict)  # members
@@ -29,7 +29,7 @@ class OldLayout:
 
 
 def fill(client: redis.Redis, nodes: int, sessions: int, jobs: int, seed: int = 7) -> OldLayout:
-    """Nodes in pools of ten, with counters that are wrong; jobs, of which some go on."""
+    """Write nodes in pools of ten, with wrong counters, and jobs, some of them active."""
     old, rand = OldLayout(), random.Random(seed)
     now = milliseconds(client)
     with client.pipeline(transaction=False) as pipe:
@@ -95,7 +95,7 @@ def _job(
 
 
 def _put_unknown(client: redis.Redis, old: OldLayout) -> None:
-    """Keys of nobody knows whom, some below the prefix, some of names that are nearly right."""
+    """Write keys of other programs: some under the prefix, some with similar names."""
     client.set("scheduler:leader", "host-1")
     client.rpush("scheduler:audit", "a", "b")
     client.hset("scheduler:node:gpu:node-1", "temperature", 71)
@@ -112,7 +112,7 @@ def _put_unknown(client: redis.Redis, old: OldLayout) -> None:
 
 
 def content(client: redis.Redis, key: str) -> object:
-    """All that there is in a key, and its TTL."""
+    """The content of a key, and its TTL."""
     read = {
         "string": client.get,
         "hash": client.hgetall,
@@ -123,12 +123,12 @@ def content(client: redis.Redis, key: str) -> object:
 
 
 def assert_untouched(client: redis.Redis, old: OldLayout) -> None:
-    """What is unknown is as it was."""
+    """The keys of other programs are unchanged."""
     for name, before in old.unknown.items():
         assert (name, content(client, name)) == (name, before)
 
 
-#: As the original specification has it: a scan of the members, and a counter.
+#: As in the original specification: a scan of the members, and a counter.
 _DISPATCH = """
 local best, least
 for _, id in ipairs(redis.call('SMEMBERS', 'scheduler:pool:' .. ARGV[1] .. ':members')) do
@@ -155,12 +155,12 @@ return redis.call('HINCRBY', 'scheduler:node:runtime:' .. ARGV[1], 'current_jobs
 
 
 def leave_in_flight(client: redis.Redis, pool: str, session_id: str) -> None:
-    """Dispatch a job that nobody completes."""
+    """Dispatch a job and never complete it."""
     assert client.eval(_DISPATCH, 0, pool, session_id)
 
 
 class OldProgram(threading.Thread):
-    """A program of the original specification, which dispatches jobs and completes them."""
+    """A program of the original specification. It dispatches jobs and completes them."""
 
     def __init__(self, server: Server, pool: str, session_id: str) -> None:
         super().__init__(daemon=True)
@@ -174,7 +174,7 @@ class OldProgram(threading.Thread):
             with self._server.client() as client:
                 while not self._stopping.is_set():
                     self._run_a_job(client)
-        except Exception as exc:  # told by stop()
+        except Exception as exc:  # raised by stop()
             self.error = exc
 
     def _run_a_job(self, client: redis.Redis) -> None:
@@ -183,7 +183,7 @@ class OldProgram(threading.Thread):
             self.completed.append(job[1])
 
     def stop(self) -> None:
-        """Have it complete its job, and end. Raises what it met."""
+        """Complete its job and end it. Raises its error."""
         self._stopping.set()
         self.join(10)
         if self.error:

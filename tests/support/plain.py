@@ -1,4 +1,4 @@
-"""A plain Celery worker beside the nodes, and messages for it."""
+"""A plain Celery worker, and messages for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def put(app: Celery, task: str, *args: Any, queue: str = QUEUE, **options: Any) 
 
 
 def lying(client: redis.Redis, queue: str = QUEUE) -> int:
-    """How many messages lie in an ordinary queue."""
+    """The number of messages in an ordinary queue."""
     with client.pipeline(transaction=False) as pipe:
         for suffix in Keys().suffixes:
             pipe.llen(queue + suffix)
@@ -34,7 +34,7 @@ def lying(client: redis.Redis, queue: str = QUEUE) -> int:
 
 @contextmanager
 def plain_worker(fleet: Fleet, *queues: str, threads: int = 4) -> Iterator[None]:
-    """A worker of Celery's that consumes ordinary queues; it ends in good order."""
+    """Context manager: a Celery worker consumes ordinary queues. It stops with exit code 0."""
     name = f"worker@{'-'.join(queues)}"
     with open(fleet.log_path("plain"), "ab") as log:
         process = subprocess.Popen(

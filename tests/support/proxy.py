@@ -1,4 +1,4 @@
-"""A TCP proxy: a network that can hold, slow, cut or silently lose its connections."""
+"""A TCP proxy. It can hold, slow, cut or silently lose its connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Flow:
         self.writers = [writer]
         self.passes = asyncio.Event()
         self.passes.set()
-        #: Its bytes vanish in both directions, and so does its end: a firewall has forgotten it.
+        #: Bytes of both directions and the end of the connection are lost, as in a firewall.
         self.is_silent = False
 
     def cut(self) -> None:
@@ -32,9 +32,9 @@ class Proxy:
     """Forwards to a port of this machine. All methods may be called from any thread."""
 
     def __init__(self, target: int) -> None:
-        #: Seconds that each direction takes; a round trip takes twice as long.
+        #: Seconds of each direction. A round trip takes twice as long.
         self.delay = 0.0
-        #: Where new connections lead.
+        #: The port to which new connections lead.
         self.target = target
         self._is_cut = False
         self._flows: list[Flow] = []
@@ -52,11 +52,11 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def hold(self) -> None:
-        """Let nothing through, and lose nothing: a partition, as a connection sees it."""
+        """Forward nothing and lose nothing, as in a network partition."""
         self._call(self._passes.clear)
 
     def release(self) -> None:
-        """Let everything through again that is held."""
+        """Forward all held bytes, and go on."""
 
         def release() -> None:
             self._passes.set()
@@ -66,7 +66,7 @@ class Proxy:
         self._call(release)
 
     def cut(self) -> None:
-        """Break all connections, and each new one."""
+        """Break all connections and each new connection."""
 
         def cut() -> None:
             self._is_cut = True
@@ -79,15 +79,15 @@ class Proxy:
         self._is_cut = False
 
     def hold_some(self, draw: random.Random, most: int) -> None:
-        """Hold so many of the present connections, until ``release``."""
+        """Hold at most so many of the present connections, until ``release``."""
         self._call_for(draw, most, lambda flow: flow.passes.clear())
 
     def cut_some(self, draw: random.Random, most: int) -> None:
-        """Break so many of the present connections."""
+        """Break at most so many of the present connections."""
         self._call_for(draw, most, Flow.cut)
 
     def silence_some(self, draw: random.Random, most: int) -> None:
-        """Drop all that comes over so many of the present connections, and leave them open."""
+        """Drop all bytes of at most so many of the present connections, and leave them open."""
         self._call_for(draw, most, Flow.silence)
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class Proxy:
         self._call(call)
 
     def _call(self, what: Callable[[], Any]) -> None:
-        """Call it in the event loop, and return when it has been done."""
+        """Call it in the event loop. Returns after the call."""
 
         async def call() -> None:
             what()

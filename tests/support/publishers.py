@@ -1,4 +1,4 @@
-"""A process of publishers, run as ``python -m tests.support.publishers URL JOBS THREADS FIRST``.
+"""A process with publishers: ``python -m tests.support.publishers URL JOBS THREADS FIRST``.
 
 Each thread sends its share of the jobs FIRST, FIRST + 1, … one by one, as applications do.
 """
@@ -18,7 +18,7 @@ def publish(url: str, jobs: int, threads: int, first: int) -> None:
 
     def send(numbers: range) -> None:
         for number in numbers:
-            # A few tenants, so that turns are taken; every tenth job has a priority.
+            # Few fairness keys, so that they compete. Every tenth job has a priority.
             demand = {"pool": "asr", "fairness_key": f"tenant-{number % 7}"}
             app.send_task(
                 "tests.support.app.mark",

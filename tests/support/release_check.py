@@ -18,7 +18,7 @@ from pathlib import Path
 from .fleet import ROOT, wait_for
 from .server import Server
 
-#: What is run beside the node.
+#: The programs that run beside the node.
 COMMANDS = (
     "celery -A quickstart minsched nodes",
     "celery -A quickstart minsched check",
@@ -41,7 +41,7 @@ def find(version: str) -> str | None:
 
 
 def check(wheel: Path, python: str) -> None:
-    """Install and run it. Raises ``CalledProcessError`` or ``AssertionError``."""
+    """Install and run the wheel. Raises ``CalledProcessError`` or ``AssertionError``."""
     with tempfile.TemporaryDirectory(prefix="minsched-release-") as name:
         folder = Path(name)
         subprocess.run([python, "-m", "venv", "env"], cwd=folder, check=True)
@@ -82,7 +82,7 @@ def check(wheel: Path, python: str) -> None:
 
 
 def main() -> None:
-    """Check the wheel on the two."""
+    """Check the wheel with both versions."""
     wheel = Path(sys.argv[1])
     found = {version: python for version in supported() if (python := find(version))}
     if missing := sorted(set(supported()) - set(found)):

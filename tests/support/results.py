@@ -1,4 +1,4 @@
-"""The result backend of the test processes: it asks for a result again and again."""
+"""The result backend of the test processes. It polls for results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _INTERVAL = 0.02  # seconds
 
 
 class PolledBackend(SyncBackendMixin, RedisBackend):
-    """``get()`` of Celery's own Redis backend (5.7) waits for a message of Redis instead. After a
-    restart of Redis, or a break of that connection, it may wait in vain.
+    """``get()`` of Celery's Redis backend (5.7) waits for a message instead. After a restart of
+    Redis or a broken connection, the message may never come.
     """
 
     def on_task_call(self, producer: Any, task_id: str) -> None:

@@ -16,7 +16,7 @@ from .server import Server
 
 
 def busy(desk: Desk) -> str:
-    """A fleet at work: a node in each state but left and starting, lines; a task that waits."""
+    """Nodes in most states, lines, and a waiting task."""
     beat = {
         "gpu-1": {"cpu": 61, "gpu": 97, "mem": 48},
         "gpu-2": {"cpu": 55, "gpu": 91, "mem": 52},
@@ -72,7 +72,7 @@ def _uuid(n: int) -> str:
 
 
 def many(desk: Desk, nodes: int = 200) -> None:
-    """So many nodes, about half their slots taken."""
+    """So many nodes with about half of their slots taken."""
     rng = random.Random(1)
     for n in range(1, nodes + 1):
         slots, pool = rng.choice([2, 4, 8]), rng.choice(["asr", "tts", "ocr"])

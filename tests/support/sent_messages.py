@@ -10,7 +10,7 @@ import redis
 
 
 def sent(client: redis.Redis) -> list[dict[str, Any]]:
-    """All messages in the order of their jobs, with the ids that differ each time left out."""
+    """All messages in the order of their jobs, without the ids that differ each time."""
     found = []
     for key in client.keys("minsched.job.*") + client.keys("celery"):
         for raw in client.lrange(key, 0, -1):

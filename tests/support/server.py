@@ -21,8 +21,8 @@ from redis.retry import Retry
 def free_port() -> int:
     """A port for a program that cannot choose its own.
 
-    It is none of the ports that the kernel gives to connections and to servers that ask for any
-    port. So nothing takes it before the program binds it, and nothing while the program restarts.
+    The kernel assigns it to no connection and to no server that asks for any port. So no process
+    takes it before the program binds it, or while the program restarts.
     """
     ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
     first = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 32768
@@ -49,7 +49,7 @@ def program() -> str:
 
 
 class Server:
-    """One server process on its own port and unix socket; can be killed and started again."""
+    """A server process with its own port and unix socket. It can be killed and restarted."""
 
     def __init__(self, *options: str, executable: str = "") -> None:
         self.executable = executable or program()
@@ -77,7 +77,7 @@ class Server:
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10
-        once = Retry(NoBackoff(), 0)  # redis-py's own pauses between two tries are of seconds
+        once = Retry(NoBackoff(), 0)  # redis-py itself pauses for seconds between two attempts
         # The socket is in this server's own directory: no other server answers there.
         with redis.Redis(unix_socket_path=self.socket_path, retry=once) as client:
             while not self._is_ready(client):
@@ -107,7 +107,7 @@ class Server:
             self.process.wait(60)
 
     def forget(self) -> None:
-        """Throw away what a stopped server has on disk."""
+        """Delete the data of a stopped server."""
         shutil.rmtree(Path(self.directory.name) / "appendonlydir", ignore_errors=True)  # 7.0, newer
         (Path(self.directory.name) / "appendonly.aof").unlink(missing_ok=True)
 

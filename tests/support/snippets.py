@@ -1,8 +1,7 @@
-"""Runs the Python of a page from top to bottom, as somebody who tries it would.
+"""Runs the Python of a page from top to bottom, as a reader would.
 
-``python -m tests.support.snippets PAGE``: blocks of ``python`` are run as a module's code, those of
-``pycon`` typed at the prompt, and what is said must be what the page says. They share one
-namespace.
+``python -m tests.support.snippets PAGE`` runs blocks of ``python`` as a module's code. It types
+blocks of ``pycon`` at the prompt and compares the output with the page. They share one namespace.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def run(page: Path) -> bool:
-    """Run a page; True where all was as it says. What was not is written to standard output."""
+    """Run a page. Returns whether its output is as written. Prints the differences."""
     namespace: dict[str, Any] = {"__name__": page.stem.lower()}
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for kind, text, line in blocks(page):
@@ -41,7 +40,7 @@ def run(page: Path) -> bool:
 
 
 def main(args: list[str]) -> int:
-    """The program; its exit code."""
+    """Run the program. Returns its exit code."""
     return int(not run(Path(args[0])))
 
 

@@ -1,4 +1,4 @@
-"""A task whose calls run together, by a strategy of its own."""
+"""A task with its own strategy, which runs several calls together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kombu.utils.imports import symbol_by_name
 
 
 class Together(Task):
-    """Three calls in one, by a strategy of its own, as celery-batches has it (up to celery 5.6)."""
+    """Runs three calls in one, as celery-batches does (up to Celery 5.6)."""
 
     abstract = True
 

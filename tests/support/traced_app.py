@@ -1,7 +1,7 @@
-"""The application of tests/support/app.py, traced: a span is a line of JSON in the node's log.
+"""The application of tests/support/app.py with tracing. A span is a line of JSON in the node's log.
 
-Instrumented at once, for ``-P threads``; or, where MINSCHED_TEST_LATE is set, in each process of
-the pool, as opentelemetry-instrumentation-celery has it for prefork.
+It is instrumented at once, for ``-P threads``. With MINSCHED_TEST_LATE it is instrumented in each
+process of the pool, as opentelemetry-instrumentation-celery says for prefork.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tasks that run without Redis, until the test lets them end."""
+"""Tasks that run without Redis until the test ends them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .fleet import Fleet, wait_for
 
 @dataclass
 class Work:
-    """Some tasks that run at nodes."""
+    """Tasks that run at nodes."""
 
     path: Path
     jobs: list[AsyncResult]
 
     def let_end(self) -> None:
-        """Let all of them end, now or as soon as they begin."""
+        """End all of them, now or when they begin."""
         self.path.touch()
 
     @property
@@ -30,7 +30,7 @@ class Work:
 
     @property
     def ended(self) -> list[str]:
-        """The node of each task that has ended, which Redis may not know."""
+        """The node of each ended task. Redis may not know it."""
         return self._read("ended")
 
     def _read(self, what: str) -> list[str]:
@@ -45,8 +45,8 @@ def start_work(
     at_once: int | None = None,
     **options: Any,
 ) -> Work:
-    """Send so many tasks, each of which takes a slot. All are at their nodes when this returns, and
-    have begun, or as many as these run at once.
+    """Send so many tasks. Each takes a slot. Returns when all are at their nodes and have begun, as
+    far as the nodes can run them at once.
     """
     path = Path(fleet.logs.name) / uuid.uuid4().hex
     jobs = [fleet.send(task, str(path), ignore_result=True, **options) for _ in range(number)]
