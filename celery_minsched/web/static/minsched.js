@@ -131,7 +131,7 @@
         ],
         candidates: [
             nodeColumn,
-            column("In the way", (row) => (row.fits ? badge("nothing") : text(row.state)), null, "minsched-id"),
+            column("Obstacle", (row) => (row.fits ? badge("nothing") : text(row.state)), null, "minsched-id"),
             slotsColumn, loadColumn
         ]
     };
