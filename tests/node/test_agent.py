@@ -201,7 +201,7 @@ class TestCommandLine:
             "-A", "plain", "--node-id", "n1", "--pool", "p", PYTHONPATH=str(tmp_path)
         )
         assert code == 1
-        assert "write MinSched(app) below its Celery(...)" in output
+        assert "Write MinSched(app) below its Celery(...)." in output
 
     def test_a_node_without_retries_ends_if_redis_is_unreachable(self, run: Any) -> None:
         away = f"redis://127.0.0.1:{free_port()}/0"
