@@ -50,13 +50,13 @@ class ClaimedMessage:
         elif verdict in ("run", "discard"):
             self._run(verdict, place)
         elif verdict == "hand_back":
-            logger.warning("job %s has no slot at this node any more: handed back", job_id)
+            logger.warning("job %s has lost its slot at this node and is handed back", job_id)
             self._message.reject_log_error(logger, self._consumer.connection_errors, requeue=True)
             slots.hand_back([job_id])
         elif verdict == "full":
             self._consumer.timer.call_after(_PAUSE, self._claim_again, (place["claim"],))
         else:
-            logger.warning("job %s has ended or is elsewhere: dropped its message", job_id)
+            logger.warning("job %s has ended or is at another node: its message is dropped", job_id)
             slots.forget(job_id)
             self.drop()
 

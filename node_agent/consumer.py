@@ -95,7 +95,7 @@ class NodeConsumer(Consumer):
             parked |= self._dropped
             self._dropped = frozenset()
         except ResponseError as exc:  # Redis has no memory, or may only be read
-            logger.warning("jobs cannot be handed back just now: %s", exc)
+            logger.warning("jobs cannot be handed back now. The node tries again: %s", exc)
             self.timer.call_after(_RETRY_PAUSE, self._hand_back_dropped)
             return
         finally:  # also the jobs that were parked before the connection broke again

@@ -80,7 +80,7 @@ class Heartbeats:
             logger.warning("%s", errors)
         if self._errors and not errors:
             node_id = self._registration.node_id
-            logger.info("node %s is heard again", node_id, extra={"node_id": node_id})
+            logger.info("node %s sends heartbeats again", node_id, extra={"node_id": node_id})
         self._errors = errors
         return self._next_due
 
@@ -91,11 +91,11 @@ class Heartbeats:
         except NodeIdInUse:
             raise
         except ResponseError as exc:
-            return f"Redis refuses, tasks go on and the node tries again: {exc}"
+            return f"Redis refuses the heartbeat. Tasks go on, and the node tries again: {exc}"
         except (RedisError, OperationalError) as exc:
-            return f"Redis is away, tasks go on and the node is found again later: {exc}"
+            return f"Redis is away. Tasks go on, and the node tries again: {exc}"
         except WrongLayout as exc:  # Redis lost all, and another version wrote to it first
-            return f"tasks go on, and the node gets no others: {exc}"
+            return f"Running tasks go on, and the node gets no more jobs: {exc}"
         except Exception as exc:  # no error may end the pulse
             if not self._errors:
                 logger.exception("an unexpected error in the pulse")
@@ -116,7 +116,7 @@ class Heartbeats:
         if self._is_silent and self._state != "stopping":
             self._state = "stuck"
         if self._is_silent and not was_silent:
-            self._log_stuck("its worker says nothing and does not compute")
+            self._log_stuck("its worker sends no report and does not compute")
 
     def _register(self, report: Report | None) -> None:
         """Register again if the worker has come online or has another number of slots.
@@ -156,7 +156,7 @@ class Heartbeats:
         if is_last:
             self._log("node %s has left")
         if answer.is_stuck and not self._has_unread_message:
-            self._log_stuck("a message lies unread in its queue")
+            self._log_stuck("its worker has not read a message in its queue")
         self._has_unread_message = answer.is_stuck
         if answer.is_stuck or self._is_silent:  # otherwise the worker gives up its queue
             self._give_up_queue()
@@ -189,7 +189,7 @@ class Heartbeats:
         registration = self._registration
         online = registration.online and not self._state
         self._scheduler.register_node(registration.model_copy(update={"online": online}))
-        self._log("node %s was not known any more and is registered again")
+        self._log("node %s was unknown to the scheduler and is registered again")
 
     def _log(self, text: str, **extra: object) -> None:
         node_id = self._registration.node_id

@@ -124,7 +124,7 @@ class ReliableChannel(Channel):
         except ResponseError as exc:
             if self.taken and not isinstance(exc, OutOfMemoryError):
                 raise  # the worker connects again
-            logger.warning("Redis gives out no message just now: %s", exc)
+            logger.warning("Redis refuses to give a message. The node tries again: %s", exc)
             self._pause()
             if not self.taken:
                 self.client.connection.disconnect()  # the next connection may reach another server
@@ -133,7 +133,7 @@ class ReliableChannel(Channel):
             if self.taken is None:  # it was noted, so the entry is a message
                 raise
             queue = self.node_queue
-            logger.error("%s had an entry that is no message; it is dropped: %r", queue.name, exc)
+            logger.error("an entry of %s is not a message and is dropped: %r", queue.name, exc)
             with self.conn_or_acquire() as client:
                 client.lrem(queue.taken_key, 1, self.taken)
             self.taken = None

@@ -107,7 +107,7 @@ class NodeQoS(QoS):
                 try:
                     client.sadd(self._acked_key, delivery_tag)
                 except ResponseError as exc:  # the task runs, whatever Redis answers
-                    logger.warning("a message is not noted as acknowledged: %s", exc)
+                    logger.warning("Redis does not note that a message is acknowledged: %s", exc)
                 if held.has_ended:  # meanwhile, in another thread
                     client.srem(self._acked_key, delivery_tag)
         self._quick_ack(delivery_tag)  # what kombu.transport.virtual.QoS.ack does

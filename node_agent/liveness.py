@@ -133,7 +133,7 @@ class Liveness:
             jobs = by_age(others.union(parked))
             outcomes = self._plugin.scheduler.place_jobs(jobs, handed_back_by=node_id)
         except (RedisError, OperationalError) as exc:
-            logger.warning("jobs could not be handed back yet: %s", exc)
+            logger.warning("jobs cannot be handed back now. The node tries again: %s", exc)
             self._slots.place(parked)
             return
         for job_id, outcome in zip(jobs, outcomes, strict=True):

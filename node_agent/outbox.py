@@ -170,7 +170,8 @@ class Outbox:
                     raise  # perhaps only this call takes too long, and the endings would not
                 if not pause:
                     logger.warning(
-                        "Redis is away, endings of tasks are kept until it is back: %s", exc
+                        "Redis is away. The node keeps the endings of tasks until it is back: %s",
+                        exc,
                     )
                 pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
                 if self._has_left.wait(pause):
@@ -192,8 +193,8 @@ class Outbox:
             # The node holds the job until an operator repairs the job's record.
             self._put_back(call, call.next_pause(_LONGEST_PAUSE_OF_REFUSED_ENDING))
         if not temporary and not call.is_ending:
-            logger.error("cannot %s, and gives up", call.name, exc_info=exc)
+            logger.error("cannot %s. The node does not try again", call.name, exc_info=exc)
             if call.give_up:
                 call.give_up()
         elif is_first:
-            logger.warning("cannot %s now, and tries again: %s", call.name, exc)
+            logger.warning("cannot %s now. The node tries again: %s", call.name, exc)

@@ -168,7 +168,7 @@ def _read_unacked(
         ):
             client.sadd(acked, tag)
             logger.error(
-                "field %r of %s is no message: it stays there and does not run", tag, unacked
+                "field %r of %s is not a message. It stays there and does not run", tag, unacked
             )
 
 

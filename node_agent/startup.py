@@ -79,7 +79,7 @@ def take_id(scheduler: MinimalSchedulerService, registration: RegisterNodeReques
             if age < last_age:
                 raise
             if last_age < 0:
-                logger.warning("%s Waiting to see whether it is still there.", exc)
+                logger.warning("%s Waiting to see whether that process is alive.", exc)
             last_age = age
             time.sleep(pause)
 

@@ -70,7 +70,7 @@ def test_a_hung_worker_hands_back_its_jobs_and_recovers(
             assert client.lrange(f"test:began:{name}", 0, -1) == ["celery@safe"], name
         assert all(not fleet.node(name).online for name in hung)  # type: ignore[union-attr]
         assert "takes no jobs and hands back" in fleet.log("thread")
-        assert "says nothing and does not compute" in fleet.log("mute")
+        assert "sends no report and does not compute" in fleet.log("mute")
         for name in hung[:2]:
             client.lpush(f"test:release:held-{name}", "go")
         open_gate(gate)

@@ -80,7 +80,7 @@ def test_a_late_task_whose_end_was_not_reported_runs_again(
     client.execute_command("ACL", "SETUSER", "default", "-evalsha")
     try:
         client.lpush("test:release:unreported", "go")
-        wait_for(lambda: "now, and tries again" in fleet.log("n1"))
+        wait_for(lambda: "now. The node tries again" in fleet.log("n1"))
         fleet.stop("n1", signal.SIGKILL)
     finally:
         client.execute_command("ACL", "SETUSER", "default", "+evalsha")

@@ -53,7 +53,7 @@ def test_invalid_entries_do_not_block_the_rescue_of_the_other_messages(
     assert set(client.hkeys(UNACKED)) == NO_MESSAGES.keys()
     take_over(plugin, "n1")  # the node itself reads the entries again
     for name in NO_MESSAGES:
-        assert caplog.text.count(f"field {name!r} of {UNACKED} is no message") == 1, name
+        assert caplog.text.count(f"field {name!r} of {UNACKED} is not a message") == 1, name
 
     checker = Checker(desk.views)
     violations = checker.check(0)
