@@ -40,8 +40,6 @@ class NodeConsumer(Consumer):
 
     #: Counts the connections that were lost.
     connections = 0
-    #: Jobs that came over lost connections and have not begun.
-    _dropped: frozenset[str] = frozenset()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._records: WeakSet[NodeQoS] = WeakSet()  # of the connections whose tasks still run
@@ -92,8 +90,8 @@ class NodeConsumer(Consumer):
             for job_id in park_messages(self.app.minsched, node.node_id, node.slots):
                 parked.add(job_id)
             return_taken(self.app.minsched, node.node_id)
-            parked |= self._dropped
-            self._dropped = frozenset()
+            parked |= node.slots.dropped
+            node.slots.dropped.clear()
         except ResponseError as exc:  # Redis has no memory, or may only be read
             logger.warning("jobs cannot be handed back now. The node tries again: %s", exc)
             self.timer.call_after(_RETRY_PAUSE, self._hand_back_dropped)
@@ -125,7 +123,7 @@ class NodeConsumer(Consumer):
         with keep_started_tasks(self.pool, self.node.slots):
             super().on_close()
         self.connections += 1
-        self._dropped |= self.node.slots.forget_unstarted()
+        self.node.slots.drop_unstarted()
 
     def cancel_task_queue(self, queue: str) -> None:
         super().cancel_task_queue(queue)

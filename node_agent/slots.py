@@ -34,6 +34,8 @@ class Slots:
         self, scheduler: MinimalSchedulerService, node_id: str, term: Callable[[], int | None]
     ) -> None:
         self.held: dict[str, HeldJob] = {}
+        #: Jobs that had not begun when the worker's connection closed, until they are placed again.
+        self.dropped: set[str] = set()
         self.in_loop = LoopCalls()
         self.term = term
         #: Does ``held`` have all the node's jobs? Not between the loss of the connection and the
@@ -188,8 +190,9 @@ class Slots:
         self.outbox.put(f"{'drain' if draining else 'undrain'} node {self.node_id}", drain)
 
     def forget(self, job_id: str) -> None:
-        """The node holds the job no longer."""
+        """The node does not hold the job any longer."""
         self.held.pop(job_id, None)
+        self.dropped.discard(job_id)
 
     def held_by_tag(self, job_id: str, tag: str) -> HeldJob | None:
         """The held job, if the node holds it by the message with this delivery tag."""
@@ -202,8 +205,10 @@ class Slots:
         return held is not None and held.stays
 
     def unstarted(self) -> set[str]:
-        """The jobs that the node holds and has not started."""
-        return {job_id for job_id, held in self.held.copy().items() if not held.stays}
+        """The jobs that the node holds or has dropped, and has not started."""
+        held = self.held.copy()
+        unstarted = {job_id for job_id, job in held.items() if not job.stays}
+        return unstarted | (self.dropped - held.keys())
 
     def is_given_up(self, job_id: str, claim: str) -> bool:
         """Has the node given up this claim? The job's message comes again, or has come again."""
@@ -222,12 +227,12 @@ class Slots:
 
         self.outbox.put("learn which jobs it holds", mark)
 
-    def forget_unstarted(self) -> frozenset[str]:
-        """Forget the jobs that have not begun, as a worker does that loses its connection. Returns
-        them.
-        """
+    def drop_unstarted(self) -> None:
+        """Drop the jobs that have not begun, as the worker does when its connection closes."""
         self.is_synced = False
-        return frozenset(job_id for job_id in list(self.held) if self._forget_unstarted(job_id))
+        for job_id in list(self.held):
+            if self._forget_unstarted(job_id):
+                self.dropped.add(job_id)
 
     def _forget_unstarted(self, job_id: str) -> bool:
         """Forget the job, unless it runs here. Returns whether it was forgotten."""
