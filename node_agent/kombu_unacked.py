@@ -83,7 +83,7 @@ class NodeQoS(QoS):
             if error := next((one for one in noted if isinstance(one, Exception)), None):
                 raise error
         except BaseException:
-            self._slots.forget(job_id)
+            self._slots.drop(job_id)
             raise
         if isinstance(answer, NoScriptError):
             # At once, and not in the outbox: the next message must not be claimed before this one.

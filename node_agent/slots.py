@@ -34,7 +34,8 @@ class Slots:
         self, scheduler: MinimalSchedulerService, node_id: str, term: Callable[[], int | None]
     ) -> None:
         self.held: dict[str, HeldJob] = {}
-        #: Jobs that had not begun when the worker's connection closed, until they are placed again.
+        #: Jobs that had not begun when the worker's connection closed or failed, until they are
+        #: placed again.
         self.dropped: set[str] = set()
         self.in_loop = LoopCalls()
         self.term = term
@@ -233,6 +234,11 @@ class Slots:
         for job_id in list(self.held):
             if self._forget_unstarted(job_id):
                 self.dropped.add(job_id)
+
+    def drop(self, job_id: str) -> None:
+        """Drop a job whose claim got no answer: Redis may have noted its message."""
+        self.forget(job_id)
+        self.dropped.add(job_id)
 
     def _forget_unstarted(self, job_id: str) -> bool:
         """Forget the job, unless it runs here. Returns whether it was forgotten."""

@@ -195,10 +195,11 @@ def test_an_acknowledged_message_is_not_parked(app: Celery, client: redis.Redis)
     assert Checker(desk.views).check() == []
 
 
-def test_a_stopping_node_hands_back_a_job_that_came_as_its_connection_closed(
-    app: Celery, client: redis.Redis
+@pytest.mark.parametrize("fault", ["connection closed", "no answer to the claim"])
+def test_a_stopping_node_hands_back_a_job_that_it_dropped(
+    app: Celery, client: redis.Redis, fault: str
 ) -> None:
-    """The claim was answered after the first hand-back, and then the consumer closed."""
+    """The node claims the job after its first hand-back."""
     desk = Desk(app.minsched.scheduler)
     desk.node("n1", 1)
     result = app.send_task("t", minsched={"pool": "asr"})
@@ -208,7 +209,7 @@ def test_a_stopping_node_hands_back_a_job_that_came_as_its_connection_closed(
     slots = Slots(desk.service, "n1", lambda: 1)
     slots.held[job_id] = HeldJob(f"tag-{job_id}", "claim")
     slots.closing = True
-    slots.drop_unstarted()
+    slots.drop_unstarted() if fault == "connection closed" else slots.drop(job_id)
     desk.beat("n1", online=False, state="stopping")
     liveness = Liveness(app.minsched, slots, None, lambda: False)  # type: ignore[arg-type]
     wait_for(lambda: liveness.look() and desk.status(job_id) == "waiting", patience=5)
