@@ -18,6 +18,7 @@ and ``_brpop_read`` reads and delivers the answer.
 from __future__ import annotations
 
 import logging
+import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class ReliableChannel(Channel):
     _refused_at = -_PAUSE_AFTER_REFUSAL
     QoS: Any
     _brpop_sent_at: Any
+    _in_poll: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,6 +141,21 @@ class ReliableChannel(Channel):
             self.taken = None
             raise Empty from exc
 
+    def unanswered_for(self) -> float:
+        """Seconds for which Redis has not answered the command for the next message."""
+        if not self._in_poll or self._brpop_sent_at is None or _is_readable(self._in_poll._sock):
+            return 0.0
+        return time.monotonic() - float(self._brpop_sent_at)
+
     def _pause(self) -> None:
         self._refused_at = time.monotonic()
         self.node_queue.watch.note(takes_at_once=False)
+
+
+def _is_readable(sock: Any) -> bool:
+    """Is there an answer that the event loop has yet to read?"""
+    if sock is None:
+        return False
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))

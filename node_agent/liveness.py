@@ -8,9 +8,7 @@ back the jobs that have not started. The worker works again as soon as it reads 
 from __future__ import annotations
 
 import logging
-import select
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +20,7 @@ from redis.exceptions import RedisError
 from celery_minsched.core.settings import SOCKET_TIMEOUT
 from celery_minsched.plugin.plugin import MinSched
 
-from .kombu_fetch import LONGEST_WAIT
+from .kombu_fetch import LONGEST_WAIT, ReliableChannel
 from .placing import by_age
 from .pulse import Pulse
 from .report import State
@@ -102,18 +100,14 @@ class Liveness:
         if self._is_paused:
             self._slots.drain(False)
 
-    def check_flow(self, channel: Any) -> None:
+    def check_flow(self, channel: ReliableChannel) -> None:
         """Raise ``ConnectionError`` if Redis has not answered the worker's BLMOVE and has answered
         a later heartbeat: then the worker's connection is dead and Redis works.
 
         For the event loop. The worker connects again then.
         """
-        sent_at = channel._brpop_sent_at if channel._in_poll else None
-        if sent_at is None:
-            return
-        waited = time.monotonic() - sent_at
-        is_late = waited - self._pulse.last_heartbeat.silence > self._grace
-        if is_late and not _is_readable(channel._in_poll._sock):
+        waited = channel.unanswered_for()
+        if waited - self._pulse.last_heartbeat.silence > self._grace:
             raise RedisConnectionError(
                 f"Redis has not answered for {waited:.0f} s over the connection that consumes the "
                 "node's queue, and has answered over another"
@@ -182,12 +176,3 @@ class Liveness:
             )
         else:
             logger.warning("node %s works again: it reads its queue", node_id, extra=extra)
-
-
-def _is_readable(sock: Any) -> bool:
-    """Is there an answer that the event loop has yet to read?"""
-    if sock is None:
-        return False
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    return bool(poller.poll(0))
