@@ -254,7 +254,20 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
     for box in BOXES:
         slots[box.pool] += box.slots
     fleet = plugin.views.nodes()
+    report_nodes(fleet, pools, slots, console)
+    report_responses(pools, slots, console)
+    report_sessions(jobs, console)
+    ends = ", ".join(
+        f"{count} {status}" for status, count in Counter(j.status for j in jobs).items()
+    )
+    console.print(f"Jobs: {ends}. Slots taken now: {sum(at.current_jobs for at in fleet)}.")
+    violations = Checker(plugin.views).check()
+    console.print("\n".join(map(str, violations)) if violations else "The invariants hold.")
 
+
+def report_nodes(
+    fleet: list[NodeView], pools: dict[str, list[JobView]], slots: Counter[str], console: Console
+) -> None:
     table = Table(title="Work of each node", title_justify="left")
     for column in ("node", "pool", "slots", "jobs", "busy s", "share", "ideal", "slots taken now"):
         table.add_column(column, justify="left" if column in ("node", "pool") else "right")
@@ -272,6 +285,10 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
         "share: part of the pool's busy time. ideal: part of the pool's slots.\n", style="dim"
     )
 
+
+def report_responses(
+    pools: dict[str, list[JobView]], slots: Counter[str], console: Console
+) -> None:
     for pool, of_pool in sorted(pools.items()):
         mean = sum(job.ended_ts - job.created_ts for job in of_pool) / len(of_pool) / 1000
         ideal = ideal_response(of_pool, slots[pool])
@@ -283,6 +300,8 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
         style="dim",
     )
 
+
+def report_sessions(jobs: list[JobView], console: Console) -> None:
     homes: dict[str, str] = {}
     stayed = moved = 0
     for job in sorted(jobs, key=lambda job: job.started_ts):
@@ -295,12 +314,6 @@ def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
         f"{len(homes)} sessions: {stayed} of {stayed + moved} later jobs ran on the node of the "
         f"job before.\n{moved} jobs moved their session because that node was full."
     )
-    ends = ", ".join(
-        f"{count} {status}" for status, count in Counter(j.status for j in jobs).items()
-    )
-    console.print(f"Jobs: {ends}. Slots taken now: {sum(at.current_jobs for at in fleet)}.")
-    violations = Checker(plugin.views).check()
-    console.print("\n".join(map(str, violations)) if violations else "The invariants hold.")
 
 
 @click.command()
