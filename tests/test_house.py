@@ -68,6 +68,15 @@ def test_no_module_imports_itself_through_others(graph: ImportGraph) -> None:
     assert graph.circles() == set()
 
 
+def test_every_name_is_imported_from_the_module_that_defines_it(graph: ImportGraph) -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in source_files(*FOLDERS)
+        for name in graph.indirect(path)
+    }
+    assert wrong == set()
+
+
 def test_the_package_celery_minsched_has_only_names() -> None:
     tree = ast.parse((ROOT / "celery_minsched/__init__.py").read_text(encoding="utf-8"))
     kinds = {type(statement) for statement in tree.body[1:]}

@@ -15,7 +15,7 @@ from .models import (
     DispatchResponse,
     NextJob,
 )
-from .scripts import text
+from .texts import text
 
 
 def outcomes_of(

@@ -24,7 +24,7 @@ from pytest_docker_tools import build, container, fxtr
 
 from celery_minsched import MinSched, NodeLostError
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.monitor.queries import NodeView
+from celery_minsched.monitor.models import NodeView
 
 from ..support.fleet import ROOT, wait_for
 from . import node_app

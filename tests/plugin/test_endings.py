@@ -18,7 +18,7 @@ from kombu import Connection
 from celery_minsched import DispatchRequest
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.keys import queue_name
-from celery_minsched.monitor.queries import JobView
+from celery_minsched.monitor.models import JobView
 from celery_minsched.plugin.header import HEADER
 
 from ..support.fleet import Fleet, stored, wait_for

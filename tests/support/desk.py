@@ -15,7 +15,8 @@ from celery_minsched import (
     SchedulerError,
 )
 from celery_minsched.core.models import DispatchResponse
-from celery_minsched.monitor.queries import NodeView, Views
+from celery_minsched.monitor.models import NodeView
+from celery_minsched.monitor.queries import Views
 from celery_minsched.plugin.publish import BATCH
 
 

@@ -20,7 +20,8 @@ from celery.states import READY_STATES
 
 from celery_minsched import MinSched
 from celery_minsched.consistency.checker import Checker
-from celery_minsched.monitor.queries import JobView, NodeView, Views
+from celery_minsched.monitor.models import JobView, NodeView
+from celery_minsched.monitor.queries import Views
 
 from .forked import NodeProcess
 from .server import Server

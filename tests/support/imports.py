@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from .fleet import ROOT
@@ -32,6 +33,17 @@ class ImportGraph:
         paths = {module_name(path): path for path in source_files(*PACKAGES)}
         self._modules = set(paths)
         self.imports = {name: set(self._read(name, path)) for name, path in paths.items()}
+        self._defined = {name: set(_names_defined(path)) for name, path in paths.items()}
+
+    def indirect(self, path: Path) -> set[str]:
+        """The names that a file imports from a module that itself imports them."""
+        return {
+            f"{base}.{name}"
+            for base, name in self._names_imported(module_name(path), path)
+            if base in self._modules - {"celery_minsched"}
+            and f"{base}.{name}" not in self._modules
+            and name not in self._defined[base]
+        }
 
     def circles(self) -> set[str]:
         """The modules that import themselves through other modules."""
@@ -46,20 +58,48 @@ class ImportGraph:
             ahead += targets
         return reached
 
-    def _read(self, name: str, path: Path) -> Iterator[str]:
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    def _read(self, module: str, path: Path) -> Iterator[str]:
+        for base, name in self._names_imported(module, path):
+            submodule = f"{base}.{name}"
+            yield submodule if submodule in self._modules else base
+        for node in _nodes(path):
             match node:
                 case ast.Import(names=names):
                     yield from (alias.name for alias in names)
-                case ast.ImportFrom(module=module, names=names, level=level):
-                    relative = "." * level + (module or "")
-                    base = importlib.util.resolve_name(relative, package)
-                    for alias in names:
-                        submodule = f"{base}.{alias.name}"
-                        yield submodule if submodule in self._modules else base
                 case ast.Call(
                     func=ast.Attribute(attr="import_module") | ast.Name(id="import_module"),
                     args=[ast.Constant(value=str(literal)), *_],
                 ):
-                    yield importlib.util.resolve_name(literal, package)
+                    yield importlib.util.resolve_name(literal, _package(module, path))
+
+    @staticmethod
+    def _names_imported(module: str, path: Path) -> Iterator[tuple[str, str]]:
+        """Module and name of each ``from module import name``."""
+        for node in _nodes(path):
+            if isinstance(node, ast.ImportFrom):
+                relative = "." * node.level + (node.module or "")
+                base = importlib.util.resolve_name(relative, _package(module, path))
+                for alias in node.names:
+                    yield base, alias.name
+
+
+def _package(module: str, path: Path) -> str:
+    return module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+
+@cache
+def _nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _names_defined(path: Path) -> Iterator[str]:
+    for node in _nodes(path):
+        match node:
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield name
