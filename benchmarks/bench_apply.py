@@ -84,12 +84,7 @@ def measure(call: Callable[[int], Any], calls: int) -> Round:
 def main(calls: int, rounds: int) -> None:
     """Measure the time of an apply_async in ms."""
     print_machine()
-    done = measure_all(calls, rounds)
-    print_table(
-        f"{calls:,} calls a round; ms a call: median (middle half of the rounds)",
-        ["", "p50", "ratio to plain", "p99", "ratio to plain"],
-        [[name, *_row(name, done)] for name in done],
-    )
+    print_rounds(measure_all(calls, rounds), calls)
 
 
 def measure_all(calls: int, rounds: int) -> dict[str, list[Round]]:
@@ -107,6 +102,15 @@ def ratio(name: str, done: Mapping[str, Sequence[Round]], of: Callable[[Round], 
     """A way's figure divided by plain Celery's, round by round."""
     pairs = zip(done[name], done[PLAIN], strict=True)
     return Figure.of([of(one) / of(plain) for one, plain in pairs])
+
+
+def print_rounds(done: Mapping[str, Sequence[Round]], calls: int) -> None:
+    """Print a row for each way."""
+    print_table(
+        f"{calls:,} calls a round; ms a call: median (middle half of the rounds)",
+        ["", "p50", "ratio to plain", "p99", "ratio to plain"],
+        [[name, *_row(name, done)] for name in done],
+    )
 
 
 def _row(name: str, done: Mapping[str, Sequence[Round]]) -> list[Figure]:

@@ -99,18 +99,26 @@ def faster(times: Mapping[str, Sequence[float]], way: str) -> Figure:
 @click.option("--round-trip", default=1.0, help="Round trip of a simulated network, ms.")
 def main(tasks: int, rounds: int, round_trip: float) -> None:
     """Measure the time to send a task in ms, for each way of sending."""
-    rows = []
     print_machine()
+    by_place = {}
     with closing(Server()) as server, network(server.port, round_trip / 1000) as far:
         for place, port in (("here", server.port), (f"{round_trip:g} ms away", far.port)):
             for state, slots in SLOTS.items():
                 times = measure(server, port, slots, tasks, rounds)
-                figures = map(Figure.of, times.values())
-                ratios = (faster(times, way) for way in (ONE_BY_ONE, PLAIN))
-                rows.append([f"{place}, slots {state}", *figures, *ratios])
+                by_place[f"{place}, slots {state}"] = times
+    print_times(by_place, tasks)
+
+
+def print_times(by_place: Mapping[str, Mapping[str, Sequence[float]]], tasks: int) -> None:
+    """Print a row for each place of the server and state of the slots."""
+    rows = [
+        [place, *map(Figure.of, times.values()), faster(times, ONE_BY_ONE), faster(times, PLAIN)]
+        for place, times in by_place.items()
+    ]
+    ways = next(iter(by_place.values()))
     print_table(
         f"Sending {tasks:,} tasks; ms a task: median (middle half of the rounds)",
-        ["Redis", *times, *(f"{way} / {MANY}" for way in (ONE_BY_ONE, PLAIN))],
+        ["Redis", *ways, *(f"{way} / {MANY}" for way in (ONE_BY_ONE, PLAIN))],
         rows,
     )
 

@@ -17,7 +17,7 @@ from statistics import median
 import click
 
 from benchmarks.common import Figure, machine, print_table, say
-from benchmarks.least_pair import LeastPair, print_commands, print_ratio, server_time
+from benchmarks.least_pair import LeastPair, print_ratio, print_steps, server_time, step_costs
 from benchmarks.plots import Curve, Panel, draw, plot_option
 from celery_minsched import (
     CompleteTaskRequest,
@@ -197,7 +197,7 @@ def main(
         print_ratio(fleets[0].pair, fleets[0].least)
         if picture:
             draw(picture, [panel(fleets)])
-        print_commands(fleets[0].service.redis, jobs)
+        print_steps(step_costs(fleets[0].service.redis, jobs))
     with ExitStack() as stack:
         beside = {"nothing": stack.enter_context(fleet(10 * nodes[0]))}
         for count in stored:

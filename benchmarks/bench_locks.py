@@ -101,6 +101,10 @@ class Round:
     p99: float
 
 
+#: The rounds of each contender, by number of dispatchers.
+ByCrowd = Mapping[int, Mapping[str, Sequence[Round]]]
+
+
 def work(name: str, port: int, thread: str, until: float) -> list[float]:
     """Dispatch and complete until a time. Returns the seconds of each dispatch."""
     contender = CONTENDERS[name](port)
@@ -200,34 +204,40 @@ def main(
     print_machine()
     panels = []
     for size in nodes:
-        rows = []
-        by_crowd = []
+        by_crowd = {}
         with dispatchers() as ends, contenders(size) as ports:
             for threads in crowd:
                 done = measure_all(ends, ports, threads, rounds, seconds)
-                by_crowd.append(done)
-                rows += [
-                    [f"{threads}, {name}", *row(done["ours"], of_one)]
-                    for name, of_one in done.items()
-                ]
-        print_table(
-            f"{size:,} nodes; median (middle half of the rounds)",
-            ["dispatchers", "jobs a second", "ours / this", "a dispatch, p50, ms", "p99, ms"],
-            rows,
-        )
-        panels += panels_of(f"{size:,} nodes", crowd, by_crowd)
+                by_crowd[threads] = done
+        print_rounds(size, by_crowd)
+        panels += panels_of(f"{size:,} nodes", by_crowd)
     if picture:
         draw(picture, panels)
 
 
-def panels_of(
-    title: str, crowd: Sequence[int], by_crowd: Sequence[Mapping[str, Sequence[Round]]]
-) -> list[Panel]:
+def print_rounds(nodes: int, by_crowd: ByCrowd) -> None:
+    """Print a row for each contender and number of dispatchers."""
+    print_table(
+        f"{nodes:,} nodes; median (middle half of the rounds)",
+        ["dispatchers", "jobs a second", "ours / this", "a dispatch, p50, ms", "p99, ms"],
+        [
+            [f"{threads}, {name}", *row(done["ours"], of_one)]
+            for threads, done in by_crowd.items()
+            for name, of_one in done.items()
+        ],
+    )
+
+
+def panels_of(title: str, by_crowd: ByCrowd) -> list[Panel]:
     """Draw throughput and latency by number of dispatchers."""
 
     def curves(figure: Callable[[Round], float]) -> list[Curve]:
         return [
-            Curve(name, crowd, [median(map(figure, done[name])) for done in by_crowd])
+            Curve(
+                name,
+                list(by_crowd),
+                [median(map(figure, done[name])) for done in by_crowd.values()],
+            )
             for name in CONTENDERS
         ]
 

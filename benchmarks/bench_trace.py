@@ -74,19 +74,26 @@ def main(
     """Measure the time from arrival to end, and its ratio to an ideal queue."""
     requests, of = requests_of(trace)
     print_machine()
-    replays: dict[str, Sequence[Replay]] = {}
-    rows = []
-    for name in names or SCENARIOS:
-        of_kinds = measure(SCENARIOS[name], kinds, requests, seconds, work)
-        replays[name] = list(of_kinds.values())
-        rows += [[f"{name}, {one.contender}", *one.row()] for one in replays[name]]
-    print_table(
-        f"Jobs of {of} in {seconds:g} s, mean work {work:g} s; seconds from arrival to end",
-        ["", *COLUMNS],
-        rows,
-    )
+    replays = {
+        name: measure(SCENARIOS[name], kinds, requests, seconds, work)
+        for name in names or SCENARIOS
+    }
+    print_replays(replays, f"Jobs of {of} in {seconds:g} s, mean work {work:g} s")
     if picture:
-        draw_responses(picture, replays)
+        draw_responses(picture, {name: [*ran.values()] for name, ran in replays.items()})
+
+
+def print_replays(replays: Mapping[str, Mapping[str, Replay]], title: str) -> None:
+    """Print a row for each scenario and contender."""
+    print_table(
+        f"{title}; seconds from arrival to end",
+        ["", *COLUMNS],
+        [
+            [f"{name}, {one.contender}", *one.row()]
+            for name, of_kinds in replays.items()
+            for one in of_kinds.values()
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ nothing. It is the floor for the server time of a dispatch and a completion.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import redis
@@ -70,9 +70,8 @@ def commands(client: redis.Redis, calls: Callable[[], object], pieces: int) -> f
     return float(sum(one["calls"] for name, one in stats.items() if name not in _BESIDE)) / pieces
 
 
-def print_commands(client: redis.Redis, jobs: int) -> None:
+def print_steps(costs: Mapping[str, tuple[float, float]]) -> None:
     """Print how many commands each step of a job has, and what it costs the server."""
-    costs = step_costs(client, jobs)
     rows = [(step, *(f"{figure:.1f}" for figure in cost)) for step, cost in costs.items()]
     print_table("The steps of a job", ["step", "commands", "server time, µs"], rows)
 

@@ -21,7 +21,7 @@ from benchmarks import (
 )
 from benchmarks.bench_node import Tasks
 from benchmarks.common import Figure, check
-from benchmarks.least_pair import COMPLETE_AND_CLAIM, step_costs
+from benchmarks.least_pair import COMPLETE_AND_CLAIM, print_ratio, print_steps, step_costs
 from benchmarks.replay import Replay, requests_of
 from benchmarks.row import Row
 from celery_minsched.monitor.queries import Views
@@ -79,10 +79,13 @@ def dispatch_rows(extent: Extent) -> list[Row]:
         bench_dispatch.measure(fleets, extent.rounds, extent.jobs)
         for one in fleets:
             check(Views(one.service.redis, one.service.keys))
-        commands, _ = step_costs(fleets[0].service.redis, extent.jobs)[COMPLETE_AND_CLAIM]
+        costs = step_costs(fleets[0].service.redis, extent.jobs)
+    print_steps(costs)
     first, last = fleets[0], fleets[-1]
     least = Figure.of([pair / least for pair, least in zip(first.pair, first.least, strict=True)])
     growth = Figure.of([many / few for few, many in zip(first.pair, last.pair, strict=True)])
+    print_ratio(first.pair, first.least)
+    commands, _ = costs[COMPLETE_AND_CLAIM]
     pair = "server time of dispatch + complete"
     return [
         Row(f"{pair} ÷ the least pair of scripts", "≤", 2.0, least),
@@ -94,6 +97,7 @@ def dispatch_rows(extent: Extent) -> list[Row]:
 def apply_rows(extent: Extent) -> list[Row]:
     """The time of a call."""
     done = bench_apply.measure_all(extent.calls, extent.rounds)
+    bench_apply.print_rounds(done, extent.calls)
     rows = []
     for way in done:
         if way != bench_apply.PLAIN:
@@ -106,13 +110,23 @@ def apply_rows(extent: Extent) -> list[Row]:
 
 def bulk_rows(extent: Extent) -> list[Row]:
     """The time of many calls at once."""
-    rows = []
     with closing(Server()) as server:
-        for state, slots in bench_bulk.SLOTS.items():
-            times = bench_bulk.measure(server, server.port, slots, extent.batch, extent.rounds)
-            name = f"dispatch_many ÷ a loop of plain calls, slots {state}, tasks a second"
-            rows.append(Row(name, "≥", 8, bench_bulk.faster(times, bench_bulk.PLAIN)))
-    return rows
+        by_state = {
+            f"slots {state}": bench_bulk.measure(
+                server, server.port, slots, extent.batch, extent.rounds
+            )
+            for state, slots in bench_bulk.SLOTS.items()
+        }
+    bench_bulk.print_times(by_state, extent.batch)
+    return [
+        Row(
+            f"dispatch_many ÷ a loop of plain calls, {state}, tasks a second",
+            "≥",
+            8,
+            bench_bulk.faster(times, bench_bulk.PLAIN),
+        )
+        for state, times in by_state.items()
+    ]
 
 
 def bytes_rows(extent: Extent) -> list[Row]:
@@ -129,6 +143,7 @@ def locks_rows(extent: Extent) -> list[Row]:
         done = bench_locks.measure_all(
             ends, ports, extent.dispatchers, extent.rounds, extent.seconds
         )
+    bench_locks.print_rounds(extent.nodes, {extent.dispatchers: done})
     ratio = bench_locks.ratio(done["ours"], done[bench_locks.MUTEX])
     name = f"{extent.dispatchers} dispatchers ÷ a mutex in one process, {extent.nodes} nodes"
     return [Row(name, "≥", 1.0, ratio)]
@@ -165,24 +180,25 @@ _CELERY = {"tuned": "tuned Celery", "plain": "Celery with its defaults"}
 
 def trace_rows(extent: Extent) -> list[Row]:
     """A replay beside tuned Celery and the ideal."""
-    requests, _ = requests_of(None)
-    rows = []
-    for name, scenario in bench_trace.SCENARIOS.items():
-        replays = bench_trace.measure(
-            scenario, ("ours", "tuned"), requests, extent.replay_seconds, extent.work
+    requests, of = requests_of(None)
+    seconds, work = extent.replay_seconds, extent.work
+    replays = {
+        name: bench_trace.measure(scenario, ("ours", "tuned"), requests, seconds, work)
+        for name, scenario in bench_trace.SCENARIOS.items()
+    }
+    bench_trace.print_replays(replays, f"Jobs of {of} in {seconds:g} s, mean work {work:g} s")
+    return [
+        Row(
+            f"replay ÷ ideal, {name}, {figure}",
+            "≤",
+            TRACE_LIMITS[name].get(figure) or round(ratio(of_kinds["tuned"]), 2),
+            Figure.of([ratio(of_kinds["ours"])]),
+            beside="" if figure in TRACE_LIMITS[name] else "tuned's ",
+            show="{:.2f}".format,
         )
-        rows += [
-            Row(
-                f"replay ÷ ideal, {name}, {figure}",
-                "≤",
-                TRACE_LIMITS[name].get(figure) or round(of(replays["tuned"]), 2),
-                Figure.of([of(replays["ours"])]),
-                beside="" if figure in TRACE_LIMITS[name] else "tuned's ",
-                show="{:.2f}".format,
-            )
-            for figure, of in _RATIOS.items()
-        ]
-    return rows
+        for name, of_kinds in replays.items()
+        for figure, ratio in _RATIOS.items()
+    ]
 
 
 _RATIOS: Mapping[str, Callable[[Replay], float]] = {
