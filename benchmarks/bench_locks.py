@@ -230,14 +230,11 @@ def print_rounds(nodes: int, by_crowd: ByCrowd) -> None:
 
 def panels_of(title: str, by_crowd: ByCrowd) -> list[Panel]:
     """Draw throughput and latency by number of dispatchers."""
+    crowd = list(by_crowd)
 
     def curves(figure: Callable[[Round], float]) -> list[Curve]:
         return [
-            Curve(
-                name,
-                list(by_crowd),
-                [median(map(figure, done[name])) for done in by_crowd.values()],
-            )
+            Curve(name, crowd, [median(map(figure, done[name])) for done in by_crowd.values()])
             for name in CONTENDERS
         ]
 

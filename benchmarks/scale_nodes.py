@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from celery import Celery, Signature
 
-from benchmarks.common import wait_for
+from benchmarks.common import check, wait_for
 from benchmarks.scale_fleet import DAY, Fleet, Row, Sizes, used_cpu
 from benchmarks.trace_app import make_app
 from benchmarks.workers import logs, workers
@@ -123,6 +123,7 @@ def _real_nodes() -> Iterator[tuple[Fleet, Celery]]:
             lambda: f"the nodes did not start:\n{logs(directory)}",
         )
         yield fleet, app
+        check(app.minsched.views)
 
 
 def _wait_until_idle(fleet: Fleet) -> None:
