@@ -19,8 +19,8 @@ def desk(client: redis.Redis) -> Desk:
 
 
 def fill(admin: redis.Redis) -> None:
-    """Two jobs at a node and one that waits; a dead node, a result, an answer of a worker; and what
-    is no role's.
+    """Two jobs at a node and one in line, a dead node, a result, a reply of a worker, and keys that
+    belong to no role.
     """
     fleet = desk(admin)
     fleet.node("n1")

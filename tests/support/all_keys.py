@@ -9,15 +9,15 @@ from .desk import Desk
 #: Keys without a TTL, and the reason.
 LASTING = {
     r"scheduler:layout": "the number of the layout",
-    r"scheduler:times": "the fleet's times, which the next node gets",
-    r"scheduler:nodes": "the nodes that are registered; one that is silent for history_ttl leaves",
-    r"scheduler:node:(info|runtime|jobs):n1": "of a node that is registered",
-    r"scheduler:pools": "the pools that have nodes",
-    r"scheduler:pool:asr:.*": "of a pool that has nodes",
+    r"scheduler:times": "the fleet's times, for later nodes",
+    r"scheduler:nodes": "the registered nodes; a silent node leaves after history_ttl",
+    r"scheduler:node:(info|runtime|jobs):n1": "of a registered node",
+    r"scheduler:pools": "the pools with nodes",
+    r"scheduler:pool:asr:.*": "of a pool with nodes",
     r"scheduler:lang:zh:en(:in:asr)?": "of a pair that a node serves",
-    r"scheduler:job:id_seq": "a counter: an id is never used twice",
-    r"scheduler:turn": "a counter: who was chosen longest ago",
-    r"scheduler:events": "what happened; a stream of bounded length",
+    r"scheduler:job:id_seq": "a counter: no id is used twice",
+    r"scheduler:turn": "a counter of choices, for the node that was chosen longest ago",
+    r"scheduler:events": "events; a stream of bounded length",
     r"scheduler:counts": "counters, a bounded number",
 }
 

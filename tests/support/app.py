@@ -349,8 +349,8 @@ def errback(request: Any, exc: Any, traceback: Any) -> None:
 def note_failure(task_id: str, exception: Exception, **_: Any) -> None:
     """Write down the lost jobs that this node reported."""
     if isinstance(exception, NodeLostError | MaxRescuesExceededError):
-        told = f"{task_id} {type(exception).__name__}"
-        app.backend.client.rpush("test:task_failure", told)
+        report = f"{task_id} {type(exception).__name__}"
+        app.backend.client.rpush("test:task_failure", report)
 
 
 @app.task(bind=True)

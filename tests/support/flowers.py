@@ -199,17 +199,17 @@ class NodeServer(Server):
 
 
 class Flowers:
-    """Three, and a real node, started at once, since each takes seconds."""
+    """Three instances of Flower and a real node. They start together, because each takes seconds."""
 
     def __init__(self, server: NodeServer) -> None:
-        #: For whoever comes, and only to look.
+        #: Without a password, and read-only.
         self.open = FlowerProcess(server.url, "--read_only", FLOWER_UNAUTHENTICATED_API="true")
-        #: Behind a password and a prefix, on the database of the real node.
+        #: With a password and a prefix, on the database of the real node.
         self.closed = FlowerProcess(server.nodes_url, prefix="tools/flower", auth="ops:secret")
         #: Without our pages.
         self.plain = FlowerProcess(server.nodes_url, plain=True)
         place = SimpleNamespace(url=server.nodes_url)
-        # By the setting's earlier name. A user without a password accepts any.
+        # By the setting's former name. Redis accepts any password of a user without one.
         database = server.nodes_url.replace("//", "//default:s3cret@")
         celery = {"minsched_redis_url": database}
         self.fleet = Fleet(place, celery=celery)  # type: ignore[arg-type]

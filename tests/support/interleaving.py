@@ -159,10 +159,10 @@ class Interleaving:
                 record = ("online", "draining", "max_jobs", "offers")
                 pipe.hmget(self.keys("node_info", node_id), record)
                 pipe.zcard(self.keys("node_jobs", node_id))
-            serving, *told = pipe.execute()
+            serving, *answers = pipe.execute()
         takes_jobs, free = set(), set()
         offers: dict[str, set[str]] = {}
-        for node_id, record, taken in zip(NODES, told[::2], told[1::2], strict=True):
+        for node_id, record, taken in zip(NODES, answers[::2], answers[1::2], strict=True):
             online, draining, max_jobs, offered = record
             offers[node_id] = set((offered or "").splitlines())
             if online == "true" and draining != "true":
