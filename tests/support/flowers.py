@@ -199,7 +199,7 @@ class NodeServer(Server):
 
 
 class Flowers:
-    """Three instances of Flower and a real node. They start together, because each takes seconds."""
+    """Three instances of Flower and a real node. They start together: each takes seconds."""
 
     def __init__(self, server: NodeServer) -> None:
         #: Without a password, and read-only.
