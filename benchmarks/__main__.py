@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import click
 
@@ -22,6 +23,7 @@ def main(
     short: bool, only: Sequence[str], replay_seconds: float | None, rounds: int | None
 ) -> None:
     """Measure each goal, with the sides in turns, and print whether it is met."""
+    say(f"{datetime.now(tz=UTC):%Y-%m-%d}")
     print_machine()
     extent = SHORT if short else Extent()
     extent = replace(
@@ -31,9 +33,13 @@ def main(
         worker_rounds=rounds or extent.worker_rounds,
     )
     rows: list[Row] = []
+    failures = []
     for name in only or SECTIONS:
         began = time.monotonic()
-        rows += SECTIONS[name](extent)
+        try:
+            rows += SECTIONS[name](extent)
+        except click.ClickException as error:
+            failures.append(f"{name}: {error.message}")
         click.echo(f"{name}: {time.monotonic() - began:.0f} s", err=True)
     print_table(
         "Goals: the median (middle half of the rounds) of ratios, each of two sides in one round",
@@ -41,6 +47,8 @@ def main(
         [row.cells() for row in rows],
     )
     say(f"{sum(row.is_met for row in rows)} of {len(rows)} goals are met.")
+    if failures:
+        raise click.ClickException("\n".join(failures))
 
 
 if __name__ == "__main__":
