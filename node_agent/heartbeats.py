@@ -54,7 +54,7 @@ class Heartbeats:
         self._watch = Watch(scheduler.settings.node_ttl)
         #: The worker does not report, and does not compute.
         self._is_silent = False
-        #: The scheduler answered that a message lies unread in the node's queue.
+        #: The scheduler answered that the worker has not read a message in the node's queue.
         self._has_unread_message = False
         self._errors = ""
         self._next_due = -1.0
@@ -108,7 +108,7 @@ class Heartbeats:
             self._watch.note()
             self._state, self._takes_at_once = report.state, report.takes_at_once
         elif is_computing:
-            self._takes_at_once = False  # a message may lie in the queue meanwhile
+            self._takes_at_once = False  # the worker may leave a message in the queue meanwhile
         was_silent = self._is_silent
         self._is_silent = self._registration.online and self._watch.is_stuck(
             not is_computing, self.interval
@@ -170,7 +170,7 @@ class Heartbeats:
             node_id=registration.node_id,
             online=registration.online and not is_last,
             load_json=json.dumps(self.meter.read()),
-            # A node that is not registered as online yet holds none, and has not left.
+            # Before its registration as online a node holds no jobs, and has not left.
             jobs=report.jobs if report and (registration.online or is_last) else None,
             instance=registration.instance,
             rescues=True,

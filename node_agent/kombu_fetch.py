@@ -9,7 +9,7 @@ An entry that is not a message would end kombu's worker. The channel drops such 
 
 If Redis refuses a command (it has no memory, or has become a replica), kombu ends the worker's
 event loop. The channel asks again after a second, over a new connection. Running tasks go on
-meanwhile. A message that Redis cannot note for want of memory waits in the node's list.
+meanwhile. A message waits in the node's list while Redis has no memory to note it.
 
 The overridden names with a leading underscore are kombu 5.7's: ``_brpop_start`` sends the command,
 and ``_brpop_read`` reads and delivers the answer.
@@ -72,7 +72,7 @@ class ReliableChannel(Channel):
     """kombu's channel. It takes messages by BLMOVE while it consumes the node's queue alone."""
 
     node_queue: NodeQueue
-    #: The message that lies in ``node_queue.taken_key``.
+    #: The message in the list ``node_queue.taken_key``.
     taken: bytes | None = None
     _refused_at = -_PAUSE_AFTER_REFUSAL
     QoS: Any

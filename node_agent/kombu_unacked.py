@@ -106,7 +106,7 @@ class NodeQoS(QoS):
             with self._connected() as qos, qos.channel.conn_or_acquire() as client:
                 try:
                     client.sadd(self._acked_key, delivery_tag)
-                except ResponseError as exc:  # the task runs, whatever Redis answers
+                except ResponseError as exc:  # the task runs nevertheless
                     logger.warning("Redis does not note that a message is acknowledged: %s", exc)
                 if held.has_ended:  # meanwhile, in another thread
                     client.srem(self._acked_key, delivery_tag)

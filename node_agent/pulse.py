@@ -98,7 +98,7 @@ class Pulse:
         while not self._stopping:
             try:
                 self._pipe.send(self._look())
-            except OSError as exc:  # the kernel may have killed it for want of memory
+            except OSError as exc:  # the kernel may have killed the process to free memory
                 logger.error("the pulse process is gone and is started again: %s", exc)
                 if self._start_again():
                     continue

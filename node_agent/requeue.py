@@ -37,14 +37,14 @@ _PAGE = 100  # messages, or jobs, in one round trip
 
 
 class _Entry(NamedTuple):
-    """A job's message, and where it lies."""
+    """A job's message and its place in Redis."""
 
     job_id: str
     message: dict[str, Any]
     raw: str | bytes  # the text that goes into the job's list
     node_id: str = ""
     tag: str = ""  # of an unacknowledged message
-    queue: str = ""  # the list in which any other message lies
+    queue: str = ""  # the list of any other message
 
 
 def _keep_none(job_id: str) -> bool:
@@ -54,7 +54,7 @@ def _keep_none(job_id: str) -> bool:
 def park_messages(plugin: MinSched, node_id: str, slots: Slots | None = None) -> Iterator[str]:
     """Move a node's messages, queued and unacknowledged, to the lists of their jobs.
 
-    Yields each job as soon as its message is moved: an error hides none of the jobs before it. A
+    Yields each job as soon as its message is moved, so an error hides no earlier job. A
     message without a job stays, since a caller sent it to this node. With the ``slots`` of a live
     node, the messages of jobs that run there stay too. Each message is moved in one step, so two
     nodes may do this at a time, and a node may go on where another died.

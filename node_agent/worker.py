@@ -28,7 +28,7 @@ _PAUSE = 0.05  # seconds until a job that waits for the node's term is looked at
 
 
 class NodeWorker(Worker):
-    """Celery's worker. It tells the node as soon as it stops, for whatever reason.
+    """Celery's worker. It tells the node as soon as it stops, for any reason.
 
     ``worker_shutting_down`` does this for a warm shutdown only (celery 5.7). In a cold shutdown the
     signal comes after the time that a soft shutdown gives. From a pool of threads, which cannot be
