@@ -2,7 +2,8 @@
 
 - ``-- include: node`` becomes the text of ``lua/include/node.lua``, once in a script.
 - Functions that the script does not call are left out. Redis creates all functions of a script at
-  each call. So a script that often ends early has its other includes below that point.
+  each call. So a script that often ends early has its other includes below that point. The
+  functions that it calls only there stand there too, whatever include they are from.
 - A name in capitals becomes its number. Lua allows 200 local names in a script.
 - ``key.node_jobs(node_id)`` becomes ``(KEYS[1] .. 'node:jobs:' .. (node_id))``.
 - ``ARGV.node_id`` becomes ``ARGV[2]``, if the header of the script says ``ARGV[2] node_id``.
@@ -10,7 +11,8 @@
 A script may take items after its single arguments. The header says ``ARGV[3...] job_ids``, or
 ``ARGV[2...] jobs (demand, payload_json)`` if each item has several fields. In the script,
 ``#ARGV.jobs`` is the number of items, ``for demand, payload_json in ARGV.jobs do`` is a loop over
-them, and ``{ARGV.job_ids}`` is a table of them, if they have no fields.
+them (``in ARGV.jobs after 3`` leaves out the first three), and ``{ARGV.job_ids}`` is a table of
+them, if they have no fields.
 """
 
 from __future__ import annotations
@@ -26,12 +28,19 @@ from .keys import QUEUES, STATE
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 #: A function of an include, on one line or up to the next "end" that is not indented.
 _FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)
+#: Where the script has an include below its first line of code.
+_LATER = "-- later\n"
+#: A function, or a table or a number that functions change.
+_DEFINITION = re.compile(
+    rf"{_FUNCTION.pattern}|^local (?P<names>[\w, ]+) = [\w{{}}, ]+ *(?:--[^\n]*)?\n",
+    re.MULTILINE | re.DOTALL,
+)
 #: A number with a name, and the comment behind it.
 _NUMBER = re.compile(r"^local ([A-Z_]+) = (\d+) *(?:--.*)?\n", re.MULTILINE)
 #: A named argument in a header: its number, dots if it is the first of many, its name, its fields.
 _STATED = re.compile(r"ARGV\[(\d+)(\.\.\.)?\] (\w+)(?: \(([\w, ]+)\))?")
 #: The ways to use an argument in a script: a loop over items, their number, a table, one value.
-_LOOP = re.compile(r"\bfor ([\w, ]+) in ARGV\.(\w+) do\b")
+_LOOP = re.compile(r"\bfor ([\w, ]+) in ARGV\.(\w+)(?: after (.+))? do\b")
 _COUNT = re.compile(r"#ARGV\.(\w+)")
 _TABLE = re.compile(r"\{ARGV\.(\w+)\}")
 _VALUE = re.compile(r"\bARGV\.(\w+)")
@@ -80,7 +89,7 @@ def source(name: str) -> str:
     """The text of script ``name``, as Redis gets it. Raises ``ValueError`` for an argument that
     the header does not name, an argument by its number, and a key that is not in :mod:`.keys`.
     """
-    text = _with_numbers(_without_unused(_joined(name, set())))
+    text = _with_numbers(_sunk(_without_unused(_joined(name, set()))))
     return spell_keys(number_arguments(text, arguments(name)))
 
 
@@ -116,7 +125,28 @@ def _joined(path: str, seen: set[str]) -> str:
     if path in seen:
         return ""
     seen.add(path)
-    return _INCLUDE.sub(lambda include: _joined(f"include/{include[1]}", seen), _read(path))
+    text = _read(path)
+    first_code = re.search(r"^(?!--)(?=.*\S)", text, re.MULTILINE)
+
+    def included(include: re.Match[str]) -> str:
+        is_later = first_code is not None and include.start() > first_code.start()
+        return _LATER * is_later + _joined(f"include/{include[1]}", seen)
+
+    return _INCLUDE.sub(included, text)
+
+
+def _sunk(text: str) -> str:
+    """``text`` with each definition below the last ``_LATER`` above which nothing needs it."""
+    above, later, below = text.partition(_LATER)
+    if not later:
+        return text
+    for definition in reversed(list(_DEFINITION.finditer(above))):
+        names = definition[1] or definition["names"].replace(", ", "|")
+        if not re.search(rf"\b(?:{names})\b", _code(above[definition.end() :])):
+            above = above[: definition.start()] + above[definition.end() :]
+            below = f"{definition[0]}\n{below}"
+    # Lua allows 200 local names in a function: the text below has its own.
+    return f"{above}return (function()\n{_sunk(below)}end)()\n"
 
 
 def _code(text: str) -> str:
@@ -155,7 +185,8 @@ def number_arguments(text: str, signature: Arguments) -> str:
         ):
             raise ValueError(f"not as the header says: {match[0]}")
         values = ["ARGV[at]", *(f"ARGV[at + {offset}]" for offset in range(1, size))]
-        head = f"for at = {first}, #ARGV, {size} do"
+        start = f"{first} + {size} * {match[3]}" if match[3] else first
+        head = f"for at = {start}, #ARGV, {size} do"
         return f"{head} local {match[1]} = {', '.join(values)}"
 
     def of_items(name: str, replacement: str) -> str:

@@ -1,4 +1,4 @@
--- include: node
+-- include: offers
 -- Migrates a language pair from the layout of the original specification, as if a program had mapped it. `celery
 -- minsched migrate` calls this.
 --

@@ -1,5 +1,4 @@
--- include: assignment
--- include: claim
+-- include: job
 -- Frees a job's slot and records how the job ended. In the same step, the first waiting job that this node can do gets
 -- the slot. With `next_claim`, the node takes that job by this claim, and the answer brings the job's message. A second
 -- call changes nothing, and brings the same job.
@@ -25,9 +24,9 @@
 --         {"NODE_MISMATCH", the node that has the job, "" for none}
 --         {"UNKNOWN_JOB"}
 
-local job, node_id, status, reason = read_job(ARGV.job_id), ARGV.node_id, ARGV.status, ARGV.reason
+local job = read_fields(ARGV.job_id, {'status', 'node_id', 'claim', 'pool', 'suffix', 'task_id', 'successor', 'expires_ts'})
+local node_id, claim, next_claim = ARGV.node_id, ARGV.claim or '', ARGV.next_claim or ''
 
-local claim, next_claim = ARGV.claim or '', ARGV.next_claim or ''
 local is_given_up = claim ~= '' and job.claim ~= '' and job.claim ~= claim
   and job.status == 'running' and job.node_id == node_id
 if is_given_up then return {'ALREADY_ENDED'} end
@@ -39,6 +38,20 @@ if job.status == '' then return {'UNKNOWN_JOB'} end
 if job.node_id ~= node_id or UNASSIGNED[job.status] then
   return {'NODE_MISMATCH', UNASSIGNED[job.status] and '' or job.node_id}
 end
+if not has_ended then
+  redis.call('ZREM', key.node_jobs(node_id), job.id)
+  if job.status == 'lost' then redis.call('ZREM', key.lost(), job.id) end
+  end_job(job, ARGV.status, ARGV.reason)
+  -- Most calls end here: no job waits, and the job has no second message.
+  if redis.call('EXISTS', own_list(job), key.lines()) == 0 then
+    update_free_sets(node_id)
+    return {'OK'}
+  end
+end
+
+-- include: assignment
+-- include: claim
+
 if has_ended then
   local next_id = next_claim ~= '' and redis.call('HGET', key.job(job.id), 'next_job')
   local message = next_id and message_of_claim(node_id, next_id, next_claim)
@@ -46,10 +59,7 @@ if has_ended then
   return {'ALREADY_ENDED', next_id, message, place_of_claim(next_id, node_id)}
 end
 
-redis.call('ZREM', key.node_jobs(node_id), job.id)
 redis.call('DEL', own_list(job))  -- a second copy of the message, after a lost connection
-if job.status == 'lost' then redis.call('ZREM', key.lost(), job.id) end
-end_job(job, status, reason)
 local next_job
 local function take(waiting_job)
   local message = not next_job and attempt(take_own_message, waiting_job, node_id)

@@ -114,7 +114,7 @@ if not has_left and (listing ~= '' or online == 'true' or state ~= '') then
 end
 answer[2] = update_free_sets(node_id)
 if listing == 'some' then return answer end
-if not takes_jobs(node_id) then release_lines_of_node(node_id) end
+if not read_working_node(node_id) then release_lines_of_node(node_id) end
 local more = select(2, assign_waiting_jobs(node_id))
 answer[4] = run_maintenance(node_id, priority_suffixes, ARGV.is_rescuer == 'true')
 if more then answer[4] = 0 end

@@ -141,9 +141,10 @@ def test_a_script_has_exactly_the_functions_that_it_calls(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_has_no_more_local_names_than_lua_allows(name: str) -> None:
-    """Lua allows 200. The server refuses a script above that."""
-    declared = re.findall(r"^local (function \w+|[^=\n]+)", lua_source.source(name), re.MULTILINE)
-    assert sum(len(names.split(",")) for names in declared) <= 190
+    """Lua allows 200 in a function. The server refuses a script above that."""
+    for part in lua_source.source(name).split("\nreturn (function()\n"):
+        declared = re.findall(r"^local (function \w+|[^=\n]+)", part, re.MULTILINE)
+        assert sum(len(names.split(",")) for names in declared) <= 190
 
 
 def test_a_server_without_its_scripts_gets_them_again(

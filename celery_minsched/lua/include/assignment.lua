@@ -13,9 +13,9 @@ local INDEX_HEAD = 64         -- lines of an index that each search reads
 local function may_move() return moves_left > 0 and bytes_left > 0 and pools_read < MOST_POOLS end
 
 -- A node's advertised indexes, without those of paused pools: as a list, and as a set.
-local function read_indexes(node_id)
+local function read_indexes(node)
   local indexes, paused = {pools = 0}, {}
-  for pool, capability in each_pair(redis.call('HGET', key.node_info(node_id), 'offers')) do
+  for pool, capability in each_pair(node[OFFERS]) do
     if paused[pool] == nil then
       paused[pool] = is_paused(pool)
       indexes.pools = indexes.pools + 1
@@ -150,7 +150,7 @@ end
 -- Gives a free slot to the first job in line. If the job's message is gone, the job is lost. Returns whether the slot
 -- was taken. `take(job)` may take the message and return a claim, by which the job runs. Else the message goes to the
 -- node's queue.
-local function assign_first_in_line(line, node_id, pool, take)
+local function assign_first_in_line(line, node, pool, take)
   local queue_entry, place = first_in_line(line)
   if not queue_entry then  -- Redis has lost the jobs of the line
     update_line(line)
@@ -167,8 +167,8 @@ local function assign_first_in_line(line, node_id, pool, take)
     return false
   end
   local claim = take and take(job)
-  assign_slot(job, node_id, pool, 'first_free', claim)
-  if not claim then move_message(job, node_id) end
+  assign_waiting(job, node, pool, 'first_free', claim)
+  if not claim then move_message(job, node.id) end
   return true
 end
 
@@ -176,16 +176,16 @@ end
 -- than one call does. See assign_first_in_line for `take`.
 local function assign_waiting_jobs(node_id, take)
   local filled = 0
-  local slots = redis.call('EXISTS', key.lines()) == 1 and takes_jobs(node_id)
-  if not slots then return filled, false end
-  local free = slots - redis.call('ZCARD', key.node_jobs(node_id))
-  local indexes = free > 0 and read_indexes(node_id)
+  local node = redis.call('EXISTS', key.lines()) == 1 and read_working_node(node_id)
+  if not node then return filled, false end
+  local free = number(node[MAX_JOBS]) - redis.call('ZCARD', key.node_jobs(node_id))
+  local indexes = free > 0 and read_indexes(node)
   while filled < free do
     if not may_move() then return filled, true end
     local best = next_line(node_id, indexes)
     if not best then return filled, line_reads_left <= 0 end
     moves_left = moves_left - 1 - math.floor(#indexes / 8)  -- an assignment writes to each index of the node
-    if assign_first_in_line(best.line, node_id, best.pool, take) then
+    if assign_first_in_line(best.line, node, best.pool, take) then
       filled = filled + 1
       if indexes.pools > 1 then
         redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, next_number(key.turn()))

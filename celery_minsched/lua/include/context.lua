@@ -8,17 +8,13 @@ local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 -- argument `times` of every script has the caller's times. They count until a node has registered, and while the
 -- fleet's times are unreadable.
 local function read_times(text)
-  local times = type(text) == 'string' and {string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')} or {}
-  for i = 1, 5 do
-    if not times[i] or #times[i] > 15 then return nil end
-    times[i] = tonumber(times[i])
-  end
-  return times
+  if type(text) ~= 'string' then return nil end
+  local node, lease, history, session, rescues = string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  if not node or math.max(node, lease, history, session, rescues) >= 1e15 then return nil end
+  return {node = node + 0, lease = lease + 0, history = history + 0, session = session + 0, rescues = rescues + 0}
 end
 local times_of_fleet = read_times(redis.pcall('GET', key.times()))
-local TTL = {}
-local MAX_RESCUES
-TTL.node, TTL.lease, TTL.history, TTL.session, MAX_RESCUES = unpack(times_of_fleet or read_times(ARGV.times))
+local TTL = times_of_fleet or read_times(ARGV.times)
 
 -- The number in a field of a record, 0 if the field is missing or is no number. Another program may have written the
 -- field. A broken record of one node or job must not stop the others.

@@ -28,6 +28,7 @@ local MOST_POOLS = 1000
 
 -- The pools that a selector matches, as a list that may be empty.
 local function pools_of(pool_selector)
+  if not string.find(pool_selector, '[=:]') then return {pool_selector} end
   local pool, language_pairs = parse_selector(pool_selector)
   if pool then
     if #language_pairs == 0 or redis.call('EXISTS', key.pool_langs(pool)) == 0 then return {pool} end
@@ -93,11 +94,19 @@ local function is_possible(pools, capabilities)
   return false
 end
 
+local has_paused_pools  -- nil before the first look
+
 -- Has an operator paused the pool? Then its nodes take no more jobs for it, and jobs that ask for it wait.
-local function is_paused(pool) return redis.call('SISMEMBER', key.paused(), pool) == 1 end
+local function is_paused(pool)
+  if has_paused_pools == nil then has_paused_pools = redis.call('EXISTS', key.paused()) == 1 end
+  return has_paused_pools and redis.call('SISMEMBER', key.paused(), pool) == 1
+end
 
 -- Can the node do what is asked for in one of the pools, now or when it has a free slot?
 local function can_serve(node_id, pools, capabilities)
-  return node_id ~= '' and pool_of_node(node_id, pools, capabilities) ~= nil
-    and (attempt(takes_jobs, node_id) or false) ~= false
+  return node_id ~= '' and pool_of_node(node_id, pools, capabilities)
+    and attempt(read_working_node, node_id)
 end
+
+-- The name of the line of a job, see include/line_index.lua.
+local function line_name(job, required) return job.where .. '/' .. job.caps .. '/' .. required end

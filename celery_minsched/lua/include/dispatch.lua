@@ -1,33 +1,10 @@
+-- include: dispatch_at_once
 -- include: place
--- The dispatch of one job. It finds the least-loaded node for the demand, takes a slot, records the job and the
--- session, and sends the message to the node's queue. If no slot is free, the job waits or is refused.
-
--- Limits of one call: Redis serves no other client meanwhile. Python reads MOST_JOBS here.
-local MOST_JOBS = 100
-local MOST_WRITES = 5000  -- to the free sets of nodes
-
--- Has this call reached a limit? Then the caller sends the other jobs again.
-local function is_call_full()
-  return index_writes > MOST_WRITES or bytes_left <= 0 or pools_read > MOST_POOLS
-end
-
-local function too_many_jobs()
-  return redis.error_reply('TOO_MANY_JOBS: at most ' .. MOST_JOBS .. ' in one call; nothing was done')
-end
+-- The dispatch of any job. If no slot is free, the job waits or is refused.
 
 -- The lines for which this call found no slot, and the jobs that join lines at its end. See include/place.lua.
 local full_lines, joining = {}, {}
 local line_lengths = {}  -- the number of jobs in each line, with those that join at the end
-
--- The answer to an earlier, equal call whose answer was lost on the way, or nil.
-local function earlier_answer(job)
-  if job.task_id == '' or job.token == '' then return nil end
-  local job_id = redis.call('GET', key.task(job.task_id))
-  if not job_id then return nil end
-  local earlier = redis.call('HMGET', key.job(job_id), 'token', 'node_id', 'pool', 'chosen_by')
-  if earlier[1] ~= job.token then return nil end
-  return {'OK', earlier[2] or '', job_id, earlier[3] or '', earlier[4] or 'busy'}
-end
 
 local possible = {}  -- whether registered nodes can do it, by demand
 
@@ -62,51 +39,30 @@ local function refusal(job, waits)
   return answer, why
 end
 
--- Gives the job its id, and writes its record.
-local function create_job(job, payload_json)
-  job.id = job.session_id .. ':' .. string.format('%.0f', next_number(key.job_id_seq()))
-  local record = {'created_ts', NOW, 'payload_json', payload_json}
-  for field, value in pairs(job) do
-    if value ~= '' and field ~= 'id' and field ~= 'when_full' and field ~= 'max_waiting' then
-      record[#record + 1] = field
-      record[#record + 1] = value
-    end
-  end
-  redis.call('HSET', key.job(job.id), unpack(record))
-  if job.task_id == '' then return end
-  local earlier = redis.call('SET', key.task(job.task_id), job.id, 'GET')
-  if earlier then record_successor(earlier, job.id) end
-end
-
 -- Returns the answer for one job. After all jobs, `join_lines(joining)` adds the waiting ones to their lines.
 local function dispatch(job, payload_json, message_head, message_tail)
   local answer = earlier_answer(job)
   if answer then return answer end
   local has_message = message_head ~= ''
-  local function message() return message_head .. cjson.encode(job.id) .. message_tail end
   job.node_id = ''
-  if not has_message then job.suffix = '' end  -- the caller sends it without a priority
-  if has_message and tonumber(job.due_ts) > NOW then
-    create_job(job, payload_json)
-    redis.call('LPUSH', own_list(job), message())
+  local is_delayed = has_message and tonumber(job.due_ts) > NOW
+  if not is_delayed then
+    local node, pool, chosen_by = find_slot(job, full_lines)
+    if node then return dispatch_to(job, node, pool, chosen_by, payload_json, message_head, message_tail) end
+  end
+  local refused, why
+  if not is_delayed then refused, why = refusal(job, has_message and job.when_full == 'wait') end
+  if refused then return refused end
+  local record = create_job(job, payload_json, message_head)
+  redis.call('HSET', key.job(job.id), unpack(record))
+  redis.call('LPUSH', own_list(job), message_of(job, message_head, message_tail))
+  schedule_expiry(job)
+  if is_delayed then
     delay_job(job)
-    schedule_expiry(job)
     increment_counter('', 'delayed')
     return {'OK', '', job.id, '', 'delayed'}
   end
-  local node_id, pool, chosen_by = find_slot(job, full_lines)
-  if node_id then
-    create_job(job, payload_json)
-    assign_slot(job, node_id, pool, chosen_by)
-    if has_message then redis.call('LPUSH', key.node_queue(node_id), message()) end
-    return {'OK', node_id, job.id, pool, chosen_by}
-  end
-  local refused, why = refusal(job, has_message and job.when_full == 'wait')
-  if refused then return refused end
   line_lengths[job.line] = line_length(job.line) + 1
-  create_job(job, payload_json)
-  redis.call('LPUSH', own_list(job), message())
   join_later(job, joining)
-  schedule_expiry(job)
   return {'OK', '', job.id, '', why}
 end

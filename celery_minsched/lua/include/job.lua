@@ -11,10 +11,15 @@ local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_l
   'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket',
   'rescues', 'pool', 'waiting_ts', 'claim', 'successor', 'places'}
 
-local function read_job(job_id)
-  local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
+local function read_fields(job_id, fields)
+  local values = redis.call('HMGET', key.job(job_id), unpack(fields))
   local job = {id = job_id}
-  for i, field in ipairs(FIELDS) do job[field] = values[i] or '' end
+  for i, field in ipairs(fields) do job[field] = values[i] or '' end
+  return job
+end
+
+local function read_job(job_id)
+  local job = read_fields(job_id, FIELDS)
   for _, field in ipairs({'band', 'due_ts', 'expires_ts'}) do  -- Redis has lost it, or it is unreadable
     if not string.match(job[field], '^%d+$') or #job[field] > 16 then job[field] = '0' end
   end
@@ -116,48 +121,57 @@ local function state_fields(delivery_tag, claim)
   return 'status', 'running', 'started_ts', NOW, 'tag', delivery_tag, 'claim', claim
 end
 
--- Gives the job a slot at a node, and records the node in the job's session. With a `claim`, the job runs by it: then
--- the job's id is the delivery tag of its message.
-local function assign_slot(job, node_id, pool, chosen_by, claim)
-  increment_counter(pool, chosen_by)
-  local fields = {'node_id', node_id, 'pool', pool, 'chosen_by', chosen_by, 'decision', job.decision or '',
-    'dispatched_ts', NOW, state_fields(job.id, claim)}
-  local function set(field, value)
-    fields[#fields + 1] = field
-    fields[#fields + 1] = value
+-- Records in the job's session where the job is.
+local function record_in_session(job, node_id, pool)
+  local session = key.session(job.session_id)
+  local home = redis.call('HGET', session, 'node_id')
+  if home and home ~= node_id then
+    increment_counter(pool, 'session_moves')
+    redis.call('HSET', key.job(job.id), 'session_node', home)
   end
-  if (job.waiting_ts or '') ~= '' then
+  redis.call('HSET', session, 'node_id', node_id, 'preferred_pool', pool)
+  if job.src_lang ~= '' then redis.call('HSET', session, 'last_lang_pair', job.src_lang .. ':' .. job.tgt_lang) end
+  redis.call('PEXPIRE', session, TTL.session)
+end
+
+-- Adds a field and its value to a list of them.
+local function put(fields, field, value)
+  local at = #fields
+  fields[at + 1], fields[at + 2] = field, value
+end
+
+-- Gives a job a slot at a node. `fields` are the other fields of its record to write, with its status.
+local function assign_slot(job, node, pool, chosen_by, fields)
+  increment_counter(pool, chosen_by)
+  put(fields, 'node_id', node.id)
+  put(fields, 'pool', pool)
+  put(fields, 'chosen_by', chosen_by)
+  put(fields, 'decision', node.decision or '')
+  put(fields, 'dispatched_ts', NOW)
+  redis.call('ZADD', key.node_jobs(node.id), NOW + TTL.lease, job.id)
+  mark_chosen(node)
+  redis.call('HSET', key.job(job.id), unpack(fields))
+  expire_record(job)
+  if job.session_id ~= '' then attempt(record_in_session, job, node.id, pool) end
+end
+
+-- The same for a job that has a record and no slot. With a `claim`, the job runs by it. Then the job's id is the
+-- delivery tag of its message.
+local function assign_waiting(job, node, pool, chosen_by, claim)
+  local fields = {state_fields(job.id, claim)}
+  if job.waiting_ts ~= '' then
     local waited = NOW - clamp(job.waiting_ts)
     count_wait(pool, waited)
-    set('waited_ms', waited)
+    put(fields, 'waited_ms', waited)
   end
-  if (job.node_id or '') ~= '' and job.node_id ~= node_id then
-    set('from_node', job.node_id)
-    emit_event('job_moved', 'job', job.id, 'task', job.task_id, 'from', job.node_id, 'node', node_id)
+  if job.node_id ~= '' and job.node_id ~= node.id then
+    put(fields, 'from_node', job.node_id)
+    emit_event('job_moved', 'job', job.id, 'task', job.task_id, 'from', job.node_id, 'node', node.id)
   end
-  redis.call('ZADD', key.node_jobs(node_id), NOW + TTL.lease, job.id)
-  mark_chosen(node_id)
-  if job.status then  -- the job is not new
-    redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'places', 'waiting_ts', 'tag', 'claim', 'lapsed_ts',
-      'ended_ts', 'reason')
-  end
-  redis.call('HSET', key.job(job.id), unpack(fields))
+  redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'places', 'waiting_ts', 'tag', 'claim', 'lapsed_ts',
+    'ended_ts', 'reason')
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
-  expire_record(job)
-  if job.session_id == '' then return end
-  attempt(function()
-    local home = redis.call('HGET', key.session(job.session_id), 'node_id')
-    if home and home ~= node_id then
-      increment_counter(pool, 'session_moves')
-      redis.call('HSET', key.job(job.id), 'session_node', home)
-    end
-    redis.call('HSET', key.session(job.session_id), 'node_id', node_id, 'preferred_pool', pool)
-    if job.src_lang ~= '' then
-      redis.call('HSET', key.session(job.session_id),
-        'last_lang_pair', job.src_lang .. ':' .. job.tgt_lang)
-    end
-    redis.call('PEXPIRE', key.session(job.session_id), TTL.session)
-  end)
+  assign_slot(job, node, pool, chosen_by, fields)
 end
 
 -- Renews the lease of a job that the node says it holds. If Redis has lost the job's record or its slot, restores them:

@@ -2,8 +2,6 @@
 -- How jobs join and leave lines. A job's place is computed once, when it joins: its priority, then its virtual time.
 -- The field `places` has a job's places in the pools of its language pair, as lines "pool<TAB>place".
 
-local function line_name(job, required) return job.where .. '/' .. job.caps .. '/' .. required end
-
 local function adjust_waiting_count(line, by)
   local pool_selector = parse_line(line)
   if increment_field(key.waiting_counts(), pool_selector, by) <= 0 then

@@ -141,7 +141,7 @@ local function run_maintenance(node_id, priority_suffixes, is_rescuer)
   more = reindex_changed_pairs() or more
   if not is_rescuer then more = continue_rescues(priority_suffixes) or more end
   more = place_delayed() or more
-  local expired_at = takes_jobs(node_id) and discard_expired(node_id) or nil
+  local expired_at = read_working_node(node_id) and discard_expired(node_id) or nil
   local delayed_at = more and NOW or redis.call('ZRANGE', key.delayed(), 0, 0, 'WITHSCORES')[2]
   local soonest = math.min(tonumber(delayed_at or math.huge), expired_at or math.huge)
   return soonest < math.huge and request_wakeup(node_id, math.max(NOW, soonest)) or -1

@@ -37,7 +37,7 @@ local LAST_CHOSEN_RANGE = 549755813888
 local function load_order(taken, max_jobs, load, last_chosen)
   local share = math.floor(taken * MOST_SHARE / max_jobs)
   local top = share * LOAD_RANGE + load_level(load)
-  return string.format('%.0f', top * LAST_CHOSEN_RANGE + math.max(0, math.min(last_chosen, LAST_CHOSEN_RANGE - 1)))
+  return top * LAST_CHOSEN_RANGE + math.max(0, math.min(last_chosen, LAST_CHOSEN_RANGE - 1))
 end
 
 -- The count of choices grows for ever. Load order uses its distance from a base that is the same for all nodes. The
@@ -46,62 +46,86 @@ local function last_chosen_base(last_chosen)
   return math.max(0, math.floor(last_chosen * 2 / LAST_CHOSEN_RANGE) - 1) * LAST_CHOSEN_RANGE / 2
 end
 
+-- The fields of a node's record that its placement needs, and their positions in read_node's answer.
+local ONLINE = 1
+local DRAINING = 2
+local MAX_JOBS = 3
+local LOAD = 4
+local TURN = 5
+local OFFERS = 6
+local TURN_BASE = 7
+local LAST_HEARTBEAT = 8
+local TERM = 9
+
+-- A node's id, and these fields. A script that needs several of them reads them once.
+local function read_node(node_id)
+  local node = redis.call('HMGET', key.node_info(node_id),
+    'online', 'draining', 'max_jobs', 'load', 'turn', 'offers', 'turn_base', 'last_heartbeat_ts', 'term')
+  node.id = node_id
+  return node
+end
+
 -- Writes to the free sets of nodes in this call. A node has up to 256 indexes.
 local index_writes = 0
 
 -- Puts the node into the free sets of its indexes while it is online, not draining and has a free slot. Else removes it
 -- from them. Every script that changes a node calls this. Returns the number of taken slots, and when the node was last
 -- chosen, as a count after the base.
-local function update_free_sets(node_id)
-  local taken = redis.call('ZCARD', key.node_jobs(node_id))
-  local node = redis.call('HMGET', key.node_info(node_id),
-    'online', 'draining', 'max_jobs', 'load', 'turn', 'offers', 'turn_base')
-  if not node[3] then return taken, 0 end
-  attempt(redis.call, 'HSET', key.node_runtime(node_id), 'current_jobs', taken)
-  local max_jobs, last_chosen = number(node[3]), number(node[5]) - number(node[7])
-  local order = node[1] == 'true' and node[2] ~= 'true' and taken < max_jobs
-    and load_order(taken, max_jobs, number(node[4]), last_chosen)
-  for pool, capability in each_pair(node[6]) do
+local function update_free_sets_of(node)
+  local taken = redis.call('ZCARD', key.node_jobs(node.id))
+  if not node[MAX_JOBS] then return taken, 0 end
+  attempt(redis.call, 'HSET', key.node_runtime(node.id), 'current_jobs', taken)
+  local max_jobs, last_chosen = number(node[MAX_JOBS]), number(node[TURN]) - number(node[TURN_BASE])
+  local order = node[ONLINE] == 'true' and node[DRAINING] ~= 'true' and taken < max_jobs
+    and load_order(taken, max_jobs, number(node[LOAD]), last_chosen)
+  for pool, capability in each_pair(node[OFFERS]) do
     index_writes = index_writes + 1
     if order then
-      redis.call('ZADD', free_key(pool, capability), order, node_id)
+      redis.call('ZADD', free_key(pool, capability), order, node.id)
     else
-      redis.call('ZREM', free_key(pool, capability), node_id)
+      redis.call('ZREM', free_key(pool, capability), node.id)
     end
   end
   return taken, last_chosen
 end
 
--- Records that the node was chosen: it becomes the last of the nodes with the same share and load. Once in 2^38
--- choices, moves the base for all nodes in one step. So their order stays the same.
-local function mark_chosen(node_id)
-  local now = next_number(key.turn())
-  redis.call('HSET', key.node_info(node_id), 'turn', now)
-  local _, last_chosen = update_free_sets(node_id)
-  if last_chosen < LAST_CHOSEN_RANGE then return end
-  local base = string.format('%.0f', last_chosen_base(now))
-  for _, each in ipairs(redis.call('ZRANGE', key.nodes(), 0, -1)) do
-    redis.call('HSET', key.node_info(each), 'turn_base', base)
-    update_free_sets(each)
+local function update_free_sets(node_id) return update_free_sets_of(read_node(node_id)) end
+
+-- Moves the base of last choices for all nodes in one step. So their order stays the same.
+local function move_last_chosen_base(last_chosen)
+  local base = string.format('%.0f', last_chosen_base(last_chosen))
+  for _, node_id in ipairs(redis.call('ZRANGE', key.nodes(), 0, -1)) do
+    redis.call('HSET', key.node_info(node_id), 'turn_base', base)
+    update_free_sets(node_id)
   end
+end
+
+-- Records that the node was chosen: it becomes the last of the nodes with the same share and load. Once in 2^38
+-- choices, the base moves.
+local function mark_chosen(node)
+  node[TURN] = next_number(key.turn())
+  redis.call('HSET', key.node_info(node.id), 'turn', node[TURN])
+  local _, last_chosen = update_free_sets_of(node)
+  if last_chosen >= LAST_CHOSEN_RANGE then move_last_chosen_base(node[TURN]) end
 end
 
 -- Is the node's last heartbeat younger than node_ttl? If not, and if its silence counts, removes the node from
 -- dispatch.
-local function has_recent_heartbeat(node_id, last_heartbeat)
-  local at = correct_last_heartbeat(node_id, last_heartbeat)
-  if NOW - at <= TTL.node then return true end
-  if at == 0 then return false end  -- no record at all
+local function has_recent_heartbeat(node)
+  local silence = NOW - number(node[LAST_HEARTBEAT])
+  if silence >= 0 and silence <= TTL.node then return true end
+  if correct_last_heartbeat(node.id, node[LAST_HEARTBEAT]) == NOW then return true end
+  if silence == NOW then return false end  -- no record at all
   if does_silence_count() == false then return true end
-  redis.call('HSET', key.node_info(node_id), 'online', 'false')
-  update_free_sets(node_id)
+  redis.call('HSET', key.node_info(node.id), 'online', 'false')
+  update_free_sets(node.id)
   return false
 end
 
-local function is_alive(node_id)
-  return attempt(function()
-    return has_recent_heartbeat(node_id, redis.call('HGET', key.node_info(node_id), 'last_heartbeat_ts'))
-  end) or false
+-- The node's record if it is alive, or false. With `attempt`, a broken record counts as silent.
+local function read_live_node(node_id)
+  local node = read_node(node_id)
+  return has_recent_heartbeat(node) and node
 end
 
 -- Was the node found silent? A node that has left in good order has no instance.
@@ -141,52 +165,8 @@ local function record_suspects(node_id)
   redis.call('HSET', key.node_info(node_id), 'suspects', table.concat(suspects, '\n'))
 end
 
--- The number of slots of a node that takes jobs, free or not. False if the node takes no jobs.
-local function takes_jobs(node_id)
-  local node = redis.call('HMGET', key.node_info(node_id),
-    'online', 'draining', 'last_heartbeat_ts', 'max_jobs')
-  return node[1] == 'true' and node[2] ~= 'true' and has_recent_heartbeat(node_id, node[3]) and number(node[4])
-end
-
--- The mappings of language pairs to pools that this call has changed, by both names. See include/reindex.lua.
-local changed_pairs = {}
-
-local function record_pair_change(pool, pair)
-  local name = pool .. '\t' .. pair
-  changed_pairs[name] = not changed_pairs[name] and {pool, pair} or nil
-end
-
--- Records that `speaker` (a node id, or '*' for a mapping set by a program) makes the pool serve the language pair.
-local function serve_pair(pair, pool, speaker)
-  redis.call('SADD', key.lang_speakers(pair, pool), speaker)
-  redis.call('SADD', key.pool_langs(pool), pair)
-  if redis.call('SADD', key.lang(pair), pool) == 1 then record_pair_change(pool, pair) end
-end
-
--- Removes the record that `speaker` makes the pool serve the language pair.
-local function unserve_pair(pair, pool, speaker)
-  redis.call('SREM', key.lang_speakers(pair, pool), speaker)
-  if redis.call('EXISTS', key.lang_speakers(pair, pool)) == 0 then
-    redis.call('SREM', key.pool_langs(pool), pair)
-    if redis.call('SREM', key.lang(pair), pool) == 1 then record_pair_change(pool, pair) end
-  end
-end
-
--- Adds the node to its advertised indexes.
-local function enter_indexes(node_id, advertised_indexes)
-  for pool, capability in each_pair(advertised_indexes) do
-    redis.call('SADD', members_key(pool, capability), node_id)
-    if capability == '' then open_pool(pool) end
-  end
-end
-
--- Removes the node from all indexes and language pairs of its last registration.
-local function leave_indexes(node_id)
-  local registered = redis.call('HMGET', key.node_info(node_id), 'offers', 'speaks')
-  for pool, capability in each_pair(registered[1]) do
-    redis.call('SREM', members_key(pool, capability), node_id)
-    redis.call('ZREM', free_key(pool, capability), node_id)
-    if capability == '' and redis.call('EXISTS', members_key(pool, '')) == 0 then close_pool(pool) end
-  end
-  for pool, pair in each_pair(registered[2]) do unserve_pair(pair, pool, node_id) end
+-- The record of a node that takes jobs, or false.
+local function read_working_node(node_id)
+  local node = read_node(node_id)
+  return node[ONLINE] == 'true' and node[DRAINING] ~= 'true' and has_recent_heartbeat(node) and node
 end

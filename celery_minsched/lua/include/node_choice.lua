@@ -24,12 +24,13 @@ local function first_with_all(pool, capabilities, nodes)
   end
 end
 
--- The next node in load order with a free slot and all capabilities, alive or not. For one capability or none, it is
--- the head of one sorted set. For more, reads the smallest of their sets in steps.
+-- The next node in load order with a free slot and all capabilities, alive or not: its id, and its load order. For one
+-- capability or none, it is the head of one sorted set, and the third result is the first two nodes there. For more,
+-- reads the smallest of their sets in steps.
 local function next_free_node(pool, capabilities, rarest)
   if #capabilities < 2 then
-    local head = redis.call('ZRANGE', free_key(pool, rarest), 0, 0, 'WITHSCORES')
-    return head[1], tonumber(head[2])
+    local first_two = redis.call('ZRANGE', free_key(pool, rarest), 0, 1, 'WITHSCORES')
+    return first_two[1], tonumber(first_two[2]), first_two
   end
   local at, count = 0, 2
   while node_reads_left > 0 do
@@ -41,14 +42,20 @@ local function next_free_node(pool, capabilities, rarest)
   end
 end
 
--- The least-loaded live node of the pool with a free slot and all capabilities, and its load order.
+-- The least-loaded live node of the pool with a free slot and all capabilities, or nil. Adds its load order, and the
+-- first two nodes of its set if they were read.
 local function least_loaded_node(pool, capabilities)
   if is_paused(pool) then return nil end
   local function free(capability) return free_key(pool, capability) end
   local rarest = rarest_capability(capabilities, free, 'ZCARD')
   while node_reads_left > 0 do
-    local node_id, order = next_free_node(pool, capabilities, rarest)
-    if not node_id or is_alive(node_id) then return node_id, order end
+    local node_id, order, first_two = next_free_node(pool, capabilities, rarest)
+    if not node_id then return nil end
+    local node = attempt(read_live_node, node_id)
+    if node then
+      node.order, node.first_two = order, first_two
+      return node
+    end
     node_reads_left = node_reads_left - 100
     redis.call('ZREM', free_key(pool, rarest), node_id)  -- also if its record does not list this index
   end
@@ -56,10 +63,10 @@ end
 
 -- A text for `why`: the number of free nodes, the load order of the chosen node, and the next best node with its load
 -- order. No script reads it.
-local function describe_choice(pool, capabilities, order)
+local function describe_choice(pool, capabilities, node)
   local free = free_key(pool, capabilities[1] or '')
-  local first_two = redis.call('ZRANGE', free, 0, 1, 'WITHSCORES')
-  local text = string.format('%d %.0f', redis.call('ZCARD', free), order)
+  local first_two = node.first_two or redis.call('ZRANGE', free, 0, 1, 'WITHSCORES')
+  local text = string.format('%d %.0f', redis.call('ZCARD', free), node.order)
   return first_two[3] and text .. ' ' .. first_two[3] .. ' ' .. first_two[4] or text
 end
 
@@ -71,30 +78,31 @@ local function required_node(job, session, pools, capabilities)
   return can_serve(wanted, pools, capabilities) and wanted or ''
 end
 
+-- The wished node, if it has a free slot for the job and is alive, and its pool. Else nil.
+local function wished_node(wish, pools, capabilities, required)
+  if wish == '' or (required ~= '' and required ~= wish) then return nil end
+  for _, pool in ipairs(pools) do
+    local node = has_free_slot(wish, pool, capabilities) and attempt(read_live_node, wish)
+    if node then return node, pool end
+  end
+end
+
 -- The node for a job: the one that the caller prefers, else the session's, else the least loaded of the session's pool,
 -- else the least loaded of all. Returns the node, the pool, and the rule that chose it.
 local function choose_node(job, session, pools, capabilities, required)
-  local sticky = job.affinity ~= 'none' and session.node_id or ''
-  for _, wish in ipairs({{job.preferred, 'preferred'}, {sticky, 'sticky'}}) do
-    for _, pool in ipairs(pools) do
-      if wish[1] ~= '' and (required == '' or required == wish[1])
-        and has_free_slot(wish[1], pool, capabilities) and is_alive(wish[1]) then
-        return wish[1], pool, wish[2]
-      end
-    end
-  end
+  local has_home = job.affinity ~= 'none'
+  local node, home_pool = wished_node(job.preferred, pools, capabilities, required)
+  if node then return node, home_pool, 'preferred' end
+  node, home_pool = wished_node(has_home and session.node_id or '', pools, capabilities, required)
+  if node then return node, home_pool, 'sticky' end
   if required ~= '' then return nil end
-  local best, best_order, best_pool
+  local best, best_pool
   for _, pool in ipairs(pools) do
-    local node_id, order = least_loaded_node(pool, capabilities)
-    if node_id and pool == session.pool and job.affinity ~= 'none' then
-      best, best_order, best_pool = node_id, order, pool
-      break
-    end
-    if node_id and (not best or order < best_order) then
-      best, best_order, best_pool = node_id, order, pool
-    end
+    node = least_loaded_node(pool, capabilities)
+    local is_home = node and has_home and pool == session.pool
+    if is_home or (node and (not best or node.order < best.order)) then best, best_pool = node, pool end
+    if is_home then break end
   end
-  if best then job.decision = describe_choice(best_pool, capabilities, best_order) end
+  if best then best.decision = describe_choice(best_pool, capabilities, best) end
   return best, best_pool, 'least_loaded'
 end

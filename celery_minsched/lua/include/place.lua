@@ -27,11 +27,9 @@ local function find_slot(job, full_lines)
     local is_new = job.node_id == '' or job.is_requeued
     if bytes_left <= 0 then full_lines[line] = true end  -- the next heartbeat of a free node moves it
     while not full_lines[line] do
-      local node_id, pool, chosen_by = choose_node(job, session, pools, capabilities, required)
-      if node_id and not (is_new and redis.call('EXISTS', key.waiting(line)) == 1) then
-        return node_id, pool, chosen_by
-      end
-      full_lines[line] = not node_id or assign_waiting_jobs(node_id) == 0
+      local node, pool, chosen_by = choose_node(job, session, pools, capabilities, required)
+      if node and not (is_new and redis.call('EXISTS', key.waiting(line)) == 1) then return node, pool, chosen_by end
+      full_lines[line] = not node or assign_waiting_jobs(node.id) == 0
     end
   end
   job.line = line
@@ -39,10 +37,10 @@ end
 
 -- Assigns a job with a message in its own list to a node with a free slot. Returns whether there was one.
 local function try_assign(job, full_lines)
-  local node_id, pool, chosen_by = find_slot(job, full_lines)
-  if not node_id then return false end
-  assign_slot(job, node_id, pool, chosen_by)
-  move_message(job, node_id)
+  local node, pool, chosen_by = find_slot(job, full_lines)
+  if not node then return false end
+  assign_waiting(job, node, pool, chosen_by)
+  move_message(job, node.id)
   return true
 end
 

@@ -1,4 +1,5 @@
 -- include: assignment
+-- include: offers
 -- Moves lines to their right indexes after the pools of a language pair have changed, or after a node takes no more
 -- jobs. One call moves a bounded number of lines, and heartbeats continue with the rest.
 --

@@ -70,7 +70,7 @@ local function place_rescued_job(job, suspects)
   local rescues = number(job.rescues)
   if is_suspect and job.status == 'running' then rescues = increment_field(key.job(job.id), 'rescues', 1) end
   redis.call('ZREM', key.node_jobs(job.node_id), job.id)
-  if rescues < MAX_RESCUES then return place_unassigned(job) ~= 'lost' end
+  if rescues < TTL.rescues then return place_unassigned(job) ~= 'lost' end
   end_job(job, 'failed', 'its node died under it ' .. rescues .. ' times')
   redis.call('ZADD', key.lost(), NOW, job.id)
   return false
@@ -168,7 +168,7 @@ end
 -- Is the node gone? A stuck or stopping node takes no jobs, but is not gone.
 local function is_gone(node_id)
   local node = redis.call('HMGET', key.node_info(node_id), 'online', 'state')
-  return (node[1] ~= 'true' and (node[2] or '') == '') or not is_alive(node_id)
+  return (node[1] ~= 'true' and (node[2] or '') == '') or not attempt(read_live_node, node_id)
 end
 
 -- Continues the rescue of one node. Returns whether it made progress.
