@@ -97,11 +97,19 @@ def merge(*demands: object) -> dict[str, Any]:
 
 def parse(demand: Mapping[str, Any]) -> Demand:
     """The checked demand. Raises :class:`InvalidDemand`, which names the key and the value."""
+    text = text_of(demand)
+    return _parse(demand) if text is None else _parse_text(text)
+
+
+def text_of(demand: Mapping[str, Any]) -> str | None:
+    """The demand as JSON, which is its key in a cache.
+
+    ``None`` if it is not JSON. No message can carry it then, and pydantic names the wrong value.
+    """
     try:
-        text = json.dumps(demand)
-    except (TypeError, ValueError):  # no message can carry it; pydantic names the wrong value
-        return _parse(demand)
-    return _parse_text(text)
+        return json.dumps(demand)
+    except (TypeError, ValueError):
+        return None
 
 
 @lru_cache(maxsize=1024)

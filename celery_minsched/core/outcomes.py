@@ -29,10 +29,10 @@ def outcome_of(
     answer: list[Any], request: DispatchRequest
 ) -> DispatchResponse | errors.SchedulerError:
     """The outcome of one job, from the script's answer for it."""
-    code, *place = answer
-    if code != "OK":
+    if answer[0] != "OK":
         return _refusal(answer, request)
-    return DispatchResponse(**dict(zip(DispatchResponse.model_fields, place, strict=True)))
+    _, node_id, job_id, pool, chosen_by = answer
+    return DispatchResponse(node_id=node_id, job_id=job_id, pool=pool, chosen_by=chosen_by)
 
 
 def _refusal(answer: list[Any], request: DispatchRequest) -> errors.SchedulerError:

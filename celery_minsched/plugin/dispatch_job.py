@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -52,18 +53,35 @@ def new_job(runtime: Runtime, name: str, message: Any, options: Mapping[str, Any
     if not runtime.supports_waiting:  # the node's worker holds the task in its slot until it is due
         fields["due_ts"] = 0
     try:
-        request = DispatchRequest.of(
-            demand.parse(demand_keys),
-            default_when_full=runtime.settings.when_full,
-            task_name=name,
-            token=token,
-            **fields,
-        )
+        request = _common_request(demand_keys, runtime.settings.when_full, name)
+        request = request.for_job(token=token, **fields)
     except ValidationError as exc:
         raise demand.invalid_demand(exc) from None
     return Job(
         request, {"demand": demand_keys, "job_id": token}, tracing.dispatching(name, request)
     )
+
+
+def _common_request(
+    demand_keys: Mapping[str, Any], when_full: Literal["wait", "error"], task_name: str
+) -> DispatchRequest:
+    """The request that the jobs of a task with the same demand have in common.
+
+    ``when_full`` is for a demand that has none.
+    """
+    text = demand.text_of(demand_keys)
+    if text is not None:
+        return _cached_request(text, when_full, task_name)
+    parsed = demand.parse(demand_keys)
+    return DispatchRequest.of(parsed, default_when_full=when_full, task_name=task_name)
+
+
+@lru_cache(maxsize=1024)
+def _cached_request(
+    demand_text: str, when_full: Literal["wait", "error"], task_name: str
+) -> DispatchRequest:
+    parsed = demand.parse(json.loads(demand_text))
+    return DispatchRequest.of(parsed, default_when_full=when_full, task_name=task_name)
 
 
 def update_request(job: Job, message: dict[str, Any]) -> None:
@@ -72,7 +90,7 @@ def update_request(job: Job, message: dict[str, Any]) -> None:
     if all(getattr(job.request, name) == value for name, value in fields.items()):
         return
     try:
-        job.request = DispatchRequest(**job.request.model_dump() | fields)
+        job.request = job.request.for_job(token=job.request.token, **fields)
     except ValidationError as exc:
         raise demand.invalid_demand(exc) from None
 

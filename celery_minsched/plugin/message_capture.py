@@ -8,7 +8,7 @@ message goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .header import HEADER, TO_BE_DISPATCHED
@@ -63,21 +63,19 @@ class _PriorityInHeader(_Interceptor):
         return self._publish_by_kombu(channel, message, options)
 
 
-@contextmanager
-def captured(producer: Any, take: Callable[[dict[str, Any], str], None]) -> Iterator[None]:
+def captured(
+    producer: Any, take: Callable[[dict[str, Any], str], None]
+) -> AbstractContextManager[None]:
     """Context manager: passes the message and its JSON text to ``take`` instead of sending it."""
-    with _in_place_of_batch(producer, lambda batch: _MessageCapture(take, batch)):
-        yield
+    return _in_place_of_batch(producer, lambda batch: _MessageCapture(take, batch))
 
 
-@contextmanager
-def without_priority(producer: Any, queue: str) -> Iterator[None]:
+def without_priority(producer: Any, queue: str) -> AbstractContextManager[None]:
     """Context manager: sends the message for this queue with its priority in the header.
 
     A node's queue is one list at the broker. kombu would use one list for each priority.
     """
-    with _in_place_of_batch(producer, lambda batch: _PriorityInHeader(queue, batch)):
-        yield
+    return _in_place_of_batch(producer, lambda batch: _PriorityInHeader(queue, batch))
 
 
 @contextmanager

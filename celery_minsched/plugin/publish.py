@@ -118,6 +118,11 @@ class SchedulingAMQP(AMQP):
         return runtime_of(self.app)
 
     @cached_property
+    def _publish_retries(self) -> tuple[bool, Mapping[str, Any]]:
+        """The settings of a publish's retries. Celery also reads them once."""
+        return self.app.conf.task_publish_retry, self.app.conf.task_publish_retry_policy
+
+    @cached_property
     def _brokers(self) -> set[Any]:
         """The brokers to which the application writes, and from which it reads."""
         connections = (self.app.connection_for_write(), self.app.connection_for_read())
@@ -195,10 +200,10 @@ class SchedulingAMQP(AMQP):
         Raises the :class:`SchedulerError` of the first job that is refused, or kombu's
         ``OperationalError``.
         """
-        conf = self.app.conf
+        default_retry, default_policy = self._publish_retries
         retry = options.get("retry")
-        retry = conf.task_publish_retry if retry is None else retry
-        policy = {**conf.task_publish_retry_policy, **(options.get("retry_policy") or {})}
+        retry = default_retry if retry is None else retry
+        policy = {**default_policy, **(options.get("retry_policy") or {})}
         to_dispatch = [job.to_dispatch for job in jobs]
         try:
             outcomes = retry_over_time(

@@ -10,6 +10,7 @@ changes nothing in Redis.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from celery.app.routes import MapRoute, Router
@@ -34,6 +35,10 @@ class MinSchedRouter:
         self._runtime = runtime
         self._others = others
 
+    @cached_property
+    def _demand_routes(self) -> MapRoute:
+        return MapRoute(self._runtime.settings.routes)
+
     def __call__(
         self,
         name: str,
@@ -55,7 +60,7 @@ class MinSchedRouter:
         served = served_task(getattr(task, "name", name), args, kwargs)
         merged = demand.merge(
             *self._demands_of(served),
-            MapRoute(self._runtime.settings.routes)(name),
+            self._demand_routes(name),
             getattr(task, HEADER, None),
             earlier.get("demand"),
             per_call,
@@ -84,7 +89,7 @@ class MinSchedRouter:
             return []
         name = served["task"]
         return [
-            MapRoute(self._runtime.settings.routes)(name),
+            self._demand_routes(name),
             getattr(self._runtime.app.tasks.get(name), HEADER, None),
             served.get("options", {}).get(HEADER),
         ]

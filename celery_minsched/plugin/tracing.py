@@ -34,13 +34,15 @@ _PLACE = {
 }
 
 
+#: Asks for the provider of spans at each use, as long as the application has set none.
+_TRACER = trace and trace.get_tracer("celery_minsched")
+
+
 class DispatchSpan:
     """The span of one dispatch."""
 
-    def __init__(self, task: str, request: DispatchRequest) -> None:
-        self._span = trace.get_tracer("celery_minsched").start_span(
-            SPAN, attributes=_attributes(task, request)
-        )
+    def __init__(self, span: Any) -> None:
+        self._span = span
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -78,7 +80,11 @@ _NO_SPAN = NoSpan()
 
 def dispatching(task: str, request: DispatchRequest) -> DispatchSpan | NoSpan:
     """Start the span of a dispatch."""
-    return _NO_SPAN if trace is None else DispatchSpan(task, request)
+    if _TRACER is None:
+        return _NO_SPAN
+    span = _TRACER.start_span(SPAN, attributes=_attributes(task, request))
+    # Without a provider and without a caller's span, a span has no id and nothing to do.
+    return DispatchSpan(span) if span.get_span_context().is_valid else _NO_SPAN
 
 
 def _attributes(task: str, request: DispatchRequest) -> dict[str, str]:
