@@ -34,7 +34,9 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     CeleryInstrumentor().instrument()
     yield exporter
     CeleryInstrumentor().uninstrument()
-    provider.shutdown()
+    # A provider that is shut down logs a warning for each span of the tests that follow.
+    exporter.shutdown()
+    exporter.clear()
 
 
 @pytest.fixture
