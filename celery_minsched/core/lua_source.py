@@ -30,9 +30,10 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FUNCTION = re.compile(r"^local function (\w+)\((?:[^\n]* end$|.*?^end$)", re.MULTILINE | re.DOTALL)
 #: Where the script has an include below its first line of code.
 _LATER = "-- later\n"
-#: A function, or a table or a number that functions change.
+#: A function, or a table or a number with a name.
 _DEFINITION = re.compile(
-    rf"{_FUNCTION.pattern}|^local (?P<names>[\w, ]+) = [\w{{}}, ]+ *(?:--[^\n]*)?\n",
+    rf"{_FUNCTION.pattern}"
+    r"|^local (?P<names>[\w, ]+) = (?:[\w{}, ]+|\{[^}]*\}) *(?:--[^\n]*)?$",
     re.MULTILINE | re.DOTALL,
 )
 #: A number with a name, and the comment behind it.

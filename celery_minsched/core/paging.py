@@ -12,7 +12,7 @@ Args = tuple[str | bytes | int, ...]
 
 #: Items of one call, which takes Redis some milliseconds. Scripts refuse more items, see
 #: lua/include/dispatch.lua.
-MOST_ITEMS = lua_source.number("dispatch_at_once", "MOST_JOBS")
+MOST_ITEMS = lua_source.number("dispatch_plain", "MOST_JOBS")
 #: Bytes of one call, roughly: Redis copies 1 MB in 1 ms. A larger item gets its own call.
 MOST_BYTES = 1_000_000
 #: Tasks of one call that revokes tasks: each has several keys to change.

@@ -14,7 +14,9 @@
 --         what dispatch_task returns for a job
 --         {"GONE"}   the message is no longer in the list
 
-if #ARGV.jobs > MOST_JOBS then return too_many_jobs() end
+if #ARGV.jobs > MOST_JOBS then
+  return redis.error_reply('TOO_MANY_JOBS: at most ' .. MOST_JOBS .. ' in one call; nothing was done')
+end
 
 local MOST_PASSED = 50000  -- messages of the list
 local passed = 0
@@ -31,7 +33,8 @@ local answers = {}
 for raw, demand, payload_json, message_head, message_tail in ARGV.jobs do
   local answer = {'GONE'}
   if take(raw) then
-    answer = dispatch(cjson.decode(demand), payload_json, message_head, message_tail)
+    local job = setmetatable(cjson.decode(demand), DEFAULTS)
+    answer = dispatch(job, payload_json, message_head, message_tail)
   end
   answers[#answers + 1] = answer
   if answer[1] ~= 'OK' and answer[1] ~= 'GONE' then

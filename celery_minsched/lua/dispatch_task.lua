@@ -1,4 +1,4 @@
--- include: dispatch_at_once
+-- include: dispatch_plain
 -- Dispatches jobs, in order. For each job, finds the least-loaded node for its demand that has a free slot, takes the
 -- slot, records the job and the session, and sends the message to the node's queue. If no slot is free, or the job is
 -- not due yet, the message goes to the job's own list and the job waits. Or the job is refused, and the jobs after it
@@ -9,7 +9,7 @@
 -- ARGV[2...] jobs (demand, payload_json, message_head, message_tail): at most 100 jobs. With more, the script
 -- returns the error TOO_MANY_JOBS and writes nothing. Redis copies 1 MB of messages in 1 ms: send more in several
 -- calls, in order.
---   demand: a JSON object of strings. All of these are required, "" means not given:
+--   demand: a JSON object of strings. A field that is left out is "", or the first value below:
 --         where        the pool selector: "asr" is this pool; "zh:en" is any pool that serves the pair, and after "|"
 --                      follows the next pair to look up; "asr=zh:en" is this pool, if it serves the pair
 --         caps         capabilities that the node must have, sorted, separated by commas
@@ -18,7 +18,7 @@
 --         preferred    node_id
 --         affinity     "prefer" the session's node, "require" it or the preferred one, or "none"
 --         fairness     the fairness key: jobs that wait in one pool take turns by it. Usually the session_id
---         band         the index of one of kombu's priority steps, "0" first
+--         band         the index of one of kombu's priority steps, "0" (left out) first
 --         suffix       what kombu appends to the name of a list for that step, "" for the first
 --         due_ts       ms since the epoch: takes no slot before; "0" for now
 --         expires_ts   ms since the epoch: is discarded after; "0" for never
@@ -42,23 +42,31 @@
 --         {"NO_AVAILABLE_NODE"}                  all nodes that can do it are full, draining or offline
 --         {"BACKLOGGED", jobs in line}
 
-if #ARGV.jobs > MOST_JOBS then return too_many_jobs() end
-local answers = {}
-for demand, payload_json, message_head, message_tail in ARGV.jobs do
-  local answer = dispatch_at_once(cjson.decode(demand), payload_json, message_head, message_tail)
-  if not answer then break end
-  answers[#answers + 1] = answer
-  if is_call_full() then break end
+if #ARGV.jobs > MOST_JOBS then
+  return redis.error_reply('TOO_MANY_JOBS: at most ' .. MOST_JOBS .. ' in one call; nothing was done')
 end
-if #answers == #ARGV.jobs or is_call_full() then return answers end
+local answers = {}
 
--- Most calls end here. Redis needs longer to make the functions of the further includes than to dispatch a job.
+-- Dispatches the other jobs in order, up to one that this function does not answer. Is the call done?
+local function is_done_by(dispatch_one)
+  for demand, payload_json, message_head, message_tail in ARGV.jobs after #answers do
+    local job = setmetatable(cjson.decode(demand), DEFAULTS)
+    local answer = dispatch_one(job, payload_json, message_head, message_tail)
+    if not answer then return false end
+    answers[#answers + 1] = answer
+    if answer[1] ~= 'OK' or is_call_full() then return true end
+  end
+  return true
+end
+
+if is_done_by(dispatch_plain) then return answers end
+
+-- include: dispatch_at_once
+
+if is_done_by(dispatch_at_once) then return answers end
+
 -- include: dispatch
 
-for demand, payload_json, message_head, message_tail in ARGV.jobs after #answers do
-  local answer = dispatch(cjson.decode(demand), payload_json, message_head, message_tail)
-  answers[#answers + 1] = answer
-  if answer[1] ~= 'OK' or is_call_full() then break end
-end
+is_done_by(dispatch)
 join_lines(joining)
 return answers

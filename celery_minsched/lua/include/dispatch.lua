@@ -55,7 +55,7 @@ local function dispatch(job, payload_json, message_head, message_tail)
   if refused then return refused end
   local record = create_job(job, payload_json, message_head)
   redis.call('HSET', key.job(job.id), unpack(record))
-  redis.call('LPUSH', own_list(job), message_of(job, message_head, message_tail))
+  redis.call('LPUSH', own_list(job), message_head .. cjson.encode(job.id) .. message_tail)
   schedule_expiry(job)
   if is_delayed then
     delay_job(job)

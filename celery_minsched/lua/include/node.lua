@@ -109,13 +109,17 @@ local function mark_chosen(node)
   if last_chosen >= LAST_CHOSEN_RANGE then move_last_chosen_base(node[TURN]) end
 end
 
+-- Is the node's last heartbeat younger than node_ttl, by an unchanged clock?
+local function is_fresh(node)
+  local silence = NOW - number(node[LAST_HEARTBEAT])
+  return silence >= 0 and silence <= TTL.node
+end
+
 -- Is the node's last heartbeat younger than node_ttl? If not, and if its silence counts, removes the node from
 -- dispatch.
 local function has_recent_heartbeat(node)
-  local silence = NOW - number(node[LAST_HEARTBEAT])
-  if silence >= 0 and silence <= TTL.node then return true end
-  if correct_last_heartbeat(node.id, node[LAST_HEARTBEAT]) == NOW then return true end
-  if silence == NOW then return false end  -- no record at all
+  if is_fresh(node) or correct_last_heartbeat(node.id, node[LAST_HEARTBEAT]) == NOW then return true end
+  if number(node[LAST_HEARTBEAT]) == 0 then return false end  -- no record at all
   if does_silence_count() == false then return true end
   redis.call('HSET', key.node_info(node.id), 'online', 'false')
   update_free_sets(node.id)
@@ -126,6 +130,16 @@ end
 local function read_live_node(node_id)
   local node = read_node(node_id)
   return has_recent_heartbeat(node) and node
+end
+
+-- The first two nodes of a free set, each with its load order.
+local function first_two_of(free) return redis.call('ZRANGE', free, 0, 1, 'WITHSCORES') end
+
+-- Records in the node for `why`: the number of free nodes, the load order of the node, and the next best node with its
+-- load order. No script reads it.
+local function describe_choice(node, free, order, first_two)
+  node.decision = redis.call('ZCARD', free) .. ' ' .. order
+  if first_two[3] then node.decision = node.decision .. ' ' .. first_two[3] .. ' ' .. first_two[4] end
 end
 
 -- Was the node found silent? A node that has left in good order has no instance.

@@ -10,7 +10,7 @@ local function has_free_slot(node_id, pool, capabilities)
   return true
 end
 
--- The first of some nodes that is in the free set of each capability, and its load order. Nil if there is none.
+-- The first of some nodes that is in the free set of each capability, and its load order as text. Nil if there is none.
 local function first_with_all(pool, capabilities, nodes)
   local orders = {}
   for _, capability in ipairs(capabilities) do
@@ -19,18 +19,18 @@ local function first_with_all(pool, capabilities, nodes)
     end
   end
   for i, node_id in ipairs(nodes) do
-    if orders[i] then return node_id, tonumber(orders[i]) end
+    if orders[i] then return node_id, orders[i] end
     node_reads_left = node_reads_left - 1
   end
 end
 
--- The next node in load order with a free slot and all capabilities, alive or not: its id, and its load order. For one
--- capability or none, it is the head of one sorted set, and the third result is the first two nodes there. For more,
--- reads the smallest of their sets in steps.
+-- The next node in load order with a free slot and all capabilities, alive or not: its id, and its load order as text.
+-- For one capability or none, it is the head of one sorted set, and the third result is the first two nodes there. For
+-- more, reads the smallest of their sets in steps.
 local function next_free_node(pool, capabilities, rarest)
   if #capabilities < 2 then
-    local first_two = redis.call('ZRANGE', free_key(pool, rarest), 0, 1, 'WITHSCORES')
-    return first_two[1], tonumber(first_two[2]), first_two
+    local first_two = first_two_of(free_key(pool, rarest))
+    return first_two[1], first_two[2], first_two
   end
   local at, count = 0, 2
   while node_reads_left > 0 do
@@ -59,15 +59,6 @@ local function least_loaded_node(pool, capabilities)
     node_reads_left = node_reads_left - 100
     redis.call('ZREM', free_key(pool, rarest), node_id)  -- also if its record does not list this index
   end
-end
-
--- A text for `why`: the number of free nodes, the load order of the chosen node, and the next best node with its load
--- order. No script reads it.
-local function describe_choice(pool, capabilities, node)
-  local free = free_key(pool, capabilities[1] or '')
-  local first_two = node.first_two or redis.call('ZRANGE', free, 0, 1, 'WITHSCORES')
-  local text = string.format('%d %.0f', redis.call('ZCARD', free), node.order)
-  return first_two[3] and text .. ' ' .. first_two[3] .. ' ' .. first_two[4] or text
 end
 
 -- The node that a job must have: its preferred node, else the node of its session, if that node can serve the job. ""
@@ -100,9 +91,12 @@ local function choose_node(job, session, pools, capabilities, required)
   for _, pool in ipairs(pools) do
     node = least_loaded_node(pool, capabilities)
     local is_home = node and has_home and pool == session.pool
-    if is_home or (node and (not best or node.order < best.order)) then best, best_pool = node, pool end
+    if is_home or (node and (not best or tonumber(node.order) < tonumber(best.order))) then best, best_pool = node, pool end
     if is_home then break end
   end
-  if best then best.decision = describe_choice(best_pool, capabilities, best) end
+  if best then
+    local free = free_key(best_pool, capabilities[1] or '')
+    describe_choice(best, free, best.order, best.first_two or first_two_of(free))
+  end
   return best, best_pool, 'least_loaded'
 end
