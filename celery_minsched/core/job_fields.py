@@ -24,6 +24,9 @@ STORED_NAMES: Final = {
     field: _NAMES.get(field, field) for field in Demand.model_fields if field not in _NOT_STORED
 }
 
+#: The values of fields that dispatch_task need not get, if they are not "".
+_DEFAULTS: Final = {"affinity": "prefer", "band": "0", "due_ts": "0", "expires_ts": "0"}
+
 
 class JobArguments(NamedTuple):
     """A job and its message. The fields are those of ``jobs`` in the header of dispatch_task."""
@@ -40,8 +43,9 @@ def job_arguments(
     """The arguments of dispatch_task for a job."""
     # Few demands differ in the fields of the first text. To make it takes longer than the rest.
     common = _common_text(*_common_values(request), tuple(request.capabilities), max_waiting)
-    own = json.dumps(_own_demand_fields(request) | _own_fields(keys, request))
-    return JobArguments(f"{common[:-1]}, {own[1:]}", request.payload_json, *message)
+    own = _without_defaults(_own_demand_fields(request) | _own_fields(keys, request))
+    demand = f"{common[:-1]}, {json.dumps(own)[1:]}" if own else common
+    return JobArguments(demand, request.payload_json, *message)
 
 
 def job_fields(keys: Keys, request: DispatchRequest) -> dict[str, str]:
@@ -76,7 +80,12 @@ def _common_text(
         capabilities=list(capabilities),
     )
     limits = {"when_full": when_full, "max_waiting": str(max_waiting)}
-    return json.dumps(_common_demand_fields(demand) | limits)
+    fields = _common_demand_fields(demand) | (limits if when_full == "wait" else {})
+    return json.dumps(_without_defaults(fields))
+
+
+def _without_defaults(fields: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in fields.items() if text != _DEFAULTS.get(name, "")}
 
 
 def _common_demand_fields(demand: Demand) -> dict[str, str]:

@@ -9,22 +9,22 @@
 -- ARGV[2...] jobs (demand, payload_json, message_head, message_tail): at most 100 jobs. With more, the script
 -- returns the error TOO_MANY_JOBS and writes nothing. Redis copies 1 MB of messages in 1 ms: send more in several
 -- calls, in order.
---   demand: a JSON object of strings. A field that is left out is "", or the first value below:
+--   demand: a JSON object of strings. Only `where` is required. The value in brackets is that of a missing field:
 --         where        the pool selector: "asr" is this pool; "zh:en" is any pool that serves the pair, and after "|"
 --                      follows the next pair to look up; "asr=zh:en" is this pool, if it serves the pair
---         caps         capabilities that the node must have, sorted, separated by commas
---         session_id   the job's id begins with it
---         src_lang, tgt_lang, and each field that is not in this list: recorded, but not read
---         preferred    node_id
---         affinity     "prefer" the session's node, "require" it or the preferred one, or "none"
---         fairness     the fairness key: jobs that wait in one pool take turns by it. Usually the session_id
---         band         the index of one of kombu's priority steps, "0" (left out) first
---         suffix       what kombu appends to the name of a list for that step, "" for the first
---         due_ts       ms since the epoch: takes no slot before; "0" for now
---         expires_ts   ms since the epoch: is discarded after; "0" for never
---         task_id, token       a second call with both the same gets the same answer
---         when_full    "error" or "wait"
---         max_waiting  the most jobs in a line
+--         caps         [""] capabilities that the node must have, sorted, separated by commas
+--         session_id   [""] the job's id begins with it
+--         src_lang, tgt_lang, and each field that is not in this list   [""] recorded, but not read
+--         preferred    [""] node_id
+--         affinity     ["prefer"] the session's node, "require" it or the preferred one, or "none"
+--         fairness     [""] the fairness key: jobs that wait in one pool take turns by it. Usually the session_id
+--         band         ["0"] the index of one of kombu's priority steps, "0" is the first
+--         suffix       [""] what kombu appends to the name of a list for that step
+--         due_ts       ["0"] ms since the epoch: takes no slot before; "0" is now
+--         expires_ts   ["0"] ms since the epoch: is discarded after; "0" is never
+--         task_id, token       [""] a second call with both the same gets the same answer
+--         when_full    ["error"] or "wait"
+--         max_waiting  the most jobs in a line, required to wait
 --   payload_json: recorded, but not read
 --   message_head, message_tail: the message before and after the job's id, which is a JSON string. Not read. Both
 --         are "" if the caller sends the message: then the job takes a slot at once or is refused
