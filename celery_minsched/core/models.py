@@ -245,14 +245,6 @@ class DispatchRequest(JobFields, Demand):
             **job,
         )
 
-    def for_job(self, **job: Any) -> DispatchRequest:
-        """The request of another job with the same demand.
-
-        Raises pydantic's ``ValidationError``. It does not check the demand again, so it takes a
-        fifth of the time of :meth:`of`.
-        """
-        return self.model_copy(update=JobFields(**job).model_dump())
-
 
 class DispatchResponse(Model):
     """Where a job went, and why."""

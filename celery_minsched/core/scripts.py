@@ -107,9 +107,9 @@ def begin(
         return reply
 
     try:
-        connection.send_command(
-            "EVALSHA", lua_source.sha(name), 2, keys.prefix, keys.queue_prefix, *args
-        )
+        command = ("EVALSHA", lua_source.sha(name), 2, keys.prefix, keys.queue_prefix, *args)
+        # One write: redis-py would write each few kilobytes, and each write wakes the server.
+        connection.send_packed_command([b"".join(connection.pack_command(*command))])
     except BaseException:
         client.connection_pool.release(connection)
         raise

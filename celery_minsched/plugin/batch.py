@@ -26,6 +26,7 @@ from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
 from ..core.job_fields import MessageParts
+from ..core.models import JobFields
 from . import tracing
 from .dispatch_job import Job
 from .messages import split_at
@@ -43,29 +44,36 @@ _ORIGINAL_MODULES = {
 _PUBLISH_SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 
 
-def send(app: Celery, signatures: Iterable[Signature], buffer: list[Job]) -> list[AsyncResult]:
-    """Send tasks while ``app.amqp.buffer_jobs()`` collects jobs in ``buffer``.
+class Sender:
+    """Sends many tasks, with one template for those whose messages differ in their arguments."""
 
-    Returns the tasks' results, in order.
-    """
-    results = []
-    templates: dict[str, MessageTemplate] = {}
-    allows_templates = _allows_templates(app)
-    for signature in signatures:
-        # Messages of the same kind differ only in their arguments.
-        kind = f"{type(signature)} {signature.task} {signature.options!r}"
-        if kind in templates:
-            job, result = templates[kind].send(signature)
-            buffer.append(job)
-        else:
-            count = len(buffer)
-            result = signature.apply_async()
-            if allows_templates and _is_plain(app, signature) and len(buffer) > count:
-                template = MessageTemplate(app, signature, buffer[-1])
-                if template.is_usable:
-                    templates[kind] = template
-        results.append(result)
-    return results
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._templates: dict[tuple[type, str, str], MessageTemplate] = {}
+
+    def send(self, signatures: Iterable[Signature], buffer: list[Job]) -> list[AsyncResult]:
+        """Send tasks while ``app.amqp.buffer_jobs()`` collects jobs in ``buffer``.
+
+        Returns the tasks' results, in order.
+        """
+        results = []
+        if not _allows_templates(self._app):
+            return [signature.apply_async() for signature in signatures]
+        for signature in signatures:
+            kind = (type(signature), signature["task"], repr(signature["options"]))
+            template = self._templates.get(kind)
+            if template:
+                job, result = template.send(signature)
+                buffer.append(job)
+            else:
+                count = len(buffer)
+                result = signature.apply_async()
+                if _is_plain(self._app, signature) and len(buffer) > count:
+                    template = MessageTemplate(self._app, signature, buffer[-1])
+                    if template.is_usable:
+                        self._templates[kind] = template
+            results.append(result)
+        return results
 
 
 def _allows_templates(app: Celery) -> bool:
@@ -111,6 +119,26 @@ def _is_original(owner: Any, name: str) -> bool:
     return module in _ORIGINAL_MODULES and vars(sys.modules[module]) is function.__globals__
 
 
+#: Types of values that saferepr shows as ``str`` does.
+_NUMBERS = {int, float, bool, type(None)}
+
+
+def args_text(args: Any, max_length: int, depth: int) -> str:
+    """The text that ``saferepr`` (Celery 5.7) makes of a task's arguments.
+
+    Faster for a short tuple of texts and numbers: saferepr takes a sixth of the time of a task in
+    a batch.
+    """
+    if type(args) is tuple and all(type(arg) in _NUMBERS or type(arg) is str for arg in args):
+        parts = [
+            "'{}'".format(arg.replace("'", "\\'")) if type(arg) is str else str(arg) for arg in args
+        ]
+        text = f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+        if max_length and len(text) < max_length:  # saferepr shortens no part
+            return text
+    return str(saferepr(args, max_length, depth))
+
+
 class MessageTemplate:
     """Makes messages like the one that Celery made of the first task."""
 
@@ -120,14 +148,14 @@ class MessageTemplate:
         self._task = app.tasks[signature.task]
         self._ignores_result = signature.options.get("ignore_result", self._task.ignore_result)
         self._serializer = self._task.serializer or app.conf.task_serializer
-        self._job = job
-        self._message = json.loads(json.dumps(job.request.token).join(job.message))
+        self._request, self._own, self._header = job.request, job.own, {**job.header}
+        self._message = json.loads(json.dumps(job.own.token).join(job.message))
         self._head, self._tail = self._compile()
 
     @property
     def is_usable(self) -> bool:
         """Is the job's message of a form for which the template is right?"""
-        has_times = self._job.request.due_ts or self._job.request.expires_ts
+        has_times = self._own.due_ts or self._own.expires_ts
         return (
             not has_times
             and "compression" not in self._message["headers"]
@@ -136,25 +164,25 @@ class MessageTemplate:
 
     def send(self, signature: Signature) -> tuple[Job, AsyncResult]:
         """The task's job and result. Raises ``TypeError`` for arguments that it does not take."""
-        args, kwargs = signature.args, signature.kwargs
+        args, kwargs = signature["args"], signature["kwargs"]
         if self._task.typing:
             self._task.__header__(*args, **kwargs)
         task_id = uuid()
-        # Jobs may share a token: their task ids differ.
-        request = self._job.request.model_copy(update={"task_id": task_id})
         values = {
             "task_id": f'"{task_id}"',
             "body": f'"{self._body(args, kwargs)}"',
-            "args": json.dumps(saferepr(args, self._amqp.argsrepr_maxsize, self._depth)),
+            "args": json.dumps(args_text(args, self._amqp.argsrepr_maxsize, self._depth)),
             "kwargs": json.dumps(saferepr(kwargs, self._amqp.kwargsrepr_maxsize, self._depth))
             if kwargs
             else '"{}"',
         }
         message = (self._head % values, self._tail % values)
-        span = tracing.dispatching(self._task.name, request)
+        # Jobs may share a token: their task ids differ.
+        own = JobFields(priority=self._own.priority, task_id=task_id, token=self._own.token)
+        span = tracing.dispatching(self._task.name, self._request, task_id)
         result = self._task.AsyncResult(task_id)
         result.ignored = self._ignores_result
-        return Job(request, {**self._job.header}, span, message), result
+        return Job(self._request, own, {**self._header}, span, message), result
 
     def _compile(self) -> MessageParts:
         """The message's text before and after its job's id, as formats for ``%``.
@@ -179,7 +207,7 @@ class MessageTemplate:
             }
         )
         text = re.sub(rf'"{mark} (\w+)"', r"%(\1)s", text.replace("%", "%%"))
-        return split_at(text, self._job.request.token)
+        return split_at(text, self._own.token)
 
     def _body(self, args: Any, kwargs: Any) -> str:
         callbacks = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))

@@ -18,7 +18,7 @@ from ..core import demand
 from ..core.describe import short_demand
 from ..core.errors import SchedulerError
 from ..core.job_fields import JobToDispatch, MessageParts
-from ..core.models import DispatchRequest, DispatchResponse
+from ..core.models import DispatchRequest, DispatchResponse, JobFields
 from . import tracing
 from .header import HEADER
 from .messages import request_fields
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 class Job:
     """A job to be dispatched. Its message is set as soon as kombu has made it."""
 
-    request: DispatchRequest
+    request: DispatchRequest  # of all jobs of the task with the same demand
+    own: JobFields
     header: dict[str, Any]  # the scheduler's in the message
     span: tracing.DispatchSpan | tracing.NoSpan
     message: MessageParts = ("", "")
@@ -39,7 +40,7 @@ class Job:
     @property
     def to_dispatch(self) -> JobToDispatch:
         """The job as the scheduler takes it."""
-        return self.request, self.message
+        return self.request, self.message, self.own
 
 
 def new_job(runtime: Runtime, name: str, message: Any, options: Mapping[str, Any]) -> Job:
@@ -54,12 +55,11 @@ def new_job(runtime: Runtime, name: str, message: Any, options: Mapping[str, Any
         fields["due_ts"] = 0
     try:
         request = _common_request(demand_keys, runtime.settings.when_full, name)
-        request = request.for_job(token=token, **fields)
+        own = JobFields(token=token, **fields)
     except ValidationError as exc:
         raise demand.invalid_demand(exc) from None
-    return Job(
-        request, {"demand": demand_keys, "job_id": token}, tracing.dispatching(name, request)
-    )
+    span = tracing.dispatching(name, request, own.task_id)
+    return Job(request, own, {"demand": demand_keys, "job_id": token}, span)
 
 
 def _common_request(
@@ -85,12 +85,12 @@ def _cached_request(
 
 
 def update_request(job: Job, message: dict[str, Any]) -> None:
-    """Update the request: a handler of ``before_task_publish`` may have changed the message."""
+    """Update the job: a handler of ``before_task_publish`` may have changed the message."""
     fields = request_fields(message)
-    if all(getattr(job.request, name) == value for name, value in fields.items()):
+    if all(getattr(job.own, name) == value for name, value in fields.items()):
         return
     try:
-        job.request = job.request.for_job(token=job.request.token, **fields)
+        job.own = JobFields(token=job.own.token, **fields)
     except ValidationError as exc:
         raise demand.invalid_demand(exc) from None
 
@@ -127,8 +127,8 @@ def _record_place(job: Job, place: DispatchResponse) -> None:
         where = f"at node {place.node_id}" if place.node_id else "and waits"
         logger.debug(
             "task %s is job %s, %s (%s)",
-            *(request.task_id, place.job_id, where, place.chosen_by),
-            extra=place.model_dump() | {"task_id": request.task_id},
+            *(job.own.task_id, place.job_id, where, place.chosen_by),
+            extra=place.model_dump() | {"task_id": job.own.task_id},
         )
 
 

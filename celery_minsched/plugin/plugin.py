@@ -70,11 +70,11 @@ class MinSched(Runtime):
         have been sent. A wrong call raises before any task of its hundred is sent.
         """
         results = []
-        signatures = iter(signatures)
+        signatures, sender = iter(signatures), batch.Sender(self.app)
         with self.app.amqp.send_batches() as send:
             while some := list(islice(signatures, BATCH)):
                 with self.app.amqp.buffer_jobs() as jobs:
-                    results += batch.send(self.app, some, jobs)
+                    results += sender.send(some, jobs)
                 if jobs:
                     send(jobs)
         return results

@@ -147,7 +147,7 @@ class SchedulingAMQP(AMQP):
         """
 
         def take(message: dict[str, Any], text: str) -> None:
-            job.message = split_at(text, job.request.token)
+            job.message = split_at(text, job.own.token)
             update_request(job, message)
             buffer = _buffer.get()
             if buffer is None:

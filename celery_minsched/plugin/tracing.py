@@ -34,15 +34,13 @@ _PLACE = {
 }
 
 
-#: Asks for the provider of spans at each use, as long as the application has set none.
-_TRACER = trace and trace.get_tracer("celery_minsched")
-
-
 class DispatchSpan:
     """The span of one dispatch."""
 
-    def __init__(self, span: Any) -> None:
-        self._span = span
+    def __init__(self, task: str, request: DispatchRequest, task_id: str) -> None:
+        self._span = trace.get_tracer("celery_minsched").start_span(
+            SPAN, attributes=_attributes(task, request, task_id)
+        )
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -66,7 +64,7 @@ class DispatchSpan:
 
 
 class NoSpan:
-    """Takes the place of a span if OpenTelemetry is not installed."""
+    """Takes the place of a span if OpenTelemetry is not installed or not set up."""
 
     current = staticmethod(nullcontext)
 
@@ -78,19 +76,18 @@ class NoSpan:
 _NO_SPAN = NoSpan()
 
 
-def dispatching(task: str, request: DispatchRequest) -> DispatchSpan | NoSpan:
+def dispatching(task: str, request: DispatchRequest, task_id: str) -> DispatchSpan | NoSpan:
     """Start the span of a dispatch."""
-    if _TRACER is None:
+    # If the application sets no provider, OpenTelemetry's own spans do nothing.
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return _NO_SPAN
-    span = _TRACER.start_span(SPAN, attributes=_attributes(task, request))
-    # Without a provider and without a caller's span, a span has no id and nothing to do.
-    return DispatchSpan(span) if span.get_span_context().is_valid else _NO_SPAN
+    return DispatchSpan(task, request, task_id)
 
 
-def _attributes(task: str, request: DispatchRequest) -> dict[str, str]:
+def _attributes(task: str, request: DispatchRequest, task_id: str) -> dict[str, str]:
     return {
         "celery.task_name": task,
-        "messaging.message.id": request.task_id,
+        "messaging.message.id": task_id,
         "minsched.demand": short_demand(request.pool_selector, request.capabilities),
     }
 
