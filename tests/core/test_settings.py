@@ -12,6 +12,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_minsched import InvalidDemand, MinSched, Settings
 from celery_minsched.core.demand import Demand
+from celery_minsched.core.job_fields import STORED_NAMES
 
 from ..support.desk import Desk
 from ..support.fleet import ROOT
@@ -143,6 +144,21 @@ def test_the_readme_lists_every_key_of_a_demand() -> None:
     table = readme.partition("| key | meaning |\n| --- | --- |\n")[2].partition("\n\n")[0]
     keys = [key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(keys) == sorted(Demand.model_fields)
+
+
+def test_every_key_of_a_demand_is_stored_with_the_job(desk: Desk, client: redis.Redis) -> None:
+    """The pool is in ``where``. ``when_full`` matters before the job has a record."""
+    text = {"affinity": "require", "capabilities": ["gpu"], "when_full": "wait"}
+    demand = {name: text.get(name, "x") for name in Demand.model_fields}
+    job_id = desk.send(**demand).job_id
+    stored = client.hgetall(desk.service.keys("job", job_id))
+    names = {STORED_NAMES.get(name, "where") for name in demand if name != "when_full"}
+    assert {name: stored.get(name) for name in names} == {
+        **dict.fromkeys(names, "x"),
+        "where": "x=x:x",
+        "affinity": "require",
+        "caps": "gpu",
+    }
 
 
 def test_a_delayed_task_takes_a_slot_if_it_cannot_wait(client: redis.Redis) -> None:
