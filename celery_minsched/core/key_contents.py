@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from .models import DESCRIPTION_FIELDS
+
 #: By the name of a key: the names of its ids, its type in Redis, and its content.
 HOLDS: Final = {
     "layout": (
@@ -21,9 +23,10 @@ HOLDS: Final = {
         ("node",),
         "hash",
         "a node: `online`, `draining` (`true` or `false`), `state`, `instance`, `max_jobs`, "
-        "`concurrency`, `cap_json`, `pools_json`, `offers`, `speaks`, `load_json`, `load`, `turn`, "
-        "`turn_base`, `term`, `suspects`, `last_heartbeat_ts`, `registered_ts`, `unread`, "
-        "`unread_ms`, `stuck_until`, `interval_ms`, `served <pool>`",
+        "`concurrency`, `offers`, `speaks`, `load_json`, `load`, `turn`, `turn_base`, `term`, "
+        "`suspects`, `last_heartbeat_ts`, `registered_ts`, `unread`, `unread_ms`, `stuck_until`, "
+        "`interval_ms`, `served <pool>`, and texts for operators: "
+        + ", ".join(f"`{name}`" for name in DESCRIPTION_FIELDS),
     ),
     "node_runtime": (("node",), "hash", "`current_jobs`, the number of the node's jobs"),
     "node_jobs": (

@@ -12,8 +12,8 @@
 -- ARGV[6] advertised_indexes: a line "pool<TAB>" for each pool, a line "pool<TAB>capability" for each capability in it
 -- ARGV[7] language_pairs: a line "pool<TAB>src:tgt" for each pair
 -- ARGV[8] concurrency: the most jobs that it runs at once; max_jobs if left out
--- ARGV[9...] description (field, value): texts for operators, which the node's record keeps as they are: cap_json,
---   pools_json
+-- ARGV[9...] description (field, value): texts for operators, such as cap_json, which the node's record keeps as they
+--   are. The list of keys names these fields, at node:info:<node>
 --
 -- Returns {"OK", taken slots}
 --         {"NODE_ID_IN_USE", the instance that has the id, ms since its last heartbeat}

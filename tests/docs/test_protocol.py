@@ -62,6 +62,14 @@ def test_each_key_has_the_type_that_the_page_names(desk: Desk, client: redis.Red
     assert names >= {"node_info", "job", "session", "waiting", "delayed", "lang_waiting", "events"}
 
 
+def test_the_page_names_each_field_of_a_node_s_record(desk: Desk, client: redis.Redis) -> None:
+    use_every_key(desk)
+    named = set(re.findall(r"`([a-z_]+)( <pool>)?`", HOLDS["node_info"][2]))
+    records = [client.hkeys(key) for key in client.keys(desk.service.keys("node_info", "*"))]
+    stored = {field.partition(" ")[0] for record in records for field in record}
+    assert {"cap_json", "served"} <= stored <= {name for name, _ in named}
+
+
 def dialogue() -> list[tuple[str, str]]:
     """The commands of the page, each with its output."""
     examples = []
