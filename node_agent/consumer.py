@@ -22,7 +22,7 @@ from .kombu_fetch import NodeQueue, reliable_fetch
 from .kombu_unacked import NodeQoS
 from .node import Node
 from .requests import claim_of, with_slot
-from .requeue import park_messages, return_taken
+from .requeue import park_messages, park_unacked, return_taken
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class NodeConsumer(Consumer):
         self._records.add(channel.qos)
         for record in self._records:  # a lost connection's tasks are acknowledged over this one
             record.channel = channel
+        if self.app.minsched.is_on_broker:
+            self.node.endings.deliver = self._deliver_next
         return connection
 
     def _node_queue(self) -> NodeQueue:
@@ -165,6 +167,23 @@ class NodeConsumer(Consumer):
         else:
             logger.warning("the message of job %s came again, and the node holds the job", job_id)
 
+    def _deliver_next(self, job_id: str, claim: str, message: bytes) -> None:
+        """Take the message of a job that an ending has brought, as if it came over the connection.
+
+        Without a connection, the job is handed back at the next connect.
+        """
+        slots, connection = self.node.slots, self.connection
+        if slots.is_given_up(job_id, claim) or not connection:
+            return
+        channel = connection.default_channel
+        if channel.node_queue.name not in channel.active_queues:  # the worker does not consume now
+            give_back = partial(park_unacked, self.app.minsched, self.node.node_id, job_id, job_id)
+            slots.outbox.put(f"put back the message of job {job_id}", give_back)
+            slots.hand_back([job_id])
+        elif not channel.deliver_stored(message, job_id):
+            logger.error("job %s has no message that can be read: it fails", job_id)
+            self.node.endings.report(job_id, "failed", "undecodable")
+
     def claim_again(self, request: Any) -> None:
         """Claim the job of a request that has not begun. Redis may have declared the node dead
         since the last claim.
@@ -202,4 +221,4 @@ class NodeConsumer(Consumer):
 
     def _report_end(self, message: Any, reason: str) -> None:
         if job_id := job_id_of(message.headers):
-            self.node.slots.report_end(job_id, "failed", reason)
+            self.node.endings.report(job_id, "failed", reason)

@@ -31,7 +31,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from celery_minsched.plugin.messages import NO_JSON
+from celery_minsched.plugin.messages import NO_JSON, job_id_of
 
 from .watch import Watch
 
@@ -74,6 +74,8 @@ class ReliableChannel(Channel):
     node_queue: NodeQueue
     #: The message in the list ``node_queue.taken_key``.
     taken: bytes | None = None
+    #: Delivery tag of a message that is delivered now and that Redis has as unacknowledged.
+    stored_tag = ""
     _refused_at = -_PAUSE_AFTER_REFUSAL
     QoS: Any
     _brpop_sent_at: Any
@@ -146,6 +148,25 @@ class ReliableChannel(Channel):
         if not self._in_poll or self._brpop_sent_at is None or _is_readable(self._in_poll._sock):
             return 0.0
         return time.monotonic() - float(self._brpop_sent_at)
+
+    def deliver_stored(self, text: bytes, job_id: str) -> bool:
+        """Deliver the message of a job. Redis has it as unacknowledged, and its delivery tag is the
+        job's id. False if the text is not the job's message.
+        """
+        self.stored_tag = job_id
+        try:
+            message = loads(bytes_to_str(text))
+            if job_id_of(message["headers"]) != job_id:
+                return False
+            message["properties"]["delivery_tag"] = job_id
+            self.connection._deliver(message, self.node_queue.name)
+        except _NOT_A_MESSAGE:
+            if not self.stored_tag:  # it was noted, so the text is a message
+                raise
+            return False
+        finally:
+            self.stored_tag = ""
+        return True
 
     def _pause(self) -> None:
         self._refused_at = time.monotonic()

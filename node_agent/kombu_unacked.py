@@ -58,6 +58,10 @@ class NodeQoS(QoS):
         """Note the message, remove it from the list of taken messages and claim its job, in one
         round trip.
         """
+        if self.channel.stored_tag == delivery_tag:
+            self.channel.stored_tag = ""
+            super(QoS, self).append(message, delivery_tag)
+            return
         job_id = job_id_of(message.headers)
         place = ("", job_queue_name(job_id)) if job_id else _place_of(message.delivery_info)
         with self.pipe_or_acquire(client=self.channel.notes) as pipe:

@@ -91,6 +91,8 @@ class Liveness:
     def pause(self, paused: bool) -> None:
         """The worker stops consuming its own queue, or consumes it again. Never blocks."""
         self._is_paused = paused
+        if paused:
+            self._slots.suspended = True
         self._slots.drain(paused)
         self.watch.note()
         self._pulse.nudge()

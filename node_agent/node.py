@@ -13,6 +13,7 @@ from celery_minsched import RegisterNodeRequest
 from celery_minsched.plugin.plugin import MinSched
 
 from .claims import Claims
+from .endings import Endings
 from .liveness import Liveness
 from .pulse import Pulse
 from .report import Report
@@ -35,6 +36,7 @@ class Node:
         term = self.pulse.last_heartbeat.term
         self.slots = Slots(plugin.scheduler, self.node_id, term)
         self.claims = Claims(plugin.scheduler, self.slots)
+        self.endings = Endings(plugin.scheduler, self.slots)
         self.waiting_tasks = WaitingTasks(plugin.scheduler, self.node_id, self.slots.outbox)
         self.revoked_results = RevokedResults(plugin.app)
         self._instance = registration.instance

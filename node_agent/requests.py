@@ -139,7 +139,7 @@ class SlotRequest(Request):
         if self._requeued:
             self.app.node.slots.requeue(job_id)
         else:
-            self.app.node.slots.report_end(job_id, status, reason)
+            self.app.node.endings.report(job_id, status, reason)
 
 
 def _beginning(execute_using_pool: Any) -> Any:

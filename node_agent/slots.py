@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from celery_minsched import CompleteTaskRequest, MinimalSchedulerService, NodeMismatch, UnknownJob
-from celery_minsched.core.printing import printable
+from celery_minsched import MinimalSchedulerService
+from celery_minsched.core.models import NextJob
 
 from .held_job import HeldJob
 from .loop_calls import LoopCalls
@@ -50,6 +50,8 @@ class Slots:
         self.node_id = node_id
         self.outbox = Outbox()
         self._scheduler = scheduler
+        #: Jobs that the node forgot since it asked Redis last for its next job.
+        self.forgotten: set[str] = set()
         #: Held while a thread of the pool begins a job or the event loop forgets it.
         self._beginning = threading.Lock()
         self._placing = Placing(scheduler, node_id, self.outbox)
@@ -65,6 +67,32 @@ class Slots:
     def stop(self, patience: float = 10.0) -> None:
         """Wait until all endings are reported, ``patience`` seconds at most."""
         self.outbox.stop(patience)
+
+    @property
+    def may_take_jobs(self) -> bool:
+        """May the node take a job now? Not if its worker stops, is stuck or connects again, or if
+        Redis may have declared the node dead.
+        """
+        may_not = self.closing or self.suspended or not self.is_synced
+        return not may_not and self.term() is not None
+
+    def hold_next(self, job: NextJob, claim: str) -> bool:
+        """Hold a job that Redis has given to this node. False if another thread has given the job
+        up since Redis answered.
+        """
+        job_id = job.job_id
+        place = {"pool": job.pool, "chosen_by": job.chosen_by, "waited_ms": job.waited_ms}
+        answer = "run", {**place, "claim": claim}
+        with self._beginning:
+            held = self.held.get(job_id)
+            if held and held.stays:  # Redis declared the node dead, and the job came back to it
+                held.tag, held.claim, held.term = job_id, claim, job.term
+            else:
+                self.held[job_id] = HeldJob(job_id, claim, term=job.term, answer=answer)
+        if job_id in self.forgotten:
+            self.forget(job_id)
+            return False
+        return True
 
     def begin(self, job_id: str, claim: str) -> bool:
         """May the job begin, by this claim?
@@ -133,29 +161,6 @@ class Slots:
             held.has_ended = True
         return held
 
-    def report_end(self, job_id: str, status: str, reason: str = "") -> None:
-        """Free the job's slot. Never blocks; safe from any thread."""
-        held = self.mark_ending(job_id)
-        request = CompleteTaskRequest.model_validate(
-            {
-                "job_id": job_id,
-                "node_id": self.node_id,
-                "status": status,
-                "reason": printable(reason[:200]),
-                "delivery_tag": held.tag if held else "",
-                "claim": held.claim if held else "",
-            }
-        )
-
-        def complete() -> None:
-            try:
-                self._scheduler.complete_task(request)
-            except (NodeMismatch, UnknownJob) as exc:
-                logger.warning("%s", exc)
-            self.forget(job_id)
-
-        self.outbox.put_ending(f"end job {job_id}", complete, held is None or held.has_slot)
-
     def withdraw_acknowledgements(self) -> None:
         """Have other nodes run the jobs that did not begin and may be noted as acknowledged."""
         early = list(self._acknowledged_early.items())
@@ -192,6 +197,7 @@ class Slots:
 
     def forget(self, job_id: str) -> None:
         """The node does not hold the job any longer."""
+        self.forgotten.add(job_id)  # first: hold_next reads it last
         self.held.pop(job_id, None)
         self.dropped.discard(job_id)
 

@@ -105,4 +105,4 @@ def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_:
     """
     job_id = job_id_of({HEADER: getattr(request, HEADER, None)})
     if job_id and not terminated:
-        sender.app.node.slots.report_end(job_id, "failed", "expired" if expired else "revoked")
+        sender.app.node.endings.report(job_id, "failed", "expired" if expired else "revoked")

@@ -9,6 +9,7 @@ import pytest
 import redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
+from node_agent.endings import Endings
 from node_agent.outbox import Outbox, is_temporary
 from node_agent.revokes import WaitingTasks
 from node_agent.slots import Slots
@@ -181,7 +182,7 @@ def test_a_task_with_an_invalid_record_blocks_no_ending(desk: Desk, client: redi
     slots = Slots(desk.service, "n1", lambda: 1)
     slots.start()
     WaitingTasks(desk.service, "n1", slots.outbox).revoke(["bad", "good"])
-    slots.report_end(job.job_id, "finished")
+    Endings(desk.service, slots).report(job.job_id, "finished")
     wait_for(lambda: desk.status(job.job_id) == "finished")
     wait_for(lambda: desk.status(good) == "failed")
     client.rename("kept", "scheduler:task:bad")
