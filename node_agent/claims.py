@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from redis.exceptions import NoScriptError, ResponseError
+
 from celery_minsched import MinimalSchedulerService
 
 from .held_job import HeldJob
 from .slots import Slots
+
+logger = logging.getLogger(__name__)
 
 
 class Claims:
@@ -35,6 +40,31 @@ class Claims:
             slots.in_loop(lambda: answer(verdict, place))
 
         slots.outbox.put(f"claim job {job_id}", ask, give_up=partial(slots.forget, job_id))
+
+    def claim_taken(self, client: Any, job_id: str, tag: str) -> bool:
+        """Claim the job of the message in the node's list of taken messages, with kombu's client.
+
+        Redis notes the message as unacknowledged. The held job has the verdict then. False if the
+        list does not have the message, or Redis refuses.
+        """
+        slots, held = self._slots, self._hold(job_id, tag)
+        claim = partial(
+            self._scheduler.claim_in, client, job_id, slots.node_id, tag, held.claim, taken=True
+        )
+        verdict, place = "not_taken", dict[str, Any]()
+        try:
+            try:
+                answer = claim(load=False)
+            except NoScriptError:
+                answer = claim(load=True)
+            verdict, place = self._scheduler.read_claim(answer)
+        except ResponseError as exc:
+            logger.debug("Redis does not claim the taken message of job %s: %s", job_id, exc)
+        finally:
+            if verdict == "not_taken":
+                slots.forget(job_id)
+        held.answer = _mark(held, verdict, place)
+        return verdict != "not_taken"
 
     def add_to(self, pipe: Any, job_id: str, tag: str, load: bool = False) -> Callable[[Any], None]:
         """Add the claim to a pipeline. Returns a function that takes Redis' answer.

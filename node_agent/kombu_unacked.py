@@ -51,18 +51,33 @@ class NodeQoS(QoS):
         self._taken_key = taken_key
         #: Key of the set of messages that were acknowledged and whose jobs go on.
         self._acked_key = QUEUES["node_acked"].format(slots.node_id)
-        #: Is a job claimed in the step that notes its message?
-        self._claims_at_once = app.minsched.is_on_broker
+        self._is_on_broker = app.minsched.is_on_broker
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note the message, remove it from the list of taken messages and claim its job, in one
         round trip.
         """
+        job_id = job_id_of(message.headers)
         if self.channel.stored_tag == delivery_tag:
             self.channel.stored_tag = ""
-            super(QoS, self).append(message, delivery_tag)
-            return
-        job_id = job_id_of(message.headers)
+        elif not self._claim_taken(job_id, delivery_tag):
+            self._note(message, job_id, delivery_tag)
+        self.channel.taken = None
+        super(QoS, self).append(message, delivery_tag)
+
+    def _claim_taken(self, job_id: str, delivery_tag: str) -> bool:
+        """Have Redis note the taken message and claim its job. The message is not sent back."""
+        if not self.channel.taken or not self._claims_on_note(job_id):
+            return False
+        with self.channel.conn_or_acquire(self.channel.notes) as client:
+            return self._claims.claim_taken(client, job_id, delivery_tag)
+
+    def _claims_on_note(self, job_id: str) -> bool:
+        """Is the job claimed in the step that notes its message?"""
+        return bool(job_id) and self._is_on_broker and job_id not in self._slots.held
+
+    def _note(self, message: Any, job_id: str, delivery_tag: str) -> None:
+        """Send the message to Redis, to be noted."""
         place = ("", job_queue_name(job_id)) if job_id else _place_of(message.delivery_info)
         with self.pipe_or_acquire(client=self.channel.notes) as pipe:
             pipe.zadd(self.unacked_index_key, {delivery_tag: time()})
@@ -72,12 +87,10 @@ class NodeQoS(QoS):
             held = self._slots.held_by_tag(job_id, delivery_tag)
             if held and held.is_acknowledged and not held.has_ended:  # Redis may have lost that
                 pipe.sadd(self._acked_key, delivery_tag)
-            if job_id and self._claims_at_once and job_id not in self._slots.held:
+            if self._claims_on_note(job_id):
                 self._claim(pipe, job_id, delivery_tag)
             else:
                 pipe.execute()
-        self.channel.taken = None
-        super(QoS, self).append(message, delivery_tag)
 
     def _claim(self, pipe: Any, job_id: str, delivery_tag: str) -> None:
         """Execute ``pipe`` with a claim of the job."""

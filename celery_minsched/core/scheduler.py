@@ -235,9 +235,10 @@ class MinimalSchedulerService(ScriptCaller):
         claim: str,
         load: bool,
         taken: bool = False,
-    ) -> None:
+    ) -> Any:
         """Add a :meth:`claim_job` to a pipeline of kombu, as its last command.
 
+        With a client of kombu instead of a pipeline, make the call and return the answer.
         :meth:`read_claim` reads the answer. If the server has lost the script, the answer is
         redis-py's ``NoScriptError``, unless ``load`` sends the script too.
         """
@@ -247,7 +248,7 @@ class MinimalSchedulerService(ScriptCaller):
         arguments = {"delivery_tag": delivery_tag, "claim": claim, "taken": lua_bool(taken)}
         arguments |= {"times": self._times, "job_id": job_id, "node_id": node_id}
         args = scripts.in_order("claim_job", **arguments)
-        pipe.evalsha(lua_source.sha("claim_job"), 2, *prefixes, *args)
+        return pipe.evalsha(lua_source.sha("claim_job"), 2, *prefixes, *args)
 
     @staticmethod
     def read_claim(answer: Any) -> tuple[str, dict[str, Any]]:

@@ -36,13 +36,17 @@ class Proxy:
         self.delay = 0.0
         #: The port to which new connections lead.
         self.target = target
+        #: Bytes that the clients have sent.
+        self.sent = 0
         self._is_cut = False
         self._flows: list[Flow] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._passes = asyncio.Event()
+        self._answers_pass = asyncio.Event()
         self._call(self._passes.set)
+        self._call(self._answers_pass.set)
         server = asyncio.start_server(self._serve, "127.0.0.1", 0)
         self._server = asyncio.run_coroutine_threadsafe(server, self._loop).result(60)
         self.port: int = self._server.sockets[0].getsockname()[1]
@@ -55,11 +59,16 @@ class Proxy:
         """Forward nothing and lose nothing, as in a network partition."""
         self._call(self._passes.clear)
 
+    def hold_answers(self) -> None:
+        """Let requests through, and no answers."""
+        self._call(self._answers_pass.clear)
+
     def release(self) -> None:
         """Forward all held bytes, and go on."""
 
         def release() -> None:
             self._passes.set()
+            self._answers_pass.set()
             for flow in self._flows:
                 flow.passes.set()
 
@@ -128,8 +137,10 @@ class Proxy:
                 return
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
             flow.writers.append(to_server)
-            pumps = (self._pump(flow, reader, to_server), self._pump(flow, from_server, writer))
-            await asyncio.gather(*pumps)
+            await asyncio.gather(
+                self._pump(flow, reader, to_server),
+                self._pump(flow, from_server, writer, is_answer=True),
+            )
         except (OSError, asyncio.CancelledError):  # the server is away, or the proxy ends
             return
         finally:
@@ -137,10 +148,18 @@ class Proxy:
             self._flows.remove(flow)
 
     async def _pump(
-        self, flow: Flow, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        flow: Flow,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        is_answer: bool = False,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if is_answer:
+                    await self._answers_pass.wait()
+                else:
+                    self.sent += len(data)
                 await self._passes.wait()
                 await flow.passes.wait()
                 if not flow.is_silent:
