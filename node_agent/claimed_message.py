@@ -47,6 +47,8 @@ class ClaimedMessage:
             node.pulse.nudge()  # the message is handed back
         elif self._connection != self._consumer.connections:
             pass  # the message was put back
+        elif slots.is_given_up(job_id, place["claim"]):
+            pass  # the same, or the job has come again, perhaps with the same delivery tag
         elif verdict in ("run", "discard"):
             self._run(verdict, place)
         elif verdict == "hand_back":

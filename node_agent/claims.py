@@ -51,7 +51,6 @@ class Claims:
         claim = partial(
             self._scheduler.claim_in, client, job_id, slots.node_id, tag, held.claim, taken=True
         )
-        verdict, place = "not_taken", dict[str, Any]()
         try:
             try:
                 answer = claim(load=False)
@@ -60,11 +59,15 @@ class Claims:
             verdict, place = self._scheduler.read_claim(answer)
         except ResponseError as exc:
             logger.debug("Redis does not claim the taken message of job %s: %s", job_id, exc)
-        finally:
-            if verdict == "not_taken":
-                slots.forget(job_id)
+            verdict, place = "not_taken", {}
+        except BaseException:
+            slots.drop(job_id)
+            raise
+        if verdict == "not_taken":
+            slots.forget(job_id)
+            return False
         held.answer = _mark(held, verdict, place)
-        return verdict != "not_taken"
+        return True
 
     def add_to(self, pipe: Any, job_id: str, tag: str, load: bool = False) -> Callable[[Any], None]:
         """Add the claim to a pipeline. Returns a function that takes Redis' answer.

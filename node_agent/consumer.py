@@ -173,8 +173,9 @@ class NodeConsumer(Consumer):
         Without a connection, the job is handed back at the next connect.
         """
         slots, connection = self.node.slots, self.connection
-        if slots.is_given_up(job_id, claim) or not connection:
-            return
+        held = slots.held.get(job_id)
+        if not held or held.claim != claim or not held.answer or not connection:
+            return  # the node has given the job up, or runs it already
         channel = connection.default_channel
         if channel.node_queue.name not in channel.active_queues:  # the worker does not consume now
             give_back = partial(park_unacked, self.app.minsched, self.node.node_id, job_id, job_id)
