@@ -136,4 +136,5 @@ def test_a_node_does_not_send_a_large_message_back(
                 stored(job)
             fleet.wait_idle()
             sent = proxy.sent - before
-            assert sent < len(jobs) * 2000, f"{node_id} sent {sent} bytes"
+            # Two kilobytes for each job, and the heartbeats of both nodes.
+            assert sent < len(jobs) * 2000 + 20_000, f"{node_id} sent {sent} bytes"
