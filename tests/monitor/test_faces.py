@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ import pytest
 import redis
 import yaml
 
-from celery_minsched.consistency.checker import Checker
 from celery_minsched.monitor.explain import why
 from celery_minsched.monitor.models import NODE_STATES
 from celery_minsched.web.nodes_page import STATE_ORDER, nodes_page
 
 from ..support.commands import run_with
 from ..support.desk import Desk, silence
-from ..support.fleet import FAST, ROOT, Fleet, make_app, wait_for
+from ..support.fixtures import fast_fleet
+from ..support.fleet import ROOT, Fleet, make_app, wait_for
 from ..support.scrape import scrape
 from ..support.server import Server
 
@@ -110,12 +109,7 @@ def test_the_load_does_not_count_a_full_node_that_takes_no_jobs(desk: Desk, how:
     assert scraped.value("minsched_pool_leaving_jobs", pool="asr") == 2
 
 
-@pytest.fixture
-def fleet(server: Server) -> Iterator[Fleet]:
-    fleet = Fleet(server, **FAST)
-    yield fleet
-    fleet.close()
-    assert Checker(fleet.views).check() == []
+fleet = fast_fleet
 
 
 def test_a_full_node_is_stopping_after_sigterm_until_its_jobs_have_ended(

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,13 @@ from click.testing import CliRunner
 from celery_minsched.consistency.checker import Checker
 from node_agent.cli import main
 
+from ..support.fixtures import fast_fleet
 from ..support.fleet import FAST, ROOT, Fleet, app_environment, wait_for
 from ..support.forked import NodeProcess
 from ..support.server import Server, free_port
 from ..support.work import start_work
 
-
-@pytest.fixture
-def fleet(server: Server) -> Iterator[Fleet]:
-    """Nodes with a TTL of two seconds."""
-    fleet = Fleet(server, **FAST)
-    yield fleet
-    fleet.close()
-    assert Checker(fleet.views).check() == []
+fleet = fast_fleet
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

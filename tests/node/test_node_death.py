@@ -15,27 +15,22 @@ from celery.result import AsyncResult
 
 from celery_minsched import MaxRescuesExceededError, NodeLostError
 
+from ..support.fixtures import module_client, module_server
 from ..support.fleet import FAST, Fleet, checked, wait_for
 from ..support.server import Server
 
 NODE_TTL, HEARTBEAT, SLACK = 2000, 300, 3000  # ms
 SETTINGS = FAST | {"lease": 2.5, "max_rescues": 2}
 
+server, client = module_server, module_client
+
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+def fleet(server: Server) -> Iterator[Fleet]:
     """A node "safe" that survives all tests."""
-    server = Server()
     with checked(Fleet(server, **SETTINGS)) as fleet:
         fleet.start_ready("safe", "-P", "threads", slots=8)
         yield fleet
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def client(fleet: Fleet) -> Iterator[redis.Redis]:
-    with fleet.server.client() as client:
-        yield client
 
 
 def send_to(fleet: Fleet, node_id: str, task: str, *args: object, **options: Any) -> AsyncResult:

@@ -10,26 +10,21 @@ import psutil
 import pytest
 import redis
 
+from ..support.fixtures import module_client, module_server
 from ..support.fleet import FAST, Fleet, checked, wait_for
 from ..support.server import Server
 
 NODE_TTL = 2000  # ms
 
+server, client = module_server, module_client
+
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+def fleet(server: Server) -> Iterator[Fleet]:
     """A node "other" that detects dead nodes."""
-    server = Server()
     with checked(Fleet(server, **FAST)) as fleet:
         fleet.start_ready("other", "-P", "threads", pool="other")
         yield fleet
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def client(fleet: Fleet) -> Iterator[redis.Redis]:
-    with fleet.server.client() as client:
-        yield client
 
 
 def heartbeat(fleet: Fleet, node_id: str) -> int:

@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 
 from celery_minsched.consistency.checker import Checker
 
+from ..support.fixtures import module_client
 from ..support.fleet import FAST, Fleet, stored, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server, free_port
@@ -20,6 +21,8 @@ from ..support.work import start_work
 
 NODES = {"prefork": "n1", "threads": "n2"}
 SLOTS = 4
+
+client = module_client
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +53,6 @@ def fleet(_fleet: Fleet) -> Iterator[Fleet]:
         assert place["hostname"] == f"celery@{node_id}"
     _fleet.wait_idle()
     assert Checker(_fleet.views).check() == []
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[redis.Redis]:
-    with server.client() as client:
-        yield client
 
 
 def wait_finished(fleet: Fleet, jobs: list[AsyncResult]) -> None:

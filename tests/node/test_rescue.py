@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,22 +11,15 @@ import psutil
 import pytest
 import redis
 
-from celery_minsched.consistency.checker import Checker
 from node_agent.requeue import park_messages
 
 from ..support.desk import Desk, silence
+from ..support.fixtures import fast_fleet
 from ..support.fleet import FAST, Fleet, make_app, stored, wait_for
 from ..support.server import Server
 from ..support.work import start_work
 
-
-@pytest.fixture
-def fleet(server: Server) -> Iterator[Fleet]:
-    """Nodes with a TTL of two seconds."""
-    fleet = Fleet(server, **FAST)
-    yield fleet
-    fleet.close()
-    assert Checker(fleet.views).check() == []
+fleet = fast_fleet
 
 
 def test_a_task_whose_process_has_not_accepted_it_runs_once(

@@ -24,6 +24,7 @@ from node_agent.lost_jobs import report_next
 from node_agent.rescuer import Rescuer, rescue
 
 from ..support.desk import Desk
+from ..support.fixtures import fast_fleet
 from ..support.fleet import FAST, Fleet, as_conf, make_app, wait_for
 from ..support.server import Server, milliseconds
 
@@ -65,12 +66,7 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-@pytest.fixture
-def fleet(server: Server) -> Iterator[Fleet]:
-    fleet = Fleet(server, **FAST)
-    yield fleet
-    assert Checker(fleet.views).check() == []
-    fleet.close()
+fleet = fast_fleet
 
 
 def rescuer(server: Server) -> Celery:

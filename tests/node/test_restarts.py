@@ -13,31 +13,18 @@ from celery_minsched import NodeLostError
 from celery_minsched.consistency.checker import Checker
 from node_agent.kombu_keys import transport_options
 
-from ..support.fleet import FAST, Fleet, make_app, wait_for
+from ..support.fixtures import module_client, module_server
+from ..support.fleet import FAST, Fleet, checked, make_app, wait_for
 from ..support.server import Server
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[redis.Redis]:
-    with server.client() as client:
-        yield client
+server, client = module_server, module_client
 
 
 @pytest.fixture(scope="module")
 def fleet(server: Server) -> Iterator[Fleet]:
-    fleet = Fleet(server, **FAST)
-    fleet.start_ready("safe", "-P", "threads", slots=6)
-    yield fleet
-    fleet.wait_idle()
-    assert Checker(fleet.views).check() == []
-    fleet.close()
+    with checked(Fleet(server, **FAST)) as fleet:
+        fleet.start_ready("safe", "-P", "threads", slots=6)
+        yield fleet
 
 
 def hold(fleet: Fleet, client: redis.Redis, node_id: str) -> tuple[AsyncResult, AsyncResult]:

@@ -12,9 +12,9 @@ import redis
 from celery.result import AsyncResult
 
 from celery_minsched import NodeIdInUse
-from celery_minsched.consistency.checker import Checker
 
-from ..support.fleet import FAST, Fleet, wait_for
+from ..support.fixtures import module_client, module_server
+from ..support.fleet import FAST, Fleet, checked, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server, milliseconds
 
@@ -22,18 +22,7 @@ from ..support.server import Server, milliseconds
 ZOMBIES = ("group", "agent", "net")
 HEARTBEAT, SLACK = 300, 2000  # ms
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[redis.Redis]:
-    with server.client() as client:
-        yield client
+server, client = module_server, module_client
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +36,9 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def fleet(server: Server) -> Iterator[Fleet]:
-    fleet = Fleet(server, **FAST)
-    fleet.start_ready("safe", "-P", "threads", slots=12)
-    yield fleet
-    fleet.wait_idle()
-    assert Checker(fleet.views).check() == []
-    fleet.close()
+    with checked(Fleet(server, **FAST)) as fleet:
+        fleet.start_ready("safe", "-P", "threads", slots=12)
+        yield fleet
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +91,14 @@ def back(fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis) -> Return:
     return Return(at, results)
 
 
+@pytest.fixture(scope="module")
+def ending(client: redis.Redis, back: Return) -> Return:
+    """The running jobs end, at the zombies and at "safe"."""
+    for name in ZOMBIES:
+        client.lpush(f"test:release:running-{name}", "go", "go")
+    return back
+
+
 def test_a_zombie_is_online_again_within_one_heartbeat(
     fleet: Fleet, client: redis.Redis, back: Return
 ) -> None:
@@ -115,10 +109,9 @@ def test_a_zombie_is_online_again_within_one_heartbeat(
 
 @pytest.mark.parametrize("name", ZOMBIES)
 def test_a_completion_by_a_zombie_is_refused(
-    fleet: Fleet, far: Fleet, client: redis.Redis, back: Return, name: str
+    fleet: Fleet, far: Fleet, client: redis.Redis, ending: Return, name: str
 ) -> None:
-    result = back.results[f"running-{name}"]
-    client.lpush(f"test:release:running-{name}", "go", "go")  # for the zombie and for "safe"
+    result = ending.results[f"running-{name}"]
     result.get(timeout=20)
     both = sorted([f"celery@{name}", "celery@safe"])
     wait_for(lambda: sorted(client.lrange(f"test:ended:running-{name}", 0, -1)) == both)
@@ -130,7 +123,7 @@ def test_a_completion_by_a_zombie_is_refused(
 
 @pytest.mark.parametrize("name", ZOMBIES)
 def test_a_task_can_ask_whether_its_job_is_still_its_own(
-    client: redis.Redis, back: Return, name: str
+    client: redis.Redis, ending: Return, name: str
 ) -> None:
     def answers() -> list[str]:
         return sorted(client.lrange(f"test:mine:running-{name}", 0, -1))
@@ -142,13 +135,13 @@ def test_a_task_can_ask_whether_its_job_is_still_its_own(
 
 @pytest.mark.parametrize("name", ZOMBIES)
 def test_a_zombie_drops_the_jobs_that_it_has_not_begun(
-    fleet: Fleet, client: redis.Redis, back: Return, name: str
+    fleet: Fleet, client: redis.Redis, ending: Return, name: str
 ) -> None:
     demand = {"preferred_node": name, "affinity": "require"}
     next_job = fleet.send("where_am_i", minsched=demand)  # runs after the reserved jobs
     assert next_job.get(timeout=20)["hostname"] == f"celery@{name}"
     for what in (f"late-{name}", f"early-{name}"):
-        assert back.results[what].get(timeout=20) == what
+        assert ending.results[what].get(timeout=20) == what
         assert client.lrange(f"test:began:{what}", 0, -1) == ["celery@safe"]
     # A job that the node claims again is reserved until Redis replies.
     worker = f"celery@{name}"

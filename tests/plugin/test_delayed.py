@@ -12,11 +12,14 @@ from celery.exceptions import TaskRevokedError
 
 from ..support.crowd import held, mark, marks, node_of, sig, status, wait_quiet, wait_status
 from ..support.due_times import lateness, soon
+from ..support.fixtures import kept_client, quiet_fleet
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.server import Server, milliseconds
 
 #: Greatest delay of a job after its due time, in seconds: some heartbeats on a busy machine.
 LATE = 2.0
+
+client, fleet = kept_client, quiet_fleet
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +32,6 @@ def nodes(_server: Server) -> Iterator[Fleet]:
     fleet.wait_online("a", "b")
     yield fleet
     fleet.close()
-
-
-@pytest.fixture
-def client(_server: Server) -> Iterator[redis.Redis]:
-    with _server.client() as client:
-        yield client
-
-
-@pytest.fixture
-def fleet(nodes: Fleet, client: redis.Redis) -> Iterator[Fleet]:
-    """The nodes. After each test no job waits and no message is left."""
-    yield nodes
-    wait_quiet(nodes, client)
 
 
 class TestDelayed:

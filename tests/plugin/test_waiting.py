@@ -18,9 +18,12 @@ from celery import chain, chord, group
 from celery_minsched import Backlogged, EmptyPool, NoAvailableNode, NoPoolForLangPair
 from celery_minsched.plugin import plugin
 
-from ..support.crowd import held, mark, marks, node_of, sig, status, wait_quiet, wait_status
+from ..support.crowd import held, mark, marks, node_of, sig, status, wait_status
+from ..support.fixtures import kept_client, quiet_fleet
 from ..support.fleet import FAST, Fleet, make_app, wait_for
 from ..support.server import Server
+
+client, fleet = kept_client, quiet_fleet
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +37,6 @@ def nodes(_server: Server) -> Iterator[Fleet]:
     fleet.wait_online("a", "b")
     yield fleet
     fleet.close()
-
-
-@pytest.fixture
-def client(_server: Server) -> Iterator[redis.Redis]:
-    with _server.client() as client:
-        yield client
-
-
-@pytest.fixture
-def fleet(nodes: Fleet, client: redis.Redis) -> Iterator[Fleet]:
-    """The nodes. After each test no job waits and no message is left."""
-    yield nodes
-    wait_quiet(nodes, client)
 
 
 class TestTurns:
