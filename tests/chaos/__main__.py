@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 import click
 from rich.console import Console
 
+from ..soak.log_directory import log_directory
 from ..support.server import Server
 
 NODE_TTL = 3.0  # seconds
@@ -30,10 +28,7 @@ def main(form: str | None, seed: int | None, keep: bool) -> None:
     The exit code is 1 if a promise was broken.
     """
     seed = random.randrange(10**6) if seed is None else seed
-    directory = Path(tempfile.mkdtemp(prefix="minsched-chaos-"))
-    logging.basicConfig(
-        filename=directory / "chaos.log", level=logging.INFO, format="%(asctime)s %(message)s"
-    )
+    directory = log_directory("chaos")
     console = Console(highlight=False, width=130)
     console.print(f"seed {seed}, logs in {directory}")
     folders = {"CHAOS_CHILDREN": directory / "children", "CHAOS_REQUEUED": directory / "requeued"}

@@ -54,12 +54,13 @@ def chaos(console: Console, form: Form, seed: int, server: Server, directory: Pa
         results = verdict.results(client, list(producer.accepted))
         runs = ledger.read(directory / "ledger")
         ends = ends_of(nodes, deaths)
-        judged = Verdict(producer.accepted, runs, results, ends, faults.killed_children)
+        evidence = verdict.Evidence(producer.accepted, ledger.by_task(runs), results)
+        judged = Verdict(evidence, ends, faults.killed_children)
         alone = Promise("no node ends by itself", faults.done.total(), faults.ended_alone)
         promises = [*judged.promises, *promises, alone, report.keys_promise(client)]
-        report.stories(console, judged, plugin, promises)
+        report.stories(console, evidence, plugin, promises)
         console.print(f"\n{len(producer.accepted)} jobs, {producer.refused} refused, seed {seed}")
-        console.print(report.jobs_table(judged, KINDS))
+        console.print(report.jobs_table(evidence, KINDS))
         console.print(report.faults_table(faults))
         again = f"{judged.ran_again} late jobs began again because their node had died"
         console.print(f"{again}. This is allowed.")

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 from celery import states
 
-from ..soak.ledger import Run, by_task
+from ..soak.ledger import Run
 from ..soak.load import Job
-from ..soak.verdict import MAX_RESCUES, Promise, Result
+from ..soak.verdict import MAX_RESCUES, Evidence, Promise, Result
 
 #: Greatest difference between the time of a death and its effects, in seconds. A node that is
 #: declared dead learns it later, and its jobs move before the event is written.
@@ -25,15 +25,10 @@ class Verdict:
 
     def __init__(
         self,
-        jobs: dict[str, Job],
-        runs: list[Run],
-        results: dict[str, Result],
+        evidence: Evidence,
         ends: dict[str, list[float]],
         killed_children: dict[str, list[float]],
     ) -> None:
-        self.jobs = jobs
-        self.runs = by_task(runs)
-        self.results = results
         self._ends = ends
         self._killed = killed_children
         self.ready = Promise("has a result")
@@ -45,8 +40,8 @@ class Verdict:
         self.other = Promise("any other result: agrees with the ledger")
         #: Number of late jobs that began again because their node had died.
         self.ran_again = 0
-        for task_id, job in jobs.items():
-            self._judge(task_id, job)
+        for task in evidence:
+            self._judge(*task)
 
     @property
     def promises(self) -> list[Promise]:
@@ -56,8 +51,7 @@ class Verdict:
             *(self.lost, self.given_up, self.other),
         ]
 
-    def _judge(self, task_id: str, job: Job) -> None:
-        runs, result = self.runs.get(task_id, []), self.results[task_id]
+    def _judge(self, task_id: str, job: Job, runs: list[Run], result: Result) -> None:
         self.ready.check(result.is_ready, task_id)
         if job.kind.is_late:
             self._judge_late(task_id, runs, result)

@@ -25,12 +25,12 @@ from celery_minsched import (
     MinimalSchedulerService,
     NoAvailableNode,
     NodeMismatch,
-    RegisterNodeRequest,
 )
 from celery_minsched.consistency.checker import Checker
 from celery_minsched.core.models import DispatchResponse
 from celery_minsched.monitor.queries import Views
 
+from ..support.desk import Desk
 from ..support.model import Job, Model, Node
 from ..support.server import Server
 
@@ -73,15 +73,7 @@ class Scheduler(RuleBasedStateMachine):
     def register(
         self, name: str, slots: int, pools: frozenset[str], caps: frozenset[str], online: bool
     ) -> None:
-        self.service.register_node(
-            RegisterNodeRequest(
-                node_id=name,
-                max_jobs=slots,
-                pools_json=json.dumps(sorted(pools)),
-                cap_json=json.dumps(sorted(caps)),
-                online=online,
-            )
-        )
+        Desk(self.service).node(name, slots, sorted(pools), sorted(caps), online=online)
         old = self.model.nodes.get(name, Node(slots, pools, caps))
         self.model.nodes[name] = Node(
             slots, pools, caps, online, old.draining, old.load, old.turn, old.jobs

@@ -17,6 +17,16 @@ from celery_minsched import (
 from ..support.desk import Desk
 
 
+def chosen_nodes(desk: Desk, jobs: int) -> list[str]:
+    """The nodes of jobs that run one after another."""
+    nodes = []
+    for _ in range(jobs):
+        job = desk.dispatch()
+        nodes.append(job.node_id)
+        desk.complete(job)
+    return nodes
+
+
 class TestLoadOrder:
     def test_the_node_with_the_smallest_share_of_taken_slots_is_first(self, desk: Desk) -> None:
         desk.node("small", 1)
@@ -41,12 +51,7 @@ class TestLoadOrder:
             for node_id in nodes:
                 cpu = max(0, base + noise.uniform(-4, 4))
                 desk.beat(node_id, load_json=json.dumps({"cpu": cpu}))
-            chosen = []
-            for _ in nodes:
-                job = desk.dispatch()
-                chosen.append(job.node_id)
-                desk.complete(job)
-            assert sorted(chosen) == sorted(nodes)
+            assert sorted(chosen_nodes(desk, len(nodes))) == sorted(nodes)
 
     def test_the_levels_of_the_load_are_thirds_of_100_percent(self, desk: Desk) -> None:
         for node_id, cpu in (("a", 33), ("b", 34), ("c", 66), ("d", 67), ("e", 0.9), ("f", 100)):
@@ -58,11 +63,7 @@ class TestLoadOrder:
     def test_of_equal_loads_the_node_that_was_chosen_longest_ago_is_first(self, desk: Desk) -> None:
         for node_id in "abc":
             desk.node(node_id)
-        order = []
-        for _ in range(6):
-            job = desk.dispatch()
-            order.append(job.node_id)
-            desk.complete(job)
+        order = chosen_nodes(desk, 6)
         assert order[:3] == order[3:]
         assert set(order) == set("abc")
 
@@ -75,11 +76,7 @@ class TestLoadOrder:
         client.set(desk.service.keys("turn"), turns - 20)
         for node_id in "bcd":
             desk.node(node_id)
-        order = []
-        for _ in range(40):
-            job = desk.dispatch()
-            order.append(job.node_id)
-            desk.complete(job)
+        order = chosen_nodes(desk, 40)
         assert set(order[:4]) == set("abcd")
         assert order == order[:4] * 10
 

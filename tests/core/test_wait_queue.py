@@ -17,7 +17,18 @@ from celery_minsched import (
 )
 from celery_minsched.core.models import DispatchResponse
 
-from ..support.desk import Desk
+from ..support.desk import Desk, running_at
+
+
+def messages_in_order(desk: Desk, running: DispatchResponse, jobs: int) -> list[str]:
+    """The messages of waiting jobs in the order in which they get the only slot of node n1."""
+    messages = []
+    for _ in range(jobs):
+        desk.complete(running)
+        [job_id] = running_at(desk, "n1")
+        running = DispatchResponse(node_id="n1", job_id=job_id)
+        messages.append(desk.take("n1"))
+    return messages
 
 
 class TestWaiting:
@@ -113,13 +124,7 @@ class TestWaiting:
         running = desk.dispatch()
         for name, priority in (("low", 9), ("first", 0), ("second", 0)):
             desk.send(name, priority=priority)
-        order = []
-        for _ in range(3):
-            desk.complete(running)
-            taken = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)
-            running = DispatchResponse(node_id="n1", job_id=taken[0])
-            order.append(desk.take("n1"))
-        assert order == ["first", "second", "low"]
+        assert messages_in_order(desk, running, 3) == ["first", "second", "low"]
 
     def test_a_key_that_floods_waits_behind_its_own_jobs(self, desk: Desk) -> None:
         desk.node("n1", 1)
@@ -128,12 +133,7 @@ class TestWaiting:
             desk.park(f"flood {number}", fairness_key="flood")
         for number in range(3):
             desk.park(f"other {number}", fairness_key="other")
-        order = []
-        for _ in range(6):
-            desk.complete(running)
-            job_id = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)[0]
-            running = DispatchResponse(node_id="n1", job_id=job_id)
-            order.append(desk.take("n1"))
+        order = messages_in_order(desk, running, 6)
         assert sorted(order) == sorted(f"{key} {n}" for n in range(3) for key in ("flood", "other"))
 
     def test_lines_that_compete_for_a_slot_take_turns(self, desk: Desk) -> None:
@@ -143,12 +143,7 @@ class TestWaiting:
             desk.park(f"asr {number}")
         for number in range(3):
             desk.park(f"mt {number}", pool="mt")
-        order = []
-        for _ in range(6):
-            desk.complete(running)
-            job_id = desk.service.redis.zrange(desk.service.keys("node_jobs", "n1"), 0, -1)[0]
-            running = DispatchResponse(node_id="n1", job_id=job_id)
-            order.append(desk.take("n1").split()[0])
+        order = [message.split()[0] for message in messages_in_order(desk, running, 6)]
         assert order in (["asr", "mt"] * 3, ["mt", "asr"] * 3)
 
     def test_a_job_that_requires_a_node_waits_for_it_while_it_is_alive(self, desk: Desk) -> None:

@@ -71,6 +71,8 @@ def test_commands_show_the_state_and_its_meaning(desk: Desk, server: Server) -> 
     fleet = " ".join(run("top", "--once", "--interval", "0.1").stdout.split())
     assert f"8 nodes ({counted}), 2/4 slots" in fleet
     assert "asr   open      3/8    2/4" in run("pools").stdout
+    for state in ("stopping", "stuck"):  # the commands above may take longer than the TTL
+        desk.beat(state, state=state)
     assert run("rescue", "stopping").stderr.endswith(
         "ago. It finishes 1 job and leaves. Jobs that have not begun are placed again. To end the "
         "node sooner, kill its process.\n"

@@ -19,6 +19,16 @@ def kinds(desk: Desk) -> list[str]:
     return [event.kind for event in desk.views.events()]
 
 
+def job_of_silent_node(desk: Desk) -> str:
+    """A job runs at node n1, whose heartbeats end. Returns its id."""
+    desk.node("n1", 1)
+    job = desk.dispatch(task_id="t")
+    desk.service.claim_job(job.job_id, "n1")
+    desk.node("n2", 1)
+    silence(desk, "n1", 60_000)
+    return job.job_id
+
+
 class TestWhy:
     def test_why_explains_a_placed_job(self, desk: Desk) -> None:
         desk.node("n1", 2)
@@ -111,15 +121,10 @@ class TestWhy:
         )
 
     def test_why_explains_a_rescued_job(self, desk: Desk, client: redis.Redis) -> None:
-        desk.node("n1", 1)
-        job = desk.dispatch(task_id="t")
-        desk.service.claim_job(job.job_id, "n1")
-        desk.node("n2", 1)
-        silence(desk, "n1", 60_000)
-        client.hset(desk.service.keys("heard"), mapping={"since": 1, "last": desk.views.now()})
-        client.lpush(desk.service.keys("job_queue", job.job_id), "{}")
+        job_id = job_of_silent_node(desk)
+        client.lpush(desk.service.keys("job_queue", job_id), "{}")
         desk.beat("n2", jobs=[])
-        desk.service.rescue_node("n1", [job.job_id])
+        desk.service.rescue_node("n1", [job_id])
         explanation = explain(desk)
         assert (explanation.verdict, explanation.job and explanation.job.node_id) == (
             "placed",
@@ -129,13 +134,8 @@ class TestWhy:
         assert explanation.story[1].startswith("It was at node n1 before")
         assert {"node_died", "job_moved", "node_rescued"} <= set(kinds(desk))
 
-    def test_why_explains_a_lost_job(self, desk: Desk, client: redis.Redis) -> None:
-        desk.node("n1", 1)
-        job = desk.dispatch(task_id="t")
-        desk.service.claim_job(job.job_id, "n1")
-        desk.node("n2", 1)
-        silence(desk, "n1", 60_000)
-        client.hset(desk.service.keys("heard"), mapping={"since": 1, "last": desk.views.now()})
+    def test_why_explains_a_lost_job(self, desk: Desk) -> None:
+        job_of_silent_node(desk)
         desk.beat("n2", jobs=[])
         explanation = explain(desk)
         assert explanation.verdict == "lost"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 import click
 from rich.console import Console
 
 from ..support.server import Server
+from .log_directory import log_directory
 
 NODE_TTL = 2.0  # seconds
 
@@ -34,10 +32,7 @@ def main(
     The exit code is 1 if a promise was broken. With --plain it is always 0.
     """
     seed = random.randrange(10**6) if seed is None else seed
-    directory = Path(tempfile.mkdtemp(prefix="minsched-soak-"))
-    logging.basicConfig(
-        filename=directory / "soak.log", level=logging.INFO, format="%(asctime)s %(message)s"
-    )
+    directory = log_directory("soak")
     console = Console(highlight=False)
     console.print(f"seed {seed}, logs in {directory}")
     server = Server("--appendonly", "yes", "--appendfsync", "always")

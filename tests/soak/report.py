@@ -19,7 +19,7 @@ from .faults import Faults, Rescue
 from .fleet import Worker
 from .ledger import Run
 from .load import KINDS, POISON, Kind
-from .verdict import Promise, Verdict
+from .verdict import Evidence, Promise
 
 MOST_STORIES = 20  # printed for each broken promise
 
@@ -31,11 +31,11 @@ OUTCOMES = (
 NOTES = ("ran again*", "reported lost after its end*")
 
 
-def jobs_table(verdict: Verdict, kinds: Sequence[Kind] = KINDS) -> Table:
+def jobs_table(evidence: Evidence, kinds: Sequence[Kind] = KINDS) -> Table:
     """The jobs by kind and outcome. The columns of notes count some jobs a second time."""
     columns: dict[str, Counter[str]] = {name: Counter() for name in ("accepted", *OUTCOMES, *NOTES)}
-    for task_id, job in verdict.jobs.items():
-        kind, result, runs = job.kind.name, verdict.results[task_id], verdict.runs[task_id]
+    for task_id, job in evidence.jobs.items():
+        kind, result, runs = job.kind.name, evidence.results[task_id], evidence.runs[task_id]
         columns["accepted"][kind] += 1
         columns[result.outcome][kind] += 1
         columns["ran again*"][kind] += len(runs) > len({run.message for run in runs})
@@ -67,7 +67,7 @@ def faults_table(faults: Faults) -> Table:
     return table
 
 
-def times_table(verdict: Verdict, workers: list[Worker], rescues: list[Rescue]) -> Table:
+def times_table(evidence: Evidence, workers: list[Worker], rescues: list[Rescue]) -> Table:
     """Seconds from a node's death until its jobs were rescued, and until they ran again."""
     table = Table("seconds after its node's death", title="Rescues", title_justify="left")
     for name in ("deaths", "jobs", "not yet", "median", "maximum"):
@@ -77,7 +77,7 @@ def times_table(verdict: Verdict, workers: list[Worker], rescues: list[Rescue]) 
         left = sum(len(rescue.jobs) for rescue in rescues)
         deaths = sum(rescue.count > 0 for rescue in rescues)
         table.add_row("until a job was placed again or reported", *_row(deaths, seconds, left))
-    again, never, nodes = times_until_run_again(verdict, workers)
+    again, never, nodes = times_until_run_again(evidence, workers)
     table.add_row("until a late-acknowledged job ran again", *_row(nodes, again, never))
     return table
 
@@ -87,16 +87,18 @@ def _row(deaths: int, seconds: list[float], left: int) -> list[str]:
     return [str(deaths), str(len(seconds) + left), str(left), *spread]
 
 
-def times_until_run_again(verdict: Verdict, workers: list[Worker]) -> tuple[list[float], int, int]:
+def times_until_run_again(
+    evidence: Evidence, workers: list[Worker]
+) -> tuple[list[float], int, int]:
     """For the interrupted runs: the seconds from the death until the message ran again, the number
     of messages that never ran again, and the number of deaths.
     """
     seconds, never, deaths = [], 0, set()
     absences = {worker.name: worker.absences for worker in workers}
-    for task_id, job in verdict.jobs.items():
+    for task_id, job in evidence.jobs.items():
         if not job.kind.is_late:
             continue
-        runs = verdict.runs[task_id]
+        runs = evidence.runs[task_id]
         for number, run in enumerate(runs):
             death = next((a for a in absences[run.node_id] if a.since > run.began), None)
             if death is None or (run.ended and run.ended < death.since):
@@ -104,7 +106,7 @@ def times_until_run_again(verdict: Verdict, workers: list[Worker]) -> tuple[list
             again = _next_run(run, runs[number + 1 :])
             if again:
                 seconds.append(again.began - death.since)
-            elif run.ended is None and not verdict.results[task_id].is_given_up:
+            elif run.ended is None and not evidence.results[task_id].is_given_up:
                 never += 1
             else:
                 continue  # the run continued after a pause, or the job was given up
@@ -160,14 +162,14 @@ def contents(client: redis.Redis, key: str) -> str:
     return str(readers.get(client.type(key), client.get)(key))[:2000]
 
 
-def story(verdict: Verdict, plugin: MinSched | None, task_id: str) -> str:
+def story(evidence: Evidence, plugin: MinSched | None, task_id: str) -> str:
     """The runs, the result and the job of a task."""
-    job = verdict.jobs[task_id]
-    lines = [f"{task_id}: {job.kind.name}, priority {job.priority!r}, {verdict.results[task_id]}"]
+    job = evidence.jobs[task_id]
+    lines = [f"{task_id}: {job.kind.name}, priority {job.priority!r}, {evidence.results[task_id]}"]
     lines += [
         f"  ran at {run.node_id} {run.began:.2f} to {run.ended or 0:.2f} {run.outcome}, "
         f"message {run.message}, retry {run.retries}"
-        for run in verdict.runs[task_id]
+        for run in evidence.runs[task_id]
     ]
     if plugin:
         lines.append(f"  {plugin.find_job(task_id)!r}")
@@ -175,10 +177,10 @@ def story(verdict: Verdict, plugin: MinSched | None, task_id: str) -> str:
 
 
 def stories(
-    console: Console, verdict: Verdict, plugin: MinSched | None, promises: list[Promise]
+    console: Console, evidence: Evidence, plugin: MinSched | None, promises: list[Promise]
 ) -> None:
     """Print a story for each job that broke a promise."""
     for promise in promises:
         for broken in promise.broken[:MOST_STORIES]:
-            text = story(verdict, plugin, broken) if broken in verdict.jobs else broken
+            text = story(evidence, plugin, broken) if broken in evidence.jobs else broken
             console.print(f"\nBroken: {promise.text}\n{text}", markup=False)

@@ -64,15 +64,15 @@ def soak(console: Console, form: Form, seed: int, server: Server, directory: Pat
         stop(workers)
         results = verdict.results(client, list(producer.accepted))
         runs = ledger.read(directory / "ledger")
-        judged = verdict.Verdict(producer.accepted, runs, results, workers)
-        promises = judged.promises + promises
+        evidence = verdict.Evidence(producer.accepted, ledger.by_task(runs), results)
+        promises = verdict.Verdict(evidence, workers).promises + promises
         if plugin:
             promises.append(report.keys_promise(client))
-            report.stories(console, judged, plugin, promises)
+            report.stories(console, evidence, plugin, promises)
         console.print(f"\n{len(producer.accepted)} jobs, {producer.refused} refused, seed {seed}")
-        console.print(report.jobs_table(judged))
+        console.print(report.jobs_table(evidence))
         console.print(report.faults_table(faults))
-        console.print(report.times_table(judged, workers, watch.rescues if watch else []))
+        console.print(report.times_table(evidence, workers, watch.rescues if watch else []))
         console.print(report.promises_table(promises))
         return not any(promise.broken for promise in promises)
 

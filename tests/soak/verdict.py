@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
@@ -13,7 +14,7 @@ from celery import states
 
 from .app import RETRIES
 from .fleet import Worker
-from .ledger import Run, by_task
+from .ledger import Run
 from .load import Job
 
 MAX_RESCUES = 3  # the default
@@ -90,19 +91,23 @@ def results(client: redis.Redis, task_ids: list[str]) -> dict[str, Result]:
     return results_by_task
 
 
-class Verdict:
-    """The promises about each job, checked with the ledger and the result backend."""
+@dataclass(frozen=True)
+class Evidence:
+    """The jobs of a run, with what the ledger and the result backend say about them."""
 
-    def __init__(
-        self,
-        jobs: dict[str, Job],
-        runs: list[Run],
-        results: dict[str, Result],
-        workers: list[Worker],
-    ) -> None:
-        self.jobs = jobs
-        self.runs = by_task(runs)
-        self.results = results
+    jobs: dict[str, Job]
+    runs: dict[str, list[Run]]
+    results: dict[str, Result]
+
+    def __iter__(self) -> Iterator[tuple[str, Job, list[Run], Result]]:
+        for task_id, job in self.jobs.items():
+            yield task_id, job, self.runs.get(task_id, []), self.results[task_id]
+
+
+class Verdict:
+    """The promises about each job."""
+
+    def __init__(self, evidence: Evidence, workers: list[Worker]) -> None:
         self._absences = {worker.name: worker.absences for worker in workers}
         self.late = Promise("acknowledged late: ran to its end")
         self.early = Promise("acknowledged early: ended, or was reported")
@@ -112,8 +117,8 @@ class Verdict:
         self.poison = Promise(f"poison: given up after {MAX_RESCUES} nodes")
         self.revoked = Promise("revoked: ended, or never ran and was reported as revoked")
         self.once = Promise("no message began twice while its node lived")
-        for task_id, job in jobs.items():
-            self._judge(task_id, job)
+        for task in evidence:
+            self._judge(*task)
 
     @property
     def promises(self) -> list[Promise]:
@@ -123,8 +128,7 @@ class Verdict:
             *(self.retries, self.poison, self.revoked, self.once),
         ]
 
-    def _judge(self, task_id: str, job: Job) -> None:
-        runs, result = self.runs.get(task_id, []), self.results[task_id]
+    def _judge(self, task_id: str, job: Job, runs: list[Run], result: Result) -> None:
         ended = any(run.is_final for run in runs)
         self.ready.check(result.is_ready, task_id)
         self._judge_once(task_id, runs)
