@@ -53,7 +53,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure each performance goal beside plain Celery, tuned Celery and other queues. A quarter of an hour
+bench: $(STAMP)  ## Compare each performance goal with plain Celery, tuned Celery and other queues. Takes 15 minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-smoke: $(STAMP)  ## Run each benchmark for a short time. One minute. CI runs it

@@ -15,14 +15,14 @@ from benchmarks.summary import SECTIONS, SHORT, Extent
 
 
 @click.command()
-@click.option("--short", is_flag=True, help="Only try whether everything runs. A minute.")
+@click.option("--short", is_flag=True, help="Run everything with small sizes. Takes a minute.")
 @click.option("--only", multiple=True, type=click.Choice([*SECTIONS]), help="Default: all.")
 @click.option("--replay-seconds", type=float, help="Length of a replay of the trace.")
 @click.option("--rounds", type=int, help="Rounds of each contender.")
 def main(
     short: bool, only: Sequence[str], replay_seconds: float | None, rounds: int | None
 ) -> None:
-    """Measure each goal, with the sides in turns, and print whether it is met."""
+    """Measure each goal, and print which goals are met. The contenders take turns."""
     say(f"{datetime.now(tz=UTC):%Y-%m-%d}")
     print_machine()
     extent = SHORT if short else Extent()
@@ -42,7 +42,7 @@ def main(
             failures.append(f"{name}: {error.message}")
         click.echo(f"{name}: {time.monotonic() - began:.0f} s", err=True)
     print_table(
-        "Goals: the median (middle half of the rounds) of ratios, each of two sides in one round",
+        "Goals: ratios of two contenders in the same round, median (middle half of the rounds)",
         COLUMNS,
         [row.cells() for row in rows],
     )

@@ -1,7 +1,7 @@
 """How much longer does ``apply_async`` take than in plain Celery?
 
-One process makes one call after the other. The calls are those of plain Celery, and those of
-celery_minsched for a placed task, a sticky task and a waiting task. Results are ignored, so a call
+One process makes one call after the other. The kinds of calls are: plain Celery, and
+celery_minsched with a placed task, a sticky task and a waiting task. Results are ignored, so a call
 only publishes. The kinds of calls take turns, and a ratio compares two kinds in the same round. No
 worker runs.
 """
@@ -67,7 +67,7 @@ def prepare(plugin: MinSched, slots: int) -> None:
 
 
 def measure(call: Callable[[int], Any], calls: int) -> Round:
-    """One round. It starts with uncounted calls: a tenth as many, or one for each session."""
+    """Measure one round. It starts with calls that are not counted."""
     for number in range(max(calls // 10, SESSIONS)):
         call(number)
     times = []
@@ -89,36 +89,38 @@ def main(calls: int, rounds: int) -> None:
 
 def measure_all(calls: int, rounds: int) -> dict[str, list[Round]]:
     """The rounds of each way. The ways take turns."""
-    done: defaultdict[str, list[Round]] = defaultdict(list)
+    rounds_of: defaultdict[str, list[Round]] = defaultdict(list)
     with closing(Server()) as server, applications(server.port) as (ours, plain):
         for name, call in [*ways(ours, plain).items()] * rounds:
             prepare(ours.minsched, slots=1 if name == "waiting" else SLOTS)
-            done[name].append(measure(call, calls))
+            rounds_of[name].append(measure(call, calls))
             check(ours.minsched.views)
-    return done
+    return rounds_of
 
 
-def ratio(name: str, done: Mapping[str, Sequence[Round]], of: Callable[[Round], float]) -> Figure:
+def ratio(
+    name: str, rounds_of: Mapping[str, Sequence[Round]], figure: Callable[[Round], float]
+) -> Figure:
     """A way's figure divided by plain Celery's, round by round."""
-    pairs = zip(done[name], done[PLAIN], strict=True)
-    return Figure.of([of(one) / of(plain) for one, plain in pairs])
+    pairs = zip(rounds_of[name], rounds_of[PLAIN], strict=True)
+    return Figure.of([figure(measured) / figure(plain) for measured, plain in pairs])
 
 
-def print_rounds(done: Mapping[str, Sequence[Round]], calls: int) -> None:
+def print_rounds(rounds_of: Mapping[str, Sequence[Round]], calls: int) -> None:
     """Print a row for each way."""
     print_table(
         f"{calls:,} calls a round; ms a call: median (middle half of the rounds)",
         ["", "p50", "ratio to plain", "p99", "ratio to plain"],
-        [[name, *_row(name, done)] for name in done],
+        [[name, *_row(name, rounds_of)] for name in rounds_of],
     )
 
 
-def _row(name: str, done: Mapping[str, Sequence[Round]]) -> list[Figure]:
+def _row(name: str, rounds_of: Mapping[str, Sequence[Round]]) -> list[Figure]:
     return [
-        Figure.of([one.p50 for one in done[name]]),
-        ratio(name, done, lambda one: one.p50),
-        Figure.of([one.p99 for one in done[name]]),
-        ratio(name, done, lambda one: one.p99),
+        Figure.of([measured.p50 for measured in rounds_of[name]]),
+        ratio(name, rounds_of, lambda measured: measured.p50),
+        Figure.of([measured.p99 for measured in rounds_of[name]]),
+        ratio(name, rounds_of, lambda measured: measured.p99),
     ]
 
 

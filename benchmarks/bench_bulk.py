@@ -33,12 +33,12 @@ def ways(ours: Celery, plain: Celery, tasks: int) -> dict[str, Callable[[], Any]
 
     def batched() -> list[Any]:
         with plain.producer_or_acquire() as producer, producer.batch():
-            return [one.apply_async(producer=producer) for one in simple]
+            return [task.apply_async(producer=producer) for task in simple]
 
     return {
-        ONE_BY_ONE: lambda: [one.apply_async() for one in demanding],
+        ONE_BY_ONE: lambda: [task.apply_async() for task in demanding],
         MANY: lambda: ours.minsched.dispatch_many(demanding),
-        PLAIN: lambda: [one.apply_async() for one in simple],
+        PLAIN: lambda: [task.apply_async() for task in simple],
         "plain, batched": batched,
     }
 
@@ -66,8 +66,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """The time of a task in ms in each round, for each way of sending. The ways take turns.
 
-    The server has one node. Each application has sent one task before, so it is connected and one
-    slot is taken.
+    The server has one node. Each application has sent one task, so it is connected, and one slot is
+    taken.
     """
     times: defaultdict[str, list[float]] = defaultdict(list)
     with applications(port) as (ours, plain), server.client() as client:
@@ -80,13 +80,13 @@ def measure(
             began = time.perf_counter()
             results = send()
             times[name].append((time.perf_counter() - began) * 1000 / tasks)
-            del results  # not earlier, because each result then ends its subscription
+            del results  # after the measurement, because this ends the subscriptions
             check(ours.minsched.views)
     return times
 
 
 def faster(times: Mapping[str, Sequence[float]], way: str) -> Figure:
-    """How many times as long as ``dispatch_many`` does the way take? Round by round."""
+    """The time of the way divided by the time of ``dispatch_many``, round by round."""
     pairs = zip(times[way], times[MANY], strict=True)
     return Figure.of([slow / many for slow, many in pairs])
 
@@ -101,8 +101,8 @@ def main(tasks: int, rounds: int, round_trip: float) -> None:
     """Measure the time to send a task in ms, for each way of sending."""
     print_machine()
     by_place = {}
-    with closing(Server()) as server, network(server.port, round_trip / 1000) as far:
-        for place, port in (("here", server.port), (f"{round_trip:g} ms away", far.port)):
+    with closing(Server()) as server, network(server.port, round_trip / 1000) as remote:
+        for place, port in (("here", server.port), (f"{round_trip:g} ms away", remote.port)):
             for state, slots in SLOTS.items():
                 times = measure(server, port, slots, tasks, rounds)
                 by_place[f"{place}, slots {state}"] = times

@@ -1,7 +1,8 @@
 """How many bytes does a worker send to Redis for each message of 1 MB?
 
-The worker's connections go through a proxy that counts. The worker is ready before the first
-message is published. The count has its heartbeats too. The publisher's bytes are not in it.
+The worker's connections go through a proxy that counts bytes. The worker is ready before the first
+message is published. The count includes the heartbeats of the worker. It does not include the bytes
+of the publisher.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def measure(kind: str, messages: int, size: int) -> float:
     nodes = [Node("node", 1, (POOL,))]
     with (
         closing(Server()) as server,
-        network(server.port) as far,
+        network(server.port) as proxy,
         closing(CeleryPublisher(kind, server.url, nodes)) as sender,
-        workers(kind, nodes, f"redis://127.0.0.1:{far.port}/0") as directory,
+        workers(kind, nodes, f"redis://127.0.0.1:{proxy.port}/0") as directory,
     ):
         wait_for(
             lambda: sender.is_ready(directory),
@@ -37,24 +38,24 @@ def measure(kind: str, messages: int, size: int) -> float:
         )
         sender.send(0, Job(0.0, 0.0, POOL))
         await_notes(directory, 1)
-        before = far.sent
+        before = proxy.sent
         for number in range(1, messages + 1):
             sender.send(number, Job(0.0, 0.0, POOL), payload="x" * size)
         await_notes(directory, messages + 1)
         sender.check()
-        return (far.sent - before) / messages
+        return (proxy.sent - before) / messages
 
 
 @click.command()
 @click.option("--contender", "kinds", multiple=True, type=click.Choice([*CONTENDERS]))
-@click.option("--messages", default=20, help="To publish.")
+@click.option("--messages", default=20, help="Messages to publish.")
 @click.option("--size", default=SIZE, help="Bytes of a message's argument.")
 def main(kinds: Sequence[str], messages: int, size: int) -> None:
     """Bytes that a worker sends for each message."""
     print_machine()
     print_table(
         f"{messages} messages with an argument of {size:,} bytes",
-        ["", "bytes sent for each"],
+        ["", "bytes sent for a message"],
         [
             [CONTENDERS[kind], f"{measure(kind, messages, size):,.0f}"]
             for kind in kinds or CONTENDERS

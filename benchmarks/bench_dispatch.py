@@ -131,11 +131,11 @@ def keep_waiting(fleet: Fleet, jobs: int) -> None:
 
 def measure(fleets: Sequence[Fleet], rounds: int, jobs: int) -> None:
     """Let the fleets take turns, so that a slow moment of the machine affects all of them."""
-    for one in fleets:
-        one.work(jobs)  # warm up
+    for measured in fleets:
+        measured.work(jobs)  # warm up
     for _ in range(rounds):
-        for one in fleets:
-            one.measure(jobs)
+        for measured in fleets:
+            measured.measure(jobs)
 
 
 def row(fleet: Fleet, first: Fleet) -> list[str]:
@@ -147,11 +147,11 @@ def row(fleet: Fleet, first: Fleet) -> list[str]:
 def panel(fleets: Sequence[Fleet]) -> Panel:
     """Print the table by number of nodes."""
     curves = {
-        "dispatch + complete": [one.pair for one in fleets],
-        "an empty script": [one.empty for one in fleets],
-        **{name: [one.scans[name] for one in fleets] for name in SCANS},
+        "dispatch + complete": [measured.pair for measured in fleets],
+        "an empty script": [measured.empty for measured in fleets],
+        **{name: [measured.scans[name] for measured in fleets] for name in SCANS},
     }
-    sizes = [one.nodes for one in fleets]
+    sizes = [measured.nodes for measured in fleets]
     return Panel(
         "",
         [Curve(name, sizes, list(map(median, rounds))) for name, rounds in curves.items()],
@@ -187,11 +187,11 @@ def main(
             ["nodes", "dispatch + complete", "ratio", "an empty script", *SCANS],
             [
                 [
-                    f"{one.nodes:,}",
-                    *row(one, fleets[0]),
-                    *map(Figure.of, (one.empty, *one.scans.values())),
+                    f"{measured.nodes:,}",
+                    *row(measured, fleets[0]),
+                    *map(Figure.of, (measured.empty, *measured.scans.values())),
                 ]
-                for one in fleets
+                for measured in fleets
             ],
         )
         print_ratio(fleets[0].pair, fleets[0].least)
@@ -199,20 +199,20 @@ def main(
             draw(picture, [panel(fleets)])
         print_steps(step_costs(fleets[0].service.redis, jobs))
     with ExitStack() as stack:
-        beside = {"nothing": stack.enter_context(fleet(10 * nodes[0]))}
+        by_data = {"nothing": stack.enter_context(fleet(10 * nodes[0]))}
         for count in stored:
             ended = stack.enter_context(fleet(10 * nodes[0]))
             remember(ended, count)
             waiting = stack.enter_context(fleet(10 * nodes[0]))
             keep_waiting(waiting, count)
-            beside[f"{count:,} ended jobs, a session each"] = ended
-            beside[f"{count:,} waiting jobs"] = waiting
-        fleets = list(beside.values())
+            by_data[f"{count:,} ended jobs, a session each"] = ended
+            by_data[f"{count:,} waiting jobs"] = waiting
+        fleets = list(by_data.values())
         measure(fleets, rounds, jobs)
         print_table(
-            f"By what is beside {fleets[0].nodes:,} nodes; {unit}",
+            f"By other data in Redis, {fleets[0].nodes:,} nodes; {unit}",
             ["other data in Redis", "dispatch + complete", "ratio"],
-            [[name, *row(one, fleets[0])] for name, one in beside.items()],
+            [[name, *row(measured, fleets[0])] for name, measured in by_data.items()],
         )
 
 

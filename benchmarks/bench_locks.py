@@ -1,4 +1,4 @@
-"""How many dispatches a second do scripts make, and a table of nodes behind a lock?
+"""Compares the dispatches a second of the scripts with those of a table of nodes behind a lock.
 
 1 to 64 dispatchers are threads in several processes. Each dispatches and completes one job after
 the other. The contenders are the scripts, a table in Redis behind a lock of redis-py, and a table
@@ -45,7 +45,7 @@ DAY = 86400.0  # seconds
 
 
 class Dispatcher(Protocol):
-    """What the dispatchers call."""
+    """The interface of a contender."""
 
     def dispatch(self, session: str) -> Any:
         """Take a slot. Returns the job."""
@@ -55,7 +55,7 @@ class Dispatcher(Protocol):
 
 
 class Ours:
-    """The scripts."""
+    """The contender that runs the scripts of this project."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.service = MinimalSchedulerService(
@@ -116,51 +116,59 @@ def work(name: str, port: int, thread: str, until: float) -> list[float]:
     return times
 
 
-def _obey(orders: Connection) -> None:
-    """A process of dispatchers. Its first message says that it has started."""
-    orders.send("ready")
-    while order := orders.recv():
-        name, port, threads, until = order
+def _run_dispatchers(connection: Connection) -> None:
+    """The main function of a process of dispatchers. It sends ``ready`` when it has started."""
+    connection.send("ready")
+    while command := connection.recv():
+        name, port, threads, until = command
         with ThreadPoolExecutor(len(threads)) as pool:
             runs = [pool.submit(work, name, port, thread, until) for thread in threads]
-            orders.send([seconds for run in runs for seconds in run.result()])
+            connection.send([seconds for run in runs for seconds in run.result()])
 
 
 @contextmanager
 def dispatchers() -> Iterator[list[Connection]]:
-    """Processes that wait for work."""
+    """Start the processes of dispatchers. Returns a connection to each."""
     context = multiprocessing.get_context("spawn")
-    ends = []
+    connections = []
     for _ in range(PROCESSES):
-        near, far = context.Pipe()
-        context.Process(target=_obey, args=(far,), daemon=True).start()
-        ends.append(near)
-    for near in ends:
-        near.recv()
-    yield ends
-    for near in ends:
-        near.send(None)
+        parent_end, child_end = context.Pipe()
+        context.Process(target=_run_dispatchers, args=(child_end,), daemon=True).start()
+        connections.append(parent_end)
+    for parent_end in connections:
+        parent_end.recv()
+    yield connections
+    for parent_end in connections:
+        parent_end.send(None)
 
 
 def measure(
-    ends: Sequence[Connection], name: str, port: int, threads: int, seconds: float
+    connections: Sequence[Connection], name: str, port: int, threads: int, seconds: float
 ) -> Round:
-    """Let threads in all processes work for some seconds."""
+    """Run dispatchers for some seconds. All processes get an equal number of threads."""
     began = time.time()
-    shares = [range(at, threads, len(ends)) for at in range(min(threads, len(ends)))]
-    for end, share in zip(ends, shares, strict=False):
-        end.send((name, port, [f"u{number}" for number in share], began + seconds))
-    times = [1000 * taken for end, _ in zip(ends, shares, strict=False) for taken in end.recv()]
+    shares = [range(at, threads, len(connections)) for at in range(min(threads, len(connections)))]
+    for connection, share in zip(connections, shares, strict=False):
+        connection.send((name, port, [f"u{number}" for number in share], began + seconds))
+    times = [
+        1000 * dispatch_seconds
+        for connection, _ in zip(connections, shares, strict=False)
+        for dispatch_seconds in connection.recv()
+    ]
     return Round(len(times) / (time.time() - began), median(times), p99(times))
 
 
 def measure_all(
-    ends: Sequence[Connection], ports: Mapping[str, int], threads: int, rounds: int, seconds: float
+    connections: Sequence[Connection],
+    ports: Mapping[str, int],
+    threads: int,
+    rounds: int,
+    seconds: float,
 ) -> dict[str, list[Round]]:
     """The rounds of each contender. The contenders take turns."""
     done: defaultdict[str, list[Round]] = defaultdict(list)
     for name, port in [*ports.items()] * rounds:
-        done[name].append(measure(ends, name, port, threads, seconds))
+        done[name].append(measure(connections, name, port, threads, seconds))
     with _redis(ports["ours"]) as client:
         check(Views(client, Ours(client).service.keys))
     return done
@@ -168,7 +176,7 @@ def measure_all(
 
 def ratio(ours: Sequence[Round], rounds: Sequence[Round]) -> Figure:
     """Our jobs a second divided by the contender's, round by round."""
-    return Figure.of([first.rate / one.rate for first, one in zip(ours, rounds, strict=True)])
+    return Figure.of([our.rate / other.rate for our, other in zip(ours, rounds, strict=True)])
 
 
 @contextmanager
@@ -205,9 +213,9 @@ def main(
     panels = []
     for size in nodes:
         by_crowd = {}
-        with dispatchers() as ends, contenders(size) as ports:
+        with dispatchers() as connections, contenders(size) as ports:
             for threads in crowd:
-                done = measure_all(ends, ports, threads, rounds, seconds)
+                done = measure_all(connections, ports, threads, rounds, seconds)
                 by_crowd[threads] = done
         print_rounds(size, by_crowd)
         panels += panels_of(f"{size:,} nodes", by_crowd)
@@ -239,18 +247,18 @@ def panels_of(title: str, by_crowd: ByCrowd) -> list[Panel]:
         ]
 
     return [
-        Panel(title, curves(lambda one: one.rate), "dispatchers", "jobs a second"),
-        Panel(title, curves(lambda one: one.p99), "dispatchers", "a dispatch, p99, ms"),
+        Panel(title, curves(lambda measured: measured.rate), "dispatchers", "jobs a second"),
+        Panel(title, curves(lambda measured: measured.p99), "dispatchers", "a dispatch, p99, ms"),
     ]
 
 
 def row(ours: Sequence[Round], rounds: Sequence[Round]) -> list[Figure]:
     """The figures of one contender."""
     return [
-        Figure.of([one.rate for one in rounds]),
+        Figure.of([measured.rate for measured in rounds]),
         ratio(ours, rounds),
-        Figure.of([one.p50 for one in rounds]),
-        Figure.of([one.p99 for one in rounds]),
+        Figure.of([measured.p50 for measured in rounds]),
+        Figure.of([measured.p99 for measured in rounds]),
     ]
 
 

@@ -1,8 +1,8 @@
 """How much memory of Redis do the objects of the scheduler take?
 
 The benchmark creates thousands of objects of one kind and reads ``used_memory`` before and after.
-As a check it also adds up ``MEMORY USAGE`` of all new keys. That sum leaves out the memory for
-expiring keys and for larger hash tables.
+As a check it also adds up ``MEMORY USAGE`` of all new keys. This sum does not include the memory
+for TTLs and for larger hash tables.
 """
 
 from __future__ import annotations
@@ -109,18 +109,18 @@ THINGS: dict[str, Callable[[Store, int], object]] = {
     "a waiting job, with its message of 1 KB": Store.add_waiting,
     "a waiting job with a session of its own, and its message": Store.add_waiting_of_session,
     "a waiting job in a line of its own, and its message": Store.add_line,
-    "an ended job, for as long as it can be seen": Store.add_ended,
-    "the same, and a session of its own": Store.add_session,
+    "an ended job, until its TTL ends": Store.add_ended,
+    "an ended job with its own session": Store.add_session,
 }
 
 
-def used(client: redis.Redis) -> int:
-    """The server's memory in bytes, without that of its clients."""
+def used_memory(client: redis.Redis) -> int:
+    """The server's memory in bytes, without the memory of its clients."""
     memory = client.info("memory")
     return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
 
-def of_keys(client: redis.Redis) -> int:
+def size_of_keys(client: redis.Redis) -> int:
     """The size of all keys and values in bytes."""
     total = 0
     keys = list(client.scan_iter(count=PAGE))
@@ -136,13 +136,12 @@ def measure(store: Store, add: Callable[[Store, int], object], count: int) -> li
     """Bytes of one object, by the server's memory and by the size of its keys."""
 
     def read_sizes() -> tuple[int, int]:
-        client.delete(store.service.keys("events"))  # there are at most 10,000 of them
-        return used(client), of_keys(client)
+        client.delete(store.service.keys("events"))  # Redis keeps at most 10,000 events
+        return used_memory(client), size_of_keys(client)
 
     client = store.service.redis
-    for number in range(
-        WARM
-    ):  # create everything that exists only once, such as scripts and counts
+    # Creates all data that exists only once, such as scripts and counts.
+    for number in range(WARM):
         add(store, number)
     before = read_sizes()
     for number in range(WARM, WARM + count):
@@ -157,16 +156,20 @@ def measure(store: Store, add: Callable[[Store, int], object], count: int) -> li
 def main(count: int) -> None:
     """Measure the bytes in Redis of a node and of a job."""
     rows: list[list[str]] = []
-    for what, add in THINGS.items():
+    for name, add in THINGS.items():
         server = Server()
         try:
             with server.client() as client:
                 if not rows:
                     say(machine(client))
-                rows.append([what, *measure(Store(client, WARM + count), add, count)])
+                rows.append([name, *measure(Store(client, WARM + count), add, count)])
         finally:
             server.close()
-    print_table(f"Bytes in Redis for one of {count:,}", ["", "used_memory", "of its keys"], rows)
+    print_table(
+        f"Bytes in Redis for one of {count:,}",
+        ["", "used_memory", "MEMORY USAGE of its keys"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

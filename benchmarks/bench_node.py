@@ -1,9 +1,9 @@
 """How fast does one node run its tasks, compared with other workers with the same slots?
 
-All tasks are in Redis when the worker starts. The first tasks warm it up. Then come tasks that do
-nothing: how many a second, from the start of the first to the end of the last? Then tasks that
-sleep for 50 ms: how long is a slot idle between two of them? The contenders take turns, and a
-ratio compares two runs of the same round.
+All tasks are in Redis when the worker starts. The first tasks warm up the worker. The next tasks do
+nothing: their rate is measured from the start of the first to the end of the last. The last tasks
+sleep for 50 ms: the idle time of a slot between two tasks is measured. The contenders take turns,
+and a ratio compares two runs of the same round.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Run(NamedTuple):
     gap: float  # ms for which a slot is idle between two tasks that sleep
 
 
-Runs = Mapping[str, Sequence[Run]]  # by contender; the rounds of all have the same order
+Runs = Mapping[str, Sequence[Run]]  # by contender, in the order of the rounds
 
 
 def can_run(kind: str, pool: str) -> bool:
-    """Does the contender have such a pool? RQ has only processes."""
+    """True if the contender has the pool. RQ has only processes."""
     return kind != "rq" or pool == "prefork"
 
 
@@ -89,7 +89,7 @@ def measure_all(
     kinds: Sequence[str], pool: str, slots: int, tasks: Tasks, rounds: int
 ) -> dict[str, list[Run]]:
     """The runs of each contender that has the pool. The contenders take turns."""
-    # Celery's publisher logs a warning for each task that waits: no node can run it yet.
+    # The publisher logs a warning for each waiting task, because no node is registered yet.
     logging.getLogger("celery_minsched").setLevel(logging.ERROR)
     runs: defaultdict[str, list[Run]] = defaultdict(list)
     for _ in range(rounds):
@@ -99,10 +99,10 @@ def measure_all(
     return runs
 
 
-def ratios(runs: Runs, kind: str, of: Callable[[Run], float]) -> Figure:
+def ratios(runs: Runs, kind: str, figure: Callable[[Run], float]) -> Figure:
     """The node's figure divided by the contender's, round by round."""
     return Figure.of(
-        [of(ours) / of(other) for ours, other in zip(runs["ours"], runs[kind], strict=True)]
+        [figure(ours) / figure(other) for ours, other in zip(runs["ours"], runs[kind], strict=True)]
     )
 
 
@@ -111,12 +111,12 @@ def rows(runs: Runs, pool: str) -> list[list[object]]:
     return [
         [
             f"{pool}, {NAMES[kind]}",
-            Figure.of([run.rate for run in of_kind]),
+            Figure.of([run.rate for run in kind_runs]),
             ratios(runs, kind, lambda run: run.rate),
-            Figure.of([run.gap for run in of_kind]),
+            Figure.of([run.gap for run in kind_runs]),
             ratios(runs, kind, lambda run: run.gap),
         ]
-        for kind, of_kind in runs.items()
+        for kind, kind_runs in runs.items()
     ]
 
 

@@ -76,7 +76,7 @@ def main(
 ) -> None:
     """Measure the time from arrival to end, and its ratio to an ideal queue."""
     seconds = SHORT if short else seconds
-    requests, of = requests_of(trace)
+    requests, source = requests_of(trace)
     print_machine()
     replays: dict[str, list[Replay]] = {}
     for name in names:
@@ -84,10 +84,10 @@ def main(
         jobs = scenario.jobs(requests, seconds, work)
         replays[name] = [replay(kind, scenario.nodes, jobs) for kind in kinds]
         print_table(
-            f"{name}: {len(jobs):,} jobs of {of} in {seconds:g} s, mean work {work:g} s, slots "
+            f"{name}: {len(jobs):,} jobs of {source} in {seconds:g} s, mean work {work:g} s, slots "
             f"{scenario.busy:.0%} busy; seconds from arrival to end",
             ["", *COLUMNS],
-            [[one.contender, *one.row()] for one in replays[name]],
+            [[run.contender, *run.row()] for run in replays[name]],
         )
     if picture:
         draw_responses(picture, replays)

@@ -3,8 +3,9 @@
 The jobs of the replay (bench_trace.py) run on real nodes, and then in the simulation of ``celery
 minsched simulate``. The simulation gets the arrival of each job, its work time, and its overhead:
 the time for which the slot was taken beyond the work. One run gets the overhead of each job. The
-other run gets the mean, which a user can know. In the simulation a job ends when its slot is free.
-In the replay it ends when its work is done. So the mean time between the two is subtracted.
+other run gets the mean overhead, because a user can measure the mean. In the simulation a job ends
+when its slot is free. In the replay it ends when its work is done. The mean time between these two
+moments is subtracted.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from tests.support.server import Server
 def simulations(real: Replay, jobs: Sequence[Job], nodes: Sequence[Node]) -> dict[str, Result]:
     """The results of the simulations with each job's overhead, and with the mean overhead."""
     overheads = [before + after for before, after in zip(real.before, real.after, strict=True)]
-    held = [took + overhead for took, overhead in zip(real.took, overheads, strict=True)]
+    slot_seconds = [took + overhead for took, overhead in zip(real.took, overheads, strict=True)]
     return {
-        "each job's overhead": play(with_work(jobs, held), nodes, 0.0),
+        "each job's overhead": play(with_work(jobs, slot_seconds), nodes, 0.0),
         f"an overhead of {1000 * mean(overheads):.1f} ms": play(
             with_work(jobs, real.took), nodes, mean(overheads)
         ),
@@ -64,7 +65,7 @@ def row(real: Replay, simulated: Result) -> list[str]:
 @replay_options(seconds=90.0, work=0.3)
 def main(trace: Path | None, seconds: float, work: float) -> None:
     """Measure and simulate the time from arrival to end."""
-    requests, of = requests_of(trace)
+    requests, source = requests_of(trace)
     print_machine()
     rows = []
     for scenario, (nodes, shares, busy) in SCENARIOS.items():
@@ -73,7 +74,7 @@ def main(trace: Path | None, seconds: float, work: float) -> None:
         for overhead, simulated in simulations(real, jobs, nodes).items():
             rows.append([f"{scenario}, with {overhead}", *row(real, simulated)])
     print_table(
-        f"{len(jobs):,} jobs of {of} in {seconds:g} s; seconds from arrival to end",
+        f"{len(jobs):,} jobs of {source} in {seconds:g} s; seconds from arrival to end",
         ["", *("mean", "simulated", "ratio"), *("p99", "simulated", "ratio")],
         rows,
     )

@@ -34,7 +34,7 @@ class Scenario(NamedTuple):
 
     nodes: Sequence[Node]
     shares: Mapping[str, int]  # each pool's share of the jobs, in slots
-    busy: float = BUSY  # jobs that arrive, as a share of what the slots can run
+    busy: float = BUSY  # arriving work as a share of the capacity of the slots
 
 
 SCENARIOS = {
@@ -72,13 +72,13 @@ def main(
     picture: Path | None,
 ) -> None:
     """Measure the time from arrival to end, and its ratio to an ideal queue."""
-    requests, of = requests_of(trace)
+    requests, source = requests_of(trace)
     print_machine()
     replays = {
         name: measure(SCENARIOS[name], kinds, requests, seconds, work)
         for name in names or SCENARIOS
     }
-    print_replays(replays, f"Jobs of {of} in {seconds:g} s, mean work {work:g} s")
+    print_replays(replays, f"Jobs of {source} in {seconds:g} s, mean work {work:g} s")
     if picture:
         draw_responses(picture, {name: [*ran.values()] for name, ran in replays.items()})
 

@@ -3,9 +3,9 @@
 The server has 1,000 nodes, 8,000 running jobs and 2,000 waiting jobs. Three watchers read it once a
 second, each in its own process: ``top``, the pages, and a scrape. Rounds with and without watchers
 take turns. A round dispatches and completes one job after the other. The results are the commands
-and the processor time of one read, the slowest command of the watchers (``SLOWLOG``), and how much
-longer a job takes while they read, for its caller and in the server. Other work on the machine
-makes the figures inaccurate.
+and the CPU time of one read, and the slowest command of the watchers (``SLOWLOG``). Another result
+is the additional time of a job while the watchers read, for its caller and in the server. Other
+work on the machine makes the figures inaccurate.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from celery_minsched.web.table_request import FIRST_ROWS
 from tests.support.server import Server
 
 NODES, SLOTS, IN_LINE = 1000, 8, 2000
-DAY = 86400.0  # seconds; these nodes have no processes
-LOGGED = 200  # µs; the slow log keeps slower commands
+DAY = 86400.0  # seconds. These nodes have no processes
+LOGGED = 200  # µs. SLOWLOG keeps slower commands
 WATCHER = "watcher"
 
 
 def top(views: Views) -> None:
-    """Read what ``celery -A app minsched top`` reads."""
+    """Read the data of ``celery -A app minsched top``."""
     take_snapshot(views)
 
 
 def page(views: Views) -> None:
-    """Read what all pages of Flower read."""
+    """Read the data of all pages of Flower."""
     for name in ("nodes", "pools", "waiting", "events"):
         PAGES[name](views, "", FIRST_ROWS)
 
@@ -78,7 +78,7 @@ def watch(read: Callable[[Views], None], port: int, watching: Event) -> None:
 
 
 def fill(service: MinimalSchedulerService) -> None:
-    """A full pool with a line, and a pool for the measured jobs."""
+    """Create a full pool with a line, and a pool for the measured jobs."""
     for number in range(NODES - 1):
         register(service, f"n{number}", SLOTS, ["asr", f"p{number % 20}"])
     register(service, "free", 100, ["free"])
@@ -101,14 +101,14 @@ def work(service: MinimalSchedulerService, seconds: float) -> tuple[float, float
     """Dispatch and complete jobs. Returns the time of a job and its server time in seconds."""
     service.redis.config_resetstat()
     jobs, began = 0, time.perf_counter()
-    while (took := time.perf_counter() - began) < seconds:
+    while (elapsed := time.perf_counter() - began) < seconds:
         job = service.dispatch_task(DispatchRequest(pool="free"))
         service.complete_task(
             CompleteTaskRequest(job_id=job.job_id, node_id=job.node_id, status="finished")
         )
         jobs += 1
     scripts = service.redis.info("commandstats")["cmdstat_evalsha"]["usec"] / 1e6
-    return took / jobs, scripts / jobs
+    return elapsed / jobs, scripts / jobs
 
 
 def slowest(client: redis.Redis) -> tuple[float, str]:
@@ -153,13 +153,13 @@ def cost_of(client: redis.Redis, views: Views, read: Callable[[Views], None]) ->
     client.config_resetstat()
     before, began = server_cpu(client), time.perf_counter()
     read(views)
-    took, busy = time.perf_counter() - began, server_cpu(client) - before
+    elapsed, busy = time.perf_counter() - began, server_cpu(client) - before
     calls = sum(stat["calls"] for stat in client.info("commandstats").values())
     loop = client.info("debug")
-    held = loop["eventloop_duration_max"] / 1000
-    return held, (
+    longest_pause = loop["eventloop_duration_max"] / 1000
+    return longest_pause, (
         f"{read.__name__:>11}: {calls:6,} commands, {1000 * busy:3.0f} ms of the server's CPU in "
-        f"{1000 * took:4.0f} ms; at most {held:.1f} ms and "
+        f"{1000 * elapsed:4.0f} ms; at most {longest_pause:.1f} ms and "
         f"{loop['eventloop_cmd_per_cycle_max']} commands at a time"
     )
 
@@ -198,11 +198,11 @@ def main(rounds: int, seconds: float) -> None:
             watched.append(work(service, seconds))
         duration, command = slowest(client)
     print(f"slowest command of a watcher: {duration:.2f} ms ({command})")
-    for what, index in (("a job, as its caller sees it", 0), ("a job, in the server", 1)):
-        before, after = (median(r[index] for r in each) for each in (alone, watched))
+    for title, index in (("a job, in the caller", 0), ("a job, in the server", 1)):
+        before, after = (median(r[index] for r in rounds) for rounds in (alone, watched))
         ratios = median(w[index] / a[index] for a, w in zip(alone, watched, strict=True))
         print(
-            f"{what}: {1e6 * before:.0f} µs alone, {1e6 * after:.0f} µs watched; "
+            f"{title}: {1e6 * before:.0f} µs alone, {1e6 * after:.0f} µs watched; "
             f"ratio of neighbouring rounds, median: {ratios:.3f}"
         )
 

@@ -1,4 +1,4 @@
-"""What all benchmarks share: statistics, tables, and a description of the machine."""
+"""Shared parts of all benchmarks: statistics, tables, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def p99(values: Sequence[float]) -> float:
 
 
 def three_digits(value: float) -> str:
-    """A number with three digits, or its integer part if that has more."""
+    """A number with three digits. A larger number has all digits of its integer part."""
     digits = max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
     return f"{value:,.{digits}f}"
 
@@ -98,7 +98,7 @@ def print_machine() -> None:
 
 
 def wait_for(condition: Callable[[], bool], complaint: Callable[[], str]) -> None:
-    """Wait until the condition holds. Raises ``ClickException`` if that takes too long."""
+    """Wait until the condition is true. Raises ``ClickException`` after ``PATIENCE`` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:

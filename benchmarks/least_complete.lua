@@ -1,4 +1,4 @@
--- The least that a completion does: frees the slot, counts the job, and records its end.
+-- The smallest completion: frees the slot, counts the job, and records the end of the job.
 --
 -- KEYS[1] prefix of the keys     ARGV[1] pool     ARGV[2] node     ARGV[3] job
 

@@ -1,4 +1,4 @@
--- The least that a dispatch does: takes the first node of a pool, takes its slot, and records the job.
+-- The smallest dispatch: reads the first node of a pool, takes a slot of the node, and records the job.
 --
 -- KEYS[1] prefix of the keys     ARGV[1] pool
 --

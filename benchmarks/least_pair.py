@@ -1,7 +1,7 @@
-"""The scripts beside the least pair of scripts that takes and frees a slot and records a job.
+"""Compares the scripts with the least pair: a script that takes a slot, and one that frees it.
 
-The least pair reads no clock of other nodes, knows no capabilities, sessions or lines, and checks
-nothing. It is the floor for the server time of a dispatch and a completion.
+The least pair also records the job. It has no heartbeats, capabilities, sessions or lines, and it
+checks no arguments. It is the floor for the server time of a dispatch and a completion.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POOL = "asr"
 NODE = "node-0"
 COMPLETE_AND_CLAIM = "complete, with the claim of the next job"
 #: The commands of the measurement itself.
-_BESIDE = ("cmdstat_evalsha", "cmdstat_config|resetstat", "cmdstat_info")
+_NOT_COUNTED = ("cmdstat_evalsha", "cmdstat_config|resetstat", "cmdstat_info")
 _DISPATCH, _COMPLETE = (
     (Path(__file__).parent / f"least_{name}.lua").read_text(encoding="utf-8")
     for name in ("dispatch", "complete")
@@ -34,7 +34,7 @@ _DISPATCH, _COMPLETE = (
 
 
 class LeastPair:
-    """The two scripts, and nodes of their own beside those of a fleet."""
+    """The two scripts, with their own nodes in the server of a fleet."""
 
     def __init__(self, client: redis.Redis, nodes: int, slots: int) -> None:
         self._client = client
@@ -46,7 +46,7 @@ class LeastPair:
             pipe.execute()
 
     def work(self, jobs: int, most_open: int) -> None:
-        """Dispatch and complete so many jobs, some of which are open at any time."""
+        """Dispatch and complete ``jobs`` jobs. At most ``most_open`` jobs are open at a time."""
         opened: deque[list[str]] = deque()
         for number in range(jobs + most_open):
             if number < jobs:
@@ -56,22 +56,25 @@ class LeastPair:
 
 
 def server_time(client: redis.Redis, calls: Callable[[], object], pieces: int) -> float:
-    """The server's time in scripts during ``calls``, in µs for each of the pieces."""
+    """The server's time in scripts during ``calls``, in µs, divided by ``pieces``."""
     client.config_resetstat()
     calls()
     return float(client.info("commandstats")["cmdstat_evalsha"]["usec"]) / pieces
 
 
 def commands(client: redis.Redis, calls: Callable[[], object], pieces: int) -> float:
-    """How many commands the scripts run during ``calls``, for each of the pieces."""
+    """The number of commands of the scripts during ``calls``, divided by ``pieces``."""
     client.config_resetstat()
     calls()
     stats = client.info("commandstats")
-    return float(sum(one["calls"] for name, one in stats.items() if name not in _BESIDE)) / pieces
+    return (
+        float(sum(stat["calls"] for name, stat in stats.items() if name not in _NOT_COUNTED))
+        / pieces
+    )
 
 
 def print_steps(costs: Mapping[str, tuple[float, float]]) -> None:
-    """Print how many commands each step of a job has, and what it costs the server."""
+    """Print the commands and the server time of each step of a job."""
     rows = [(step, *(f"{figure:.1f}" for figure in cost)) for step, cost in costs.items()]
     print_table("The steps of a job", ["step", "commands", "server time, µs"], rows)
 
@@ -112,7 +115,7 @@ def step_costs(client: redis.Redis, jobs: int) -> dict[str, tuple[float, float]]
             assert answer.next_job
             last = answer.next_job.job_id
 
-    dispatch()  # warm: the server learns the scripts
+    dispatch()  # loads the scripts
     complete()
     placed.clear()
     steps = {"dispatch": dispatch, "complete": complete}
@@ -134,8 +137,8 @@ def _time_of(client: redis.Redis, pieces: int) -> float:
 
 
 def print_ratio(pair: list[float], least: list[float]) -> None:
-    """Print the server time of a dispatch and a completion beside the least pair, by rounds."""
-    ratio = Figure.of([one / other for one, other in zip(pair, least, strict=True)])
+    """Print the server time of a dispatch and a completion, and of the least pair."""
+    ratio = Figure.of([ours / other for ours, other in zip(pair, least, strict=True)])
     print_table(
         "server time of dispatch + complete ÷ the least pair, same run",
         ["", "dispatch + complete, µs", "the least pair, µs", "ratio"],

@@ -18,8 +18,8 @@ import redis
 
 from examples.locked_scheduler import LockedScheduler
 
-#: Seconds between two attempts to take the lock. With redis-py's default of 0.1 it is even slower.
-_ASK_AGAIN = 0.001
+#: Seconds between two attempts to take the lock. A dispatch takes longer with the default of 0.1.
+_RETRY_INTERVAL = 0.001
 _LANGUAGES = ("zh", "en")
 
 
@@ -28,7 +28,7 @@ class RedisLocked:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._lock = client.lock("locked:lock", timeout=30, sleep=_ASK_AGAIN)
+        self._lock = client.lock("locked:lock", timeout=30, sleep=_RETRY_INTERVAL)
 
     def fill(self, nodes: int, slots: int) -> None:
         """Register nodes."""
@@ -76,8 +76,8 @@ class MutexClient:
         """Free the job's slot."""
         self._ask(f"complete {job_id}")
 
-    def _ask(self, what: str) -> str:
-        self._stream.write(f"{what}\n")
+    def _ask(self, request: str) -> str:
+        self._stream.write(f"{request}\n")
         self._stream.flush()
         return self._stream.readline().rstrip("\n")
 
@@ -86,11 +86,11 @@ class MutexClient:
 def mutex_server(nodes: int, slots: int) -> Iterator[int]:
     """Start a process with ``examples/locked_scheduler.py``. Returns its port."""
     context = multiprocessing.get_context("spawn")
-    near, far = context.Pipe()
-    process = context.Process(target=_serve, args=(far, nodes, slots), daemon=True)
+    parent_end, child_end = context.Pipe()
+    process = context.Process(target=_serve, args=(child_end, nodes, slots), daemon=True)
     process.start()
     try:
-        yield near.recv()
+        yield parent_end.recv()
     finally:
         process.kill()
         process.join()

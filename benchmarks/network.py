@@ -16,7 +16,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Network:
-    """The local port behind which the server is, and the bytes that went to the server."""
+    """The local port of the proxy, and the number of bytes that it sent to the server."""
 
     port: int
     _sent: Synchronized[int]
@@ -32,7 +32,7 @@ def network(port: int, round_trip: float = 0.0) -> Iterator[Network]:
     context = multiprocessing.get_context("fork")
     sent = context.Value("q")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # Its own process, so that it does not take time from the measured process.
+        # The proxy runs in its own process, so that it takes no time from the measured process.
         proxy = context.Process(
             target=_serve, args=(listener, port, round_trip / 2, sent), daemon=True
         )
@@ -46,9 +46,9 @@ def network(port: int, round_trip: float = 0.0) -> Iterator[Network]:
 
 def _serve(listener: socket.socket, port: int, delay: float, sent: Synchronized[int]) -> None:
     while True:
-        near, _ = listener.accept()
-        far = socket.create_connection(("127.0.0.1", port))
-        for source, sink, count in ((near, far, sent), (far, near, None)):
+        client, _ = listener.accept()
+        server = socket.create_connection(("127.0.0.1", port))
+        for source, sink, count in ((client, server, sent), (server, client, None)):
             sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=_carry, args=(source, sink, delay, count), daemon=True).start()
 

@@ -56,11 +56,11 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def draw_responses(path: Path, replays: Mapping[str, Sequence[Replay]]) -> None:
-    """Draw the share of jobs that took longer than a time. One panel for each scenario."""
+    """Draw a panel for each scenario: the share of jobs that took longer than a time."""
     panels = []
-    for scenario, of_scenario in replays.items():
-        curves = [_shares(one.contender, one.responses, "-") for one in of_scenario]
-        curves.append(_shares("ideal", of_scenario[0].ideal, "k:"))
+    for scenario, scenario_runs in replays.items():
+        curves = [_shares(run.contender, run.responses, "-") for run in scenario_runs]
+        curves.append(_shares("ideal", scenario_runs[0].ideal, "k:"))
         labels = ("seconds from arrival to end", "share of jobs that took longer")
         panels.append(Panel(scenario, curves, *labels, ylim=(1e-3, 1)))
     draw(path, panels)

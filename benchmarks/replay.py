@@ -93,7 +93,7 @@ def requests_of(trace: Path | None) -> tuple[list[tuple[float, float]], str]:
 
 
 def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
-    """Send each job at its arrival time. Returns when each job began and ended."""
+    """Send each job at its arrival time. Returns the measured times."""
     with (
         closing(Server()) as server,
         closing(publisher(kind, server.url, nodes)) as sender,
@@ -111,25 +111,25 @@ def replay(kind: str, nodes: Sequence[Node], jobs: Sequence[Job]) -> Replay:
         for number, job in enumerate(jobs):
             time.sleep(max(began + job.at - time.time(), 0))
             sender.send(number, job)
-        seen = await_notes(directory, len(warm) + len(jobs))
+        notes = await_notes(directory, len(warm) + len(jobs))
         sender.check()
         held = slot_times(sender) if kind == "ours" else {}
-    ran = [seen[number] for number in range(len(jobs))]
-    took = [end - start for start, end in ran]
+    runs = [notes[number] for number in range(len(jobs))]
+    took = [end - start for start, end in runs]
     # An ideal queue runs each job at a node that has its session.
     best = [job.work if job.session else seconds for job, seconds in zip(jobs, took, strict=True)]
     return Replay(
         NAMES[kind],
-        [end - began - job.at for (_, end), job in zip(ran, jobs, strict=True)],
+        [end - began - job.at for (_, end), job in zip(runs, jobs, strict=True)],
         ideal(with_work(jobs, best), nodes),
         took,
-        before=[ran[number][0] - held[number][0] for number in range(len(jobs)) if held],
-        after=[held[number][1] - ran[number][1] for number in range(len(jobs)) if held],
+        before=[runs[number][0] - held[number][0] for number in range(len(jobs)) if held],
+        after=[held[number][1] - runs[number][1] for number in range(len(jobs)) if held],
     )
 
 
 def slot_times(sender: Publisher) -> dict[int, tuple[float, float]]:
-    """When each job took and freed its slot, in seconds since 1970. All jobs have ended."""
+    """The times at which each job took and freed its slot, in seconds since 1970."""
     assert isinstance(sender, CeleryPublisher)
     plugin: MinSched = sender.app.minsched
     scheduler, views = plugin.scheduler, plugin.views

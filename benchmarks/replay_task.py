@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-#: A job takes so many times as long if the node has to load its session first.
+#: Factor of the work time if the node has to load the session first.
 COLD = 1.5
 
 

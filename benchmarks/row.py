@@ -18,21 +18,21 @@ class Row:
     sign: str  # "≥" or "≤"
     limit: float
     figure: Figure
-    #: Where the limit comes from, if a contender sets it in the same run.
+    #: The source of the limit, if a contender sets it in the same run.
     beside: str = ""
     show: Callable[[float], str] = three_digits
 
     @property
     def is_met(self) -> bool:
-        """Is the median on the right side of the limit, in the digits that the row shows?"""
-        shown = float(self.show(self.figure.median).replace(",", ""))
-        return shown >= self.limit if self.sign == "≥" else shown <= self.limit
+        """True if the rounded median meets the limit."""
+        rounded = float(self.show(self.figure.median).replace(",", ""))
+        return rounded >= self.limit if self.sign == "≥" else rounded <= self.limit
 
     def cells(self) -> list[str]:
         """The cells of the table. One round has no range."""
-        one = self.figure
-        cell = self.show(one.median)
-        if one.low != one.high:
-            cell += f" ({self.show(one.low)} to {self.show(one.high)})"
+        figure = self.figure
+        cell = self.show(figure.median)
+        if figure.low != figure.high:
+            cell += f" ({self.show(figure.low)} to {self.show(figure.high)})"
         required = f"{self.sign} {self.beside}{self.limit:,.6g}"
         return [self.measure, required, cell, "yes" if self.is_met else "no"]

@@ -1,4 +1,4 @@
-"""What the scale benchmarks share: sizes, rows, and a fleet that measures its script runs.
+"""Shared parts of the scale benchmarks: sizes, rows, and a fleet that measures its script runs.
 
 The nodes have no processes. A measured step calls methods of the service, so their paging counts. A
 step that only fills Redis sends the same commands in pipelines.
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 LIMIT_MS = 20.0  # limit of one script run
 DAY = 86400.0  # seconds
-LOGGED = 500  # µs; SLOWLOG keeps longer runs
+LOGGED = 500  # µs. SLOWLOG keeps longer runs
 PAGE = 100  # calls or jobs in one round trip
-NOT_SOONER = 0.01  # seconds between two heartbeats of a node, even if the next is due earlier
+MIN_PAUSE = 0.01  # seconds between two heartbeats of a node, even if it is due earlier
 #: Commands of the measurement itself.
 _OWN = ("CONFIG", "INFO", "SLOWLOG", "SCRIPT")
-#: A placeholder for the node's id in a command that is sent for many nodes.
 INSTANCE = "one"  # the instance of each node
+#: A placeholder for the node's id in a command that is sent for many nodes.
 TEMPLATE = "node-of-the-template"
 
 
@@ -112,10 +112,10 @@ class _Recorded(Exception):
 class _Recorder(redis.Redis):
     """A client that records the call of one script instead of sending it."""
 
-    kept: str = ""
+    recorded_script: str = ""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        if args[0] == "EVALSHA" and args[1] == lua_source.sha(self.kept):
+        if args[0] == "EVALSHA" and args[1] == lua_source.sha(self.recorded_script):
             raise _Recorded(args)
         return super().execute_command(*args, **options)
 
@@ -127,16 +127,16 @@ class Fleet:
         logged = ("--slowlog-log-slower-than", str(LOGGED), "--slowlog-max-len", "100000")
         self.server = Server(*logged, *options)
         assert self.server.process
-        _run_first(self.server.process.pid, 2)
-        given = {"node_ttl": DAY, "lease": DAY, "history_ttl": 2 * DAY, "max_waiting": 10**6}
-        self.settings = Settings(**(given | settings))
+        _raise_priority(self.server.process.pid, 2)
+        defaults = {"node_ttl": DAY, "lease": DAY, "history_ttl": 2 * DAY, "max_waiting": 10**6}
+        self.settings = Settings(**(defaults | settings))
         socket = self.server.socket_path
         self.client = redis.Redis(unix_socket_path=socket, decode_responses=True)
         self._recorder = _Recorder(unix_socket_path=socket, decode_responses=True)
         self.service = MinimalSchedulerService(self.client, self.settings)
         self._recording = MinimalSchedulerService(self._recorder, self.settings)
         self.keys = self.service.keys
-        self._raw = redis.Redis(unix_socket_path=socket)  # as commands connect
+        self._raw = redis.Redis(unix_socket_path=socket)  # decodes no answers, like the commands
         self.views = Views(self._raw, self.keys, self.settings)
         self._names = {lua_source.sha(name): name for name in lua_source.names()}
         for name in lua_source.names():  # so that a call does not send the script
@@ -185,7 +185,7 @@ class Fleet:
         self, script: str, call: Callable[[MinimalSchedulerService], object]
     ) -> Sequence[Any]:
         """The command with which the service calls the script. It is not sent."""
-        self._recorder.kept = script
+        self._recorder.recorded_script = script
         try:
             call(self._recording)
         except _Recorded as recorded:
@@ -201,9 +201,9 @@ class Fleet:
                     )
                 pipe.execute()
 
-    def beat(self, node_id: str, **given: Any) -> HeartbeatResponse:
+    def beat(self, node_id: str, **fields: Any) -> HeartbeatResponse:
         """Send one heartbeat."""
-        return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **given))
+        return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **fields))
 
     def beat_for(self, seconds: float, node_id: str) -> None:
         """Send heartbeats of an idle node for some seconds."""
@@ -212,10 +212,10 @@ class Fleet:
             self.beat(node_id, jobs=[])
             time.sleep(0.05)
 
-    def beat_while_due(self, node_id: str, most: int = 100_000, **given: Any) -> int:
+    def beat_while_due(self, node_id: str, most: int = 100_000, **fields: Any) -> int:
         """Send heartbeats while the next is due at once. Returns their number."""
         for number in range(1, most + 1):
-            if self.beat(node_id, **given).next_due_ms != 0:
+            if self.beat(node_id, **fields).next_due_ms != 0:
                 return number
         return most
 
@@ -297,7 +297,7 @@ class Fleet:
                 run.script = self._names.get(rest.partition(" ")[0], name)
 
 
-def _run_first(pid: int, priority: int) -> None:
+def _raise_priority(pid: int, priority: int) -> None:
     """Raise the priority of a process, if this process has the permission.
 
     A pause of a server counts as time of its script.
@@ -309,8 +309,8 @@ def _run_first(pid: int, priority: int) -> None:
 
 @contextlib.contextmanager
 def running_first() -> Iterator[None]:
-    """Raise the priority of this process and of those that it starts."""
-    _run_first(os.getpid(), 1)
+    """Raise the priority of this process and of its child processes."""
+    _raise_priority(os.getpid(), 1)
     try:
         yield
     finally:
@@ -350,8 +350,8 @@ def registration(
 
 def ask(**demand: Any) -> DispatchRequest:
     """A demand that may wait. The default pool is ``p``."""
-    where = {} if "src_lang" in demand else {"pool": "p"}
-    return DispatchRequest(**(where | {"when_full": "wait"} | demand))
+    pool = {} if "src_lang" in demand else {"pool": "p"}
+    return DispatchRequest(**(pool | {"when_full": "wait"} | demand))
 
 
 def message_of(size: int = 0) -> tuple[str, str]:

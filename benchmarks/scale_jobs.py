@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from benchmarks.scale_fleet import NOT_SOONER, Fleet, Row, Sizes, at_nodes, names, pages
+from benchmarks.scale_fleet import MIN_PAUSE, Fleet, Row, Sizes, at_nodes, names, pages
 from benchmarks.scale_runs import keyed
 
 TTL = 1.0  # seconds
@@ -41,7 +41,7 @@ def silent_nodes(sizes: Sizes) -> Iterator[Row]:
                 f"{node_ids.count('')} wait",
                 {*lives, ""} >= set(node_ids),
             )
-            yield _buried(fleet, nodes, lives)
+            yield _mark_dead(fleet, nodes, lives)
 
 
 def _beat_for(fleet: Fleet, node_ids: Sequence[str], seconds: float) -> None:
@@ -52,7 +52,7 @@ def _beat_for(fleet: Fleet, node_ids: Sequence[str], seconds: float) -> None:
         time.sleep(TTL / 4)
 
 
-def _buried(fleet: Fleet, nodes: int, lives: Sequence[str]) -> Row:
+def _mark_dead(fleet: Fleet, nodes: int, lives: Sequence[str]) -> Row:
     """Send heartbeats of three live nodes until the others are marked dead."""
     beats = 0
     with fleet.measured() as run:
@@ -77,7 +77,7 @@ def _silent(fleet: Fleet) -> int:
 def _pause(due: Sequence[int], interval: float) -> float:
     """Seconds until the next heartbeat of a node agent."""
     waits = [ms / 1000 for ms in due if ms >= 0]
-    return min([interval, *(seconds + NOT_SOONER for seconds in waits)])
+    return min([interval, *(seconds + MIN_PAUSE for seconds in waits)])
 
 
 def dead_node(sizes: Sizes) -> Iterator[Row]:
@@ -130,24 +130,24 @@ def large_rescue(sizes: Sizes) -> Iterator[Row]:
 
 
 def large_heartbeats(sizes: Sizes) -> Iterator[Row]:
-    """A node with many jobs sends heartbeats. The first lists the jobs, the others renew leases."""
+    """A node with many jobs sends heartbeats. The first lists the jobs. The others renew leases."""
     with Fleet(node_ttl=2.0, heartbeat_interval=0.5, lease=2.0, history_ttl=60.0) as fleet:
         fleet.add_node("big", sizes.held)
         jobs = [job.job_id for job in fleet.send(sizes.held)]
         size = f"{sizes.held:,} jobs"
         steps = (
             ("the first heartbeat that names the jobs of a node", 0.0),
-            ("a heartbeat with them", 0.0),
+            ("the next heartbeat", 0.0),
             ("the heartbeats that renew their leases", 1.1),
         )
         for path, pause in steps:
             time.sleep(pause)
-            strangers = 0
+            foreign_jobs = 0
             with fleet.measured() as run:
                 for _ in range(4 if pause else 1):
-                    strangers += len(fleet.beat("big", jobs=jobs).not_yours)
+                    foreign_jobs += len(fleet.beat("big", jobs=jobs).not_yours)
             held = fleet.taken("big")
-            yield run.row(path, size, f"{held:,} held", held == sizes.held and not strangers)
+            yield run.row(path, size, f"{held:,} held", held == sizes.held and not foreign_jobs)
 
 
 def expiry(sizes: Sizes) -> Iterator[Row]:

@@ -18,8 +18,8 @@ from celery_minsched.simulation.trace import Node
 NODES = [Node("r0", 4, ("p", "q")), Node("r1", 4, ("p", "q"))]
 TIMES = {"node_ttl": 8.0, "lease": 30.0, "history_ttl": DAY}
 WORK = 0.2  # seconds of work of a task
-PATIENCE = 60.0  # seconds until no task waits
-LATE = 2000  # limit of the additional time of a task, in ms
+PATIENCE = 60.0  # time limit in seconds
+MAX_DELAY = 2000  # limit of the additional time of a task, in ms
 
 
 def jobs_of_real_nodes(sizes: Sizes) -> Iterator[Row]:
@@ -28,16 +28,16 @@ def jobs_of_real_nodes(sizes: Sizes) -> Iterator[Row]:
     with _real_nodes() as (fleet, app):
         app.minsched.dispatch_many(_tasks(app, 2 * len(NODES), 0.0))
         _wait_until_idle(fleet)
-        used = used_cpu(fleet.client)
+        cpu_before = used_cpu(fleet.client)
         with fleet.measured() as run:
             for task in _tasks(app, count, 0.0):
                 task.apply_async()
             _wait_until_idle(fleet)
-        each = 1000 * (used_cpu(fleet.client) - used) / count
+        cpu_ms = 1000 * (used_cpu(fleet.client) - cpu_before) / count
         yield run.row(
             "tasks that do nothing, two real nodes",
             f"{count:,} tasks",
-            f"{each:.2f} ms of a core a task, {count / run.seconds:.0f} tasks a second",
+            f"{cpu_ms:.2f} ms of CPU time a task, {count / run.seconds:.0f} tasks a second",
         )
 
 
@@ -52,9 +52,8 @@ def rescued_jobs(sizes: Sizes) -> Iterator[Row]:
         app.minsched.dispatch_many(_tasks(app, count, 10.0))
         fleet.beat("big", jobs=fleet.held("big"))
         with workers("ours", NODES, fleet.server.url) as directory, fleet.measured() as run:
-            nodes = fleet.keys(
-                "nodes"
-            )  # the rescue is short, but a dead node keeps its negative score
+            nodes = fleet.keys("nodes")
+            # The rescue is short, but a dead node keeps its negative score.
             wait_for(
                 lambda: (fleet.client.zscore(nodes, "big") or 0) < 0,
                 lambda: f"not dead:\n{logs(directory)}",
@@ -82,13 +81,13 @@ def revoked_tasks(sizes: Sizes) -> Iterator[Row]:
             app.control.revoke(ids)
             task_ids, seconds = _send_until_empty(fleet, app)
             times = _ended(app, task_ids)
-        late = max(ended - sent for sent, ended in times) - 1000 * WORK
+        delay = max(ended - sent for sent, ended in times) - 1000 * WORK
         left = fleet.waiting()
         yield run.row(
             "waiting tasks are revoked, two real nodes run others",
             f"{count:,} tasks",
-            f"{seconds:.1f} s, {left:,} left, a task takes {late:.0f} ms more at most",
-            late < LATE and not left,
+            f"{seconds:.1f} s, {left:,} left, a task takes {delay:.0f} ms more at most",
+            delay < MAX_DELAY and not left,
         )
 
 
@@ -137,7 +136,7 @@ def _wait_until_idle(fleet: Fleet) -> None:
 
 
 def _tasks(app: Celery, count: int, seconds: float) -> list[Signature]:
-    """Send tasks of some seconds to pool p."""
+    """Signatures of tasks for pool p. Each task runs for ``seconds``."""
     task = app.signature("replay.work")
     return [task.clone((number, seconds)).set(minsched={"pool": "p"}) for number in range(count)]
 
@@ -153,7 +152,7 @@ def _send_until_empty(fleet: Fleet, app: Celery) -> tuple[list[str], float]:
 
 
 def _ended(app: Celery, task_ids: list[str]) -> list[tuple[int, int]]:
-    """When each task was sent and when it ended, in ms. Waits until all tasks have ended."""
+    """The send time and the end time of each task, in ms. Waits until all tasks have ended."""
     find = app.minsched.find_job
     wait_for(
         lambda: all(find(task_id).status == "finished" for task_id in task_ids),

@@ -1,7 +1,7 @@
 """Scale: the cost of an idle fleet in Redis.
 
-Each node has its own connection, and sends its next heartbeat when the last answer says. The share
-of a core covers the whole server, so it includes the parsing of the commands.
+Each node has its own connection. The answer to a heartbeat sets the time of the next heartbeat. The
+share of a core covers the whole server, so it includes the parsing of the commands.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from benchmarks.scale_fleet import (
 from celery_minsched import HeartbeatRequest
 
 FLEETS = (1000, 3000, 10_000)  # nodes
-SECONDS = 8.0  # the least seconds of a measurement
-LOADS = (3, 12)  # percent; they take turns, and both are in the lowest level of the load
+SECONDS = 8.0  # minimum length of a measurement
+LOADS = (3, 12)  # percent, in turns. Both are in the lowest level of the load
 DEFAULTS = {"node_ttl": 8.0, "lease": 30.0}
 Beats = Sequence[tuple[redis.Connection, list[list[bytes]]]]
 
@@ -41,18 +41,18 @@ def at_rest(sizes: Sizes) -> Iterator[Row]:
             fleet.add_nodes(names("n", nodes))
             interval = fleet.beat("n0").interval
             beats = _prepare(fleet, nodes)
-            _beat(beats, 0, 0.0)  # connect
-            used = used_cpu(fleet.client)
+            _beat(beats, 0, 0.0)  # opens the connections
+            cpu_before = used_cpu(fleet.client)
             with fleet.measured() as run:
                 for turn in range(max(2, round(SECONDS / interval)) if sizes is FULL else 1):
                     _beat(beats, turn % 2, interval)
-            share = 100 * (used_cpu(fleet.client) - used) / run.seconds
+            share = 100 * (used_cpu(fleet.client) - cpu_before) / run.seconds
             for connection, _ in beats:
                 connection.disconnect()
         yield run.row(
             "a fleet at rest",
             f"{nodes:,} nodes",
-            f"{share:.1f} % of a core, a heartbeat each {interval:g} s",
+            f"{share:.1f} % of a core, a heartbeat every {interval:g} s",
         )
 
 
@@ -96,8 +96,8 @@ def _beat(beats: Beats, turn: int, seconds: float) -> None:
 
 
 def _allow_connections(number: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(number + 1000, most), most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(number + 1000, hard_limit), hard_limit))
 
 
 CASES = (at_rest,)

@@ -1,7 +1,7 @@
-"""The goals of the project, and how each is measured.
+"""The goals of the project, and their measurements.
 
-A section runs one benchmark with all its contenders in turns, and returns rows. A ratio compares
-two figures of the same run.
+A section runs one benchmark and returns rows. The contenders take turns. A ratio compares two
+figures of the same run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TASKS = Tasks(noops=1000, naps=200)
 
 @dataclass(frozen=True)
 class Extent:
-    """How much each section measures. The defaults take 15 minutes on two cores."""
+    """The sizes of the measurements. The defaults take 15 minutes on two cores."""
 
     rounds: int = 5
     calls: int = 500  # of apply_async in a round
@@ -77,32 +77,32 @@ def dispatch_rows(extent: Extent) -> list[Row]:
     with ExitStack() as stack:
         fleets = [stack.enter_context(bench_dispatch.fleet(size)) for size in extent.fleets]
         bench_dispatch.measure(fleets, extent.rounds, extent.jobs)
-        for one in fleets:
-            check(Views(one.service.redis, one.service.keys))
+        for fleet in fleets:
+            check(Views(fleet.service.redis, fleet.service.keys))
         costs = step_costs(fleets[0].service.redis, extent.jobs)
     print_steps(costs)
-    first, last = fleets[0], fleets[-1]
-    least = Figure.of([pair / least for pair, least in zip(first.pair, first.least, strict=True)])
-    growth = Figure.of([many / few for few, many in zip(first.pair, last.pair, strict=True)])
-    print_ratio(first.pair, first.least)
+    small, large = fleets[0], fleets[-1]
+    least = Figure.of([pair / least for pair, least in zip(small.pair, small.least, strict=True)])
+    growth = Figure.of([many / few for few, many in zip(small.pair, large.pair, strict=True)])
+    print_ratio(small.pair, small.least)
     commands, _ = costs[COMPLETE_AND_CLAIM]
     pair = "server time of dispatch + complete"
     return [
         Row(f"{pair} ÷ the least pair of scripts", "≤", 2.0, least),
         Row("commands of a completion that claims the next job", "≤", 30, Figure.of([commands])),
-        Row(f"{pair}, {last.nodes:,} nodes ÷ {first.nodes:,}", "≤", 1.10, growth),
+        Row(f"{pair}, {large.nodes:,} nodes ÷ {small.nodes:,}", "≤", 1.10, growth),
     ]
 
 
 def apply_rows(extent: Extent) -> list[Row]:
     """The time of a call."""
-    done = bench_apply.measure_all(extent.calls, extent.rounds)
-    bench_apply.print_rounds(done, extent.calls)
+    rounds_of = bench_apply.measure_all(extent.calls, extent.rounds)
+    bench_apply.print_rounds(rounds_of, extent.calls)
     rows = []
-    for way in done:
+    for way in rounds_of:
         if way != bench_apply.PLAIN:
-            p50 = bench_apply.ratio(way, done, lambda one: one.p50)
-            p99 = bench_apply.ratio(way, done, lambda one: one.p99)
+            p50 = bench_apply.ratio(way, rounds_of, lambda measured: measured.p50)
+            p99 = bench_apply.ratio(way, rounds_of, lambda measured: measured.p99)
             rows.append(Row(f"apply_async ÷ plain, {way}, p50", "≤", 1.10, p50))
             rows.append(Row(f"apply_async ÷ plain, {way}, p99", "≤", 1.20, p99))
     return rows
@@ -137,7 +137,7 @@ def bytes_rows(extent: Extent) -> list[Row]:
 
 
 def locks_rows(extent: Extent) -> list[Row]:
-    """Dispatchers beside a mutex in one process."""
+    """Dispatchers, compared with a mutex in one process."""
     with bench_locks.dispatchers() as ends, bench_locks.contenders(extent.nodes) as ports:
         ports = {name: ports[name] for name in ("ours", bench_locks.MUTEX)}
         done = bench_locks.measure_all(
@@ -150,7 +150,7 @@ def locks_rows(extent: Extent) -> list[Row]:
 
 
 def node_rows(extent: Extent) -> list[Row]:
-    """A node beside workers. Prints the table of all contenders, too."""
+    """A node, compared with other workers. Prints the table of all contenders, too."""
     kinds = ("ours", "tuned", "plain")
     others = [kind for kind in extent.contenders if kind not in kinds]
     rows, details = [], []
@@ -179,7 +179,7 @@ _CELERY = {"tuned": "tuned Celery", "plain": "Celery with its defaults"}
 
 
 def trace_rows(extent: Extent) -> list[Row]:
-    """A replay beside tuned Celery and the ideal."""
+    """A replay, compared with tuned Celery and with an ideal queue."""
     requests, of = requests_of(None)
     seconds, work = extent.replay_seconds, extent.work
     replays = {
@@ -202,10 +202,10 @@ def trace_rows(extent: Extent) -> list[Row]:
 
 
 _RATIOS: Mapping[str, Callable[[Replay], float]] = {
-    "mean": lambda one: one.mean_ratio,
-    "p99": lambda one: one.p99_ratio,
+    "mean": lambda measured: measured.mean_ratio,
+    "p99": lambda measured: measured.p99_ratio,
 }
-#: The most for each figure. ``None``: as much as tuned Celery in the same run.
+#: The limit of each figure. ``None``: the figure of tuned Celery in the same run.
 TRACE_LIMITS: Mapping[str, Mapping[str, float | None]] = {
     "one pool": {"mean": None},
     "two pools that overlap": {"mean": 1.04, "p99": 1.05},

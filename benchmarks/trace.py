@@ -34,7 +34,7 @@ def jobs_of(
 
 
 def ideal(jobs: Sequence[Job], nodes: Sequence[Node]) -> list[float]:
-    """Seconds from arrival to end of each job, with a queue that takes no time itself.
+    """Seconds from arrival to end of each job, with a queue that has no overhead.
 
     Jobs start in the order of their arrival. If several slots are free, a job takes a slot of the
     node with the fewest pools. Other nodes stay free for other pools.

@@ -15,9 +15,8 @@ Task = AsyncTaskiqDecoratedTask[[int, float, str], None]
 
 def make_broker(url: str, pools: Sequence[str]) -> RedisStreamBroker:
     """A broker that acknowledges messages, with a stream for each pool."""
-    streams: dict[str, str | int] = dict.fromkeys(
-        pools[1:], ">"
-    )  # of the consumer group, messages that no worker has
+    # ">" requests the messages that no worker of the consumer group has received.
+    streams: dict[str, str | int] = dict.fromkeys(pools[1:], ">")
     # By default a worker takes 100 messages at once, and other workers have no work.
     return RedisStreamBroker(url, queue_name=pools[0], additional_streams=streams, xread_count=1)
 

@@ -42,7 +42,7 @@ def workers(kind: str, nodes: Sequence[Node], broker: str, pool: str = "threads"
                     )
             yield directory
         finally:
-            for process in processes:  # the run has ended, and so has the server
+            for process in processes:  # the run and the server have ended
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -69,19 +69,19 @@ def logs(directory: Path) -> str:
 
 
 def await_notes(directory: Path, count: int) -> dict[int, tuple[float, float]]:
-    """When each job began and ended. Waits until a number of jobs have ended.
+    """The start time and the end time of each job. Waits until a number of jobs have ended.
 
-    Raises a ``ClickException`` if no job ends for a while.
+    Raises a ``ClickException`` if no job ends for ``PATIENCE`` seconds.
     """
-    path, seen, since = directory / "notes", 0, time.monotonic()
-    while seen < count:
+    path, ended_jobs, since = directory / "notes", 0, time.monotonic()
+    while ended_jobs < count:
         time.sleep(0.05)
         lines = path.read_bytes().count(b"\n") if path.exists() else 0
-        if lines > seen:
-            seen, since = lines, time.monotonic()
+        if lines > ended_jobs:
+            ended_jobs, since = lines, time.monotonic()
         elif time.monotonic() > since + PATIENCE:
             raise click.ClickException(
-                f"{seen} of {count} jobs have ended:\n{logs(directory)[-2000:]}"
+                f"{ended_jobs} of {count} jobs have ended:\n{logs(directory)[-2000:]}"
             )
     notes = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
     return {int(number): (float(began), float(ended)) for number, began, ended in notes}

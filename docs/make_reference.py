@@ -67,8 +67,8 @@ def _keys() -> str:
 
 def _key(name: str) -> tuple[str, str, str]:
     ids, kind, holds = HOLDS[name]
-    shown = Keys()(name, *(":".join(f"<{part}>" for part in one.split(":")) for one in ids))
-    return f"`{shown}`", kind, holds
+    key = Keys()(name, *(":".join(f"<{part}>" for part in key_id.split(":")) for key_id in ids))
+    return f"`{key}`", kind, holds
 
 
 def _settings() -> str:
@@ -134,8 +134,8 @@ def _meaning(option: click.Option) -> str:
     default = option.default
     if not option.show_default:
         return option.help or ""
-    shown = ", ".join(map(str, default)) if isinstance(default, list | tuple) else f"{default}"
-    return f"{option.help} Default: {shown}."
+    text = ", ".join(map(str, default)) if isinstance(default, list | tuple) else f"{default}"
+    return f"{option.help} Default: {text}."
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -27,20 +27,20 @@ def work() -> list[Signature]:
 
 
 def do_round(number: int) -> None:
-    """Send all the work, wait for it, and print which node did how much."""
+    """Send all the work, wait for it, and print the work of each node."""
     began = time.monotonic()
     results = app.minsched.dispatch_many(work())
     for result in results:
         result.get(propagate=False)
         ALIVE.touch()
-    took = time.monotonic() - began
+    seconds = time.monotonic() - began
     ended, jobs, busy = Counter[str](), Counter[str](), Counter[str]()
     for job in (app.minsched.find_job(result.id) for result in results):
         ended[job.status] += 1
         jobs[job.node_id] += 1
         busy[job.node_id] += job.ended_ts - job.started_ts
     endings = ", ".join(f"{many} {status}" for status, many in sorted(ended.items()))
-    print(f"round {number}: {len(results)} jobs in {took:.1f} s, {endings}")
+    print(f"round {number}: {len(results)} jobs in {seconds:.1f} s, {endings}")
     for node in app.minsched.views.nodes():
         name, pool = node.node_id, ", ".join(node.pools)
         print(

@@ -246,7 +246,7 @@ def ideal_response(jobs: list[JobView], slots: int) -> float:
 
 
 def report(plugin: MinSched, jobs: list[JobView], console: Console) -> None:
-    """Print which node did how much, and compare the response with the ideal."""
+    """Print the work of each node, and compare the response with the ideal."""
     pools: defaultdict[str, list[JobView]] = defaultdict(list)
     for job in jobs:
         pools[job.pool].append(job)

@@ -46,7 +46,7 @@ def compress(path: str) -> float:
     data = Path(path).read_bytes()
     preset = 6 | lzma.PRESET_EXTREME
     settings = [{"id": lzma.FILTER_LZMA2, "preset": preset, "lc": lc} for lc in range(5)]
-    return len(data) / min(len(lzma.compress(data, filters=[one])) for one in settings)
+    return len(data) / min(len(lzma.compress(data, filters=[setting])) for setting in settings)
 
 
 @app.task

@@ -12,7 +12,7 @@ class HeldJob:
 
     tag: str  # the delivery tag of its message
     claim: str  # the name of the node's claim to it
-    term: int | None = None  # the node's term when it claimed the job; see LastHeartbeat.term
+    term: int | None = None  # the node's term when it claimed the job, see LastHeartbeat.term
     answer: tuple[str, dict[str, Any]] | None = None  # to the claim, if it is known already
     is_acknowledged: bool = False  # before the job ends
     has_slot: bool = True  # False if the job was revoked or expired while it waited

@@ -154,7 +154,7 @@ class NodeQoS(QoS):
             yield self
             return
         with connection_as(self._app, self._slots.node_id) as connection:
-            connection.connect()  # once; the channel would retry for long
+            connection.connect()  # once. The channel would retry for long
             yield connection.channel().qos
 
 

@@ -67,7 +67,7 @@ class LostJobs:
         me = threading.current_thread()
         try:
             backend = self._plugin.app.backend
-            if not backend.thread_safe:  # the thread has its own backend; a retry comes anyway
+            if not backend.thread_safe:  # the thread has its own backend, and a retry comes anyway
                 backend.always_retry = False
             while not self._stopping and report_next(self._plugin, self._begin):
                 self._begin("")
@@ -184,7 +184,7 @@ def _request(app: Celery, raw: dict[str, Any], node_id: str) -> Request | None:
     if not raw:
         return None
     with app.connection_for_read() as connection:
-        connection.connect()  # once; the channel would retry for long
+        connection.connect()  # once. The channel would retry for long
         try:
             message = connection.default_channel.Message(raw, channel=connection.default_channel)
             message.accept = prepare_accept_content(app.conf.accept_content)

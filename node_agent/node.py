@@ -120,6 +120,6 @@ class Node:
 
 
 def _pool_size(controller: Any) -> int:
-    """Processes or threads of the pool; under autoscale, as many as it may grow to."""
+    """Processes or threads of the pool, or their maximum under autoscale."""
     autoscaler = getattr(controller, "autoscaler", None)
     return int(autoscaler.max_concurrency if autoscaler else controller.pool.num_processes)

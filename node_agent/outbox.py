@@ -90,7 +90,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread; after the worker has forked its children."""
+        """Start the thread, after the worker has forked its children."""
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
@@ -112,11 +112,11 @@ class Outbox:
         give_up: Callable[[], None] | None = None,
         pause: float = 0.0,
     ) -> None:
-        """Make a call in ``pause`` seconds; safe from any thread."""
+        """Make a call in ``pause`` seconds. Safe from any thread."""
         self._put_back(Call(name, make, give_up=give_up), pause)
 
     def put_ending(self, name: str, make: Callable[[], object], frees_slot: bool = True) -> None:
-        """Make a call that ends a job; safe from any thread. If the call frees no slot, it is made
+        """Make a call that ends a job. Safe from any thread. If the call frees no slot, it is made
         after the calls that do.
         """
         call = Call(name, make, is_ending=True)
@@ -144,7 +144,7 @@ class Outbox:
                     logger.info("Redis accepts the call to %s again", call.name)
 
     def _next(self) -> Call | None:
-        """Take the next due call out of the queue; ``None`` at the end."""
+        """Take the next due call out of the queue, or ``None`` at the end."""
         with self._changed:
             while not self._has_left.is_set():
                 now = time.monotonic()

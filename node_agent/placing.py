@@ -31,7 +31,7 @@ class Placing:
         self.unplaced: set[str] = set()
 
     def place(self, job_ids: list[str], requeued: bool = False) -> None:
-        """Place jobs that the node holds no longer; safe from any thread."""
+        """Place jobs that the node holds no longer. Safe from any thread."""
         self.unplaced.update(job_ids)
         self._put(job_ids, requeued)
 

@@ -60,7 +60,7 @@ def send_heartbeats(pipe: Connection, heartbeats: Heartbeats, worker_pid: int) -
 
 
 def _last_report(pipe: Connection, pause: float) -> Report | None:
-    """The last report that came; ``None`` if none came within ``pause`` seconds."""
+    """The last report that came, or ``None`` if none came within ``pause`` seconds."""
     report: Report | None = None
     if pipe.poll(pause):
         report = pipe.recv()

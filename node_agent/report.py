@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: Why the worker takes no jobs; "" if it takes them.
+#: Why the worker takes no jobs, or "" if it takes them.
 State = Literal["", "stuck", "stopping"]
 
 
@@ -14,7 +14,7 @@ class Report:
     """What the worker reports of itself."""
 
     max_jobs: int
-    jobs: list[str] | None  # that it holds; None while it does not know them
+    jobs: list[str] | None  # that it holds, or None while it does not know them
     state: State = ""  # why it takes no jobs
     takes_at_once: bool = False  # each message, as soon as it comes
     last: bool = False

@@ -84,7 +84,7 @@ class SlotRequest(Request):
         self._report_end("finished")
 
     def cancel(self, *args: Any, **kwargs: Any) -> None:
-        """Killed by a cold shutdown or with its connection; see node_agent/requeue.py."""
+        """Killed by a cold shutdown or with its connection, see node_agent/requeue.py."""
         super().cancel(*args, **kwargs)
         self.app.node.slots.mark_cancelled(job_id_of(self.request_dict))
 

@@ -66,7 +66,7 @@ class _Mailboxes:
         try:
             if self._connection is None:
                 self._connection = self._app.connection_for_write()
-                self._connection.connect()  # once; the channel would retry for long
+                self._connection.connect()  # once. The channel would retry for long
             mailbox = self._app.control.mailbox.get_queue(f"celery@{node_id}")
             queue = mailbox(self._connection.default_channel)
             queue.declare()  # kombu deletes only the bindings that the connection knows

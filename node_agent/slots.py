@@ -61,7 +61,7 @@ class Slots:
         self._acknowledged_early: dict[str, str] = {}
 
     def start(self) -> None:
-        """Start the outbox; after the worker has forked its children."""
+        """Start the outbox, after the worker has forked its children."""
         self.outbox.start()
 
     def stop(self, patience: float = 10.0) -> None:
@@ -183,7 +183,7 @@ class Slots:
         self._placing.place([job_id], requeued=True)
 
     def place(self, job_ids: list[str]) -> None:
-        """Have jobs placed again that the node holds no longer; safe from any thread."""
+        """Have jobs placed again that the node holds no longer. Safe from any thread."""
         self._placing.place(job_ids)
 
     def drain(self, draining: bool) -> None:

@@ -34,7 +34,7 @@ def graph() -> ImportGraph:
 
 
 def package_of(module: str) -> str:
-    """The package of a module: two names below celery_minsched, else one."""
+    """The package of a module: two names below celery_minsched, otherwise one name."""
     parts = module.split(".")
     return ".".join(parts[: 2 if parts[0] == "celery_minsched" else 1])
 

@@ -53,7 +53,7 @@ def minsched() -> None:
     """Show nodes, pools and jobs, explain where a job is, and act on nodes.
 
     Commands that show something have --json. Exit code 2 means that a command failed. Standard
-    error says why.
+    error shows the reason.
     """
 
 

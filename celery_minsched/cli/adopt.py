@@ -16,14 +16,14 @@ from .waiting import progress
 @click.command(
     cls=Command,
     exit_codes={
-        ExitCode.DONE: "All messages, or --limit of them, are adopted, or would be.",
-        ExitCode.NOT_DONE: "Some messages stay in the queue. The output says why.",
+        ExitCode.DONE: "No message has to stay in the queue.",
+        ExitCode.NOT_DONE: "Some messages stay in the queue. The output shows the reason.",
     },
 )
 @click.argument("queue")
 @click.option("--pool", help="Use this pool for tasks that have no demand.")
 @click.option("--limit", type=click.IntRange(min=1), help="Adopt at most this many messages.")
-@click.option("--dry-run", is_flag=True, help="Print what would be adopted. Change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the messages and targets. Change nothing.")
 @json_option
 @click.pass_context
 def adopt(
@@ -48,8 +48,8 @@ def adopt(
     if dry_run:
         adoption = adopter.preview(limit)
     else:
-        most = adopter.waiting() if limit is None else min(limit, adopter.waiting())
-        with progress("messages", most) as bar:
+        total = adopter.waiting() if limit is None else min(limit, adopter.waiting())
+        with progress("messages", total) as bar:
             adoption = adopter.adopt(limit, bar.advance)
     if as_json:
         print_json(adoption)

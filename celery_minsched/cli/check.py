@@ -38,38 +38,40 @@ def check(context: click.Context, with_repair: bool, as_json: bool) -> None:
     """Check that the Redis data is consistent, and print each violation with its keys.
 
     The check only reads, a few keys at a time, and can run while jobs run. --repair mends each
-    violation in one step, based on the state of that moment. If a violation cannot be mended, the
-    output says what to do.
+    violation in one step, based on the state of that moment. If --repair cannot mend a violation,
+    the output contains the remedy.
     """
     scheduler = plugin()
     with progress() as bar:
         checker = Checker(scheduler.views, bar.update)
-        found = checker.check()
-        left = repair(scheduler.scheduler, checker, found) if with_repair else found
+        violations = checker.check()
+        remaining = repair(scheduler.scheduler, checker, violations) if with_repair else violations
     if as_json:
-        print_json(CheckResult(sound=not left, found=found, left=left))
+        print_json(CheckResult(sound=not remaining, found=violations, left=remaining))
     else:
-        _print(console(), found, left, with_repair)
-    context.exit(ExitCode.NOT_DONE if left else ExitCode.DONE)
+        _print(console(), violations, remaining, with_repair)
+    context.exit(ExitCode.NOT_DONE if remaining else ExitCode.DONE)
 
 
-def _print(out: Console, found: list[Violation], left: list[Violation], with_repair: bool) -> None:
-    if not found:
+def _print(
+    out: Console, violations: list[Violation], remaining: list[Violation], with_repair: bool
+) -> None:
+    if not violations:
         out.print("No violation found.", style="green")
         return
     if not with_repair:
-        for violation in found:
+        for violation in violations:
             _print_violation(out, violation, "violation", "yellow")
-        out.print(f"{len(found)} found. Mend them with --repair.")
+        out.print(f"{len(violations)} found. Mend them with --repair.")
         return
-    mended = {(violation.code, violation.keys): violation for violation in found}
-    for violation in left:
+    mended = {(violation.code, violation.keys): violation for violation in violations}
+    for violation in remaining:
         mended.pop((violation.code, violation.keys), None)
     for violation in mended.values():
         _print_violation(out, violation, "mended", "green")
-    for violation in left:
+    for violation in remaining:
         _print_violation(out, violation, "left", "red")
-    out.print(f"{len(found)} found, {len(left)} left.")
+    out.print(f"{len(violations)} found, {len(remaining)} left.")
 
 
 def _print_violation(out: Console, violation: Violation, word: str, colour: str) -> None:

@@ -21,11 +21,12 @@ class ExitCode(IntEnum):
     BLOCKED = 4
 
 
-#: What an exit code means for all commands. A command says more with its ``exit_codes``.
+#: The meanings of the exit codes for all commands. A command can define its own with
+#: ``exit_codes``.
 EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.DONE: "The command has done its work, or has answered.",
-    ExitCode.NOT_DONE: "Work is left, or the object does not exist. The output says what.",
-    ExitCode.FAILED: "The command failed. Standard error says why.",
+    ExitCode.NOT_DONE: "Work is left, or the object does not exist. The output shows the reason.",
+    ExitCode.FAILED: "The command failed. Standard error shows the reason.",
     ExitCode.WAITING: "The task waits or is delayed.",
     ExitCode.BLOCKED: "The task is lost, or no registered node can run it.",
 }
@@ -49,7 +50,7 @@ class Command(click.Command):
                 formatter.write_dl([(str(int(code)), self.meaning(code)) for code in codes])
 
     def meaning(self, code: ExitCode) -> str:
-        """What the exit code means for this command."""
+        """The meaning of the exit code for this command."""
         return self.exit_codes.get(code) or EXIT_CODES[code]
 
 

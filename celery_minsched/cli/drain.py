@@ -43,7 +43,7 @@ def undrain(node_id: str, as_json: bool) -> None:
 
 
 def _set_draining(node_id: str, draining: bool) -> int:
-    """Drain the node or end that. Returns the number of jobs that it has."""
+    """Drain or undrain the node. Returns the number of its jobs."""
     scheduler = plugin()
     try:
         return scheduler.scheduler.drain_node(node_id, draining)

@@ -45,7 +45,7 @@ def events_command(follow: bool, limit: int, as_json: bool) -> None:
 
 
 def _follow(views: Views, limit: int) -> Iterator[Event]:
-    """The latest events, and then each new event. Goes on if the stream is created again."""
+    """The latest events, and then each new event. Continues if the stream is created again."""
     last, events = "0-0", views.events(limit=limit)
     while True:
         for event in events:

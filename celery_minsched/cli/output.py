@@ -1,4 +1,4 @@
-"""How commands write: a console for printable text, tables, JSON, and values as words."""
+"""The output of commands: a console for printable text, tables, JSON, and values as words."""
 
 from __future__ import annotations
 

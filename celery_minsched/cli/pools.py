@@ -51,7 +51,7 @@ def pool_table(pools: Sequence[PoolView]) -> Table:
 @click.argument("pool")
 @json_option
 def pause(pool: str, as_json: bool) -> None:
-    """Stop starting jobs in a pool. Its waiting jobs wait, and its running jobs go on."""
+    """Stop starting jobs in a pool. Its waiting jobs wait, and its running jobs continue."""
     scheduler = plugin()
     scheduler.scheduler.pause_pool(pool)
     _print(scheduler.views.pool(pool), f"Pool {pool} is paused.", as_json)

@@ -16,7 +16,7 @@ from .waiting import progress
     cls=Command,
     exit_codes={
         ExitCode.DONE: "All keys of the scheduler are deleted.",
-        ExitCode.NOT_DONE: "Keys are left. The output says why, and what to do.",
+        ExitCode.NOT_DONE: "Keys are left. The output shows the reason and the remedy.",
     },
 )
 @json_option

@@ -32,7 +32,7 @@ class Rescue(BaseModel):
     cls=Command,
     exit_codes={
         ExitCode.DONE: "Each job of the node has a slot at another node, waits, or is lost.",
-        ExitCode.NOT_DONE: "The rescue is not complete. Live nodes go on with it.",
+        ExitCode.NOT_DONE: "The rescue is not complete. Live nodes continue the rescue.",
     },
 )
 @click.argument("node_id", metavar="NODE")
@@ -44,7 +44,8 @@ def rescue(context: click.Context, node_id: str, timeout: float, as_json: bool) 
 
     Without this command, live nodes rescue the jobs when the last heartbeat is older than
     minsched_node_ttl. Use the command if you know earlier that the node is dead. If the node sent a
-    heartbeat in the last two intervals, the command changes nothing and says what the node does.
+    heartbeat in the last two intervals, the command changes nothing and prints the state of the
+    node.
     """
     scheduler = plugin()
     views = scheduler.views
@@ -66,7 +67,7 @@ def rescue(context: click.Context, node_id: str, timeout: float, as_json: bool) 
 
 
 def _refusal(node: NodeView, age: str) -> str:
-    """Why a node that sends heartbeats is not rescued, and what happens to its jobs."""
+    """The reason why a node that sends heartbeats is not rescued, and the effect on its jobs."""
     state = node.state if node.state in ("stopping", "stuck") else "alive"
     heartbeat = f"node {node.node_id!r} is {state}: its last heartbeat was {age} ago."
     jobs = plural(node.current_jobs, "job")
@@ -85,13 +86,13 @@ def _refusal(node: NodeView, age: str) -> str:
 
 
 def _wait_for_rescue(views: Views, node_id: str, timeout: float) -> str:
-    """Wait until live nodes have rescued all jobs. Returns what is wrong, or ""."""
+    """Wait until live nodes have rescued all jobs. Returns the obstacle, or ""."""
     for _ in poll(timeout):
         if not views.is_rescue_pending(node_id):
             return ""
         if not any(node.online for node in views.nodes()):
             return "No live node can rescue them now. The next node that starts will do it."
-    return f"After {timeout:g} s the rescue is not complete. Live nodes go on with it."
+    return f"After {timeout:g} s the rescue is not complete. Live nodes continue the rescue."
 
 
 def _summary(node_id: str, node: NodeView | None, jobs: list[JobView], problem: str) -> str:

@@ -46,7 +46,7 @@ def top(once: bool, interval: float | None, as_json: bool) -> None:
 
     The view shows the fullest nodes first, as many as the terminal has rows for. If the output is
     not a terminal, the command prints each view below the last one. With --json each view is one
-    object a line. On a terminal the command goes on while Redis does not answer.
+    object a line. On a terminal the command continues to run while Redis does not answer.
     """
     views = plugin().views
     out = console()

@@ -1,4 +1,4 @@
-"""How a command waits: one loop that polls, one progress bar."""
+"""The polling loop and the progress bar of commands that wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ POLL_INTERVAL = 0.1
 
 
 def poll(timeout: float = math.inf, interval: float = POLL_INTERVAL) -> Iterator[None]:
-    """Yield now and after each ``interval``; the last time when ``timeout`` is over. Seconds."""
+    """Yield now and after each ``interval`` seconds.
+
+    The last yield is after ``timeout`` seconds.
+    """
     deadline = time.monotonic() + timeout
     while True:
         yield

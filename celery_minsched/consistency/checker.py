@@ -29,7 +29,7 @@ class Checker:
     def check(self, pause: float = PAUSE) -> list[Violation]:
         """The violations that two scans find, ``pause`` seconds apart.
 
-        A job that moves during a scan can look like a violation. It does not in the second scan.
+        A job that moves during a scan can look like a violation. The second scan does not find it.
         """
         first = self.scan_once()
         if not first:

@@ -1,8 +1,8 @@
 """Reads each job, and each key that names a job, once, and finds the jobs that may be wrong.
 
-The reads are not atomic, so a job that moves meanwhile can look wrong. :mod:`.jobs` reads each
-suspect again in one step. If nothing is wrong and no job moves, no job is suspect, and each job
-costs one short answer.
+The reads are not atomic, so a job that moves during the scan can look wrong. :mod:`.jobs` reads
+each suspect again in one step. If nothing is wrong and no job moves, no job is suspect, and each
+job costs one short answer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class JobScan:
     def __init__(self, scan: StateScan) -> None:
         self._scan = scan
         self._lifetimes = Lifetimes(scan)
-        #: Ids of jobs with unreadable records, and of jobs to read again.
+        #: Ids of jobs with unreadable records, and ids of jobs to read again.
         self._unreadable: set[str] = set()
         self._suspects: set[str] = set()
         #: The members that the records expect in each place and that were not found yet.
@@ -60,12 +60,12 @@ class JobScan:
 
     def read_keys(self) -> None:
         """Read the names of all keys, and the records of the jobs."""
-        scan, done = self._scan, 0
+        scan, read_keys = self._scan, 0
         total = _count_keys(scan)
         for batch in scan.key_names():
             self._read_records(self._sort(batch))
-            done += len(batch)
-            scan.report("Reading keys", done, total)
+            read_keys += len(batch)
+            scan.report("Reading keys", read_keys, total)
 
     def _sort(self, batch: Iterable[str]) -> list[str]:
         """Record the keys by kind. Returns the ids of the jobs that have a record."""
@@ -186,7 +186,7 @@ def _job_of(name: str, member: str) -> str:
 
 
 def _count_keys(scan: StateScan) -> int | None:
-    """Number of keys in the database; ``None`` if the client may not read it."""
+    """Number of keys in the database, or ``None`` if the client may not read it."""
     database = scan.redis.get_connection_kwargs().get("db", 0)
     try:
         spaces = scan.redis.info("keyspace")

@@ -1,4 +1,4 @@
-"""Rules about a job: its record says in which key the job is (invariant 2).
+"""Rules about a job: its record names the key in which the job is (invariant 2).
 
 The rules read a suspect job and its places in one step.
 """
@@ -19,7 +19,7 @@ AGENDAS = ("delayed", "expiring")
 
 
 def check_records(scan: StateScan, job_ids: Iterable[str]) -> Iterator[Violation]:
-    """Is each job where its record says?"""
+    """Is each job in the key that its record names?"""
     active = []
     for job_id, (values, ttl) in scan.read(
         (job_id, [JobRecord.command(scan.keys, job_id), ("PTTL", scan.keys("job", job_id))])
@@ -60,8 +60,8 @@ def _check_assigned(
 ) -> Iterator[Violation]:
     if slot is None:
         key = scan.keys("node_jobs", record.node_id)
-        what = f"{record.state} but holds no slot there"
-        yield _violation(scan, "job_without_slot", job_id, what, key)
+        fault = f"{record.state} but holds no slot there"
+        yield _violation(scan, "job_without_slot", job_id, fault, key)
     if ttl == -1:
         yield _record_stays(scan, job_id, record)
 
@@ -85,17 +85,17 @@ def _check_unassigned(
         "parked": (keys("expiring"), expiring is not None),
     }[status]
     if not is_there:
-        what = f"{record.state} but is not in {place}"
-        yield _violation(scan, "job_without_place", job_id, what, place)
+        fault = f"{record.state} but is not in {place}"
+        yield _violation(scan, "job_without_place", job_id, fault, place)
     if not has_message:
-        what = f"{record.state} but has no message"
-        yield _violation(scan, "job_without_message", job_id, what, message)
+        fault = f"{record.state} but has no message"
+        yield _violation(scan, "job_without_message", job_id, fault, message)
     if has_message and not record.where:
-        what = f"{record.state} but its record has lost its demand"
-        yield _violation(scan, "job_without_demand", job_id, what, message)
+        fault = f"{record.state} but its record has lost its demand"
+        yield _violation(scan, "job_without_demand", job_id, fault, message)
     if ttl != -1 and status != "parked":
-        what = f"{record.state} but its record has a TTL, so Redis may delete it too early"
-        yield _violation(scan, "record_lapses", job_id, what)
+        fault = f"{record.state} but its record has a TTL, so Redis may delete it too early"
+        yield _violation(scan, "record_lapses", job_id, fault)
 
 
 class Reference(NamedTuple):
@@ -135,11 +135,13 @@ def check_references(scan: StateScan, references: Iterable[Reference]) -> Iterat
             continue  # the job has moved since the first read
         if reference.name == "job_queue":
             if lost_score is None and record.status not in HAS_SLOT + UNASSIGNED:
-                what = f"{record.state} but its message still exists"
-                yield _violation(scan, "message_without_job", reference.job_id, what, reference.key)
+                fault = f"{record.state} but its message still exists"
+                yield _violation(
+                    scan, "message_without_job", reference.job_id, fault, reference.key
+                )
         elif not _agrees(record, reference):
-            what = f"{record.state} but is in {reference.key}"
-            yield _stale_reference(scan, reference, what)
+            fault = f"{record.state} but is in {reference.key}"
+            yield _stale_reference(scan, reference, fault)
 
 
 _STALE = {
@@ -160,27 +162,27 @@ def _agrees(record: JobRecord, reference: Reference) -> bool:
     return record.status == reference.name
 
 
-def _stale_reference(scan: StateScan, reference: Reference, what: str) -> Violation:
-    """The subject names the place as repair_job takes it: a node, or a line and its member."""
+def _stale_reference(scan: StateScan, reference: Reference, fault: str) -> Violation:
+    """A violation with the place of the job: a node, or a line and its member."""
     place: tuple[str, ...] = (reference.owner,)
     if reference.name != "node_jobs":
         member = reference.member if reference.name == "waiting" else ""
         place = ("", reference.owner, member)
     code = _STALE[reference.name]
-    return _violation(scan, code, reference.job_id, what, reference.key, place=place)
+    return _violation(scan, code, reference.job_id, fault, reference.key, place=place)
 
 
 def _record_stays(scan: StateScan, job_id: str, record: JobRecord) -> Violation:
-    what = f"{record.state} but its record has no TTL, so Redis never deletes it"
-    return _violation(scan, "record_stays", job_id, what)
+    fault = f"{record.state} but its record has no TTL, so Redis never deletes it"
+    return _violation(scan, "record_stays", job_id, fault)
 
 
 def _violation(
-    scan: StateScan, code: str, job_id: str, what: str, *keys: str, place: tuple[str, ...] = ()
+    scan: StateScan, code: str, job_id: str, fault: str, *keys: str, place: tuple[str, ...] = ()
 ) -> Violation:
     return Violation(
         code=code,
-        sentence=f"job {job_id} {what}",
+        sentence=f"job {job_id} {fault}",
         keys=(scan.keys("job", job_id), *keys),
         subject=("slot" if code == "job_without_slot" else "job", job_id, *place),
     )

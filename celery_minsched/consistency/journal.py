@@ -41,7 +41,7 @@ def check_journal(scan: StateScan) -> Iterator[Violation]:
 
 
 def _fault_of(latest: Any, now: int) -> str:
-    """The fault of the stream, according to its latest event; "" for none."""
+    """The fault of the stream, according to its latest event, or "" for none."""
     if is_wrong_type(latest):
         return "the key of the events is not a stream"
     if latest and int(text_of(latest[0][0]).partition("-")[0]) > now + MOST_AHEAD:

@@ -103,13 +103,13 @@ def _check_tasks(scan: StateScan, tasks: Iterable[tuple[str, str]]) -> Iterator[
         for task in tasks
     ):
         record = JobRecord.of(values)
-        what = f"task {_id_of(scan, key)}: its job {job_id} {record.state} but its key "
+        subject = f"task {_id_of(scan, key)}: its job {job_id} {record.state} but its key "
         if named == job_id and ttl == -1 and record.status not in UNASSIGNED:
             fault = "has no TTL, so Redis never deletes it"
-            yield _task_violation(scan, "task_stays", what + fault, key, job_id)
+            yield _task_violation(scan, "task_stays", subject + fault, key, job_id)
         elif record.status in IN_LINE and (named is None or (named == job_id and ttl != -1)):
             fault = "is gone" if named is None else "has a TTL, so Redis may delete it too early"
-            yield _task_violation(scan, "task_lapses", what + fault, key, job_id)
+            yield _task_violation(scan, "task_lapses", subject + fault, key, job_id)
 
 
 def _task_violation(scan: StateScan, code: str, sentence: str, key: str, job_id: str) -> Violation:

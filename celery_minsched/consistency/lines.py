@@ -14,14 +14,14 @@ from .records import Key, NodeRecord
 from .state_scan import StateScan
 from .violation import Violation
 
-#: The most lines of one demand whose jobs are counted: more are not read in one step.
+#: The most lines of one demand whose jobs are counted in one step.
 _COUNTED = 2000
 
 INDEXES = ("pool_waiting", "capable_waiting", "node_waiting")
 
 
 def check_lines(scan: StateScan) -> Iterator[Violation]:
-    """Check each line; after :func:`.nodes.check_nodes`."""
+    """Check each line. Call it after :func:`.nodes.check_nodes`."""
     names = {key.ids[0] for key in scan.keys_of_kind("waiting")}
     names.update(line for _, line in scan.members("lines", "lang_waiting", "pool_langs_waiting"))
     scan.load(*INDEXES, "waiting_counts")
@@ -190,8 +190,8 @@ class _Line:
                 )
             return
         if record is None:
-            what = "has jobs but is missing from the list of lines"
-            yield self._violation("line_unlisted", what, [keys("lines")])
+            fault = "has jobs but is missing from the list of lines"
+            yield self._violation("line_unlisted", fault, [keys("lines")])
         missing = [key for key, score in zip(self.pair_keys, at_pairs, strict=True) if not score]
         if at_node is None:  # else its required node finds it
             for number, pool in enumerate(self.pools):
@@ -274,10 +274,10 @@ class _Line:
             return True
         return not required.online and self.scan.has_heartbeats(required)
 
-    def _violation(self, code: str, what: str, keys: list[str]) -> Violation:
+    def _violation(self, code: str, fault: str, keys: list[str]) -> Violation:
         return Violation(
             code=code,
-            sentence=f"line {self.name} {what}",
+            sentence=f"line {self.name} {fault}",
             keys=tuple(keys),
             subject=("line", self.name),
         )

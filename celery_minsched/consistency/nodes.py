@@ -1,4 +1,4 @@
-"""Rules about a node, its indexes, and what an absent node leaves behind (invariants 1, 3)."""
+"""Rules about a node, its indexes, and the remaining keys of absent nodes (invariants 1, 3)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_nodes(scan: StateScan) -> Iterator[Violation]:
 
 
 class _NodeState(NamedTuple):
-    """What was read of a node, in the order of :func:`_questions`."""
+    """The state of a node in Redis, in the order of :func:`_questions`."""
 
     node_id: str
     node: NodeRecord | None
@@ -55,7 +55,7 @@ class _NodeState(NamedTuple):
 
     @classmethod
     def of(cls, node_id: str, node: NodeRecord | None, answers: list[Any]) -> _NodeState:
-        """From the answers to the commands that follow the record's."""
+        """The state from the answers to these commands."""
         current_jobs, taken, score, rescue, queues, lost, *links = answers
         return cls(node_id, node, current_jobs, taken, score, rescue, queues, lost, tuple(links))
 
@@ -114,7 +114,7 @@ def _record(scan: StateScan, node_id: str) -> list[Command]:
 
 
 def _links(scan: StateScan, node: NodeRecord | None) -> list[_Link]:
-    """The keys in which the node's record says that the node is."""
+    """The keys in which the node must be, according to its record."""
     if node is None:
         return []
     keys, node_id = scan.keys, node.node_id
@@ -307,8 +307,10 @@ def _membership(key: Key, node_id: str) -> Command:
 
 def _index_lines(key: Key) -> tuple[str, ...]:
     """The index as repair_node takes it: as a line of `offers`, or as a line of `speaks`."""
-    one, other = key.as_index
-    return ("", f"{other}\t{one}\n") if key.name == "lang_speakers" else (f"{one}\t{other}\n",)
+    first, second = key.as_index
+    return (
+        ("", f"{second}\t{first}\n") if key.name == "lang_speakers" else (f"{first}\t{second}\n",)
+    )
 
 
 def _advertises(node: NodeRecord | None, key: Key, node_id: str) -> bool:

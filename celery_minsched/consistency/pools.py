@@ -1,4 +1,4 @@
-"""Rules about pools: their nodes, their language pairs, and what a pool without nodes leaves."""
+"""Rules about pools, their nodes and language pairs, and the keys of pools without nodes."""
 
 from __future__ import annotations
 

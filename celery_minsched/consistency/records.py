@@ -81,7 +81,7 @@ class NodeRecord:
 
 
 class JobRecord(NamedTuple):
-    """The fields of a job's record that say where the job is. All are "" if there is no record."""
+    """The fields of a job's record that name its place. All are "" if there is no record."""
 
     status: str
     node_id: str

@@ -1,7 +1,7 @@
 """Repairs violations on a live system.
 
 A script repairs a node, a line or a job as a whole, in one step, according to the state at that
-moment. It does not change a sound one. So a repair that comes late or twice does no harm.
+moment. It does not change a sound object. So a repair that comes late or twice does no harm.
 """
 
 from __future__ import annotations

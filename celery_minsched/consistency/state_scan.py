@@ -1,7 +1,7 @@
 """One scan of a live scheduler, in many short reads.
 
-SCAN and its variants find the names. :meth:`StateScan.read` reads what the rules compare in one
-MULTI, which has a few hundred cheap commands and occupies Redis for about a millisecond.
+SCAN and its variants find the names. :meth:`StateScan.read` reads the data that the rules compare
+in one MULTI. A MULTI has a few hundred cheap commands and occupies Redis for about a millisecond.
 :meth:`StateScan.read_loosely` costs half of that and is not atomic.
 """
 
@@ -63,7 +63,7 @@ def no_report(_step: str, _done: int, _total: int | None) -> None:
 
 
 class StateScan:
-    """Reads Redis, and keeps what the rules share."""
+    """Reads Redis, and caches the data that several rules use."""
 
     def __init__(self, views: Views, report: Report = no_report) -> None:
         self.redis, self.keys, self.report = views.redis, views.keys, report
@@ -163,7 +163,7 @@ class StateScan:
             self._contents[key.key][member] = value
 
     def _pools_of(self, pool_selector: str) -> set[str]:
-        """The pools that serve the selector, according to what was read."""
+        """The pools that serve the selector, according to the cached data."""
         self.load("lang")
         return serving_pools(
             pool_selector,
@@ -195,7 +195,7 @@ class StateScan:
                         yield key, name, text(value)
 
     def recall(self, command: Command) -> Any:
-        """The command's answer according to what was read so far. It can be out of date."""
+        """The command's answer according to the cached data. It can be out of date."""
         name, key, *args = command
         contents = self._contents.get(str(key), {})
         match name:
@@ -209,7 +209,7 @@ class StateScan:
                 first = self.firsts.get(str(key))
                 return [] if first is None else [("", first)]
             case "EXISTS":
-                return sum(self.has_key(str(each)) for each in (key, *args))
+                return sum(self.has_key(str(counted_key)) for counted_key in (key, *args))
         raise ValueError(f"{name!r} is not recalled")
 
     def read(self, units: Iterable[tuple[T, list[Command]]]) -> Iterator[tuple[T, list[Any]]]:
@@ -243,7 +243,7 @@ class StateScan:
 
 
 def is_present(command: Command, answer: Any) -> bool:
-    """Does the answer to a ZSCORE, SISMEMBER or EXISTS say that the member or key exists?"""
+    """Does the member or key exist, according to the answer to a ZSCORE, SISMEMBER or EXISTS?"""
     return answer is not None if command[0] == "ZSCORE" else bool(answer)
 
 

@@ -15,7 +15,7 @@ _CAUSE = "Another program or an operator wrote it."
 
 
 def check_keys(scan: StateScan) -> Iterator[Violation]:
-    """Check the types and names of keys, and the fleet's times; after all other checks."""
+    """Check the types and names of keys, and the fleet's times. This check must be the last."""
     for code, keys, sentence, remedy in (
         (
             *("key_of_wrong_type", scan.wrong_types),

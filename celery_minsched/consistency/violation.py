@@ -6,8 +6,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: What a repair can mend, in its order. Slots come first: every other repair sees a missing slot
-#: as a free one.
+#: The objects that a repair can mend, in its order. Slots come first: every other repair sees a
+#: missing slot as a free one.
 KINDS: Final = ("slot", "node", "line", "count", "job", "key", "ttl", "member", "field")
 
 
@@ -20,9 +20,9 @@ class Violation(BaseModel):
     sentence: str
     #: The Redis keys concerned.
     keys: tuple[str, ...]
-    #: What an operator can do if a repair cannot mend the violation.
+    #: The action of an operator if a repair cannot mend the violation.
     remedy: str = ""
-    #: What a repair mends: one of ``KINDS`` and the arguments of its repair in :mod:`.repair`.
+    #: The object to repair: one of ``KINDS`` and the arguments of its repair in :mod:`.repair`.
     #: Empty if no repair can mend it.
     subject: tuple[str, ...] = Field(default=(), exclude=True)
 

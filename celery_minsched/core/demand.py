@@ -1,8 +1,8 @@
-"""A demand: what a task asks of the node that runs it.
+"""A demand: the requirements of a task for its node.
 
 Celery users write it as a dict with the keys of :class:`Demand`: in ``minsched_routes``, on the
-task (``@app.task(minsched={...})``) and per call (``apply_async(minsched={...})``). The nearer
-place wins key by key. ``None`` removes a key.
+task (``@app.task(minsched={...})``) and per call (``apply_async(minsched={...})``). A call
+overrides the task, and the task overrides a route, key by key. ``None`` removes a key.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .selector import Selector
 
 
 class Demand(Model):
-    """What a job asks for: a pool or a language pair, and optionally more.
+    """The demand of a job: a pool or a language pair, and optionally more.
 
     ``src_lang`` may be "auto". ``tgt_lang`` is then a pair, "zh:en": speech in either of the two
     languages. The scheduler looks up the pools that serve zh to en, or else en to zh. A pool that
-    lists language pairs serves only these; a pool that lists none serves all.
+    lists language pairs serves only these. A pool that lists none serves all.
 
     Each field is stored in the job's record, see :func:`.job_fields.demand_fields`.
     """
@@ -37,12 +37,12 @@ class Demand(Model):
     #: Jobs of a session prefer the node of the session's latest job.
     session_id: SessionId = ""
     preferred_node: Name | None = None
-    #: The node must have all of these.
+    #: The node must have all these capabilities.
     capabilities: list[Name] = Field(default=[], max_length=MAX_CAPABILITIES)
-    #: ``prefer`` the session's node; ``require`` it, or the preferred node, while that node works;
-    #: ``none``.
+    #: ``prefer``: prefers the session's node. ``require``: requires the preferred node or the
+    #: session's node while that node works. ``none``: ignores the session's node.
     affinity: Literal["prefer", "require", "none"] = "prefer"
-    #: Jobs in one line take turns by this key; ``None``: by their session.
+    #: Jobs in one line take turns by this key. ``None``: by their session.
     fairness_key: SessionId | None = None
     #: If no slot is free: ``wait`` in line, or ``error``. ``None``: see ``minsched_when_full``.
     when_full: Literal["wait", "error"] | None = None
@@ -62,7 +62,7 @@ class Demand(Model):
 
     @property
     def pool_selector(self) -> str:
-        """Which pools may run the job, as the scripts read it; see :mod:`.selector`."""
+        """The pools that may run the job, as a selector. See :mod:`.selector`."""
         return str(Selector(self.pool or "", tuple(self.pairs)))
 
     @property
@@ -70,16 +70,18 @@ class Demand(Model):
         """The language pairs "src:tgt" to look up. The first that a pool serves counts."""
         if self.src_lang is None or self.tgt_lang is None:
             return []
-        one, colon, other = self.tgt_lang.partition(":")
+        first, colon, second = self.tgt_lang.partition(":")
         if colon and self.src_lang != "auto":
             raise ValueError(f"a pair as tgt_lang ({self.tgt_lang!r}) needs 'auto' as src_lang")
         if colon:
-            return [f"{check_lang(one)}:{check_lang(other)}", f"{other}:{one}"]
+            return [f"{check_lang(first)}:{check_lang(second)}", f"{second}:{first}"]
         return [f"{self.src_lang}:{check_lang(self.tgt_lang)}"]
 
 
 def merge(*demands: object) -> dict[str, Any]:
-    """One dict from demands, far to near; the nearer wins key by key, and ``None`` removes a key.
+    """Merge demands into one dict.
+
+    A later demand overrides an earlier one, key by key. ``None`` removes a key.
 
     Raises :class:`InvalidDemand` for a demand that is not a dict.
     """
@@ -114,7 +116,7 @@ def text_of(demand: Mapping[str, Any]) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _parse_text(text: str) -> Demand:
-    """Parse a demand, or take it from the cache: a check takes 60 µs, and most demands recur."""
+    """Parse a demand, with a cache. A check takes 60 µs, and most demands recur."""
     return _parse(json.loads(text))
 
 

@@ -1,4 +1,4 @@
-"""Says in words what a job asks for, and what is wrong with a value."""
+"""Describes demands and wrong values in words."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def demand_in_words(
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`` Did you mean …?`` with the known name that is closest; "" if no name is close."""
+    """`` Did you mean …?`` with the known name that is closest, or "" if no name is close."""
     close = get_close_matches(name, known, n=1)
     return f" Did you mean {prefix}{close[0]}?" if close else ""
 
@@ -45,7 +45,7 @@ def _field_of(error: ErrorDetails) -> str:
 
 
 def sentence_of(exc: ValidationError, subject: Callable[[ErrorDetails], str] = _field_of) -> str:
-    """What a model refuses, as a sentence. ``subject`` names the field of an error, if it has one.
+    """The validation errors of a model as a sentence. ``subject`` names the field of an error.
 
     The values are not in the sentence, unless ``subject`` or the error's own text shows them.
     """

@@ -1,6 +1,6 @@
 """The scheduler's errors: one class for each code that a script can answer.
 
-An error has the ``code``, the ``values`` of its text, and a sentence that says what to do.
+An error has the ``code``, the ``values`` of its text, and a sentence with the remedy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from .printing import printable
 
 
 class SchedulerError(Exception):
-    """Base of all errors of the scheduler. Its text is printable, also if a value is not."""
+    """Base of all errors of the scheduler.
+
+    Its text is printable, even if a value is unprintable.
+    """
 
     code: ClassVar[str] = "SCHEDULER_ERROR"
     sentence: ClassVar[str] = "{message}"

@@ -65,7 +65,7 @@ def _check_session(value: str) -> str:
 
 
 def is_job_id(value: str) -> bool:
-    """Has it the form of a job's id: a session's id, a colon and a number?"""
+    """Has the text the form of a job's id: a session's id, a colon and a number?"""
     return value.isprintable() and bool(_JOB_ID.fullmatch(value))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from . import errors
 from .models import HeartbeatRequest, HeartbeatResponse
 
-#: Job ids in one call: to renew a lease takes Redis some microseconds.
+#: Job ids in one call. Redis needs some microseconds to renew a lease.
 MOST_JOBS = 250
 
 
@@ -22,8 +22,8 @@ def heartbeat_calls(
 ) -> Iterator[dict[str, Any]]:
     """The arguments of the calls of one heartbeat, without the times. The last answer counts.
 
-    ``interval`` is the process's setting in seconds, and ``suffixes`` are those of the message
-    lists.
+    ``interval`` is the process's setting in seconds, and ``suffixes`` are the suffixes of the
+    message lists.
     """
     jobs = request.jobs or []
     last = max(0, len(jobs) - 1) // MOST_JOBS * MOST_JOBS

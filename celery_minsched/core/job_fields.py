@@ -36,7 +36,10 @@ _DEMAND_FIELDS: Final = [field for field in Demand.model_fields if field != "cap
 
 
 class JobArguments(NamedTuple):
-    """A job and its message. The fields are those of ``jobs`` in the header of dispatch_task."""
+    """A job and its message.
+
+    The fields are the fields of ``jobs`` in the header of dispatch_task.
+    """
 
     demand: str
     payload_json: str
@@ -89,7 +92,7 @@ def _demand_head(
 
 
 def job_fields(keys: Keys, request: DispatchRequest) -> dict[str, str]:
-    """The fields of the job's record that the caller gives; see lua/dispatch_task.lua for each."""
+    """The fields of the job's record that the caller gives, as in lua/dispatch_task.lua."""
     return {
         **demand_fields(request),
         **_priority_fields(keys, request.priority),

@@ -1,4 +1,4 @@
-"""What each key of :mod:`.keys` holds. docs/protocol.md shows this table."""
+"""The content of each key of :mod:`.keys`. docs/protocol.md shows this table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HOLDS: Final = {
     "layout": (
         (),
         "string",
-        "the number of this layout; a version with another layout refuses to start",
+        "the number of this layout. A version with another layout refuses to start",
     ),
     "times": (
         (),
@@ -37,7 +37,7 @@ HOLDS: Final = {
     "nodes": (
         (),
         "sorted set",
-        "nodes by their last heartbeat; the score of a dead node is negative",
+        "nodes by their last heartbeat. The score of a dead node is negative",
     ),
     "pools": ((), "set", "the pools that have nodes"),
     "pool_members": (("pool",), "set", "the pool's nodes"),
@@ -49,7 +49,7 @@ HOLDS: Final = {
     "pool_langs": (
         ("pool",),
         "set",
-        "the language pairs that the pool lists; without this key the pool serves all pairs",
+        "the language pairs that the pool lists. Without this key the pool serves all pairs",
     ),
     "capable_members": (
         ("pool", "capability"),
@@ -76,7 +76,7 @@ HOLDS: Final = {
         "demand, and `successor`, a later job of its task",
     ),
     "job_id_seq": ((), "string", "the number of the latest job"),
-    "task": (("task",), "string, TTL", "the latest job of a task id; it lapses with that job"),
+    "task": (("task",), "string, TTL", "the latest job of a task id. It expires with that job"),
     "session": (("session",), "hash, TTL", "`node_id`, `preferred_pool`, `last_lang_pair`"),
     "turn": (
         (),
@@ -87,7 +87,7 @@ HOLDS: Final = {
     "lines": (
         (),
         "hash",
-        "the lines in which jobs wait; the value lists the indexes that contain the line, as "
+        "the lines in which jobs wait. The value lists the indexes that contain the line, as "
         "`offers` does",
     ),
     "waiting": (
@@ -126,7 +126,7 @@ HOLDS: Final = {
     "node_searches": (
         ("node",),
         "hash, TTL",
-        "the progress of a search through an index that has more lines than one call reads; `end`: "
+        "the progress of a search through an index that has more lines than one call reads. `end`: "
         "the search found no line",
     ),
     "lang_waiting": (("src:tgt",), "set", "the lines that wait for the pair"),
@@ -159,8 +159,8 @@ HOLDS: Final = {
     "paused": ((), "set", "pools that an operator has paused"),
     "events": ((), "stream", "the latest events"),
     "counts": ((), "hash", "counters that belong to no pool"),
-    "pool_counts": (("pool",), "hash", "the pool's counters; with a TTL once it has no node"),
-    "node_queue": (("node",), "list", "the node's messages; the next one is at the right"),
+    "pool_counts": (("pool",), "hash", "the pool's counters, with a TTL if it has no node"),
+    "node_queue": (("node",), "list", "the node's messages. The next message is at the right"),
     "job_queue": (("job",), "list", "the message of a job that has no slot"),
     "node_unacked": (
         ("node",),

@@ -36,7 +36,7 @@ STATE: Final = {
     "task": "task:{}",
     "session": "session:{}",
     "turn": "turn",
-    # The name of a line states what its jobs need of a node, see lua/include/line_index.lua.
+    # The name of a line contains the requirements of its jobs, see lua/include/line_index.lua.
     "lines": "lines",
     "waiting": "waiting:{}",
     "waiting_counts": "waiting_counts",
@@ -77,7 +77,7 @@ QUEUES: Final = {
 }
 
 
-#: Keys whose ids may contain colons: those of jobs, sessions, tasks and lines.
+#: Keys whose ids may contain colons: keys of jobs, sessions, tasks and lines.
 _WITH_COLONS: Final = ("job:", "session:", "task:", "waiting:", "minsched.job.")
 
 
@@ -180,6 +180,6 @@ def queue_name(node_id: str) -> str:
 
 
 def node_of_queue(queue: str) -> str | None:
-    """The node of a node's queue; ``None`` for any other queue."""
+    """The node of a node's queue, or ``None`` for any other queue."""
     head, _, node_id = queue.partition("minsched.node.")
     return node_id if node_id and not head else None

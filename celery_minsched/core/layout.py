@@ -1,4 +1,4 @@
-"""The number of the layout in Redis. It keeps a version from misreading another version's keys.
+"""The number of the layout in Redis. With it, no version misreads the keys of another version.
 
 A node writes the number when it registers. Nodes and applications read it once, when they start.
 Layout 1, the original specification's, has no number. Its sign is a job counter without the
@@ -21,7 +21,7 @@ SPECIFIED: Final = 1  # the original specification's
 
 
 def layout_of(client: redis.Redis, keys: Keys) -> int | None:
-    """The number of the layout in Redis; ``None`` for a database without the scheduler's keys.
+    """The number of the layout in Redis, or ``None`` for a database without the scheduler's keys.
 
     Raises :class:`WrongLayout` for a value that is not a number.
     """

@@ -6,9 +6,9 @@
   functions that it calls only there stand there too, whatever include they are from.
 - A name in capitals becomes its number. Lua allows 200 local names in a script.
 - ``key.node_jobs(node_id)`` becomes ``(KEYS[1] .. 'node:jobs:' .. (node_id))``.
-- ``ARGV.node_id`` becomes ``ARGV[2]``, if the header of the script says ``ARGV[2] node_id``.
+- ``ARGV.node_id`` becomes ``ARGV[2]``, if the header of the script has ``ARGV[2] node_id``.
 
-A script may take items after its single arguments. The header says ``ARGV[3...] job_ids``, or
+A script may take items after its single arguments. The header has ``ARGV[3...] job_ids``, or
 ``ARGV[2...] jobs (demand, payload_json)`` if each item has several fields. In the script,
 ``#ARGV.jobs`` is the number of items, ``for demand, payload_json in ARGV.jobs do`` is a loop over
 them (``in ARGV.jobs after 3`` leaves out the first three), and ``{ARGV.job_ids}`` is a table of
@@ -64,7 +64,7 @@ class Arguments:
     single: tuple[str, ...]
     #: The name of the items that follow, "" for none.
     items: str = ""
-    #: The names of the arguments of each item, itself if it has one.
+    #: The names of the fields of each item.
     fields: tuple[str, ...] = ()
 
 
@@ -95,7 +95,7 @@ def source(name: str) -> str:
 
 
 def numbers(include: str, name: str) -> tuple[int, ...]:
-    """The numbers that an include gives to a name in capitals: one, or those of a list."""
+    """The numbers that an include gives to a name in capitals: one number, or a list."""
     [digits] = re.findall(
         rf"^local {name} = {{?([\d, ]+)", _read(f"include/{include}"), re.MULTILINE
     )
@@ -110,7 +110,7 @@ def number(include: str, name: str) -> int:
 
 @cache
 def sha(name: str) -> str:
-    """The SHA1 by which Redis knows script ``name``."""
+    """The SHA1 digest of script ``name``."""
     return hashlib.sha1(source(name).encode()).hexdigest()
 
 
@@ -155,7 +155,7 @@ def _code(text: str) -> str:
 
 
 def _without_unused(text: str) -> str:
-    """``text`` without the functions that it does not call; a call is below what it calls."""
+    """``text`` without unused functions. A function is above its calls."""
     for function in reversed(list(_FUNCTION.finditer(text))):
         if not re.search(rf"\b{function[1]}\b", _code(text[function.end() :])):
             text = text[: function.start()] + text[function.end() :]
@@ -184,7 +184,7 @@ def number_arguments(text: str, signature: Arguments) -> str:
             or len(names) != size
             or (size > 1 and names != signature.fields)
         ):
-            raise ValueError(f"not as the header says: {match[0]}")
+            raise ValueError(f"differs from the header: {match[0]}")
         values = ["ARGV[at]", *(f"ARGV[at + {offset}]" for offset in range(1, size))]
         start = f"{first} + {size} * {match[3]}" if match[3] else first
         head = f"for at = {start}, #ARGV, {size} do"
@@ -218,7 +218,7 @@ def spell_keys(text: str) -> str:
 
 
 def _spell(key: re.Match[str]) -> str:
-    name, ids = key[1], [one.strip() for one in key[2].split(",") if one.strip()]
+    name, ids = key[1], [key_id.strip() for key_id in key[2].split(",") if key_id.strip()]
     template = STATE.get(name, QUEUES.get(name))
     if template is None:
         raise ValueError(f"unknown key: {key[0]}")
@@ -226,6 +226,6 @@ def _spell(key: re.Match[str]) -> str:
     if len(ids) != len(others):
         raise ValueError(f"{len(others)} ids expected: {key[0]}")
     parts = ["KEYS[1]" if name in STATE else "KEYS[2]", f"'{first}'"]
-    for one, piece in zip(ids, others, strict=True):
-        parts += [f"({one})", f"'{piece}'"] if piece else [f"({one})"]
+    for key_id, piece in zip(ids, others, strict=True):
+        parts += [f"({key_id})", f"'{piece}'"] if piece else [f"({key_id})"]
     return f"({' .. '.join(parts)})"

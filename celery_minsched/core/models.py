@@ -47,14 +47,14 @@ def this_process() -> str:
 
 
 class PoolOffer(Model):
-    """A pool that a node offers, and the language pairs it serves there."""
+    """A pool that a node offers, and the language pairs that it serves there."""
 
     id: Name
     langs: list[tuple[Lang, Lang]] = Field(default=[])
 
 
 class RegisterNodeRequest(Model):
-    """What a node is: its slots, its capabilities and its pools.
+    """The description of a node: its slots, its capabilities and its pools.
 
     ``cap_json`` is a JSON list of capability names, or an object whose keys with a value other
     than false, null and 0 are capabilities. ``pools_json`` is a JSON list of pool ids (strings or
@@ -65,8 +65,8 @@ class RegisterNodeRequest(Model):
     cap_json: JsonText = "{}"
     max_jobs: int = Field(ge=1, le=MAX_SLOTS)
     pools_json: JsonText
-    #: The most jobs that the node runs at once; ``None``: ``max_jobs``. If the node dies, its death
-    #: counts for at most this number of jobs: those that it claimed first.
+    #: The most jobs that the node runs at once. ``None``: ``max_jobs``. If the node dies, its death
+    #: counts for at most this number of jobs. The jobs that it claimed first count.
     concurrency: int | None = Field(default=None, ge=1)
     #: The process of the node. While a live node has the same id and another process, Redis answers
     #: NODE_ID_IN_USE.
@@ -97,7 +97,7 @@ class RegisterNodeRequest(Model):
 
     @property
     def capabilities(self) -> list[str]:
-        """Names of the node's capabilities, sorted."""
+        """The names of the node's capabilities, sorted."""
         return _capabilities(parse_json(self.cap_json))
 
     @property
@@ -159,10 +159,10 @@ class HeartbeatRequest(Model):
     #: Why the node takes no jobs. ``stopping``: it finishes its jobs. ``stuck``: its worker does
     #: not work. In both states the node is offline, also if ``online`` is true.
     state: Literal["", "stuck", "stopping"] = ""
-    #: Does the node take each message from its queue at once? Then a message that lies there for
+    #: Does the node take each message from its queue at once? Then a message that is there for
     #: ``node_ttl`` shows that the node is stuck.
     takes_at_once: bool = False
-    #: Seconds between two heartbeats until the answer changes it; ``None``: the setting.
+    #: Seconds between two heartbeats until the answer changes it. ``None``: the setting.
     interval: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @field_validator("load_json")
@@ -173,7 +173,7 @@ class HeartbeatRequest(Model):
 
     @property
     def load(self) -> float:
-        """Mean of the reported cpu, gpu and mem in percent; 0 if none is reported."""
+        """Mean of the reported cpu, gpu and mem in percent, or 0 if none is reported."""
         return _load(parse_json(self.load_json))
 
 
@@ -187,13 +187,13 @@ def _load(report: dict[str, Any]) -> float:
 
 
 class HeartbeatResponse(Model):
-    """The answer to a heartbeat: the node's state in Redis, and what the node has to do."""
+    """The answer to a heartbeat: the node's state in Redis, and the work of the node."""
 
     current_jobs: int
     draining: bool
     #: Reported jobs that do not belong to the node.
     not_yours: list[str]
-    #: Milliseconds after which the next maintenance is due; -1 if none is known.
+    #: Milliseconds after which the next maintenance is due, or -1 for none.
     next_due_ms: int = -1
     #: Seconds to the node's next heartbeat: the setting, or more in a large fleet.
     interval: float = 0.0
@@ -247,7 +247,7 @@ class DispatchRequest(JobFields, Demand):
 
 
 class DispatchResponse(Model):
-    """Where a job went, and why."""
+    """The node of a job or its place in line, and the reason."""
 
     #: "" if the job waits.
     node_id: str
@@ -266,11 +266,11 @@ class CompleteTaskRequest(Model):
     node_id: Name
     status: Literal["finished", "failed"]
     reason: Printable = Field(default="", max_length=200)
-    #: Delivery tag of the job's message, which the node kept until now; "" for none.
+    #: Delivery tag of the job's message, which the node kept until now. "" for none.
     delivery_tag: Printable = Field(default="", max_length=255)
-    #: The claim by which the node ran the job; "" for none. A later claim makes it void.
+    #: The claim by which the node ran the job. "" for none. A later claim makes it void.
     claim: Printable = Field(default="", max_length=64)
-    #: The claim by which the node takes its next job in the answer; "" if it takes none. The name
+    #: The claim by which the node takes its next job in the answer. "" if it takes none. The name
     #: differs from those of earlier claims. A repeated call gives the same name.
     next_claim: Printable = Field(default="", max_length=64)
 

@@ -1,4 +1,4 @@
-"""The outcomes of dispatches and completions: what they return, or the errors they raise."""
+"""The outcomes of dispatches and completions: return values and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .texts import text
 def outcomes_of(
     answers: list[Any], jobs: Sequence[JobToDispatch]
 ) -> list[DispatchResponse | errors.SchedulerError]:
-    """The outcomes of jobs, to the first that is refused; the script looks at none after it."""
+    """The outcomes of jobs, up to the first refused job. The script ignores the jobs after it."""
     return [outcome_of(answer, job[0]) for answer, job in zip(answers, jobs, strict=False)]
 
 

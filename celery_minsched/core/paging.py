@@ -15,7 +15,7 @@ Args = tuple[str | bytes | int, ...]
 MOST_ITEMS = lua_source.number("dispatch_plain", "MOST_JOBS")
 #: Bytes of one call, roughly: Redis copies 1 MB in 1 ms. A larger item gets its own call.
 MOST_BYTES = 1_000_000
-#: Tasks of one call that revokes tasks: each has several keys to change.
+#: Tasks of one call that revokes tasks. Each task has several keys to change.
 MOST_REVOKED = 50
 
 

@@ -18,8 +18,8 @@ def duration(milliseconds: float) -> str:
     seconds = max(milliseconds, 0) / 1000
     if seconds < 10:
         return f"{seconds:.1f} s"
-    whole = int(seconds)
+    rounded = int(seconds)
     for size, unit, smaller, lower in ((86400, "d", 3600, "h"), (3600, "h", 60, "m")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller} {lower}"
-    return f"{whole // 60} m {whole % 60} s" if whole >= 60 else f"{whole} s"
+        if rounded >= size:
+            return f"{rounded // size} {unit} {rounded % size // smaller} {lower}"
+    return f"{rounded // 60} m {rounded % 60} s" if rounded >= 60 else f"{rounded} s"

@@ -80,19 +80,19 @@ class Reader:
                 return
 
     def in_order_of(self, name: str, ids: Iterable[str]) -> Iterator[str]:
-        """The members of one sorted set after the other. Short ones share a round trip."""
+        """The members of one sorted set after the other. Short sets share a round trip."""
         for page in pages(ids):
-            heads = self.ask(("ZRANGE", self.keys(name, one), 0, PAGE - 1) for one in page)
-            for one, head in zip(page, heads, strict=True):
+            heads = self.ask(("ZRANGE", self.keys(name, key_id), 0, PAGE - 1) for key_id in page)
+            for key_id, head in zip(page, heads, strict=True):
                 yield from texts(head)
                 if len(head) == PAGE:
-                    yield from self.in_order(name, one, start=PAGE)
+                    yield from self.in_order(name, key_id, start=PAGE)
 
 
 def scan_keys(
     client: redis.Redis, keys: Keys, pattern: str, count: int = MANY
 ) -> Iterator[list[str]]:
-    """The keys below the broker's prefix that match, in batches; some of them twice."""
+    """The matching keys below the broker's prefix, in batches. A key can come twice."""
     escaped = "".join(f"[{c}]" if c in "*?[" else c for c in keys.queue_prefix)
     cursor = 0
     while True:

@@ -116,7 +116,7 @@ class MinimalSchedulerService(ScriptCaller):
         """Dispatch jobs and send their messages, each in one step, a hundred in a call.
 
         A message is two JSON texts: before the place of its job's id, and after it. Returns the
-        outcome of each job, to the first that is refused. The jobs after it are not dispatched. If
+        outcome of each job, up to the first refused job. The jobs after it are not dispatched. If
         a call fails, the jobs of earlier calls are dispatched. Jobs with a task id and a token get
         the same answers if they are dispatched again.
         """
@@ -143,7 +143,7 @@ class MinimalSchedulerService(ScriptCaller):
     ) -> list[DispatchResponse | errors.SchedulerError | None]:
         """Move messages from an ordinary queue's list to dispatch, each in one step.
 
-        A job is its message as it lies in the list, its request, and its message as
+        A job is its message as it is in the list, its request, and its message as
         :meth:`dispatch_tasks` takes it. The outcome is ``None`` if the message is not in the list.
         The first job that is refused is the last one, and its message stays in the list.
         """
@@ -169,7 +169,7 @@ class MinimalSchedulerService(ScriptCaller):
     def place_jobs(
         self, job_ids: Sequence[str], handed_back_by: str, requeued: bool = False
     ) -> list[str]:
-        """Place jobs whose messages lie in their own lists: at a node, or in line.
+        """Place jobs whose messages are in their own lists: at a node, or in line.
 
         ``handed_back_by`` is the node that gives up their slots. Jobs go to the head of their
         lines. ``requeued`` jobs, whose tasks have begun, go to the end. Returns the outcome of each
@@ -216,7 +216,7 @@ class MinimalSchedulerService(ScriptCaller):
     ) -> tuple[str, dict[str, Any]]:
         """Claim a job whose message a node received. The claim has the name ``claim``.
 
-        If the message lies in the node's list ``node_taken``, ``taken`` adds it to the
+        If the message is in the node's list ``node_taken``, ``taken`` adds it to the
         unacknowledged messages in the same step, with any verdict.
 
         Returns the verdict: ``run``, ``discard``, ``drop``, ``hand_back``, ``full`` or
@@ -259,7 +259,7 @@ class MinimalSchedulerService(ScriptCaller):
     def acknowledge_job(self, node_id: str, delivery_tag: str, term: int) -> str:
         """Record that a node acknowledges a message before its job begins.
 
-        Returns ``acknowledged``, ``refused`` or ``gone``; see the script.
+        Returns ``acknowledged``, ``refused`` or ``gone``. See the script.
         """
         arguments = {"node_id": node_id, "delivery_tag": delivery_tag, "term": term}
         return str(self._call("acknowledge_job", **arguments)[1])
@@ -281,19 +281,19 @@ class MinimalSchedulerService(ScriptCaller):
     def claim_rescue(self) -> tuple[str, str]:
         """Claim the rescue of a node that is gone, for ten seconds.
 
-        Returns its id and ``dead``, or ``left`` if the node has stopped in order. ("", "") for no
-        node. The caller moves the node's messages to the jobs' own lists, and then calls
-        :meth:`rescue_node`.
+        Returns its id, and ``dead`` or ``left``. A node that has stopped in order has ``left``.
+        Returns ("", "") if no node is gone. The caller moves the node's messages to the jobs' own
+        lists, and then calls :meth:`rescue_node`.
         """
-        _, node_id, how = self._call("claim_rescue")
-        return str(node_id), str(how)
+        _, node_id, reason = self._call("claim_rescue")
+        return str(node_id), str(reason)
 
     def claim_lost_job(self) -> str:
         """Claim a lost job, to notify its caller. "" for none. The claim ends after a while."""
         return str(self._call("claim_lost_job")[1])
 
     def rescue_node(self, node_id: str, job_ids: Iterable[str] = ()) -> tuple[int, int, int]:
-        """Place jobs of a node that is gone, at most 100. Their messages lie in their own lists.
+        """Place jobs of a node that is gone, at most 100. Their messages are in their own lists.
 
         Without jobs, it settles some jobs that have no message. Returns how many jobs are placed,
         how many are lost, and how many the node still has. These need further calls.
@@ -304,7 +304,11 @@ class MinimalSchedulerService(ScriptCaller):
     def repair_node(
         self, node_id: str, advertised_indexes: str = "", language_pairs: str = ""
     ) -> None:
-        """Repair a node by its record. The indexes and pairs are those in which it was seen."""
+        """Repair a node by its record.
+
+        ``advertised_indexes`` and ``language_pairs`` are the indexes and pairs in which it was
+        seen.
+        """
         self._call(
             "repair_node",
             node_id=node_id,
@@ -351,7 +355,7 @@ class MinimalSchedulerService(ScriptCaller):
         )
 
     def set_language_pools(self, src_lang: str, tgt_lang: str, pools: Iterable[str]) -> None:
-        """Map a language pair to pools, in addition to what nodes advertise.
+        """Map a language pair to pools, in addition to the pairs that nodes advertise.
 
         No pools removes the mapping. Raises ``ValueError`` for a wrong name.
         """

@@ -53,7 +53,7 @@ class ScriptCaller:
         return scripts.call(self.redis, self.keys, name, times=self._times, **arguments)
 
     def _call_many(self, name: str, fields: Sequence[str], rows: Sequence[Args]) -> list[list[Any]]:
-        """The answers of a script for each row of arguments; one round trip for a page of rows."""
+        """The answers of a script for each row of arguments. One round trip runs a page of rows."""
         return [answer for page in pages(rows) for answer in self._call_page(name, fields, page)]
 
     def _call_page(self, name: str, fields: Sequence[str], page: Sequence[Args]) -> list[list[Any]]:

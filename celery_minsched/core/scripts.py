@@ -41,7 +41,7 @@ def in_order(name: str, /, **arguments: Any) -> list[Value]:
 
 
 def call(client: redis.Redis, keys: Keys, name: str, /, **arguments: Any) -> list[Any]:
-    """Run script ``name``; the first item of its answer is ``OK`` or an error code.
+    """Run script ``name``. The first item of its answer is ``OK`` or an error code.
 
     Sends the source if the server has lost its scripts (restart, failover, SCRIPT FLUSH). Raises
     redis-py's own errors.
@@ -51,7 +51,7 @@ def call(client: redis.Redis, keys: Keys, name: str, /, **arguments: Any) -> lis
 
 
 def call_for_bytes(client: redis.Redis, keys: Keys, name: str, /, **arguments: Any) -> list[Any]:
-    """As :func:`call`, with each text of the answer as the bytes that Redis has sent."""
+    """Like :func:`call`. Returns each text of the answer as bytes."""
     prefixes, args = (keys.prefix, keys.queue_prefix), in_order(name, **arguments)
     as_bytes = {NEVER_DECODE: True}
     with _looking_for_the_master(client):
@@ -72,7 +72,7 @@ def call_many(
     fields: Sequence[str],
     rows: Sequence[Sequence[Value]],
 ) -> list[list[Any]]:
-    """Run script ``name`` once for each row, in one round trip; their answers in order.
+    """Run script ``name`` once for each row, in one round trip. Returns the answers in order.
 
     A row has the arguments that ``fields`` names. The script takes no items.
     """
@@ -92,9 +92,11 @@ def call_many(
 def begin(
     client: redis.Redis, keys: Keys, name: str, /, **arguments: Any
 ) -> Callable[[], list[Any]]:
-    """Send a call of script ``name``. Returns a function that waits for the answer, and that must
-    be called. Both raise redis-py's errors. Neither tries again, nor sends the source to a server
-    that does not know the script.
+    """Send a call of script ``name``.
+
+    Returns a function that waits for the answer. The caller must call this function. Both raise
+    redis-py's errors. Neither tries again, nor sends the source to a server that does not know the
+    script.
     """
     args = in_order(name, **arguments)
     connection = client.connection_pool.get_connection()
@@ -126,7 +128,8 @@ def _looking_for_the_master(client: redis.Redis) -> Iterator[None]:
     try:
         yield
     except redis.ResponseError as exc:
-        if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):  # the second for Redis 6.2
+        # Redis 6.2 has the word only in the text.
+        if isinstance(exc, ReadOnlyError) or "READONLY" in str(exc):
             client.connection_pool.disconnect(inuse_connections=False)
         raise
     except redis.TimeoutError:  # the idle connections are probably dead too

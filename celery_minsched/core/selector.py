@@ -1,4 +1,4 @@
-"""A pool selector: which pools may run a job.
+"""A pool selector: the pools that may run a job.
 
 ``asr`` is a pool. ``zh:en`` is a language pair: the pools that serve it. ``zh:en|en:zh`` looks the
 second pair up if no pool serves the first. ``asr=zh:en`` is the pool ``asr`` if it serves the pair.
@@ -22,7 +22,10 @@ class Selector(NamedTuple):
 
 
 def parse_selector(text: str) -> Selector:
-    """The parts of a pool selector. Any text has some; it may come from a damaged record."""
+    """The parts of a pool selector.
+
+    The text may come from a damaged record, so any text is valid.
+    """
     pool, equals, pairs = text.partition("=")
     if not equals:
         pool, pairs = ("", text) if ":" in text else (text, "")

@@ -34,7 +34,7 @@ class Settings(BaseModel):
     heartbeat_interval: float = Field(
         default=1.0,
         gt=0,
-        description="time between two heartbeats of a node; longer in a large fleet",
+        description="time between two heartbeats of a node (longer in a large fleet)",
     )
     lease: float = Field(
         default=30.0, gt=0, description="how long a job keeps its slot if no node confirms the job"
@@ -43,7 +43,9 @@ class Settings(BaseModel):
         default="wait", description="what a task does if no slot is free"
     )
     max_waiting: int = Field(
-        default=100_000, ge=1, description="the most jobs in one line; more jobs are refused"
+        default=100_000,
+        ge=1,
+        description="the most jobs in one line. The scheduler refuses more jobs",
     )
     session_ttl: float = Field(
         default=3600.0,

@@ -36,7 +36,7 @@ _EMPTY: dict[str, Any] = {
 
 
 def is_wrong_type(answer: object) -> bool:
-    """Does the answer say that the key has the wrong type for the command?"""
+    """Is the answer the error for a key of the wrong type?"""
     return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
 
 
@@ -77,14 +77,14 @@ def ask(client: redis.Redis, commands: Iterable[Command]) -> list[Any]:
 
 
 def integer(value: str | None) -> int | None:
-    """The integer; ``None`` for another text, and for one too large for Lua to hold exactly."""
+    """The integer, or ``None`` for another text, and for one too large for Lua to hold exactly."""
     if value is None or not _INTEGER.fullmatch(value):
         return None
     return number if abs(number := int(value)) <= MAX_TIME else None
 
 
 def count_of(value: str | None) -> int:
-    """A counter's value; 0 if it is unreadable."""
+    """A counter's value, or 0 if it is unreadable."""
     return integer(value) or 0
 
 
@@ -97,7 +97,7 @@ class Fields:
 
     @property
     def broken(self) -> str:
-        """The unreadable fields in words; "" for none."""
+        """The unreadable fields in words, or "" for none."""
         return ", ".join(self._faults.values())
 
     def text(self, name: str) -> str:
@@ -105,7 +105,7 @@ class Fields:
         return self._record.get(name) or ""
 
     def integer(self, name: str, least: int = 0, most: int = MAX_TIME) -> int:
-        """An integer; 0 for a missing or unreadable field."""
+        """An integer, or 0 for a missing or unreadable field."""
         value = self._record.get(name)
         number = integer(value or "0")
         if number is None or (value and not least <= number <= most):
@@ -120,7 +120,7 @@ class Fields:
             self._record_fault(name, "not a number")
 
     def one_of(self, name: str, words: Collection[str]) -> str:
-        """One of the words; "" for a missing or unreadable field."""
+        """One of the words, or "" for a missing or unreadable field."""
         value = self.text(name)
         if value and value not in words:
             self._record_fault(name, f"not one of {', '.join(words)}")
@@ -128,7 +128,7 @@ class Fields:
         return value
 
     def json(self, name: str, kind: type | None = None) -> Any:
-        """The value of a JSON text of this type; ``None`` for an unreadable text."""
+        """The value of a JSON text of this type, or ``None`` for an unreadable text."""
         text = self.text(name)
         try:
             value = _json(text) if text else None
@@ -170,7 +170,7 @@ class Fields:
             self._faults.setdefault(name, f"{name} is missing")
 
     def matching(self, name: str, pattern: re.Pattern[str]) -> str:
-        """A text that matches the pattern; "" for another text."""
+        """A text that matches the pattern, or "" for another text."""
         value = self.text(name)
         if value and not pattern.fullmatch(value):
             self._record_fault(name, "unreadable")

@@ -21,7 +21,7 @@ def text_of(answer: object) -> str:
 
 
 def text_or_none(answer: object) -> str | None:
-    """One answer as text; ``None`` for ``None``."""
+    """One answer as text, or ``None`` for ``None``."""
     return None if answer is None else text_of(answer)
 
 

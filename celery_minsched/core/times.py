@@ -1,6 +1,6 @@
 """The fleet's times: ``node_ttl``, ``lease`` and others, the same for all of its processes.
 
-They lie in one key of Redis, and the scripts read them there. So no process can take nodes offline
+One key of Redis has the times, and the scripts read this key. So no process can take nodes offline
 or end leases by its own settings. If no node lives, a node that registers makes its settings the
 fleet's.
 """
@@ -34,7 +34,7 @@ def to_text(settings: Settings) -> str:
 
 
 def look_up(client: redis.Redis, keys: Keys) -> str | None:
-    """The fleet's times in Redis; ``None`` if no node has registered yet."""
+    """The fleet's times in Redis, or ``None`` if no node has registered yet."""
     [answer] = ask(client, [("GET", keys("times"))])
     fleet: str | None = text(answer)
     return fleet
@@ -62,7 +62,7 @@ def settings_of_fleet(own: Settings, fleet: str | None) -> Settings:
 
 
 def warn_of_differences(own: Settings, fleet: Settings) -> None:
-    """Log which settings of this process differ from the fleet's, and what to do."""
+    """Log the settings of this process that differ from the fleet's, and the remedy."""
     differences = [
         f"{PREFIX}{name} is {getattr(own, name):g} here and {getattr(fleet, name):g} in the fleet"
         for name in (*_SECONDS, "heartbeat_interval", "max_rescues")

@@ -8,7 +8,7 @@
 -- ARGV[4] delivery_tag of the message
 -- ARGV[5] claim: a name that differs from those of earlier claims of the same job
 -- ARGV[6] taken: "true" if the message is the latest in the list of messages that the node takes. Then the script moves
---         it to the unacknowledged ones, whatever the answer. "false" or left out if the caller does that
+--         it to the unacknowledged messages, with any answer. "false" or left out if the caller does that
 --
 -- Returns {"OK", "run", pool, chosen_by, ms in line, the node's term}   the node holds the job's slot
 --         {"OK", "discard"}    the job was revoked or has expired: the worker reports that and runs nothing

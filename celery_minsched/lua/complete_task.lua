@@ -8,7 +8,7 @@
 -- ARGV[2] job_id
 -- ARGV[3] node_id
 -- ARGV[4] status, "finished" or "failed"
--- ARGV[5] reason, "" if the status says enough
+-- ARGV[5] reason, "" if the status is enough
 -- ARGV[6] delivery_tag of the job's message, which the node forgets; "" for none
 -- ARGV[7] claim by which the node ran the job; "" or left out for none
 -- ARGV[8] next_claim: the claim by which the node takes its next job, a name that differs from those of earlier claims;

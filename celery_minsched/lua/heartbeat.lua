@@ -15,7 +15,7 @@
 -- ARGV[6] load, 0..100
 -- ARGV[7] priority_suffixes of the message lists, one for each of kombu's priority steps, separated by newlines
 -- ARGV[8] listing: "jobs" if job_ids are all jobs of the node, "some" if a call with the others follows, "" if the node
---         cannot tell at present
+--         cannot determine at present
 -- ARGV[9] is_rescuer, "true" if the caller does rescues when the answer asks for it, "false" if it cannot read messages
 -- ARGV[10] state: why the node takes no jobs, "stuck" or "stopping"; "" if it takes jobs, or leaves
 -- ARGV[11] takes_at_once, "true" if the node takes each message from its queue as soon as it arrives, "false" if it may

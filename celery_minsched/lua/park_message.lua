@@ -13,7 +13,7 @@
 --
 -- Returns {"OK", "parked"}
 --         {"OK", "incomplete"}    moved, but Redis has lost the job's demand: call repair_job
---         {"OK", "acknowledged"}  the job goes on, and nothing was changed
+--         {"OK", "acknowledged"}  the job continues, and nothing was changed
 --         {"OK", "gone"}          the message is no longer there
 
 local job, node_id, delivery_tag = read_job(ARGV.job_id), ARGV.node_id, ARGV.delivery_tag

@@ -1,5 +1,5 @@
 -- include: rescue
--- Repairs a job. Its record says where it belongs, and it is removed from all other places. If the record says that the
+-- Repairs a job. Its record names its place, and it is removed from all other places. If the record states that the
 -- job has a slot, and the slot is gone, the job takes the slot again: the node confirms it, or its lease ends. A job
 -- with a message and no place is placed. A job without a message and a slot is lost, and its caller gets an error. A
 -- job without a fault is not changed.

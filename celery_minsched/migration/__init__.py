@@ -1,1 +1,1 @@
-"""Moves jobs in from ordinary queues and from the original specification, and out again."""
+"""Moves jobs from ordinary queues and from the original specification to nodes, and back."""

@@ -1,8 +1,8 @@
 """Moves the waiting messages of an ordinary Celery queue into the scheduler.
 
 Plain workers can consume the queue at the same time. A script takes a message out of its list and
-dispatches it in one step, so a message is never lost or doubled. A task keeps its id, priority, eta
-and expiry. Its demand comes from the router, as in a new call.
+dispatches it in one step, so a message is never lost or duplicated. A task keeps its id, priority,
+eta and expiry. Its demand comes from the router, as in a new call.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Kind(BaseModel):
     messages: int
     #: "" if the messages stay.
     demand: str = ""
-    #: Why the messages stay in the queue; "" if they do not.
+    #: The reason why the messages stay in the queue. "" if they do not stay.
     stays: str = ""
 
 
@@ -55,9 +55,9 @@ class Adoption(BaseModel):
     busy: int = 0
     impossible: int = 0
     delayed: int = 0
-    #: The error that stopped the adoption; "" if none did.
+    #: The error that stopped the adoption, or "" for none.
     refused: str = ""
-    kinds: list[Kind] = []  # all in a preview, otherwise those that stay
+    kinds: list[Kind] = []  # all kinds in a preview, otherwise the kinds that stay
 
 
 class _Stays(NamedTuple):
@@ -99,7 +99,7 @@ class Adopter:
         return sum(client.llen(key) for key in self._lists)
 
     def preview(self, limit: int | None = None) -> Adoption:
-        """What an adoption would do. Changes nothing."""
+        """The expected result of an adoption. Changes nothing."""
         waiting = self.waiting()
         kinds: KindCounts = Counter()
         left = waiting if limit is None else limit

@@ -30,11 +30,11 @@ class Release(BaseModel):
 
     #: The number of returned messages by queue.
     returned: dict[str, int] = {}
-    #: Tasks that were revoked while they waited. Their results say so.
+    #: Tasks that were revoked while they waited. Their results have the status REVOKED.
     revoked: int = 0
     #: Deleted keys.
     deleted: int = 0
-    #: Why keys are left, as sentences.
+    #: The reasons why keys are left, as sentences.
     left: list[str] = []
 
 
@@ -133,7 +133,7 @@ class Releaser:
             self._plugin.app.backend.mark_as_revoked(message.task_id, "revoked")
 
     def _read(self, source: str, raw: bytes) -> _Message | None:
-        """A message and its target; ``None`` if it is not a task message."""
+        """A message and its target, or ``None`` if it is not a task message."""
         message = read_task(raw)
         if message is None:
             return None
@@ -161,7 +161,7 @@ class Releaser:
         return route.get("queue") or app.amqp.queues[app.conf.task_default_queue]
 
     def _obstacles(self) -> Iterator[str]:
-        """Why the keys cannot be deleted yet, and what to do."""
+        """The reasons why the keys cannot be deleted yet, with the remedies."""
         nodes = self._plugin.views.nodes()
         alive = {node.node_id for node in nodes if node.heartbeats_arriving}
         if alive:
@@ -178,13 +178,13 @@ class Releaser:
         if unrescued:
             yield (
                 f"No node has rescued the jobs of {', '.join(sorted(unrescued))} yet. Start a "
-                "node, drain it, run this command until it does not say this any more, and stop "
+                "node, drain it, run this command until it does not print this, and stop "
                 "the node."
             )
         if self._redis.exists(self._keys("lost")):
             yield (
                 "Jobs are lost, and no node has reported them to their callers yet. Start a node, "
-                "drain it, run this command until it does not say this any more, and stop the node."
+                "drain it, run this command until it does not print this, and stop the node."
             )
         if self.waiting():
             yield _STILL_SENDING
@@ -218,7 +218,7 @@ class Releaser:
                 yield [key for key in batch if self._name(key.replace(queues + begin, queues, 1))]
 
     def _name(self, key: str) -> str:
-        """The name of a key in :mod:`celery_minsched.core.keys`; "" for another program's key."""
+        """The name of a key in :mod:`celery_minsched.core.keys`, or "" for an unknown key."""
         parsed = self._keys.parse(key)
         return parsed[0] if parsed else ""
 

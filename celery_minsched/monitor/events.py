@@ -15,7 +15,7 @@ def events(
 ) -> list[Event]:
     """Events after the event with the id ``after``, or the latest events, oldest first.
 
-    With ``block_ms`` the call waits so long for an event.
+    With ``block_ms`` the call waits at most this time for an event.
     """
     stream = reader.keys("events")
     if not after:
@@ -34,7 +34,7 @@ def _event(event_id: object, fields: object) -> Event:
 
 
 def counts_of(reader: Reader, pools: Iterable[str]) -> dict[str, dict[str, int]]:
-    """The counters of each pool; of the fleet for "". See lua/include/events.lua."""
+    """The counters of each pool, and of the fleet for "". See lua/include/events.lua."""
     pools = list(pools)
     keys = (reader.keys("pool_counts", pool) if pool else reader.keys("counts") for pool in pools)
     answers = reader.ask(("HGETALL", key) for key in keys)

@@ -59,7 +59,7 @@ class Explanation(BaseModel):
     #: ``placed``, ``waiting``, ``impossible``, ``delayed``, ``ended``, ``lost``, ``unknown``, or
     #: ``broken`` if the job's record is unreadable.
     verdict: str
-    #: The number of jobs before it in its line; ``None`` if it is in no line.
+    #: The number of jobs before it in its line, or ``None`` if it is in no line.
     place_in_line: int | None = None
     #: The registered nodes, beginning with those that can run the job.
     candidates: list[Candidate] = []
@@ -118,7 +118,7 @@ def _verdict(job: JobView, possible: bool) -> str:
 
 
 def _past(job: JobView) -> list[str]:
-    """How the job came to its node."""
+    """The reason for the choice of the job's node, in sentences."""
     story = []
     if job.rescues == 1:
         story.append("It was rescued, because a node died while it ran the job.")
@@ -166,7 +166,7 @@ def _order(order: str) -> str:
 def _present(job: JobView, now: int, node: NodeView | None) -> list[str]:
     """The present state of a job that does not wait. ``node`` is the job's node."""
     if job.broken:
-        return [f"Its record is unreadable: {job.broken}. minsched check says what to do."]
+        return [f"Its record is unreadable: {job.broken}. minsched check shows the remedy."]
     if job.status == "parked":
         return [f"It was {job.reason}. The next node that sends a heartbeat reports this."]
     if job.status == "delayed":
@@ -183,7 +183,7 @@ def _present(job: JobView, now: int, node: NodeView | None) -> list[str]:
 
 _RESCUED: Final = "The node is dead. A live node rescues the job."
 
-#: What the state of a job's node means for the job.
+#: The effect of the node's state on the job.
 _AT_NODE: Final = {
     ("dispatched", "stopping"): "The node is stopping. It hands the job back, and the job goes to "
     "another node.",
@@ -216,7 +216,7 @@ def _waiting(
 
 
 def _obstacles(candidates: list[Candidate]) -> str:
-    """What the nodes do that can run the job."""
+    """The states of the nodes that can run the job, as a sentence."""
     by_state: dict[str, list[str]] = defaultdict(list)
     for node in candidates:
         state = node.obstacle or "free"

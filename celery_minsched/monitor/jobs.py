@@ -102,6 +102,6 @@ def in_lines(reader: Reader, names: Iterable[str], limits: Iterable[int]) -> lis
 
 
 def place_in_line(reader: Reader, job: JobView) -> int | None:
-    """The number of jobs before a waiting job in its line; ``None`` if it is in no line."""
+    """The number of jobs before a waiting job in its line, or ``None`` if it is in no line."""
     rank = reader.ask_one("ZRANK", reader.keys("waiting", job.line), job.ticket)
     return cast("int | None", rank)

@@ -24,7 +24,7 @@ MOST_STEPS, STEP = 100, 1000
 
 
 class LineName(NamedTuple):
-    """What the jobs of a line ask for."""
+    """The demand of the jobs in a line."""
 
     pool_selector: str
     capabilities: tuple[str, ...]
@@ -78,7 +78,7 @@ def line_names(reader: Reader, find: str = "", limit: int | None = None) -> Iter
 
 
 def lines(reader: Reader, limit: int | None = None, find: str = "") -> list[LineView]:
-    """All lines by name; with ``limit``, so many that Redis returns first.
+    """All lines, sorted by name. With ``limit``, the lines that Redis returns first.
 
     With ``find``, only lines whose names contain all its words.
     """

@@ -190,9 +190,9 @@ def _with_series(pools: list[PoolView]) -> list[PoolView]:
     """The MOST_POOLS pools with most slots, and the MOST_EMPTY_POOLS pools without nodes for which
     most jobs wait. The pool OTHER is the sum of all others.
     """
-    used = sorted((pool for pool in pools if pool.nodes), key=lambda pool: -pool.slots)
+    pools_with_nodes = sorted((pool for pool in pools if pool.nodes), key=lambda pool: -pool.slots)
     empty = sorted((pool for pool in pools if not pool.nodes), key=lambda pool: -pool.waiting)
-    names = {pool.pool for pool in (*used[:MOST_POOLS], *empty[:MOST_EMPTY_POOLS])}
+    names = {pool.pool for pool in (*pools_with_nodes[:MOST_POOLS], *empty[:MOST_EMPTY_POOLS])}
     with_series = [pool for pool in pools if pool.pool in names]
     others = [pool for pool in pools if pool.pool not in names]
     if others:

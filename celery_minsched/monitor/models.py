@@ -49,7 +49,7 @@ class NodeView(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def online(self) -> bool:
-        """Does the node take jobs, or would it if it was not drained?"""
+        """Does the node take jobs, or is it only drained?"""
         return self.state in ("free", "full", "draining")
 
     @property
@@ -94,7 +94,7 @@ class PoolView(BaseModel):
     taken: int  # of these slots
     leaving: int  # jobs at its other nodes, which drain, stop, are stuck or dead
     waiting: int  # in the lines that it can serve
-    langs: list[str]  # "src:tgt"; empty if the pool serves all language pairs
+    langs: list[str]  # "src:tgt", or empty if the pool serves all language pairs
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -214,7 +214,10 @@ class Event(BaseModel):
 
 
 class ServerView(BaseModel):
-    """The Redis server. The counters start with the server; 0 if the client may not read them."""
+    """The Redis server.
+
+    The counters start with the server. They are 0 if the client may not read them.
+    """
 
     round_trip_ms: float
     scripts: int = 0  # calls

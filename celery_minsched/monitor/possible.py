@@ -41,8 +41,8 @@ def serving_pools(
 ) -> set[str]:
     """The pools that serve the selector.
 
-    ``pools_of_pair`` returns the pools of a language pair. ``lists_pairs`` says if a pool lists
-    language pairs: a pool that lists none serves all.
+    ``pools_of_pair`` returns the pools of a language pair. ``lists_pairs`` returns whether a pool
+    lists language pairs. A pool that lists none serves all.
     """
     pool, pairs = parse_selector(pool_selector)
     by_pair = [set(pools_of_pair(pair)) for pair in pairs]

@@ -1,6 +1,6 @@
 """All questions about a live scheduler. The answers are :mod:`~celery_minsched.monitor.models`.
 
-A question reads Redis in pages of few keys, so it does not hold up other clients: with a thousand
+A question reads Redis in pages of few keys, so it does not block other clients: with a thousand
 nodes and ten thousand jobs, each command takes a few milliseconds at most.
 """
 
@@ -52,7 +52,7 @@ class Views:
     ) -> list[PoolView]:
         """All pools that have nodes or waiting jobs, by name.
 
-        A caller that has just read ``nodes`` and ``waiting_counts`` saves their reads.
+        A caller can pass ``nodes`` and ``waiting_counts`` that it has read.
         """
         return pools.pools(
             self.reader,
@@ -92,8 +92,8 @@ class Views:
     ) -> list[JobView]:
         """Jobs that have a slot, wait or are delayed: at most ``limit``, after ``offset``.
 
-        ``node_id`` selects the jobs in a node's slots, ``pool`` those that run in a pool or that it
-        can serve, and ``status`` those with a status.
+        ``node_id`` selects the jobs in a node's slots, ``pool`` the jobs that run in a pool or
+        that it can serve, and ``status`` the jobs with a status.
         """
         return jobs.jobs(self.reader, limit, offset, node_id, pool, status)
 
@@ -106,7 +106,7 @@ class Views:
         return jobs.is_owner(self.reader, task_id, node_id, job_id, claim)
 
     def place_in_line(self, job: JobView) -> int | None:
-        """The number of jobs before a waiting job in its line; ``None`` if it is in no line."""
+        """The number of jobs before a waiting job in its line, or ``None`` if it is in no line."""
         return jobs.place_in_line(self.reader, job)
 
     def in_line(self, name: str, limit: int = 100) -> list[JobView]:
@@ -118,7 +118,7 @@ class Views:
         return jobs.in_lines(self.reader, names, limits)
 
     def lines(self, limit: int | None = None, find: str = "") -> list[LineView]:
-        """All lines by name; with ``limit``, so many that Redis returns first.
+        """All lines, sorted by name. With ``limit``, the lines that Redis returns first.
 
         With ``find``, only lines whose names contain all its words.
         """
@@ -143,7 +143,7 @@ class Views:
     def events(self, after: str = "", limit: int = 100, block_ms: int | None = None) -> list[Event]:
         """Events after the event with the id ``after``, or the latest events, oldest first.
 
-        With ``block_ms`` the call waits so long for an event.
+        With ``block_ms`` the call waits at most this time for an event.
         """
         return events.events(self.reader, after, limit, block_ms)
 
@@ -152,5 +152,5 @@ class Views:
         return self.counts_of([pool])[pool]
 
     def counts_of(self, pools: Iterable[str]) -> dict[str, dict[str, int]]:
-        """The counters of each pool; of the fleet for ""."""
+        """The counters of each pool, and of the fleet for ""."""
         return events.counts_of(self.reader, pools)

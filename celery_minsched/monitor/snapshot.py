@@ -25,9 +25,9 @@ class Pace(BaseModel):
     ended: float
     failed: float  # included in ``ended``, as are lost jobs
     began_to_wait: float
-    wait_ms: float  # mean wait of the jobs that got a slot after a wait; 0 for none
+    wait_ms: float  # mean wait of the jobs that got a slot after a wait, or 0 for none
     scripts: float
-    script_ms: float  # the server's time for a script; 0 if the client may not read it
+    script_ms: float  # the server's time for a script, or 0 if the client may not read it
     commands: float
 
 

@@ -14,7 +14,7 @@ from celery import Celery
 
 
 def served_task(name: str, args: object, kwargs: object) -> Mapping[str, Any]:
-    """The signature of the task that a task of Celery's own serves; empty for any other task."""
+    """The signature of the task that a task of Celery's own serves, or empty for other tasks."""
     if name == "celery.chord_unlock" and isinstance(args, list | tuple) and len(args) > 1:
         signature = args[1]
     elif name in ("celery.map", "celery.starmap") and isinstance(kwargs, Mapping):

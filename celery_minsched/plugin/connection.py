@@ -88,7 +88,7 @@ def client_of(app: Celery, url: str | None, timeout: float | None = None) -> red
             "Redis. Set minsched_database_url."
         )
     with connection._reraise_as_library_errors():
-        connection.connect()  # tries once; default_channel would retry
+        connection.connect()  # tries once, while default_channel would retry
         channel: Any = connection.channel()
     pool = channel._get_pool()
     # With kombu's limit of ten, the eleventh concurrent thread would fail.
@@ -117,7 +117,7 @@ def broker_of(app: Celery) -> Connection:
 
 
 def waiting_unsupported_reason(app: Celery, url: str | None) -> str:
-    """Why no task can wait for a slot; "" if tasks can wait.
+    """Why no task can wait for a slot, or "" if tasks can wait.
 
     Tasks can wait if the scheduler's keys and the broker's messages are in one Redis database.
     """

@@ -24,7 +24,7 @@ NO_JSON: Final = (ValueError, TypeError, KeyError, AttributeError, ArithmeticErr
 
 
 def job_id_of(headers: Any) -> str:
-    """The job of a message or request; "" if it is not the scheduler's."""
+    """The job of a message or request, or "" if it is not the scheduler's."""
     header = headers.get(HEADER) if isinstance(headers, dict) else None
     job_id = header.get("job_id") if isinstance(header, dict) else None
     return job_id if isinstance(job_id, str) and is_job_id(job_id) else ""
@@ -37,7 +37,7 @@ def split_at(text: str, token: str) -> MessageParts:
 
 
 def read_message(raw: str | bytes) -> dict[str, Any]:
-    """A message as kombu's Redis transport stores it; empty for a text that is not a message."""
+    """A message as kombu's Redis transport stores it, or empty for an invalid text."""
     try:
         message = loads(raw)
     except (*NO_JSON, RecursionError):
@@ -46,7 +46,7 @@ def read_message(raw: str | bytes) -> dict[str, Any]:
 
 
 def read_unacked(entry: str | bytes | None) -> dict[str, Any]:
-    """The message in an entry of kombu's hash of unacknowledged messages; empty for no message.
+    """The message in an entry of kombu's hash of unacknowledged messages, or empty.
 
     An entry is a list: the message, its exchange and its routing key.
     """
@@ -68,7 +68,7 @@ class TaskMessage(NamedTuple):
 
 
 def read_task(raw: str | bytes) -> TaskMessage | None:
-    """A task's message as kombu's Redis transport stores it; ``None`` for any other text."""
+    """A task's message as kombu's Redis transport stores it, or ``None`` for any other text."""
     message = read_message(raw)
     headers, properties = message.get("headers"), message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
@@ -107,7 +107,7 @@ def request_fields(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def request_of(message: dict[str, Any]) -> DispatchRequest | None:
-    """The request of a message's job; ``None`` if the message has no readable demand."""
+    """The request of a message's job, or ``None`` if the message has no readable demand."""
     try:
         headers = message["headers"]
         return DispatchRequest.of(

@@ -80,7 +80,7 @@ class MinSched(Runtime):
         return results
 
     def find_job(self, task_id: str) -> JobView | None:
-        """The latest job of a task; ``None`` if the scheduler has no record of one.
+        """The latest job of a task, or ``None`` if the scheduler has no record of one.
 
         A result can be there some milliseconds before the job has ended and its slot is free.
         """

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 #: Jobs that are dispatched in one round trip, while the next ones are made.
 BATCH = MOST_ITEMS
 
-#: The jobs of :meth:`SchedulingAMQP.buffer_jobs` in this thread; ``None`` outside of it.
+#: The jobs of :meth:`SchedulingAMQP.buffer_jobs` in this thread, ``None`` outside of it.
 _buffer: ContextVar[list[Job] | None] = ContextVar("minsched_buffer", default=None)
 
 
@@ -143,7 +143,7 @@ class SchedulingAMQP(AMQP):
     ) -> Any:
         """Let Celery and kombu make the message, and dispatch and send it in one step.
 
-        So a job exists exactly if its message lies in Redis.
+        So a job exists exactly if its message is in Redis.
         """
 
         def take(message: dict[str, Any], text: str) -> None:

@@ -84,7 +84,7 @@ class MinSchedRouter:
         return {option: value for option, value in route.items() if option not in _REPLACED}
 
     def _demands_of(self, served: Mapping[str, Any]) -> list[object]:
-        """The demands of a task's signature, from far to near; none for an empty signature."""
+        """The demands of a task's signature, from far to near. An empty signature has none."""
         if not served:
             return []
         name = served["task"]

@@ -24,7 +24,7 @@ EPOCH = 1_000_000_000.0
 FOREVER = 1e9  # seconds
 
 _SCRIPTS = ("register_node", "heartbeat", "dispatch_task", "claim_job", "complete_task")
-_CLOCK = "redis.call('TIME')"  # in lua/include/context.lua; seconds and microseconds
+_CLOCK = "redis.call('TIME')"  # seconds and microseconds, in lua/include/context.lua
 _SIMULATED = "{0, KEYS[3]}"
 
 

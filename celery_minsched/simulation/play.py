@@ -30,8 +30,9 @@ def simulate(
 ) -> Result:
     """Simulate jobs on nodes, on an empty database. The jobs are in the order of their arrival.
 
-    ``overhead`` is the time in seconds that a job holds its slot beside its work, for messages and
-    scripts. ``progress`` gets the number of jobs that have arrived since its last call.
+    ``overhead`` is the time in seconds that a job holds its slot before and after its work, for
+    messages and scripts. ``progress`` gets the number of jobs that have arrived since its last
+    call.
 
     Raises ``ValueError`` if the pool of a job has no node, and pydantic's ``ValidationError`` if a
     node cannot register.
@@ -163,10 +164,10 @@ class _Play:
     def send_heartbeats(self) -> None:
         """Send a heartbeat of each node, to measure their cost."""
         before = self._script_us()
-        held: dict[str, list[str]] = {node.name: [] for node in self._nodes}
+        jobs_by_node: dict[str, list[str]] = {node.name: [] for node in self._nodes}
         for job_id, node_id in self._running.values():
-            held[node_id].append(job_id)
-        for node_id, job_ids in held.items():
+            jobs_by_node[node_id].append(job_id)
+        for node_id, job_ids in jobs_by_node.items():
             answer = self._scheduler.heartbeat(HeartbeatRequest(node_id=node_id, jobs=job_ids))
             self._interval = answer.interval
         self._heartbeats_us = self._script_us() - before

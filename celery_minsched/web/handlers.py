@@ -128,7 +128,7 @@ class Data(OwnSite):
 def data_or_error(
     page: str, views: Callable[[], Views], subject: str, request: TableRequest
 ) -> PageData:
-    """The data of a page, or ``error`` with a sentence that says why there is none."""
+    """The data of a page, or ``error`` with a sentence that contains the reason."""
     try:
         return page_data(page, views(), subject, request)
     except UNAVAILABLE as exc:
@@ -148,7 +148,10 @@ ACTIONS: dict[str, tuple[Callable[[MinSched, str], object], str]] = {
 
 
 class Action(OwnSite, BaseApiHandler):
-    """Drains or undrains a node, pauses or resumes a pool. Status 404 if it does not exist."""
+    """Drains or undrains a node, pauses or resumes a pool.
+
+    Status 404 for an unknown node or pool.
+    """
 
     def prepare(self) -> None:
         if is_from_another_site(self.request):

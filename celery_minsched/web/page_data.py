@@ -36,12 +36,12 @@ def first_names(names: list[str]) -> list[str]:
 
 
 def age(timestamp: int, now: int) -> int:
-    """Seconds since ``timestamp``; both times are in ms. 0 if ``timestamp`` is 0."""
+    """Seconds since ``timestamp``, or 0 if it is 0. ``now`` and ``timestamp`` are in ms."""
     return max(now - timestamp, 0) // 1000 if timestamp else 0
 
 
 def shown_of(shown: int, total: int) -> str:
-    """How much of a table the page shows."""
+    """The part of a table that the page shows, in words."""
     return f"the first {shown:,} of {total:,}" if shown < total else "all"
 
 

@@ -25,6 +25,6 @@ PAGES: dict[str, Callable[[Views, str, TableRequest], PageData]] = {
 
 
 def page_data(page: str, views: Views, subject: str, request: TableRequest) -> PageData:
-    """The data of a page. Each text has at most MAX_TEXT characters, whatever Redis contains."""
+    """The data of a page. Cuts each text to at most MAX_TEXT characters."""
     data: PageData = truncate(PAGES[page](views, subject, request))
     return data

@@ -1,4 +1,4 @@
-"""Which rows of its table a page asks for: a search, an order and a range."""
+"""The rows of a table that a page requests: a search, an order and a range."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_ROWS = 200
 
 
 class TableRequest(NamedTuple):
-    """The rows that a page asks for."""
+    """The rows that a page requests."""
 
     offset: int = 0
     limit: int = 50

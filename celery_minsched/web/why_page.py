@@ -11,7 +11,7 @@ from .table_request import FIRST_ROWS, TableRequest
 
 
 def why_page(views: Views, subject: str = "", _request: TableRequest = FIRST_ROWS) -> PageData:
-    """Why the task ``subject`` is at its node, or why it waits."""
+    """The reason why the task ``subject`` is at its node, or why it waits."""
     if not subject:
         return {}
     explanation = why(views, subject)

@@ -24,7 +24,7 @@ URGENT = "urgent"  # a shadow name: a publish handler gives these tasks a priori
 
 
 class PatientBackend(Backend):
-    """Also retries to store a result if Redis is out of memory or read-only."""
+    """A result backend that also retries if Redis is out of memory or read-only."""
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         return isinstance(exc, RedisError) or bool(super().exception_safe_to_retry(exc))

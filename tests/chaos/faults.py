@@ -113,9 +113,9 @@ class ChaosFaults(Faults):
         children = node.children
         return self._draw.choice(children) if children else None
 
-    def _stop_process(self, what: str, node: Node, process: psutil.Process | None) -> None:
+    def _stop_process(self, fault: str, node: Node, process: psutil.Process | None) -> None:
         if process:
-            self._note(what, node.name)
+            self._note(fault, node.name)
             self._signal(process, signal.SIGSTOP)
             self._for_a_while(lambda: self._signal(process, signal.SIGCONT))
 
@@ -206,7 +206,7 @@ class ChaosFaults(Faults):
         return []
 
     def _call(self, *command: Any) -> Any:
-        """The reply of Redis; ``None`` if there is no reply."""
+        """The reply of Redis, or ``None`` if there is no reply."""
         with contextlib.suppress(RedisError), self._server.client(**IMPATIENT) as client:
             return client.execute_command(*command)
         return None

@@ -53,7 +53,7 @@ class Node(Worker):
 
     @property
     def main(self) -> psutil.Process | None:
-        """Its main process, if it runs."""
+        """The main process of the node, if it runs."""
         with contextlib.suppress(psutil.NoSuchProcess):
             if self.process and self.process.poll() is None:
                 return psutil.Process(self.process.pid)
@@ -61,24 +61,24 @@ class Node(Worker):
 
     @property
     def children(self) -> list[psutil.Process]:
-        """The processes of its pool."""
+        """The processes of the node's pool."""
         return [child for child in self._family() if self._is_of_pool(child)]
 
     @property
     def pulse(self) -> psutil.Process | None:
-        """The process that sends its heartbeats."""
+        """The process that sends the node's heartbeats."""
         others = [child for child in self._family() if not self._is_of_pool(child)]
         return min(others, key=lambda child: child.create_time(), default=None)
 
     def ask_to_stop_now(self) -> None:
-        """SIGQUIT: a prefork pool kills its running tasks."""
+        """Send SIGQUIT. A prefork pool kills its running tasks."""
         assert self.process
         self.begin_absence("SIGQUIT")
         self.is_leaving = True
         self.process.send_signal(signal.SIGQUIT)
 
     def set_nice(self, nice: int) -> None:
-        """Set the niceness of all its processes."""
+        """Set the niceness of all processes of the node."""
         assert self.process
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PGRP, self.process.pid, nice)

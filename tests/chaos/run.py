@@ -31,7 +31,7 @@ FORMS = {
 
 
 def chaos(console: Console, form: Form, seed: int, server: Server, directory: Path) -> bool:
-    """Run chaos. Whether all promises were kept."""
+    """Run chaos. Returns true if all promises were kept."""
     plugin: MinSched = app.minsched
     with ExitStack() as stack:
         client = stack.enter_context(server.client(**IMPATIENT))
@@ -69,7 +69,7 @@ def chaos(console: Console, form: Form, seed: int, server: Server, directory: Pa
 
 
 def are_back(nodes: list[Node], plugin: MinSched) -> bool:
-    """Whether all nodes take jobs."""
+    """True if all nodes take jobs."""
     return all(node.is_up for node in nodes) and not absent(nodes, plugin)
 
 
@@ -90,7 +90,7 @@ def back_promise(nodes: list[Node], plugin: MinSched) -> Promise:
 
 
 def stop_all(nodes: list[Node]) -> Promise:
-    """Stop all nodes. The promise about their ends."""
+    """Stop all nodes. Returns the promise about their ends."""
     promise = Promise("a node stops after SIGTERM")
     stop(nodes)
     for node in nodes:

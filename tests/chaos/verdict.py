@@ -95,7 +95,7 @@ class Verdict:
         return any(end <= result.done for ends in self._ends.values() for end in ends)
 
     def _has_died(self, run: Run, until: float) -> bool:
-        """Whether the run's node died between the run's begin and ``until``."""
+        """True if the run's node died between the run's begin and ``until``."""
         return self._is_near(self._ends[run.node_id], run, until)
 
     @staticmethod

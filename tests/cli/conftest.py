@@ -23,7 +23,7 @@ def app(server: Server) -> Iterator[Celery]:
 
 @pytest.fixture
 def run(app: Celery) -> Run:
-    return lambda *args, **given: run_with(app, *args, **given)
+    return lambda *args, **options: run_with(app, *args, **options)
 
 
 @pytest.fixture

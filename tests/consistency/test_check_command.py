@@ -120,13 +120,13 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(server: Server, desk: Des
         command, stdout=terminal, stderr=terminal, env=environment, cwd=ROOT, close_fds=True
     )
     os.close(terminal)
-    shown = b""
+    output = b""
     with contextlib.suppress(OSError):  # Linux: the last process has closed the terminal
         while some := os.read(master, 4096):
-            shown += some
+            output += some
     os.close(master)
     assert process.wait(60) == 0
-    assert b"Reading keys" in shown
-    assert b"No violation found." in shown
+    assert b"Reading keys" in output
+    assert b"No violation found." in output
     piped = subprocess.run(command, capture_output=True, env=environment, cwd=ROOT, check=True)
     assert (piped.stdout, piped.stderr) == (b"No violation found.\n", b"")

@@ -60,5 +60,5 @@ def test_a_check_reports_its_progress(desk: Desk) -> None:
     desk.send_many([{}] * 20)
     steps: list[tuple[str, int, int | None]] = []
     Checker(desk.views, lambda *step: steps.append(step)).check()
-    done, total = next(counts for name, *counts in reversed(steps) if name == "Reading keys")
-    assert done == total == desk.service.redis.dbsize()
+    read_keys, total = next(counts for name, *counts in reversed(steps) if name == "Reading keys")
+    assert read_keys == total == desk.service.redis.dbsize()

@@ -73,9 +73,9 @@ class Write(NamedTuple):
 
     name: str  # of the key's family
     how: str
-    which: int  # which of the family's keys; it can be a new one
+    which: int  # index of the key in its family. The last index is a new key
     field: bytes
-    known: int  # which of the record's own fields; 0 for another field
+    known: int  # index of the field in the record. 0 is a new field
     value: bytes
     score: str
 
@@ -84,14 +84,14 @@ class Write(NamedTuple):
 
 
 def may_write(name: str) -> bool:
-    """Whether a producer may write keys of this family."""
+    """True if a producer may write keys of this family."""
     key = KEYS(name, *["a:b" if id == "src:tgt" else "x" for id in HOLDS[name][0]])
     rules = rules_of("producer")
     patterns = [rule.rpartition("~")[2] for rule in rules if rule.startswith(("~", "%W~", "%RW~"))]
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
-#: Without the layout: if it is no number, every command refuses and names the key
+#: The layout is not among them. If it is no number, every command fails and names the key
 #: (test_unreadable.py).
 WRITABLE = [name for name in HOLDS if may_write(name) and name != "layout"]
 WRITES = st.builds(
@@ -120,7 +120,7 @@ class Producer:
                 self._fields[name] += scene.raw.hkeys(key)
 
     def write(self, write: Write) -> bytes:
-        """Make one write. Its key."""
+        """Make one write. Returns its key."""
         name, value = write.name, write.value
         kind = TYPES[HOLDS[name][1].partition(",")[0]]
         ids = [b"a:b" if id == "src:tgt" else (write.field or b"x") for id in HOLDS[name][0]]
@@ -154,7 +154,7 @@ class Producer:
 
 
 def attack(scene: Scene, writes: list[Write]) -> None:
-    """Write, and ask every command, page and scrape."""
+    """Write, and run every command, page and scrape."""
     scene.reset()
     producer = Producer(scene)
     for write in writes:
@@ -168,7 +168,7 @@ def attack(scene: Scene, writes: list[Write]) -> None:
 
 
 def go_on(scene: Scene, write: Write) -> None:
-    """Write one field or member. Other nodes and jobs go on."""
+    """Write one field or member. Other nodes and jobs continue."""
     scene.reset()
     note(f"{write} -> {Producer(scene).write(write)!r}")
     desk = scene.desk

@@ -38,8 +38,8 @@ class Stack:
         self._docker = docker.from_env()
 
     def __call__(self, *command: str) -> str:
-        """Run a command of compose. Its output. A failed command fails the test."""
-        done = subprocess.run(
+        """Run a command of compose. Returns its output. A failed command fails the test."""
+        process = subprocess.run(
             [*self._compose, "--project-name", PROJECT, *command],
             cwd=ROOT,
             env={**os.environ, "FLOWER_PORT": str(self.flower_port), **PASSWORDS},
@@ -47,8 +47,8 @@ class Stack:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        assert process.returncode == 0, f"{command}:\n{process.stdout}\n{process.stderr}"
+        return process.stdout
 
     def state(self, service: str) -> dict[str, Any]:
         """The state of a service's container, which may have ended."""
@@ -130,9 +130,11 @@ def test_flower_shows_each_node_as_a_worker_with_its_id(stack: Stack) -> None:
             return dict(json.load(answer))
 
     names = {"celery@large", "celery@medium", "celery@small"}
-    shown = wait_for(lambda: (page := workers()) and names <= set(page) and page, "workers", 60)
-    assert set(shown) == names
-    [queue] = shown["celery@large"]["active_queues"]
+    workers_page = wait_for(
+        lambda: (page := workers()) and names <= set(page) and page, "workers", 60
+    )
+    assert set(workers_page) == names
+    [queue] = workers_page["celery@large"]["active_queues"]
     assert queue["name"] == "minsched.node.large"
 
 
@@ -155,7 +157,7 @@ def test_a_node_that_is_killed_loses_only_running_jobs(stack: Stack) -> None:
 
 
 def _next_round(stack: Stack) -> int:
-    """Wait until the next round begins. Its number."""
+    """Wait until the next round begins. Returns its number."""
     number = 1
     while stack.round(number):
         number += 1

@@ -43,7 +43,7 @@ class NodeContainer(CeleryWorkerContainer):
 
 
 class Setup(CeleryTestSetup):
-    """The application of the tests has the scheduler, too."""
+    """A setup whose application uses the scheduler."""
 
     @classmethod
     def update_app_config(cls, app: Celery) -> None:
@@ -51,7 +51,7 @@ class Setup(CeleryTestSetup):
 
 
 def _host_url(container: RedisContainer) -> str:
-    """The URL of a Redis container as the tests see it. They may run in a container, too."""
+    """The URL at which the tests reach a Redis container. The tests may run in a container, too."""
     host, port = container.get_addr("6379/tcp")
     return f"{container.prefix()}{host}:{port}/{container.vhost}"
 
@@ -151,7 +151,7 @@ def wait_online(setup: CeleryTestSetup, *node_ids: str) -> None:
 
 
 def runs_a_job(setup: CeleryTestSetup, node_id: str) -> bool:
-    """Wait until the node is online, and run a job that requires it."""
+    """Wait until the node is online, and run a job that requires the node."""
     wait_online(setup, node_id)
     result = send(setup, 0, preferred_node=node_id, affinity="require")
     assert result.get(timeout=60) is True
@@ -170,8 +170,8 @@ def test_jobs_are_spread_evenly_over_the_nodes(celery_setup: CeleryTestSetup) ->
     results = [send(celery_setup, 1) for _ in range(4)]
     assert [result.get(timeout=60) for result in results] == [True] * 4
     wait_for(lambda: all(node.current_jobs == 0 for node in nodes(celery_setup).values()))
-    ran = sorted(status(celery_setup, result) for result in results)
-    assert ran == [("finished", "n1")] * 2 + [("finished", "n2")] * 2
+    outcomes = sorted(status(celery_setup, result) for result in results)
+    assert outcomes == [("finished", "n1")] * 2 + [("finished", "n2")] * 2
     assert Checker(celery_setup.app.minsched.views).check() == []
 
 

@@ -1,4 +1,4 @@
-"""Each call of a script is bounded, whatever the number of lines and nodes (invariant 11).
+"""The cost of a call has a bound that does not grow with the fleet (invariant 11).
 
 The tests count commands: their number does not depend on the machine.
 """
@@ -18,7 +18,7 @@ from ..support.bounds import MOST, beat_until_done, count_commands
 from ..support.desk import PAIR, Desk, silence
 
 SPEAKER = [{"id": "mt", "langs": [["zh", "en"]]}]
-FEW, MANY = 300, 900  # lines; one call links fewer
+FEW, MANY = 300, 900  # numbers of lines. One call links fewer
 
 
 def make_lines(desk: Desk, number: int) -> None:
@@ -29,8 +29,8 @@ def make_lines(desk: Desk, number: int) -> None:
         desk.send_many(page)
 
 
-def filed(client: redis.Redis, pool: str) -> int:
-    """The number of lines that are linked to the pool, each once."""
+def count_linked(client: redis.Redis, pool: str) -> int:
+    """The number of lines that are linked to the pool. The indexes must have no other lines."""
     records = client.hvals("scheduler:lines")
     assert sum(map(len, (r.splitlines() for r in records))) == sum(
         client.zcard(index) for index in client.scan_iter("scheduler:pool:*:waiting*", count=1000)
@@ -44,11 +44,11 @@ def test_a_new_pool_of_a_pair_links_its_lines_in_steps(
 ) -> None:
     make_lines(desk, lines)
     assert count_commands(client, lambda: desk.node("n1", pools=SPEAKER)) < MOST
-    assert filed(client, "mt") < lines
-    assert Checker(desk.views).check() == []  # the linking goes on
+    assert count_linked(client, "mt") < lines
+    assert Checker(desk.views).check() == []  # the linking continues
     beats = beat_until_done(desk, client, "n1")
     assert beats <= lines // 96 + 2
-    assert filed(client, "mt") == lines
+    assert count_linked(client, "mt") == lines
     assert not client.exists("scheduler:relinking")
     desk.service.set_language_pools("zh", "en", ["mt"])  # nothing changes
     assert not client.exists("scheduler:relinking")
@@ -58,7 +58,7 @@ def test_a_new_pool_of_a_pair_links_its_lines_in_steps(
         < MOST
     )
     beat_until_done(desk, client, "n1")
-    assert filed(client, "new") == lines
+    assert count_linked(client, "new") == lines
 
 
 def test_a_change_during_the_linking_reaches_lines_that_are_linked_already(
@@ -69,7 +69,7 @@ def test_a_change_during_the_linking_reaches_lines_that_are_linked_already(
     for pool in ("a", "b", "c"):
         desk.service.set_language_pools("zh", "en", [pool])
     beat_until_done(desk, client, "idle")
-    assert [filed(client, pool) for pool in "abc"] == [0, 0, FEW]
+    assert [count_linked(client, pool) for pool in "abc"] == [0, 0, FEW]
     assert not client.exists("scheduler:relinking")
 
 
@@ -79,13 +79,13 @@ def test_a_pair_of_many_pools_links_few_lines_in_a_call(desk: Desk, client: redi
     pools = [f"mt{number}" for number in range(32)]
     assert count_commands(client, lambda: desk.service.set_language_pools("zh", "en", pools)) < MOST
     beat_until_done(desk, client, "idle")
-    assert {filed(client, pool) for pool in pools} == {FEW}
+    assert {count_linked(client, pool) for pool in pools} == {FEW}
     assert count_commands(client, lambda: desk.service.set_language_pools("zh", "en", [])) < MOST
     beat_until_done(desk, client, "idle")
-    assert {filed(client, pool) for pool in pools} == {0}
+    assert {count_linked(client, pool) for pool in pools} == {0}
 
 
-def test_nodes_are_forgotten_in_steps(desk: Desk, client: redis.Redis) -> None:
+def test_the_lines_of_removed_nodes_are_unlinked_in_steps(desk: Desk, client: redis.Redis) -> None:
     desk.node("idle", pools=["other"])
     for number in range(20):
         desk.node(f"n{number}", pools=SPEAKER, caps=[f"x{n}" for n in range(100)])
@@ -98,7 +98,7 @@ def test_nodes_are_forgotten_in_steps(desk: Desk, client: redis.Redis) -> None:
         assert count_commands(client, lambda: desk.beat("idle")) < MOST
     beat_until_done(desk, client, "idle")
     assert client.zcard("scheduler:nodes") == 1
-    assert filed(client, "mt") == 0
+    assert count_linked(client, "mt") == 0
 
 
 def test_a_search_for_two_capabilities_is_bounded(desk: Desk, client: redis.Redis) -> None:
@@ -122,18 +122,18 @@ def test_a_search_for_two_capabilities_is_bounded(desk: Desk, client: redis.Redi
 
 
 def test_a_full_node_keeps_no_lines_after_it_changed(desk: Desk) -> None:
-    """Other nodes serve the lines that waited for it alone. One call cannot link them all."""
+    """Other nodes serve the lines that waited for it. One call cannot link all these lines."""
     caps = [f"c{n}" for n in range(25)]
     desk.node("a", 1, caps=caps)
     desk.dispatch()
-    bound = {"affinity": "require", "preferred_node": "a"}
-    demands = [{"capabilities": sorted(pair), **bound} for pair in combinations(caps, 2)]
+    only_a = {"affinity": "require", "preferred_node": "a"}
+    demands = [{"capabilities": sorted(pair), **only_a} for pair in combinations(caps, 2)]
     for start in range(0, 300, 100):
         desk.send_many(demands[start : start + 100])
     desk.node("b", 400, caps=caps)
     assert desk.taken("b") == 0
     desk.node("a", 1)
-    assert Checker(desk.views).check() == []  # the linking goes on
+    assert Checker(desk.views).check() == []  # the linking continues
     for _ in range(14):
         desk.beat("b")
     assert desk.taken("b") == 300
@@ -154,8 +154,10 @@ def test_a_batch_for_a_pair_of_many_pools_is_dispatched_in_several_calls(
     desk.service.set_language_pools("zh", "en", [f"p{number}" for number in range(200)])
     desk.node("n1", 20, ["p7"])
     jobs = []
-    ran = count_commands(client, lambda: jobs.extend(desk.send_many([PAIR for _ in range(60)])))
-    assert ran / client.info("commandstats")["cmdstat_evalsha"]["calls"] < MOST
+    commands = count_commands(
+        client, lambda: jobs.extend(desk.send_many([PAIR for _ in range(60)]))
+    )
+    assert commands / client.info("commandstats")["cmdstat_evalsha"]["calls"] < MOST
     assert [job.node_id for job in jobs] == ["n1"] * 20 + [""] * 40
 
 

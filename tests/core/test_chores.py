@@ -1,4 +1,6 @@
-"""Each call of a heartbeat, a rescue or a revocation does a bounded part; the next follows at once.
+"""Each call of a heartbeat, a rescue or a revocation does a bounded part.
+
+The next call follows at once.
 
 The tests count commands: their number does not depend on the machine.
 """
@@ -28,7 +30,7 @@ def plugin_of(desk: Desk) -> Any:
 
 
 def fill(desk: Desk, node_id: str, number: int, **demand: Any) -> list[str]:
-    """Jobs that the node has claimed; their messages lie in its queue."""
+    """Make the node claim jobs. Their messages are in its queue."""
     demand = {"preferred_node": node_id, **demand}
     jobs = [
         place.job_id
@@ -134,14 +136,16 @@ def test_all_messages_of_a_node_move_page_by_page(desk: Desk, client: redis.Redi
         entry = json.dumps([json.loads(message_of(job_id)), "", ""])
         client.hset("minsched.unacked.big", job_id, entry)
         client.zadd("minsched.unacked_index.big", {job_id: 1})
-    kept = set(jobs[5:450:5])
+    kept_jobs = set(jobs[5:450:5])
     client.config_resetstat()
-    slots: Any = SimpleNamespace(stays=kept.__contains__, withdraw_acknowledgements=lambda: None)
-    assert set(park_messages(plugin_of(desk), "big", slots)) == set(jobs) - kept
+    slots: Any = SimpleNamespace(
+        stays=kept_jobs.__contains__, withdraw_acknowledgements=lambda: None
+    )
+    assert set(park_messages(plugin_of(desk), "big", slots)) == set(jobs) - kept_jobs
     stats = client.info("commandstats")
     assert "cmdstat_hgetall" not in stats
     assert stats["cmdstat_lrange"]["calls"] < 10
-    assert sorted(park_messages(plugin_of(desk), "big")) == sorted(kept)
+    assert sorted(park_messages(plugin_of(desk), "big")) == sorted(kept_jobs)
     assert not client.keys("minsched.*.big")
     client.delete(*client.keys("minsched.job.*"))
     desk.beat("big", jobs=jobs)
@@ -212,7 +216,7 @@ def test_revoked_tasks_leave_their_line_at_once_and_go_to_nodes_as_the_nodes_rea
     assert desk.views.lines() == []
     assert client.llen("minsched.node.n1") == 100
     assert Checker(desk.views).check() == []
-    # Another node that is asked finds them revoked.
+    # Another node finds the jobs revoked.
     cost = count_commands(
         client, lambda: revoked.append(desk.service.revoke_tasks(tasks[:100], "n2"))
     )

@@ -1,4 +1,4 @@
-"""Redis's clock is set back by an hour, for example by a failover; Redis was away for long."""
+"""The clock of Redis is set back by an hour, for example by a failover. Redis was away for long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def quick(client: redis.Redis) -> Desk:
 
 
 def set_back(desk: Desk, *node_ids: str) -> None:
-    """Times that Redis has stored lie in the future then."""
+    """Afterwards the stored times are in the future."""
     client, keys = desk.service.redis, desk.service.keys
     for node_id in node_ids:
         client.hincrby(keys("node_info", node_id), "last_heartbeat_ts", HOUR)
@@ -107,7 +107,7 @@ def test_a_node_registers_again_after_the_clock_was_set_back(quick: Desk) -> Non
 
 
 def test_after_redis_was_away_dispatch_waits_for_heartbeats(quick: Desk) -> None:
-    """All nodes look silent. A node that sends no heartbeat then is dead."""
+    """All nodes look silent. Later, a node without a new heartbeat is dead."""
     client, keys = quick.service.redis, quick.service.keys
     for node_id in ("a", "b"):
         quick.node(node_id, 2)

@@ -1,4 +1,4 @@
-"""No slot is assigned twice, whatever the number of simultaneous callers."""
+"""Many simultaneous callers never get the same slot."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def test_simultaneous_callers_get_exactly_100_of_100_slots(server: Server, run: 
     def ask(_: int) -> list[str]:
         with server.client() as client:  # its own connection, as in another process
             mine = MinimalSchedulerService(client)
-            got = []
+            node_ids = []
             for _ in range(3):
                 try:
-                    got.append(mine.dispatch_task(DispatchRequest(pool="asr")).node_id)
+                    node_ids.append(mine.dispatch_task(DispatchRequest(pool="asr")).node_id)
                 except NoAvailableNode:
                     continue
-            return got
+            return node_ids
 
     with ThreadPoolExecutor(DISPATCHERS) as pool:
-        got = [node_id for nodes in pool.map(ask, range(DISPATCHERS)) for node_id in nodes]
-    assert len(got) == sum(SLOTS) == 100
-    assert [got.count(f"n{number}") for number in range(len(SLOTS))] == SLOTS
+        node_ids = [node_id for nodes in pool.map(ask, range(DISPATCHERS)) for node_id in nodes]
+    assert len(node_ids) == sum(SLOTS) == 100
+    assert [node_ids.count(f"n{number}") for number in range(len(SLOTS))] == SLOTS
     assert Checker(Views(service.redis, service.keys)).check() == []

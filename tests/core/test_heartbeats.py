@@ -15,7 +15,7 @@ from ..support.desk import Desk, silence
 from ..support.fleet import Fleet, checked, wait_for
 from ..support.server import Server, milliseconds
 
-BUSY, IDLE = '{"cpu": 30}', '{"cpu": 3}'  # of one level
+BUSY, IDLE = '{"cpu": 30}', '{"cpu": 3}'  # both in the lowest load level
 
 
 def test_a_heartbeat_at_rest_takes_few_commands(desk: Desk, client: redis.Redis) -> None:
@@ -73,7 +73,7 @@ def test_the_interval_grows_and_shrinks_with_the_fleet(client: redis.Redis) -> N
     for number in range(120, 300):
         desk.beat(f"n{number}", online=False, jobs=[])
         silence(desk, f"n{number}", 2100)
-    for _ in range(4):  # each removes fifty
+    for _ in range(4):  # each heartbeat removes fifty nodes
         desk.beat("n0")
     assert desk.beat("n0").interval == 0.24
     assert Checker(desk.views).check() == []
@@ -93,13 +93,13 @@ def test_a_real_node_sends_fewer_heartbeats_while_its_fleet_is_large(
         for number in range(199):
             desk.node(f"n{number}", pools=["crowd"])
         wait_for(lambda: interval() == "400")
-        heard = [desk.info("real").last_heartbeat_ts]
+        heartbeat_times = [desk.info("real").last_heartbeat_ts]
 
         def gap() -> int:
-            """The time between the last two heartbeats. A change may cause an early one."""
-            if (last := desk.info("real").last_heartbeat_ts) != heard[-1]:
-                heard.append(last)
-            return heard[-1] - heard[-2] if len(heard) > 2 else 0
+            """The time between the last two heartbeats. A change may cause an early heartbeat."""
+            if (last := desk.info("real").last_heartbeat_ts) != heartbeat_times[-1]:
+                heartbeat_times.append(last)
+            return heartbeat_times[-1] - heartbeat_times[-2] if len(heartbeat_times) > 2 else 0
 
         wait_for(lambda: gap() >= 390)
         assert fleet.send("where_am_i").get(timeout=20)["hostname"] == "celery@real"
@@ -120,7 +120,7 @@ def test_a_node_with_a_longer_interval_may_be_silent_for_longer(desk: Desk) -> N
 
 
 def take_many(desk: Desk, number: int) -> list[str]:
-    """The jobs of node "n1", in the order of dispatch."""
+    """Dispatch jobs to node "n1", which takes them. Returns their ids in this order."""
     desk.node("n1", slots=number)
     jobs = []
     for start in range(0, number, 100):
@@ -135,11 +135,11 @@ def test_a_heartbeat_reports_many_jobs_in_pages(desk: Desk, client: redis.Redis)
     jobs = take_many(desk, 2 * MOST_JOBS + 50)
     desk.node("n2", pools=["other"])
     others = [desk.dispatch(pool="other").job_id for _ in range(2)]
-    held = [others[0], *jobs, others[1]]
-    lease = desk.service.keys("node_jobs", "n1")
-    client.zadd(lease, dict.fromkeys(jobs, 1))  # Redis was away for longer than the lease
+    reported = [others[0], *jobs, others[1]]
+    leases = desk.service.keys("node_jobs", "n1")
+    client.zadd(leases, dict.fromkeys(jobs, 1))  # Redis was away for longer than the lease
     client.config_resetstat()
-    answer = desk.beat("n1", jobs=held)
+    answer = desk.beat("n1", jobs=reported)
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
     assert answer.not_yours == others
     assert answer.current_jobs == len(jobs)
@@ -151,13 +151,13 @@ def test_leases_that_began_together_are_renewed_at_different_heartbeats(
 ) -> None:
     jobs = take_many(desk, 80)
     desk.beat("n1", jobs=jobs)
-    lease, whole = desk.service.keys("node_jobs", "n1"), desk.service.settings.lease * 1000
+    leases, lease_ms = desk.service.keys("node_jobs", "n1"), desk.service.settings.lease * 1000
     renewed = []
     for part in (0.8, 0.6, 0.4):
         now = milliseconds(client)
-        client.zadd(lease, dict.fromkeys(jobs, now + part * whole))
+        client.zadd(leases, dict.fromkeys(jobs, now + part * lease_ms))
         desk.beat("n1", jobs=jobs)
-        renewed.append(client.zcount(lease, now + 0.9 * whole, "+inf"))
+        renewed.append(client.zcount(leases, now + 0.9 * lease_ms, "+inf"))
     assert renewed[0] == 0
     assert 0 < renewed[1] < len(jobs)
     assert renewed[2] == len(jobs)

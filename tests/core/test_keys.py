@@ -71,8 +71,8 @@ def test_python_and_lua_spell_every_key_alike(client: redis.Redis) -> None:
         parts = ["a", "b"][: template.count("{}")]
         arguments = ", ".join(f"'{part}'" for part in parts)
         script = spell_keys(f"return key.{name}({arguments})")
-        said = client.eval(script, 2, keys.prefix, keys.queue_prefix)
-        assert said == keys(name, *parts)
+        key_in_lua = client.eval(script, 2, keys.prefix, keys.queue_prefix)
+        assert key_in_lua == keys(name, *parts)
 
 
 def test_an_unknown_key_or_a_wrong_number_of_ids_is_refused() -> None:

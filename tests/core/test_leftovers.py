@@ -38,7 +38,7 @@ class Generation:
         self.desk.send(**({"pool": self.asr, "task_id": task_id, "token": task_id} | demand))
 
     def send_all(self) -> None:
-        """More jobs than slots: most wait, in lines of each kind."""
+        """Send more jobs than slots. Most jobs wait, in lines of each kind."""
         later, pair = self.desk.views.now() + LONG, f"x{self.name}"
         for number in range(3):
             self.send(session_id=f"s{number}-{self.name}")
@@ -55,7 +55,7 @@ class Generation:
             self.send(expires_ts=later)
 
     def work(self) -> None:
-        """One job of each node sends a retry of its task and ends. Waiting jobs follow."""
+        """One job of each node sends a retry and ends. Waiting jobs get the slots."""
         for node_id in self.nodes:
             for job_id in self.client.zrange(self.keys("node_jobs", node_id), 0, 0):
                 self.client.lrem(self.keys("node_queue", node_id), 1, self.message(job_id))
@@ -82,7 +82,7 @@ class Generation:
             self.desk.service.revoke_tasks([task_id], "keeper")
 
     def die(self) -> None:
-        """One job is lost with its node, the others are rescued, and the nodes are forgotten."""
+        """One job is lost with its node, the others are rescued, and the nodes are removed."""
         for node_id in self.nodes:
             queue = self.keys("node_queue", node_id)
             if running := self.client.zrange(self.keys("node_jobs", node_id), 0, 0):
@@ -102,12 +102,12 @@ class Generation:
         wait_for(self.is_forgotten, "the nodes to be forgotten")
 
     def is_forgotten(self) -> bool:
-        """Whether Redis has only the keeper after one more heartbeat."""
+        """Send a heartbeat of the keeper. True if Redis has no other node after it."""
         self.beat()
         return bool(self.client.zrange(self.keys("nodes"), 0, -1) == ["keeper"])
 
     def end(self) -> None:
-        """Revokes all tasks; their jobs that still wait expire."""
+        """Revoke all tasks. Their waiting jobs expire."""
         for task_id in self.tasks:
             self.desk.service.revoke_tasks([task_id], "keeper")
         waiting = [job.job_id for job in self.desk.views.jobs() if not job.has_slot]
@@ -157,9 +157,9 @@ def test_each_generation_of_pools_nodes_and_tasks_leaves_as_many_keys_as_the_las
         left.append(sizes(client))
         assert not [key for key in left[-1] if it.name in key]
     numbers = [key for key in left[0] if key.endswith(("id_seq", ":turn"))]  # they count up
-    for found in left:
+    for key_sizes in left:
         for key in numbers:
-            del found[key]
+            del key_sizes[key]
     assert left[1] == left[2]
     assert left[0].keys() == left[1].keys()
 

@@ -16,13 +16,13 @@ from celery_minsched.consistency.checker import Checker
 from ..support.desk import Desk, beat_until, finish, park_many, running_at, silence
 from ..support.server import milliseconds
 
-#: Bound of the commands of one call, whatever the number of waiting jobs.
+#: Bound of the commands of one call. It does not depend on the number of waiting jobs.
 MOST_COMMANDS = 10_000
 
 
 @pytest.fixture
 def bounded(client: redis.Redis) -> Callable[..., Any]:
-    """A context manager: the calls in it run at most so many commands each."""
+    """A context manager. The calls inside run at most ``most`` commands together."""
 
     @contextmanager
     def context(most: int = MOST_COMMANDS) -> Iterator[None]:
@@ -34,7 +34,7 @@ def bounded(client: redis.Redis) -> Callable[..., Any]:
 
 
 def commands(client: redis.Redis) -> int:
-    """The number of commands that the server has run, those of scripts included."""
+    """The number of commands that the server has run, including those of scripts."""
     return sum(stat["calls"] for stat in client.info("commandstats").values())
 
 
@@ -129,7 +129,7 @@ class TestNoJobStarves:
             ],
         )
         desk.node("b", 400, caps=caps)
-        assert desk.taken("b") == 0  # these wait for a
+        assert desk.taken("b") == 0  # the jobs wait for node a
         desk.service.drain_node("a")
         desk.beat("a")
         beat_until(desk, "b", lambda: desk.taken("b") == len(jobs))
@@ -139,9 +139,9 @@ class TestNoJobStarves:
     def test_jobs_for_a_node_that_comes_back_and_leaves_again_run_elsewhere(
         self, desk: Desk, client: redis.Redis, leave: str
     ) -> None:
-        """A job that waits for one node waits for all nodes while that node is away."""
+        """While a node is away, any node can run a job that waits for this node."""
 
-        def go() -> None:
+        def depart() -> None:
             if leave == "drain":
                 desk.service.drain_node("a")
             elif leave == "offline":
@@ -153,25 +153,25 @@ class TestNoJobStarves:
                 client.hset(desk.service.keys("heard"), mapping={"since": 1})
                 desk.beat("b")
 
-        def come() -> None:
+        def come_back() -> None:
             desk.service.drain_node("a", draining=False)
             desk.node("a", 1)
 
         desk.node("a", 1)
-        held = desk.dispatch(session_id="u1")
+        running = desk.dispatch(session_id="u1")
         desk.node("b", 1)
         other = desk.dispatch(preferred_node="b")
         mine = desk.park("mine", session_id="u1", affinity="require")
-        go()
+        depart()
         assert desk.status(mine) == "waiting"  # b is full
-        come()
+        come_back()
         desk.complete(other)
         assert desk.status(mine) == "waiting"  # waits for a, although b is free
         assert desk.beat("b").current_jobs == 0
-        go()
+        depart()
         desk.beat("b")
         assert (desk.status(mine), desk.taken("b")) == ("dispatched", 1)
-        desk.complete(held)
+        desk.complete(running)
 
 
 class TestFairTurns:
@@ -218,7 +218,7 @@ class TestBounds:
         desk.dispatch()
         with pytest.raises(Backlogged, match="5 jobs wait"):
             park_many(desk, [{} for _ in range(7)])
-        assert [line.waiting for line in desk.views.lines()] == [5]  # the earlier ones were sent
+        assert [line.waiting for line in desk.views.lines()] == [5]  # the first five jobs were sent
         assert len(desk.service.redis.keys("minsched.job.*")) == 5
 
     def test_capabilities_that_no_node_has_together_are_impossible(self, desk: Desk) -> None:
@@ -242,7 +242,7 @@ class TestBounds:
                 beat_until(desk, f"n{number}", lambda: False)
         assert sum(desk.status(job) == "dispatched" for job in jobs) == 600
 
-    def test_a_freed_slot_costs_the_same_whatever_the_length_of_the_line(
+    def test_the_cost_of_a_freed_slot_does_not_depend_on_the_length_of_the_line(
         self, desk: Desk, client: redis.Redis
     ) -> None:
         def cost() -> int:
@@ -269,7 +269,7 @@ class TestMaintenance:
         desk.service.drain_node("n1")
         assert desk.service.place_jobs([job.job_id], handed_back_by="n1") == ["waiting"]
         desk.beat("n2")
-        assert desk.queue("n2") == ["back"]  # the worker reports it to the caller
+        assert desk.queue("n2") == ["back"]  # the worker reports the expiry to the caller
         assert desk.status(job.job_id) == "failed"
 
     def test_a_delayed_job_asks_one_node_for_a_heartbeat_and_then_another(
@@ -289,13 +289,13 @@ class TestMaintenance:
         sooner = delay(30_000)
         assert 0 < desk.beat("b").next_due_ms <= 30_000
         assert desk.beat("a").next_due_ms == -1
-        for late in (job, sooner):  # b sent no heartbeat
-            client.zadd(desk.service.keys("delayed"), {late: 1})
-            client.hset(desk.service.keys("job", late), "due_ts", 1)
+        for overdue in (job, sooner):  # b sent no heartbeat
+            client.zadd(desk.service.keys("delayed"), {overdue: 1})
+            client.hset(desk.service.keys("job", overdue), "due_ts", 1)
         client.hset(desk.service.keys("alarm"), "at", 1)
         delay(60_000)
         assert 0 < desk.beat("c").next_due_ms <= 60_000
-        assert [desk.status(late) for late in (job, sooner)] == ["dispatched"] * 2
+        assert [desk.status(overdue) for overdue in (job, sooner)] == ["dispatched"] * 2
 
     def test_no_expiry_is_kept_after_the_job_began(self, desk: Desk, client: redis.Redis) -> None:
         desk.node("n1", 1)
@@ -305,7 +305,7 @@ class TestMaintenance:
         assert client.zcard(desk.service.keys("expiring")) == 0
 
 
-#: Demands; several may be equal.
+#: A test chooses the demands of its jobs from these, with repetitions.
 CROWD: list[dict[str, Any]] = [
     {},
     {"pool": "mt"},
@@ -324,12 +324,12 @@ CROWD: list[dict[str, Any]] = [
 def test_jobs_that_fall_due_together_wait_in_the_order_of_separate_calls(
     desk: Desk, seed: int
 ) -> None:
-    """One heartbeat places the delayed jobs. They get the slots and places of jobs that are sent in
-    their order at that time.
+    """One heartbeat places the delayed jobs. Jobs that are sent at that time in the same order get
+    the same slots and places.
     """
     client = desk.service.redis
     crowd = random.Random(seed).choices(CROWD, k=80)
-    stood = []
+    states = []
     for delay in (0, 60_000):
         client.flushall()
         desk.node("a", 2, ["asr"], ["gpu"])
@@ -344,25 +344,25 @@ def test_jobs_that_fall_due_together_wait_in_the_order_of_separate_calls(
             client.hincrby(desk.service.keys("job", job_id), "due_ts", -2 * delay)
             client.zincrby(desk.service.keys("delayed"), -2 * delay, job_id)
         desk.beat("a")
-        stood.append(standing(desk))
-    assert stood[0] == stood[1]
+        states.append(scheduler_state(desk))
+    assert states[0] == states[1]
 
 
-def standing(desk: Desk) -> dict[str, Any]:
-    """The jobs with a slot and why, the order of each line, and the next turn of each key."""
+def scheduler_state(desk: Desk) -> dict[str, Any]:
+    """The placement of each job, the order of each line, and the next turn of each key."""
     client, keys = desk.service.redis, desk.service.keys
     indexes = [keys("pool_waiting", pool) for pool in ("asr", "mt", "both")]
     indexes += client.keys(keys("capable_waiting", "*", "*")) + client.keys(
         keys("pool_turns", "*", "*")
     )
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         index: client.zrange(index, 0, -1, withscores=True) for index in indexes
     }
-    found["lines"] = client.hgetall(keys("lines"))
-    for line in found["lines"]:
-        found[line] = client.zrange(keys("waiting", line), 0, -1, withscores=True)
+    state["lines"] = client.hgetall(keys("lines"))
+    for line in state["lines"]:
+        state[line] = client.zrange(keys("waiting", line), 0, -1, withscores=True)
     for number in range(1, int(client.get(keys("job_id_seq"))) + 1):
         for key in client.keys(f"{keys.prefix}job:*:{number}"):
             fields = ("status", "node_id", "pool", "chosen_by", "line", "ticket")
-            found[key.removeprefix(keys.prefix)] = client.hmget(key, fields)
-    return found
+            state[key.removeprefix(keys.prefix)] = client.hmget(key, fields)
+    return state

@@ -45,13 +45,11 @@ def code_of(path: Path) -> str:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_uses_each_argument_of_its_header(name: str) -> None:
-    """The other way round, the text of a script with an argument that is not in its header cannot
-    be built, and a call by other names than those of the header raises.
-    """
-    stated = lua_source.arguments(name)
-    assert stated.single[0] == "times"  # which include/context.lua uses
-    used = set(re.findall(r"\bARGV\.(\w+)", code_of(LUA / f"{name}.lua"))) | {"times"}
-    assert used == {*stated.single, *([stated.items] if stated.items else [])}
+    """Other tests check the opposite: each argument of a script is in its header."""
+    arguments = lua_source.arguments(name)
+    assert arguments.single[0] == "times"  # include/context.lua uses it
+    used_arguments = set(re.findall(r"\bARGV\.(\w+)", code_of(LUA / f"{name}.lua"))) | {"times"}
+    assert used_arguments == {*arguments.single, *([arguments.items] if arguments.items else [])}
 
 
 def test_the_fields_of_a_job_are_those_of_the_headers() -> None:
@@ -80,14 +78,21 @@ def test_arguments_have_their_names_in_a_script() -> None:
 
 def test_a_call_has_the_names_of_the_header() -> None:
     names = ["node_id", "delivery_tag", "term"]
-    given: dict[str, Any] = {"term": 4, "node_id": "n1", "times": "1 1 1 1 1", "delivery_tag": "t"}
-    assert scripts.in_order("acknowledge_job", **given) == ["1 1 1 1 1", "n1", "t", 4]
+    arguments: dict[str, Any] = {
+        "term": 4,
+        "node_id": "n1",
+        "times": "1 1 1 1 1",
+        "delivery_tag": "t",
+    }
+    assert scripts.in_order("acknowledge_job", **arguments) == ["1 1 1 1 1", "n1", "t", 4]
     for name in names:
-        wrong = {("x" if argument == name else argument): given[argument] for argument in given}
+        wrong = {
+            ("x" if argument == name else argument): arguments[argument] for argument in arguments
+        }
         with pytest.raises(TypeError, match=r"acknowledge_job.lua takes times, node_id"):
             scripts.in_order("acknowledge_job", **wrong)
     with pytest.raises(TypeError, match="acknowledge_job"):
-        scripts.in_order("acknowledge_job", **given, job_id="u:1")
+        scripts.in_order("acknowledge_job", **arguments, job_id="u:1")
     with pytest.raises(TypeError, match="revoke_tasks"):
         scripts.in_order("revoke_tasks", times="", node_id="n1")
     args = scripts.in_order("revoke_tasks", times="", node_id="n1", task_ids=["a", "b"])
@@ -104,7 +109,7 @@ def test_python_reads_numbers_of_the_scripts() -> None:
 
 
 def test_every_include_is_used_and_included_once() -> None:
-    used = set()
+    used_includes = set()
     for name in SCRIPTS:
         source = lua_source.source(name)
         for include in (LUA / "include").glob("*.lua"):
@@ -116,32 +121,32 @@ def test_every_include_is_used_and_included_once() -> None:
             count = source.count(title)
             assert count <= 1
             if count:
-                used.add(include.stem)
-    assert used == {path.stem for path in (LUA / "include").glob("*.lua")}
+                used_includes.add(include.stem)
+    assert used_includes == {path.stem for path in (LUA / "include").glob("*.lua")}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_has_exactly_the_functions_that_it_calls(name: str) -> None:
     """Redis creates all functions of a script at each call."""
     defined = re.compile(r"^local function (\w+)\(", re.MULTILINE)
-    known = {
-        found
+    functions = {
+        function
         for path in (LUA / "include").glob("*.lua")
-        for found in defined.findall(path.read_text())
+        for function in defined.findall(path.read_text())
     }
     source = lua_source.source(name)
     code = re.sub(r"--.*", "", source)
-    there = defined.findall(source)
-    assert len(there) == len(set(there))
-    for function in known:
+    included = defined.findall(source)
+    assert len(included) == len(set(included))
+    for function in functions:
         uses = re.findall(rf"(?<![.\w])(?<!local function ){function}\b", code)
-        assert bool(uses) == (function in there), function
+        assert bool(uses) == (function in included), function
     assert not re.search(r"\bkey\.", code)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_has_no_more_local_names_than_lua_allows(name: str) -> None:
-    """Lua allows 200 in a function. The server refuses a script above that."""
+    """Lua allows 200 local names in a function. The server refuses a script with more."""
     for part in lua_source.source(name).split("\nreturn (function()\n"):
         declared = re.findall(r"^local (function \w+|[^=\n]+)", part, re.MULTILINE)
         assert sum(len(names.split(",")) for names in declared) <= 190

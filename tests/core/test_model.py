@@ -1,4 +1,4 @@
-"""The scripts against a plain model, with a check of the invariants after each step."""
+"""Compares the scripts with a model in Python, and checks the invariants after each step."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ class Scheduler(RuleBasedStateMachine):
         )
         self.follow_waiting()
 
-    @rule(name=NODES, cpu=st.sampled_from(LOADS), online=st.booleans(), tell=st.booleans())
-    def beat(self, name: str, cpu: int, online: bool, tell: bool) -> None:
+    @rule(name=NODES, cpu=st.sampled_from(LOADS), online=st.booleans(), report_jobs=st.booleans())
+    def beat(self, name: str, cpu: int, online: bool, report_jobs: bool) -> None:
         node = self.model.nodes.get(name)
         if node is None:
             return
-        jobs = sorted(node.jobs) if tell and (online or node.jobs) else None
+        jobs = sorted(node.jobs) if report_jobs and (online or node.jobs) else None
         answer = self.service.heartbeat(
             HeartbeatRequest(
                 node_id=name, online=online, load_json=json.dumps({"cpu": cpu}), jobs=jobs
@@ -186,7 +186,7 @@ class Scheduler(RuleBasedStateMachine):
 
     @rule(job_id=jobs, requeued=st.booleans())
     def hand_back(self, job_id: str, requeued: bool) -> None:
-        """The node gives the job back, or its task asks for its message again."""
+        """The node hands the job back, or the task requeues its message."""
         job = self.model.jobs.get(job_id)
         if job is None or job.status not in PLACED:
             return
@@ -201,14 +201,14 @@ class Scheduler(RuleBasedStateMachine):
             for other in self.model.jobs.values()
             if other.status == "waiting" and self.model.could_take(node_id, other)
         ]
-        [became] = self.service.place_jobs([job_id], node_id, requeued)
+        [outcome] = self.service.place_jobs([job_id], node_id, requeued)
         job.status = "waiting"
         job.order = self.next_in_line() if requeued else (0, int(job_id.rpartition(":")[2]))
         job.required = (self.client.hget(keys("job", job_id), "line") or "").rpartition("/")[2]
         self.follow_waiting()
-        assert job.status == became
-        if requeued and others:  # they had a right to the slot
-            assert (became, job.node) != ("dispatched", node_id)
+        assert job.status == outcome
+        if requeued and others:  # the waiting jobs had priority for the slot
+            assert (outcome, job.node) != ("dispatched", node_id)
 
     @rule(job_id=jobs, times=st.integers(1, 2))
     def release(self, job_id: str, times: int) -> None:
@@ -237,8 +237,10 @@ class Scheduler(RuleBasedStateMachine):
         return (1, self.joined)
 
     def follow_waiting(self) -> None:
-        """Jobs that waited may have been given slots: only those that they may have, and no job
-        before an earlier one of its line, key and priority.
+        """Follow the waiting jobs that got slots.
+
+        Each must fit its node, and no job may overtake an earlier job of its line, key and
+        priority.
         """
         started = []
         for node_id in self.model.nodes:
@@ -257,11 +259,11 @@ class Scheduler(RuleBasedStateMachine):
     def redis_and_the_model_agree(self) -> None:
         assert Checker(self.views).check() == []  # invariants 1, 2, 3 and 7
         for node in self.views.nodes():
-            known = self.model.nodes[node.node_id]
+            model_node = self.model.nodes[node.node_id]
             jobs = self.client.zrange(self.service.keys("node_jobs", node.node_id), 0, -1)
-            assert set(jobs) == known.jobs
+            assert set(jobs) == model_node.jobs
             info = self.client.hgetall(self.service.keys("node_info", node.node_id))
-            known.turn = int(info.get("turn", 0))
+            model_node.turn = int(info.get("turn", 0))
             homes = self.model.sessions
             for session, home in homes.items():
                 assert self.client.hget(self.service.keys("session", session), "node_id") == home
@@ -274,7 +276,7 @@ class Scheduler(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.nodes)
     @invariant()
-    def no_node_is_given_more_than_it_has(self) -> None:
+    def no_node_holds_more_jobs_than_slots(self) -> None:
         for name, node in self.model.nodes.items():
             jobs = self.client.zcard(self.service.keys("node_jobs", name))
             free = self.client.zscore(self.service.keys("pool_free", min(node.pools)), name)

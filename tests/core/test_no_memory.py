@@ -175,7 +175,7 @@ CALLS: dict[str, tuple[Prepare, Call, Outcome]] = {
 def world(client: redis.Redis, desk: Desk) -> Iterator[World]:
     yield World(client, desk)
     client.config_set("maxmemory", 0)
-    client.flushall()  # some of these states are made by hand: check would find violations
+    client.flushall()  # check would find violations in some states
 
 
 @pytest.mark.parametrize("script", CALLS)

@@ -85,7 +85,7 @@ def test_jobs_for_nodes_with_many_capabilities_have_shorter_calls(
 def test_messages_that_a_plain_worker_took_are_searched_in_short_calls(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """Redis reads the whole list for each of them."""
+    """For each message Redis reads the whole list."""
     client.lpush("celery", *(f"other {n}" for n in range(30_000)))
     gone = [(f"m{n}", *job) for n, job in enumerate(jobs(7))]
     client.rpush("celery", "m5")
@@ -124,14 +124,14 @@ def test_a_script_refuses_more_jobs_than_one_call_takes_before_it_writes(
 
 def test_many_messages_are_adopted_up_to_the_first_refused_one(client: redis.Redis) -> None:
     service = MinimalSchedulerService(client, Settings(max_waiting=150))
-    lying = [(f"m{n}", *job) for n, job in enumerate(jobs(300))]
-    for raw, _, _ in lying:
+    messages = [(f"m{n}", *job) for n, job in enumerate(jobs(300))]
+    for raw, _, _ in messages:
         if raw != "m120":
             client.lpush("celery", raw)
-    *done, refused = service.adopt_tasks("celery", lying)
+    *answers, refused = service.adopt_tasks("celery", messages)
     assert isinstance(refused, Backlogged)
-    assert [at for at, answer in enumerate(done) if answer is None] == [120]
-    assert len(done) == 151
+    assert [at for at, answer in enumerate(answers) if answer is None] == [120]
+    assert len(answers) == 151
     assert client.lrange("celery", -1, -1) == ["m151"]
     assert client.llen("celery") == 149
 
@@ -186,7 +186,7 @@ def send_large(desk: Desk, number: int, **demand: Any) -> list[str]:
 
 
 def move_all(client: redis.Redis, beat: Callable[[], Any], number: int) -> None:
-    """Sends heartbeats until so many large messages are moved. Each moves a few."""
+    """Send heartbeats until ``number`` large messages are moved. Each heartbeat moves a few."""
     moved = 0
     while moved < number:
         client.config_resetstat()

@@ -71,7 +71,10 @@ class TestLoadOrder:
     def test_the_order_holds_when_the_counter_of_turns_wraps(
         self, desk: Desk, client: redis.Redis, turns: int
     ) -> None:
-        """The counter passes ``turns`` half-way. One node joins before that, others after."""
+        """The counter passes ``turns`` half-way.
+
+        One node joins before this, and others after it.
+        """
         desk.node("a")
         client.set(desk.service.keys("turn"), turns - 20)
         for node_id in "bcd":

@@ -1,4 +1,4 @@
-"""Settings: an error names the setting; some settings do not support waiting."""
+"""Settings. An error names the setting. Some settings do not support waiting."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_waiting_is_refused_if_messages_and_keys_are_apart(broker: str, url: str
 
 
 def test_a_demand_that_would_wait_is_refused_if_messages_and_keys_are_apart() -> None:
-    """By route, by task and by call, before a message is sent."""
+    """A route, a task and a call can have this demand. No message is sent."""
     apart = {"minsched_database_url": REDIS, "minsched_when_full": "error"}
     waits = {"pool": "asr", "when_full": "wait"}
     by_route = plugin("memory://", **apart, minsched_routes={"speech.*": waits}).app

@@ -40,7 +40,7 @@ class Retried:
         assert self.desk.service.place_jobs([self.first.job_id], "n1", requeued) != ["unchanged"]
 
     def die(self) -> None:
-        """The node is silent; its job is placed at n2."""
+        """The node is silent. Its job is placed at n2."""
         silence(self.desk, "n1", 9000)
         self.park()
         self.desk.beat("n2")

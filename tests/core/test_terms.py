@@ -37,7 +37,7 @@ def test_each_death_starts_a_new_term(desk: Desk, client: redis.Redis) -> None:
 
 
 def test_a_node_that_only_left_dispatch_keeps_its_term(desk: Desk) -> None:
-    """It keeps its jobs."""
+    """The node keeps its jobs."""
     desk.node("n1", 1)
     first = term(desk, "n1")
     silence(desk, "n1", 60_000)

@@ -45,11 +45,11 @@ def test_a_publisher_with_a_shorter_node_ttl_takes_no_node_offline(
     assert client.pttl(keys("job", job.job_id)) > 86_000_000
     lease = client.zscore(keys("node_jobs", "n1"), job.job_id) - fleet.views.now()
     assert 29_000 < lease <= 30_000
-    [said] = caplog.messages
-    assert "minsched_node_ttl is 4 here and 8 in the fleet" in said
-    assert "minsched_lease is 10 here and 30 in the fleet" in said
-    assert "minsched_max_rescues is 2 here and 3 in the fleet" in said
-    assert "stop all nodes and start them with the new values" in said
+    [warning] = caplog.messages
+    assert "minsched_node_ttl is 4 here and 8 in the fleet" in warning
+    assert "minsched_lease is 10 here and 30 in the fleet" in warning
+    assert "minsched_max_rescues is 2 here and 3 in the fleet" in warning
+    assert "stop all nodes and start them with the new values" in warning
     publisher.dispatch()
     assert len(caplog.messages) == 1  # once
 

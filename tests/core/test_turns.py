@@ -100,7 +100,7 @@ def order_of_ends(desk: Desk, node_id: str, number: int) -> list[str]:
 
 
 def test_a_tenant_gains_no_slots_by_many_demands(desk: Desk) -> None:
-    """62 demands of one tenant against one demand of another: each gets every second slot."""
+    """One tenant has 62 demands, and another has one. Each tenant gets every second slot."""
     caps = [f"c{number}" for number in range(6)]
     desk.node("n1", 1, caps=caps)
     desk.dispatch()
@@ -111,10 +111,10 @@ def test_a_tenant_gains_no_slots_by_many_demands(desk: Desk) -> None:
     )
     park_many(desk, [{"fairness_key": "one"}] * 100)
     client, keys = desk.service.redis, desk.service.keys
-    got = Counter(
+    jobs_by_key = Counter(
         client.hget(keys("job", job), "fairness") for job in order_of_ends(desk, "n1", 100)
     )
-    assert abs(got["one"] - got["many"]) <= 1
+    assert abs(jobs_by_key["one"] - jobs_by_key["many"]) <= 1
 
 
 def test_a_higher_priority_is_first_across_lines(desk: Desk) -> None:
@@ -208,11 +208,11 @@ class TestOwnLineFirst:
 
 
 class TestSearch:
-    """Lines of several capabilities. The node has the one under which they are filed."""
+    """Lines of several capabilities. The node has the capability whose index contains the lines."""
 
     @pytest.fixture
     def target(self, desk: Desk) -> str:
-        """Lines that "n1" cannot serve, and behind them in the same index a job that it can."""
+        """Lines that "n1" cannot serve. Behind them, the same index has a job that "n1" can run."""
         desk.node("n1", 1, caps=["rare", "z"])
         desk.dispatch()
         common = [f"a{number}" for number in range(80)]
@@ -240,13 +240,13 @@ class TestSearch:
         assert count_commands(client, lambda: desk.beat("n1")) < 60
         assert client.pttl("scheduler:node:searches:n1") > 0
         busy = desk.dispatch()
-        late = self.wait(desk)
+        job = self.wait(desk)
         desk.complete(busy)
         assert desk.beat("n1").next_due_ms == -1
-        assert desk.status(late) == "waiting"  # for node_ttl at most
+        assert desk.status(job) == "waiting"  # for node_ttl at most
         desk.node("n1", 1, caps=["rare", "z", "new"])
-        beat_until(desk, "n1", lambda: desk.status(late) == "dispatched")
-        assert desk.status(late) == "dispatched"
+        beat_until(desk, "n1", lambda: desk.status(job) == "dispatched")
+        assert desk.status(job) == "dispatched"
 
 
 def test_a_returned_job_is_first_of_all_lines_of_its_pool(desk: Desk) -> None:
@@ -265,7 +265,7 @@ def test_a_returned_job_is_first_of_all_lines_of_its_pool(desk: Desk) -> None:
 
 
 def test_virtual_time_advances_in_a_batch_that_fills_a_node_from_its_line(desk: Desk) -> None:
-    """One job of the batch joins a line before the node is filled, one after."""
+    """One job of the batch joins a line before the node is filled, and one joins after it."""
     client, keys = desk.service.redis, desk.service.keys
     desk.node("n1", 1)
     desk.dispatch()
@@ -286,12 +286,12 @@ def test_a_search_skips_no_line_when_it_links_another_one_again(desk: Desk) -> N
     """The first line of the pool's index is linked to its own node, which is back and full."""
     for node_id in "ab":
         desk.node(node_id, 1)
-    held = [desk.dispatch(preferred_node=node_id) for node_id in "ab"]
+    running = [desk.dispatch(preferred_node=node_id) for node_id in "ab"]
     desk.park(preferred_node="a", affinity="require")
     desk.service.drain_node("a")
     plain = desk.park()
     desk.service.drain_node("a", draining=False)
-    desk.complete(held[1])
+    desk.complete(running[1])
     assert running_at(desk, "b") == [plain]
 
 

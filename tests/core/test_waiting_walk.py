@@ -30,7 +30,8 @@ class Walk:
         self.client, self.keys = desk.service.redis, desk.service.keys
         self.sent = self.step = 0
         self.waiting: dict[str, tuple[Any, ...]] = {}  # by job: its line, key and priority
-        self.joined: dict[str, tuple[int, int]] = {}  # when it was first seen in line
+        # The step at which a job was first seen in line, and the number of the job.
+        self.joined: dict[str, tuple[int, int]] = {}
         self.again: set[str] = set()  # jobs that were delayed, or joined their lines twice
         self.steps: dict[Callable[[], None], int] = {
             self.register: 4,
@@ -55,12 +56,12 @@ class Walk:
         return sorted(self.client.zrange(self.keys("nodes"), 0, -1))
 
     def any_job(self, *statuses: str) -> dict[str, Any] | None:
-        found = []
+        jobs = []
         for key in self.client.scan_iter(f"{self.keys.prefix}job:*:*", count=1000):
             job = self.client.hgetall(key)
             if job.get("status") in statuses:
-                found.append(job | {"id": key.removeprefix(f"{self.keys.prefix}job:")})
-        return self.random.choice(sorted(found, key=lambda job: job["id"])) if found else None
+                jobs.append(job | {"id": key.removeprefix(f"{self.keys.prefix}job:")})
+        return self.random.choice(sorted(jobs, key=lambda job: job["id"])) if jobs else None
 
     def register(self) -> None:
         pools: list[Any] = self.some(POOLS, 3) or ["p"]
@@ -169,7 +170,7 @@ class Walk:
                 beat_until(self.desk, node, lambda: False)
 
     def look(self) -> None:
-        """No violation, no overtaken job, no turn of a key without jobs."""
+        """Check that there is no violation, no overtaken job, and no turn of a key without jobs."""
         assert Checker(self.desk.views).check() == []
         waiting = self.read_lines()
         for job_id in self.waiting.keys() - waiting.keys() - self.again:
@@ -182,7 +183,7 @@ class Walk:
         return str(self.client.hget(self.keys("job", job_id), "status"))
 
     def overtaken(self, job_id: str, waiting: dict[str, tuple[Any, ...]]) -> list[str]:
-        """Earlier waiting jobs of its line, key and priority."""
+        """The earlier waiting jobs of the same line, key and priority."""
         return [
             other
             for other, kind in waiting.items()
@@ -205,7 +206,10 @@ class Walk:
                 waiting[job_id] = (line, fairness, band)
                 number = int(job_id.rpartition(":")[2])
                 self.joined.setdefault(job_id, (self.step, number))
-                clocks = [where, *(each.partition("\t")[0] for each in (places or "").splitlines())]
+                clocks = [
+                    where,
+                    *(index.partition("\t")[0] for index in (places or "").splitlines()),
+                ]
                 for clock in clocks:
                     name = "lang_turns" if ":" in clock else "pool_turns"
                     self.counted[f"{self.keys(name, clock, band)} in {fairness or ''}"] += 1

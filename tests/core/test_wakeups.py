@@ -1,7 +1,7 @@
 """No lost wake-up: steps of publishers and nodes interleave in any order, and each may die.
 
-After each step, invariant 7 holds. At the end, each message has run exactly once, or a dead node
-had it and it is known to be lost.
+After each step, invariant 7 holds. At the end, each message has run exactly once, or it was lost
+with a dead node, and its loss is recorded.
 """
 
 from __future__ import annotations

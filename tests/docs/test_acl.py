@@ -194,10 +194,12 @@ class TestTheWholeFlow:
 
     def test_the_jobs_of_a_dead_node_are_rescued(self, fleet: Fleet, guarded: Guarded) -> None:
         with guarded.client() as admin:
-            held = partial(admin.zrange, "scheduler:node:jobs:n2", 0, -1)
+            jobs_of_n2 = partial(admin.zrange, "scheduler:node:jobs:n2", 0, -1)
             wait_for(
-                lambda: not held(),
-                lambda: f"n2 to be idle: {[admin.hgetall(f'scheduler:job:{j}') for j in held()]}",
+                lambda: not jobs_of_n2(),
+                lambda: (
+                    f"n2 to be idle: {[admin.hgetall(f'scheduler:job:{j}') for j in jobs_of_n2()]}"
+                ),
             )
             lost = fleet.send("where_am_i", 30, minsched={"preferred_node": "n2"})
             wait_for(lambda: admin.exists("minsched.acked.n2"), "the task to be acknowledged")

@@ -44,7 +44,7 @@ BESIDE = {
 
 
 def is_named(source: str, name: str) -> bool:
-    """Whether a script names keys of this family."""
+    """True if a script names keys of this family."""
     ids = ["ID"] * len(HOLDS[name][0])
     spelled = re.escape(spell_keys(f"key.{name}({', '.join(ids)})"))
     return re.search(spelled.replace("ID", ".+?"), source) is not None

@@ -57,7 +57,7 @@ class Filled(Guarded):
             pipe.execute()
 
     def attempt(self, row: str, role: str) -> str:
-        """Try the row's action. The cell: "yes" or "no"."""
+        """Try the row's action. Returns the cell: "yes" or "no"."""
         try:
             ACTIONS[row](self.users[role])
         except redis.ResponseError:

@@ -36,7 +36,7 @@ from celery_minsched.simulation.trace import Job, Node, read, synthesize
 
 
 def run(command: Command, arguments: str) -> list[list[str]]:
-    """Run a benchmark. The cells of all rows that it prints."""
+    """Run a benchmark. Returns the cells of all rows that it prints."""
     result = CliRunner().invoke(command, shlex.split(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if line.startswith("| ")]
@@ -75,8 +75,10 @@ def test_bench_apply_compares_apply_async_with_plain_celery() -> None:
 @pytest.mark.benchmarks
 def test_bench_node_compares_the_rate_and_the_idle_time_of_nodes_and_workers() -> None:
     kinds = ["tuned", "unprefetched", "dramatiq", "taskiq"]
-    asked = " ".join(f"--contender {kind}" for kind in kinds)
-    rows = run(bench_node.main, f"--pool threads --slots 2 --noops 20 --naps 8 --rounds 1 {asked}")
+    options = " ".join(f"--contender {kind}" for kind in kinds)
+    rows = run(
+        bench_node.main, f"--pool threads --slots 2 --noops 20 --naps 8 --rounds 1 {options}"
+    )
     assert [row[0] for row in rows[1:]] == [f"threads, {NAMES[kind]}" for kind in ("ours", *kinds)]
     assert [rows[1][2], rows[1][4]] == ["1.00 (1.00 to 1.00)"] * 2  # ours against ours
 

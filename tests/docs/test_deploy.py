@@ -68,8 +68,8 @@ def test_every_expression_uses_existing_metrics_and_labels(metrics: Scrape) -> N
         for name, matchers in SELECTOR.findall(expression):
             assert set(re.findall(r"(\w+)=", matchers)) <= labels[name], expression
         for group in AGGREGATION.findall(expression):
-            known = {"instance"}.union(*(labels[name] for name in names))
-            assert set(group.split(", ")) <= known, expression
+            known_labels = {"instance"}.union(*(labels[name] for name in names))
+            assert set(group.split(", ")) <= known_labels, expression
 
 
 def test_counters_are_read_as_rates_and_gauges_are_not(metrics: Scrape) -> None:
@@ -85,8 +85,8 @@ def test_counters_are_read_as_rates_and_gauges_are_not(metrics: Scrape) -> None:
 
 
 def test_every_metric_except_node_info_is_used(metrics: Scrape) -> None:
-    shown = set(NAME.findall(" ".join(expressions())))
-    unseen = {sample.name for sample in metrics.samples} - shown
+    shown_names = set(NAME.findall(" ".join(expressions())))
+    unseen = {sample.name for sample in metrics.samples} - shown_names
     assert {name for name in unseen if not name.endswith("_created")} <= {"minsched_node_info"}
 
 
@@ -115,12 +115,12 @@ def test_each_alert_has_a_duration_a_severity_and_a_description() -> None:
 def test_the_text_of_an_alert_uses_labels_of_its_expression(metrics: Scrape) -> None:
     labels = {sample.name: set(sample.labels) for sample in metrics.samples}
     for rule in rules():
-        used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        used_labels = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
         names = NAME.findall(rule["expr"])
-        left = {"instance"}.union(*(labels[name] for name in names))
+        remaining_labels = {"instance"}.union(*(labels[name] for name in names))
         for group in AGGREGATION.findall(rule["expr"]):
-            left = set(group.split(", "))
-        assert used <= left, rule["alert"]
+            remaining_labels = set(group.split(", "))
+        assert used_labels <= remaining_labels, rule["alert"]
 
 
 def test_alerts_name_existing_commands() -> None:

@@ -20,12 +20,12 @@ PACKAGES = ("celery_minsched", "node_agent")
 
 
 def tracked() -> set[str]:
-    """The files that git tracks. In an unpacked sdist: all its files."""
+    """The files that git tracks. In an unpacked sdist these are all files."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        done = subprocess.run(
+        git = subprocess.run(
             ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        return {name for name in done.stdout.splitlines() if (ROOT / name).exists()}
+        return {name for name in git.stdout.splitlines() if (ROOT / name).exists()}
     return {
         str(path.relative_to(ROOT))
         for name in (*PACKAGES, "tests", "docs")

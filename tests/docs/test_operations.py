@@ -38,7 +38,7 @@ EXAMPLES = [
 
 
 def form(answer: str) -> list[list[str]]:
-    """The headings of the tables in an output. Without a table: the first word."""
+    """The headings of the tables in an output. If there is no table, the first word."""
     lines = [line.split() for line in answer.splitlines()]
     headings = [line for line in lines if len(line) > 2 and all(map(str.isupper, line))]
     return headings or [[re.sub(r"\d", "0", word) for word in lines[0][:1]]]

@@ -87,7 +87,7 @@ def run_in_shell(commands: list[str], server: Server, directory: Path) -> list[s
     script = f'redis-cli() {{ {COMMAND_LINE} -p {server.port} "$@"; }}\n'
     script += "".join(f"{command}\necho '{END}'\n" for command in commands)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
+    shell = subprocess.run(
         ["bash", "-c", script],
         cwd=directory,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
@@ -97,7 +97,7 @@ def run_in_shell(commands: list[str], server: Server, directory: Path) -> list[s
         timeout=120,
         check=False,
     )
-    return done.stdout.split(f"{END}\n")[:-1]
+    return shell.stdout.split(f"{END}\n")[:-1]
 
 
 @pytest.mark.skipif(not COMMAND_LINE, reason="no redis-cli and no valkey-cli (make redis-cli)")

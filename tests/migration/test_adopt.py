@@ -20,7 +20,7 @@ from celery_minsched.consistency.checker import Checker
 from ..support.commands import run_with
 from ..support.desk import Desk
 from ..support.fleet import ROOT, app_environment, make_app, wait_for
-from ..support.plain import QUEUE, lying, put
+from ..support.plain import QUEUE, put, queue_length
 from ..support.proxy import Proxy
 from ..support.server import Server
 
@@ -33,7 +33,7 @@ def app(server: Server) -> Celery:
 
 
 def adopt(app: Celery, *options: str, code: int = 0) -> dict[str, Any]:
-    """Run the command and check its exit code. Its JSON output."""
+    """Run the command and check its exit code. Returns its JSON output."""
     answer = run_with(app, "adopt", QUEUE, "--json", *options)
     assert answer.exit_code == code, answer.output
     report: dict[str, Any] = json.loads(answer.stdout)
@@ -65,7 +65,7 @@ def test_an_adopted_message_keeps_its_headers_and_properties(
     assert before["properties"].pop("delivery_info")["routing_key"] == QUEUE
     assert after["properties"].pop("delivery_info")["routing_key"] == "minsched.dispatch"
     assert after == before
-    assert lying(client) == 0
+    assert queue_length(client) == 0
     assert app.minsched.find_job("t1") == job
 
 
@@ -179,7 +179,7 @@ def test_entries_that_are_no_tasks_stay_in_the_queue(
             client.lpush(QUEUE, "no message", '{"headers": {}, "properties": {}}', "[]")
     report = adopt(app, *POOL, code=1)
     assert report["adopted"] == 250
-    assert sum(kind["messages"] for kind in report["kinds"]) == 375 == lying(client)
+    assert sum(kind["messages"] for kind in report["kinds"]) == 375 == queue_length(client)
 
 
 def test_limit_bounds_the_number_of_adopted_messages(
@@ -189,7 +189,7 @@ def test_limit_bounds_the_number_of_adopted_messages(
     for n in range(5):
         put(app, "mark", "x", n, priority=n % 2)
     assert adopt(app, *POOL, "--limit", "3")["adopted"] == 3
-    assert lying(client) == 2
+    assert queue_length(client) == 2
     assert adopt(app, *POOL, "--limit", "3")["adopted"] == 2
 
 
@@ -204,7 +204,7 @@ def test_a_dry_run_changes_nothing(app: Celery, desk: Desk, client: redis.Redis)
     assert "Queue plain has 4 messages." in answer.output
     assert "3  tests.support.app.mark  to asr" in answer.output
     assert {key: client.type(key) for key in client.scan_iter()} == before
-    assert lying(client) == 4
+    assert queue_length(client) == 4
 
 
 def test_adopt_stops_if_the_line_is_full(server: Server, desk: Desk, client: redis.Redis) -> None:
@@ -268,7 +268,7 @@ def test_a_message_that_a_worker_takes_first_is_not_adopted(
     adopter._read_page = read_and_pop  # type: ignore[method-assign]
     assert adopter.adopt().adopted == 2
     assert len(messages(client)) == 2
-    assert lying(client) == 0
+    assert queue_length(client) == 0
 
 
 class Dam(Proxy):
@@ -313,15 +313,15 @@ def test_adopt_loses_and_repeats_no_message_if_it_is_killed(
 
     for most in (900, 450):
         dam, goal = Dam(server.port), rand.randrange(most // 2, most)
-        dam.is_full = lambda goal=goal: lying(client) < goal  # type: ignore[misc]
+        dam.is_full = lambda goal=goal: queue_length(client) < goal  # type: ignore[misc]
         process = start(dam.url)
         wait_for(lambda dam=dam: dam.holds, "some to be adopted", patience=60)  # type: ignore[misc]
         process.kill()
         process.wait()
         dam.close()
-        assert 0 < lying(client) < goal
+        assert 0 < queue_length(client) < goal
         assert sorted(task_ids()) == sorted(sent)
     assert start(server.url).wait(60) == 0
-    assert lying(client) == 0
+    assert queue_length(client) == 0
     assert sorted(task_ids()) == sorted(sent)
     assert Checker(desk.views).check() == []

@@ -306,8 +306,9 @@ def test_check_repairs_the_changes_of_a_program_with_the_earlier_layout(
 
 
 def killed(server: Server, client: redis.Redis, history: Path, after: int) -> bool:
-    """Run the command in a process, and kill it after Redis has run ``after`` commands. Whether it
-    was killed before its end.
+    """Run the command in a process, and kill it after Redis has run ``after`` commands.
+
+    Returns true if the command was killed before its end.
     """
     process = start(server, history)
     wait_for(lambda: client.exists(NOTE) or process.poll() is not None, "the migration to begin")

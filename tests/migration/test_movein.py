@@ -11,7 +11,7 @@ import redis
 from ..support.all_keys import scheduler_keys
 from ..support.commands import run_with
 from ..support.fleet import Fleet, wait_for
-from ..support.plain import lying, plain_worker, put
+from ..support.plain import plain_worker, put, queue_length
 
 NODES = ("n1", "n2")
 
@@ -32,9 +32,9 @@ def test_each_message_runs_once_whether_it_is_adopted_or_released(
                 put(app, "note", f"{n}", seconds, priority=n % 10, producer=producer, **when)
         report = json.loads(run_with(app, "adopt", "plain", "--pool", "asr", "--json").stdout)
         assert report["adopted"] > 0
-        assert lying(client) == 0
+        assert queue_length(client) == 0
 
-        wait_for(lambda: ran(client, "celery@"), "nodes to run a task")
+        wait_for(lambda: has_run_task(client, "celery@"), "nodes to run a task")
         for node_id in NODES:
             assert run_with(app, "drain", node_id).exit_code == 0
         fleet.wait_idle()
@@ -48,7 +48,7 @@ def test_each_message_runs_once_whether_it_is_adopted_or_released(
         wait_for(lambda: ended(client) == number, "plain workers to finish the rest", patience=180)
     began = [client.lrange(f"test:began:{n}", 0, -1) for n in range(number)]
     assert [hosts for hosts in began if len(hosts) != 1] == []
-    assert ran(client, "worker@")
+    assert has_run_task(client, "worker@")
     assert scheduler_keys(client) == []
 
 
@@ -56,7 +56,7 @@ def ended(client: redis.Redis) -> int:
     return sum(1 for _ in client.scan_iter("test:ended:*", count=1000))
 
 
-def ran(client: redis.Redis, host: str) -> bool:
-    """Whether a host whose name begins with ``host`` has run a task."""
+def has_run_task(client: redis.Redis, host: str) -> bool:
+    """True if a host whose name begins with ``host`` has run a task."""
     keys = client.scan_iter("test:began:*", count=1000)
     return any(client.lindex(key, 0).startswith(host) for key in keys)

@@ -40,7 +40,7 @@ def send(app: Celery, task_id: str, task: str = "mark", **options: Any) -> Any:
 
 
 def release(app: Celery, code: int = 0) -> dict[str, Any]:
-    """Run the command and check its exit code. Its JSON output."""
+    """Run the command and check its exit code. Returns its JSON output."""
     answer = run_with(app, "release", "--json")
     assert answer.exit_code == code, answer.output
     report: dict[str, Any] = json.loads(answer.stdout)
@@ -48,7 +48,7 @@ def release(app: Celery, code: int = 0) -> dict[str, Any]:
 
 
 def ids(client: redis.Redis, queue: str = "celery") -> list[str]:
-    """The ids of the tasks in a queue. A worker takes the first one next."""
+    """The ids of the tasks in a queue. A worker takes the first task next."""
     return [json.loads(raw)["headers"]["id"] for raw in client.lrange(queue, 0, -1)][::-1]
 
 
@@ -255,14 +255,14 @@ def test_an_interrupted_release_can_be_repeated(
 
 def test_release_works_with_real_nodes(fleet: Fleet, client: redis.Redis) -> None:
     fleet.start_ready("n1", "-P", "threads", slots=1)
-    held = fleet.send("hold", "it")
+    running = fleet.send("hold", "it")
     wait_for(lambda: client.exists("test:began:it"))
     waits = fleet.send("note", "later")
     assert run_with(fleet.app, "release").exit_code == 2
     assert run_with(fleet.app, "drain", "n1").exit_code == 0
     assert release(fleet.app, code=1)["returned"] == {"celery": 1}
     client.lpush("test:release:it", "now")
-    held.get(timeout=20)
+    running.get(timeout=20)
     fleet.stop("n1", signal.SIGTERM)
     assert release(fleet.app)["left"] == []
     assert scheduler_keys(client) == []

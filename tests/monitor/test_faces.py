@@ -93,16 +93,16 @@ def test_the_last_node_is_dead_when_its_heartbeat_is_too_old(desk: Desk) -> None
     assert (pool.online, pool.slots) == (0, 0)
 
 
-@pytest.mark.parametrize("how", ["stopping", "draining", "stuck"])
-def test_the_load_does_not_count_a_full_node_that_takes_no_jobs(desk: Desk, how: str) -> None:
+@pytest.mark.parametrize("state", ["stopping", "draining", "stuck"])
+def test_the_load_does_not_count_a_full_node_that_takes_no_jobs(desk: Desk, state: str) -> None:
     desk.node("n1", 2)
     desk.node("n2", 2)
     jobs = [run_one(desk, "n1"), run_one(desk, "n1")]
     assert desk.views.pool("asr").load == 0.5
-    if how == "draining":
+    if state == "draining":
         desk.service.drain_node("n1")
     else:
-        desk.beat("n1", state=how, jobs=jobs)
+        desk.beat("n1", state=state, jobs=jobs)
     pool = desk.views.pool("asr")
     assert (pool.taken, pool.slots, pool.leaving, pool.load) == (0, 2, 2, 0)
     scraped = scrape(desk.views)
@@ -117,13 +117,13 @@ fleet = fast_fleet
 def test_a_full_node_is_stopping_after_sigterm_until_its_jobs_have_ended(
     fleet: Fleet, client: redis.Redis
 ) -> None:
-    """Then it has left. The load of the pool does not rise."""
+    """After its jobs have ended, the node's state is left. The load of the pool does not rise."""
     for node_id in ("n1", "n2"):
         fleet.start(node_id, "-P", "threads")
     fleet.wait_online("n1", "n2")
-    for what in ("a", "b"):
-        fleet.send("hold", what, minsched={"preferred_node": "n1"})
-        wait_for(lambda what=what: client.exists(f"test:began:{what}"), what)
+    for name in ("a", "b"):
+        fleet.send("hold", name, minsched={"preferred_node": "n1"})
+        wait_for(lambda name=name: client.exists(f"test:began:{name}"), name)
     loads = {fleet.views.pool("asr").load}
     assert loads == {0.5}
     fleet.kill("n1", signal.SIGTERM)
@@ -139,8 +139,8 @@ def test_a_full_node_is_stopping_after_sigterm_until_its_jobs_have_ended(
     assert state() == "stopping"
     result = run_with(fleet.app, "rescue", "n1")
     assert (result.exit_code, "It finishes 2 jobs and leaves." in result.stderr) == (2, True)
-    for what in ("a", "b"):
-        client.lpush(f"test:release:{what}", "go")
+    for name in ("a", "b"):
+        client.lpush(f"test:release:{name}", "go")
     assert fleet.processes["n1"].wait(30) == 0
     assert (state(), loads) == ("left", {0.5, 0.0})
     events = [e.kind for e in fleet.views.events() if e.fields.get("node") == "n1"]
@@ -187,7 +187,7 @@ def test_alerts_fire_for_dead_and_stuck_nodes_only(desk: Desk, tmp_path: Path) -
         if line.startswith(("minsched_node", "minsched_pool"))
     ]
     alerts = {"MinschedNodeDown": ["dead"], "MinschedNodeStuck": ["stuck"]}
-    tested = {
+    rule_tests = {
         "rule_files": [str(ROOT / "deploy" / "prometheus-alerts.yml")],
         "tests": [
             {
@@ -212,11 +212,11 @@ def test_alerts_fire_for_dead_and_stuck_nodes_only(desk: Desk, tmp_path: Path) -
         ],
     }
     path = tmp_path / "test.yml"
-    path.write_text(yaml.safe_dump(tested))
-    done = subprocess.run(
+    path.write_text(yaml.safe_dump(rule_tests))
+    promtool = subprocess.run(
         ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert promtool.returncode == 0, promtool.stdout + promtool.stderr
 
 
 def test_why_explains_the_effect_of_a_node_s_state_on_its_job(desk: Desk) -> None:

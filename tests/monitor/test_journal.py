@@ -57,9 +57,9 @@ def test_an_unusable_stream_of_events_stops_no_action(
 ) -> None:
     """Each action adds an event to a new stream."""
 
-    def emitted(what: Callable[[], Any]) -> str:
+    def emitted(action: Callable[[], Any]) -> str:
         spoil(client)
-        what()
+        action()
         now = desk.views.now()
         [event] = desk.views.events()
         assert now - 60_000 < event.ts <= now
@@ -150,7 +150,9 @@ class TestCheck:
         spoil(client)
         checker = Checker(desk.views)
         violations = checker.check(0)
-        assert [(one.code, one.keys) for one in violations] == [("unusable_events", (EVENTS,))]
+        assert [(violation.code, violation.keys) for violation in violations] == [
+            ("unusable_events", (EVENTS,))
+        ]
         assert repair(desk.service, checker, violations, 0) == []
         assert client.exists(EVENTS) == 0
 
@@ -168,7 +170,9 @@ class TestCheck:
         spoil(client, key, "finished")
         checker = Checker(desk.views)
         violations = checker.check(0)
-        assert [(one.code, one.keys) for one in violations] == [("unusable_counter", (key,))]
+        assert [(violation.code, violation.keys) for violation in violations] == [
+            ("unusable_counter", (key,))
+        ]
         assert repair(desk.service, checker, violations, 0) == []
         assert client.hgetall(key) == ({} if spoil is no_hash else {"lost": "7"})
 

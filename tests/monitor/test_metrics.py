@@ -90,8 +90,17 @@ def test_names_follow_the_rules_of_prometheus_and_labels_are_bounded(desk: Desk)
         assert not re.search(r"milli|_ms|minutes|percent|_count$|_total$", name), name
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
-            known = {"node", "state", "pool", "resource", "demand", "outcome", "status", "le"}
-            assert set(sample.labels) <= {*known, *NODE_LABELS}
+            known_labels = {
+                "node",
+                "state",
+                "pool",
+                "resource",
+                "demand",
+                "outcome",
+                "status",
+                "le",
+            }
+            assert set(sample.labels) <= {*known_labels, *NODE_LABELS}
     series = [(sample.name, *sorted(sample.labels.items())) for sample in scraped.samples]
     assert len(series) == len(set(series))
     for secret in ("u1", "u2"):  # session ids, which are a part of job ids

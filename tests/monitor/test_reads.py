@@ -211,9 +211,9 @@ class TestPaging:
         self, fleet: Desk, server: Server
     ) -> None:
         app = make_app(server.url)
-        for command, what, total in (("nodes", "node", 120), ("pools", "pool", 121)):
-            shown = run_with(app, command).stdout
-            assert shown.endswith(f"… and {total - 100} {what}s more. See --limit and --offset.\n")
+        for command, noun, total in (("nodes", "node", 120), ("pools", "pool", 121)):
+            output = run_with(app, command).stdout
+            assert output.endswith(f"… and {total - 100} {noun}s more. See --limit and --offset.\n")
             rest = run_with(app, command, "--offset", "100").stdout
             assert "more" not in rest
             assert len(json.loads(run_with(app, command, "--json").stdout)) == total

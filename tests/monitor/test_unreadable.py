@@ -57,9 +57,9 @@ BROKEN: dict[str, tuple[list[tuple[object, ...]], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_an_unreadable_record_hides_no_other_and_is_named(scene: Scene, what: str) -> None:
-    commands, code = BROKEN[what]
+@pytest.mark.parametrize("record", BROKEN)
+def test_an_unreadable_record_hides_no_other_and_is_named(scene: Scene, record: str) -> None:
+    commands, code = BROKEN[record]
     for command in commands:
         scene.raw.execute_command(*command)
     answers = dict(scene.answers())
@@ -67,7 +67,7 @@ def test_an_unreadable_record_hides_no_other_and_is_named(scene: Scene, what: st
     assert "t-delayed" in answers["jobs"]
     assert 'minsched_node_slots{node="n2"} 1.0' in answers["scrape"]
     assert code in scene.codes()
-    if code == "node_unreadable" and "order" not in what and "turn" not in what:
+    if code == "node_unreadable" and "order" not in record and "turn" not in record:
         assert "broken" in answers["nodes"]
         [node] = [n for n in json.loads(answers["nodes --json"]) if n["node_id"] == "n1"]
         assert (node["state"], node["online"], bool(node["broken"])) == ("broken", False, True)

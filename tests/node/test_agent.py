@@ -159,7 +159,7 @@ def test_a_node_warns_of_an_eviction_policy_at_its_start(fleet: Fleet, client: r
 class TestCommandLine:
     @pytest.fixture
     def run(self, server: Server, tmp_path: Path) -> Callable[..., tuple[int, str]]:
-        """A function that runs the program to its end. Its exit code and its output."""
+        """A function that runs the program to its end. It returns the exit code and the output."""
 
         def run(*options: str, **env: str) -> tuple[int, str]:
             environment = {**app_environment(server.url), **env}
@@ -305,8 +305,8 @@ def test_a_stopping_node_hands_back_a_job_that_arrives_late(
     pulse.resume()
     for result in short:
         result.get(timeout=60)
-    ran = [client.lrange(f"test:ended:short{n}", 0, -1) for n in range(2)]
-    assert ran == [["celery@new"]] * 2
+    hostnames = [client.lrange(f"test:ended:short{n}", 0, -1) for n in range(2)]
+    assert hostnames == [["celery@new"]] * 2
     assert not client.exists("test:ended:long")
     client.lpush("test:release:long", "go")
     long.get(timeout=60)

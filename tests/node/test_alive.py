@@ -32,8 +32,8 @@ def kinds(fleet: Fleet, node_id: str) -> list[str]:
 
 
 def open_gate(fifo: str) -> None:
-    """Let the workers go on that hang at the FIFO."""
-    with contextlib.suppress(OSError):  # none hangs
+    """Release the workers that hang at the FIFO."""
+    with contextlib.suppress(OSError):  # no worker hangs
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
 
 
@@ -53,9 +53,9 @@ def test_a_hung_worker_hands_back_its_jobs_and_recovers(
         fleet.start("safe", "-P", "threads", slots=12)
         hung = ["fork", "thread", "mute"]
         fleet.wait_online(*hung, "safe")
-        held = [fleet.send("hold", f"held-{name}", minsched=to(name)) for name in hung[:2]]
+        running = [fleet.send("hold", f"held-{name}", minsched=to(name)) for name in hung[:2]]
         inside = [fleet.send("note", f"inside-{name}", minsched=to(name)) for name in hung[:2]]
-        wait_for(lambda: all(fleet.job(r.id).status == "running" for r in [*held, *inside]))  # type: ignore[union-attr]
+        wait_for(lambda: all(fleet.job(r.id).status == "running" for r in [*running, *inside]))  # type: ignore[union-attr]
         for name in hung[:2]:  # one job runs, and one waits in the worker's memory
             fleet.control(name, "hang", fifo=gate)
         fleet.control("mute", "hang_interpreter", fifo=gate)
@@ -75,7 +75,7 @@ def test_a_hung_worker_hands_back_its_jobs_and_recovers(
             client.lpush(f"test:release:held-{name}", "go")
         open_gate(gate)
         fleet.wait_online(*hung)
-        for result in held:
+        for result in running:
             result.get(timeout=20)
         for name in hung:
             assert kinds(fleet, name)[-2:] == ["node_stuck", "node_recovered"]
@@ -120,7 +120,7 @@ def test_a_node_whose_consumer_is_cancelled_is_drained(server: Server, client: r
         fleet.start("cancelled", "-P", "threads", "-c", "1", slots=3)
         fleet.start("other", "-P", "threads", slots=4)
         fleet.wait_online("cancelled", "other")
-        held = fleet.send("hold", "held", minsched=to("cancelled"))
+        running = fleet.send("hold", "held", minsched=to("cancelled"))
         wait_for(lambda: client.exists("test:began:held"))
         inside = fleet.send("note", "inside", minsched=to("cancelled"))
         wait_for(lambda: fleet.job(inside.id).status == "running")  # type: ignore[union-attr]
@@ -135,7 +135,7 @@ def test_a_node_whose_consumer_is_cancelled_is_drained(server: Server, client: r
             assert client.lrange(f"test:began:{name}", 0, -1) == ["celery@other"]
         wait_for(lambda: fleet.node("cancelled").draining)  # type: ignore[union-attr]
         client.lpush("test:release:held", "go")
-        held.get(timeout=20)
+        running.get(timeout=20)
         time.sleep(STUCK)
         assert kinds(fleet, "cancelled") == ["node_joined", "node_drained"]
         fleet.control("cancelled", "add_consumer", queue="minsched.node.cancelled")

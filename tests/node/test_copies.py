@@ -224,7 +224,7 @@ def test_the_acknowledgement_of_a_task_that_does_not_begin_is_withdrawn(
     term = int(client.hget("scheduler:node:info:n1", "term") or 0)
     client.hset(UNACKED, "tag", "[{}]")
     slots = Slots(desk.service, "n1", lambda: term)
-    held = slots.held["job"] = HeldJob("tag", "claim", term=term, is_begun=True)
+    job = slots.held["job"] = HeldJob("tag", "claim", term=term, is_begun=True)
     if fault == "unwritten":
         assert slots.acknowledge("job")
         slots.withdraw_acknowledgements()
@@ -240,7 +240,7 @@ def test_the_acknowledgement_of_a_task_that_does_not_begin_is_withdrawn(
         desk.service.acknowledge_job = lose_reply  # type: ignore[method-assign]
         assert not slots.acknowledge("job")
     assert client.sismember(ACKED, "tag")
-    assert not held.is_begun
+    assert not job.is_begun
     slots.withdraw_acknowledgements()
     assert not client.exists(ACKED)
     client.delete(UNACKED)

@@ -73,7 +73,7 @@ def test_a_failover_by_sentinel_that_loses_the_last_second_loses_no_job(
     fleet.app = make_app(url, **options)
     try:
         fleet.start_ready("n1", "-P", "threads", slots=4)
-        known = start_work(fleet, 2)
+        work = start_work(fleet, 2)
         with master.client() as client:
             # The master stops the replication.
             client.execute_command("ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
@@ -93,9 +93,9 @@ def test_a_failover_by_sentinel_that_loses_the_last_second_loses_no_job(
         wait_for(lambda: (node := fleet.node("n1")) and node.online)
         wait_for(lambda: fleet.node("n1").current_jobs == 3)  # type: ignore[union-attr]
         assert fleet.job(lost.jobs[0].id) is None
-        known.let_end()
+        work.let_end()
         lost.let_end()
-        for job in (*known.jobs, sent):
+        for job in (*work.jobs, sent):
             wait_for(lambda job=job: fleet.job(job.id).status == "finished")  # type: ignore[union-attr]
         fleet.wait_idle()
         assert Checker(fleet.views).check() == []

@@ -8,7 +8,10 @@ from node_agent import load
 
 
 def test_a_measurement_is_reused_within_its_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node may beat every few milliseconds. CPU usage over such a short time is noise."""
+    """A node may send a heartbeat every few milliseconds.
+
+    CPU usage over such a short time is noise.
+    """
     meter = load.LoadMeter()
     first = meter.read()
     assert {"cpu", "mem"} <= first.keys()

@@ -23,7 +23,7 @@ from ..support.server import Server, milliseconds
 
 @pytest.fixture
 def slow_fleet(server: Server) -> Iterator[Fleet]:
-    """With ``result_backend_always_retry`` Celery retries to store a result without end."""
+    """The workers of this fleet retry without end if the result backend fails."""
     fleet = Fleet(server, celery={"result_backend_always_retry": True}, **FAST)
     yield fleet
     assert Checker(fleet.views).check() == []
@@ -62,7 +62,7 @@ def test_an_unreachable_result_backend_blocks_no_other_report_and_no_rescue(
 
 
 def lose(desk: Desk, task_id: str, message: str = "{}") -> str:
-    """Dispatch a job whose message is acknowledged. Its id. The job is lost when its node dies."""
+    """Dispatch a job whose message is acknowledged, so a dead node loses it. Returns its id."""
     job = desk.dispatch(task_id=task_id)
     keys, redis = desk.service.keys, desk.service.redis
     desk.service.claim_job(job.job_id, job.node_id, f"tag-{task_id}")
@@ -195,7 +195,7 @@ def test_an_entry_that_is_no_message_blocks_no_rescue(server: Server, client: re
 def test_a_claim_ends_if_the_clock_of_the_server_is_set_back(
     desk: Desk, client: redis.Redis
 ) -> None:
-    """By the new clock the earlier claims end only in an hour."""
+    """With the new clock the earlier claims end in an hour."""
     desk.node("n1")
     desk.node("n2", pools=["other"])
     job_id = lose(desk, "t1")

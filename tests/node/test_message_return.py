@@ -117,10 +117,12 @@ def test_a_parked_message_is_placed_again_unchanged(
     client.flushall()
     desk = Desk(app.minsched.scheduler)
     desk.node("n1", 1)
-    given = {} if by_handler else {"priority": priority}
+    priority_option = {} if by_handler else {"priority": priority}
     with publish_handler({"priority": priority} if by_handler else {}, {}):
-        app.send_task("t", args, minsched={"pool": "asr"}, headers=headers, **given, **options)
-        waits = app.send_task("w", minsched={"pool": "asr"}, **given)
+        app.send_task(
+            "t", args, minsched={"pool": "asr"}, headers=headers, **priority_option, **options
+        )
+        waits = app.send_task("w", minsched={"pool": "asr"}, **priority_option)
     raw = client.rpop(NODE_QUEUE)
     assert raw is not None
     first, second = (
@@ -327,7 +329,7 @@ def fleet(_server: Server) -> Iterator[Fleet]:
 def test_jobs_of_each_type_of_priority_survive_a_restart(fleet: Fleet) -> None:
     fleet.start_ready("p1", "-P", "threads", "-c", "1", slots=5)
     with fleet.server.client() as client:
-        held = fleet.send("hold_late", "running")
+        running = fleet.send("hold_late", "running")
         wait_for(lambda: client.exists("test:began:running"))
         results = [fleet.send("late", priority=priority) for priority in (6, "6", 6.0)]
         with publish_handler({"priority": "9"}, {}):
@@ -336,7 +338,7 @@ def test_jobs_of_each_type_of_priority_survive_a_restart(fleet: Fleet) -> None:
         fleet.start_ready("p2", "-P", "threads", slots=2)
         assert [result.get(timeout=20) for result in results] == ["late"] * 4
         client.lpush("test:release:running", "go")
-        held.get(timeout=20)
+        running.get(timeout=20)
     assert fleet.processes["p1"].wait(60) == 0
     for priority in (None, 3, "5", 9):  # messages to the queue of the node
         own = {"queue": "minsched.node.p2", "priority": priority}

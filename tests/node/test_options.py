@@ -18,11 +18,11 @@ from ..support.fleet import make_app
 
 
 class OwnPool(BasePool):
-    """Not derived from a pool implementation that a node supports."""
+    """A pool implementation that is not derived from a supported one."""
 
 
 class OwnThreads(TaskPool):
-    """Derived from a pool implementation that a node supports."""
+    """A pool implementation that is derived from a supported one."""
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_forbidden_option_from_the_environment_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("given", "configured", "is_supported"),
+    ("option", "configured", "is_supported"),
     [
         ("prefork", None, True),
         ("processes", None, True),
@@ -90,14 +90,14 @@ def test_a_forbidden_option_from_the_environment_is_refused(
     ],
 )
 def test_only_supported_pool_implementations_are_accepted(
-    app: Celery, given: str, configured: Any, is_supported: bool
+    app: Celery, option: str, configured: Any, is_supported: bool
 ) -> None:
     app.conf.worker_pool = configured
     if is_supported:
-        check_pool(app, given)
+        check_pool(app, option)
     else:
         with pytest.raises(click.UsageError, match="the pool implementation"):
-            check_pool(app, given)
+            check_pool(app, option)
 
 
 def test_a_custom_pool_is_refused_by_name(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

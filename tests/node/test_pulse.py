@@ -82,9 +82,9 @@ def test_a_pulse_that_cannot_be_restarted_at_once_is_restarted_later(
     """A machine without memory kills the pulse and cannot fork another for a while."""
     fleet.start_ready("n5", "-P", "threads")
     agent = psutil.Process(fleet.processes["n5"].pid)
-    used = {int(fd) for fd in os.listdir(f"/proc/{agent.pid}/fd")}
+    open_fds = {int(fd) for fd in os.listdir(f"/proc/{agent.pid}/fd")}
     limit = agent.rlimit(psutil.RLIMIT_NOFILE)
-    free = min(set(range(len(used) + 1)) - used)
+    free = min(set(range(len(open_fds) + 1)) - open_fds)
     agent.rlimit(psutil.RLIMIT_NOFILE, (free, limit[1]))  # the agent cannot open a pipe
     for child in agent.children():
         child.kill()
@@ -119,10 +119,10 @@ def test_the_jobs_of_a_prefork_node_begin_in_order_after_its_pulse_was_suspended
     wait_for(lambda: client.hlen("minsched.unacked.n4") != count + 1)
     pulse.resume()
     wait_for(lambda: client.llen("test:marks:many") == count)
-    ran = client.lrange("test:marks:many", 0, -1)
-    assert sorted(map(int, ran)) == list(range(count))
+    numbers = client.lrange("test:marks:many", 0, -1)
+    assert sorted(map(int, numbers)) == list(range(count))
     if client.hget("scheduler:node:info:n4", "term") == term:  # it was not declared dead
-        assert ran == [str(n) for n in range(count)]
+        assert numbers == [str(n) for n in range(count)]
 
 
 def test_a_node_that_cannot_read_proc_sends_heartbeats(fleet: Fleet) -> None:

@@ -1,4 +1,7 @@
-"""Redis restarts, loses data, refuses commands or is slow. Callers get errors and nodes go on."""
+"""Redis restarts, loses data, refuses commands or is slow.
+
+Callers get errors, and nodes continue to run.
+"""
 
 from __future__ import annotations
 

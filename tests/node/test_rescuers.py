@@ -74,7 +74,7 @@ def rescuer(server: Server) -> Celery:
     app = make_app(server.url, **as_conf(**FAST))
 
     @app.task(name="tests.support.app.hold", shared=False)
-    def hold(what: str) -> None:
+    def hold(name: str) -> None:
         pass
 
     @app.task(
@@ -83,14 +83,14 @@ def rescuer(server: Server) -> Celery:
         retry_on_worker_lost=True,
         default_retry_delay=0,
     )
-    def hold_and_retry(what: str) -> None:
+    def hold_and_retry(name: str) -> None:
         pass
 
     return app
 
 
 def beat(app: Celery) -> bool:
-    """Send a heartbeat of the node "other". Whether a rescue is due."""
+    """Send a heartbeat of the node "other". Returns true if a rescue is due."""
     service = app.minsched.scheduler
     return bool(service.heartbeat(HeartbeatRequest(node_id="other", rescues=True)).rescue_due)
 
@@ -214,7 +214,7 @@ def test_if_no_node_is_alive_the_next_node_to_start_rescues(
         fleet.start(successor, "-P", "threads")
         for result in (*results, early):
             result.get(timeout=30)
-        ended = [client.lrange(f"test:ended:{what}", 0, -1) for what in ("running", "reserved")]
+        ended = [client.lrange(f"test:ended:{name}", 0, -1) for name in ("running", "reserved")]
         assert ended == [[f"celery@{successor}"]] * 2
     fleet.wait_idle()
 
@@ -222,7 +222,7 @@ def test_if_no_node_is_alive_the_next_node_to_start_rescues(
 def test_a_message_without_a_job_stays_in_the_queue_and_blocks_no_rescue(
     fleet: Fleet, server: Server
 ) -> None:
-    """It was sent to the node's queue, so only this node may run it after its return."""
+    """The message was sent to the node's queue. So only this node may run it, after its return."""
     fleet.start("dead", "-P", "threads")
     fleet.start("other", "-P", "threads")
     fleet.wait_online("dead", "other")
@@ -247,7 +247,7 @@ def test_a_node_that_sends_heartbeats_again_is_not_rescued(desk: Desk, client: r
     desk.node("n1")
     job = desk.dispatch()
     desk.service.claim_job(job.job_id, "n1")
-    client.zadd("scheduler:rescues", {"n1": 0})  # as if it was silent before
+    client.zadd("scheduler:rescues", {"n1": 0})  # as if the node had been silent
     assert not desk.beat("n1", online=False, jobs=[job.job_id], rescues=True).rescue_due
     assert desk.service.claim_rescue() == ("", "")
     desk.complete(job)

@@ -39,8 +39,10 @@ def hold(fleet: Fleet, client: redis.Redis, node_id: str) -> tuple[AsyncResult, 
     return early, late
 
 
-def began(client: redis.Redis, what: str) -> list[str]:
-    return [name.removeprefix("celery@") for name in client.lrange(f"test:began:{what}", 0, -1)]
+def began(client: redis.Redis, task_name: str) -> list[str]:
+    return [
+        name.removeprefix("celery@") for name in client.lrange(f"test:began:{task_name}", 0, -1)
+    ]
 
 
 def let_go(client: redis.Redis, *names: str) -> None:
@@ -48,13 +50,15 @@ def let_go(client: redis.Redis, *names: str) -> None:
         client.lpush(f"test:release:{name}", "go")
 
 
-@pytest.mark.parametrize("how", ["SIGQUIT", "SIGINT twice"])
-def test_a_cold_shutdown_loses_no_job_silently(fleet: Fleet, client: redis.Redis, how: str) -> None:
+@pytest.mark.parametrize("shutdown", ["SIGQUIT", "SIGINT twice"])
+def test_a_cold_shutdown_loses_no_job_silently(
+    fleet: Fleet, client: redis.Redis, shutdown: str
+) -> None:
     """Celery stores RETRY for an early task, and no worker retries it."""
-    name = how.split()[0]
+    name = shutdown.split()[0]
     fleet.start_ready(name, "-P", "prefork", slots=2)
     early, late = hold(fleet, client, name)
-    if how == "SIGQUIT":
+    if shutdown == "SIGQUIT":
         fleet.kill(name, signal.SIGQUIT)
     else:
         fleet.kill_all(name, signal.SIGINT)
@@ -80,8 +84,8 @@ def test_a_cold_shutdown_waits_for_threads(fleet: Fleet, client: redis.Redis) ->
     for result in results:
         result.get(timeout=20)
     fleet.processes["threads"].wait(60)
-    for what in ("early-threads", "late-threads"):
-        assert client.lrange(f"test:ended:{what}", 0, -1)[0] == "celery@threads"
+    for task_name in ("early-threads", "late-threads"):
+        assert client.lrange(f"test:ended:{task_name}", 0, -1)[0] == "celery@threads"
 
 
 def test_a_soft_shutdown_waits_and_then_hands_back_the_late_tasks(
@@ -113,8 +117,8 @@ def test_a_rolling_restart_under_load_loses_no_job(server: Server, client: redis
 
     def send(number: int, task: str) -> None:
         for _ in range(number):
-            what = f"roll{len(sent)}"
-            sent[what] = fleet.send(task, what, 0.05, minsched={"pool": "roll"})
+            task_name = f"roll{len(sent)}"
+            sent[task_name] = fleet.send(task, task_name, 0.05, minsched={"pool": "roll"})
 
     try:
         for node_id in nodes:
@@ -133,9 +137,9 @@ def test_a_rolling_restart_under_load_loses_no_job(server: Server, client: redis
         send(40, "note_late")
         fleet.destroy(nodes[2])
         fleet.start(nodes[2], "-P", "threads", slots=4, pool="roll")
-        for what, result in sent.items():
-            assert result.get(timeout=30) == what
-        times = [client.llen(f"test:ended:{what}") for what in sent]
+        for task_name, result in sent.items():
+            assert result.get(timeout=30) == task_name
+        times = [client.llen(f"test:ended:{task_name}") for task_name in sent]
         assert times[:before_kill] == [1] * before_kill
         assert set(times[before_kill:]) <= {1, 2}
         fleet.wait_idle()
@@ -148,14 +152,17 @@ def test_a_rolling_restart_under_load_loses_no_job(server: Server, client: redis
 def test_a_task_longer_than_the_visibility_timeout_runs_once(
     server: Server, client: redis.Redis, seconds: float
 ) -> None:
-    """kombu 5.7 restores overdue messages every ten seconds. This test does it all the time."""
+    """kombu 5.7 restores overdue messages every ten seconds.
+
+    In this test kombu restores them all the time.
+    """
     options = {"broker_transport_options": {"visibility_timeout": 1}}
     fleet = Fleet(server, celery=options, **FAST)
-    what = f"long-{seconds}"
+    task_name = f"long-{seconds}"
     try:
         fleet.start_ready("long", "-P", "threads", pool="long")
-        result = fleet.send("note_late", what, seconds, minsched={"pool": "long"})
-        wait_for(lambda: client.exists(f"test:began:{what}"))
+        result = fleet.send("note_late", task_name, seconds, minsched={"pool": "long"})
+        wait_for(lambda: client.exists(f"test:began:{task_name}"))
         app = make_app(server.url, **options)
         with app.connection_for_read(
             transport_options=transport_options(app, "long")
@@ -166,7 +173,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(
                 return bool(result.ready())
 
             wait_for(ends, patience=60)
-        assert client.lrange(f"test:began:{what}", 0, -1) == ["celery@long"]
+        assert client.lrange(f"test:began:{task_name}", 0, -1) == ["celery@long"]
         fleet.wait_idle()
     finally:
         fleet.close()

@@ -15,7 +15,7 @@ from ..support.fleet import FAST, Fleet, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server
 
-LEFT = 400  # jobs of the previous process: so many that the start takes a moment
+LEFT = 400  # jobs of the previous process. With this number the start takes a moment
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ..support.fleet import FAST, Fleet, checked, wait_for
 from ..support.proxy import Proxy
 from ..support.server import Server, milliseconds
 
-#: Stopped are: all processes of "group", the agent process of "agent", the network of "net".
+#: The test stops all processes of "group", the agent process of "agent", and the network of "net".
 ZOMBIES = ("group", "agent", "net")
 HEARTBEAT, SLACK = 300, 2000  # ms
 
@@ -53,18 +53,20 @@ def far(server: Server, proxy: Proxy) -> Iterator[Fleet]:
 class Return:
     """The jobs of the zombies that are back."""
 
-    at: int  # when the zombies were resumed, ms of the server's clock
+    at: int  # time at which the zombies were resumed, ms of the server's clock
     results: dict[str, AsyncResult] = field(default_factory=dict)
 
 
-def has_begun(client: redis.Redis, what: str, node_id: str) -> bool:
-    return f"celery@{node_id}" in client.lrange(f"test:began:{what}", 0, -1)
+def has_begun(client: redis.Redis, task_name: str, node_id: str) -> bool:
+    return f"celery@{node_id}" in client.lrange(f"test:began:{task_name}", 0, -1)
 
 
 @pytest.fixture(scope="module")
 def back(fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis) -> Return:
-    """Each zombie had a running job and two reserved jobs. It was silent for longer than node_ttl,
-    and "safe" got all three jobs. Now it is back.
+    """Each zombie had a running job and two reserved jobs.
+
+    Each was silent for longer than node_ttl, and "safe" got all three jobs. The zombies have been
+    resumed.
     """
     fleet.start("group", "-P", "prefork", "-c", "1", slots=3)
     fleet.start("agent", "-P", "prefork", "-c", "1", slots=3)
@@ -73,17 +75,17 @@ def back(fleet: Fleet, far: Fleet, proxy: Proxy, client: redis.Redis) -> Return:
     results = {}
     for name in ZOMBIES:
         jobs = {"running": "asks_late", "late": "note_late", "early": "note"}
-        for what, task in jobs.items():
+        for kind, task in jobs.items():
             demand = {"preferred_node": name}
-            results[f"{what}-{name}"] = fleet.send(task, f"{what}-{name}", minsched=demand)
-            if what == "running":
+            results[f"{kind}-{name}"] = fleet.send(task, f"{kind}-{name}", minsched=demand)
+            if kind == "running":
                 wait_for(lambda name=name: has_begun(client, f"running-{name}", name))
     wait_for(lambda: all(fleet.job(r.id).status == "running" for r in results.values()))  # type: ignore[union-attr]
 
     fleet.kill_all("group", signal.SIGSTOP)
     fleet.kill("agent", signal.SIGSTOP)
     proxy.hold()
-    wait_for(lambda: all(has_begun(client, what, "safe") for what in results))
+    wait_for(lambda: all(has_begun(client, kind, "safe") for kind in results))
     at = milliseconds(client)
     fleet.kill_all("group", signal.SIGCONT)
     fleet.kill("agent", signal.SIGCONT)

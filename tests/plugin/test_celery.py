@@ -73,7 +73,7 @@ class TestCanvas:
         assert chord(header)(sig(fleet, "add")).get(timeout=20) == sum(range(8))
 
     def test_chunks_run(self, fleet: Fleet, client: redis.Redis) -> None:
-        """Each chunk is a task ``celery.starmap``. A route gives it its demand."""
+        """Each chunk is a task ``celery.starmap``. A route defines the demand of this task."""
         app = make_app(fleet.server.url, minsched_routes={"celery.starmap": {"pool": "asr"}})
 
         @app.task(name="tests.support.app.add", shared=False)
@@ -142,11 +142,11 @@ class TestDemand:
         app = make_app(server_url, minsched_routes=routes)
 
         @app.task(name="jobs.one", minsched={"pool": "asr", "affinity": "prefer"})
-        def one() -> None: ...
+        def task() -> None: ...
 
-        demand = demand_of(app, one, minsched={"session_id": "called", "affinity": None})
+        demand = demand_of(app, task, minsched={"session_id": "called", "affinity": None})
         assert demand == {"pool": "asr", "session_id": "called"}
-        demand = demand_of(app, one)
+        demand = demand_of(app, task)
         assert demand == {"pool": "asr", "session_id": "routed", "affinity": "prefer"}
 
     def test_celery_routes_a_task_without_a_demand(self, fleet: Fleet, server_url: str) -> None:

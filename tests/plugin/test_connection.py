@@ -23,7 +23,7 @@ from ..support.server import Server, free_port, program
 
 
 def keys_after_dispatch(app: Celery) -> list[str]:
-    """Register a node and send two tasks. The keys that Redis then has."""
+    """Register a node and send two tasks. Returns the keys in Redis."""
     plugin = MinSched(app)
     plugin.scheduler.register_node(
         RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json='["asr"]')

@@ -41,7 +41,10 @@ class TestDelayed:
     def test_a_delayed_task_takes_no_slot_before_its_due_time(
         self, fleet: Fleet, client: redis.Redis, when: Any
     ) -> None:
-        """No worker has it in memory. At its due time it goes to a node with a free slot."""
+        """No worker has the task in memory.
+
+        At its due time the task goes to a node with a free slot.
+        """
         with held(fleet, client, "a"):
             later = fleet.send("where_am_i", **when(60))
             assert status(fleet, later) == "delayed"
@@ -87,7 +90,7 @@ class TestDelayed:
     def test_many_tasks_with_the_same_due_time_run_in_time(
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
-        """Most of them wait in line after their due time."""
+        """Most tasks wait in line after their due time."""
         eta = soon(3)
         results = fleet.plugin.dispatch_many(
             mark(fleet.app, "crowd", n, eta=eta) for n in range(600)

@@ -45,7 +45,7 @@ def fleet(_server: Server, pool: str) -> Iterator[Fleet]:
 
 
 def ended(fleet: Fleet, task_id: str) -> JobView:
-    """Wait until the task's job has ended and its slot is free. The job."""
+    """Wait until the task's job has ended and its slot is free. Returns the job."""
 
     def ended_job() -> JobView | None:
         job = fleet.job(task_id)
@@ -158,10 +158,10 @@ def test_a_task_that_is_revoked_or_expired_before_its_node_receives_it_fails(fle
 
 def test_a_task_can_be_revoked_while_its_rate_limit_delays_it(fleet: Fleet) -> None:
     fleet.send("hourly").get(timeout=20)
-    held = [fleet.send("hourly") for _ in range(2)]
-    wait_for(lambda: all(fleet.job(r.id).status == "running" for r in held))  # type: ignore[union-attr]
-    fleet.app.control.revoke([result.id for result in held])
-    for result in held:
+    delayed = [fleet.send("hourly") for _ in range(2)]
+    wait_for(lambda: all(fleet.job(r.id).status == "running" for r in delayed))  # type: ignore[union-attr]
+    fleet.app.control.revoke([result.id for result in delayed])
+    for result in delayed:
         job = ended(fleet, result.id)
         assert (result.state, job.status, job.reason) == ("REVOKED", "failed", "revoked")
 
@@ -186,7 +186,7 @@ def test_a_running_task_can_be_terminated(fleet: Fleet, pool: str, client: Any) 
 
 
 def send_raw(fleet: Fleet, body: Any, task: str, **message: Any) -> str:
-    """Send a message that Celery would not send, for a job with a slot. The task's id."""
+    """Send a message that Celery would not send, for a job with a slot. Returns the task's id."""
     task_id = f"raw-{task}-{sorted(message)}"
     request = DispatchRequest(pool="asr", task_id=task_id)
     place = fleet.plugin.scheduler.dispatch_task(request)

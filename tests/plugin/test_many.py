@@ -127,7 +127,7 @@ def publish_many(server: Server, jobs: int) -> None:
 
 @pytest.fixture
 def no_warnings() -> Iterator[None]:
-    """pytest keeps all log records in memory."""
+    """Disable warnings, because pytest keeps all log records in memory."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
@@ -146,14 +146,14 @@ def test_the_memory_of_a_publisher_of_20_000_jobs_does_not_grow(server: Server) 
 
 @pytest.mark.soak
 def test_100_000_delayed_tasks_survive_a_restart_and_run_in_time() -> None:
-    """Half of them are due within a minute, and 5,000 of these at the same time."""
+    """Half of the tasks are due within a minute. 5,000 of these tasks have the same due time."""
     count, crowd = 100_000, 5_000
     server = Server("--appendonly", "yes")
     fleet = Fleet(server)
     try:
         fleet.start_ready("a", "-P", "threads", slots=8)
         began = time.monotonic()
-        # The machine sends about 1,000 a second. The first is due after the last was sent.
+        # The machine sends about 1,000 tasks a second. The first task falls due after all are sent.
         first = soon(count / 400)
         results = fleet.plugin.dispatch_many(
             mark(
@@ -175,14 +175,14 @@ def test_100_000_delayed_tasks_survive_a_restart_and_run_in_time() -> None:
             for node_id in "bcde":
                 fleet.start(node_id, "-P", "threads", slots=8)
             fleet.wait_online(*"bcde")
-            back = milliseconds(client)
-            assert back < first.timestamp() * 1000, "the machine is too slow for this test"
+            back_ts = milliseconds(client)
+            assert back_ts < first.timestamp() * 1000, "the machine is too slow for this test"
             wait_for(lambda: not client.exists("scheduler:delayed"), "all tasks to be due", 900)
-            late = lateness(client, *results, since=back)
-            p50, p99 = late[count // 2], late[count * 99 // 100]
-            print(f"late by {p50:.3f} s (median), {p99:.3f} s (p99), {late[-1]:.3f} s (most)")
-            late = lateness(client, *results[:crowd], since=back)
-            print(f"with the same due time: {late[crowd // 2]:.3f} s and {late[-1]:.3f} s")
+            delays = lateness(client, *results, since=back_ts)
+            p50, p99 = delays[count // 2], delays[count * 99 // 100]
+            print(f"late by {p50:.3f} s (median), {p99:.3f} s (p99), {delays[-1]:.3f} s (most)")
+            delays = lateness(client, *results[:crowd], since=back_ts)
+            print(f"with the same due time: {delays[crowd // 2]:.3f} s and {delays[-1]:.3f} s")
             assert p99 < 1
             order = marks(client, "delayed", count, 1800)
             assert sorted(map(int, order)) == list(range(count))
@@ -202,9 +202,9 @@ def test_the_first_node_places_all_jobs_that_fell_due_without_a_node(
         )
         wait_for(lambda: lateness_of_head(client) > 0.2, "the first tasks to be due")
         fleet.start_ready("a", "-P", "threads", slots=4)
-        back = milliseconds(client)
+        back_ts = milliseconds(client)
         marks(client, "overdue", 600)
-        assert lateness(client, *results, since=back)[-1] < 1
+        assert lateness(client, *results, since=back_ts)[-1] < 1
         wait_quiet(fleet, client)
     finally:
         fleet.close()

@@ -40,7 +40,7 @@ NO_MESSAGES = [
 ]
 
 
-def headers(job_id: object, **given: object) -> dict[str, Any]:
+def headers(job_id: object, **fields: object) -> dict[str, Any]:
     demand = {"pool": "asr", "session_id": "u1"}
     task = {"lang": "py", "task": "tests.support.app.where_am_i", "id": str(uuid.uuid4())}
     return {**task, "eta": None, "expires": None, "minsched": {"job_id": job_id, "demand": demand}}

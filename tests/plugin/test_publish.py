@@ -88,12 +88,14 @@ def test_the_options_of_a_route_apply_to_a_task_with_a_demand(
     app.close()
 
 
-@pytest.mark.parametrize("given", ["connection", "producer"])
-def test_a_connection_to_another_broker_is_refused(app: Celery, server: Server, given: str) -> None:
+@pytest.mark.parametrize("option", ["connection", "producer"])
+def test_a_connection_to_another_broker_is_refused(
+    app: Celery, server: Server, option: str
+) -> None:
     def send(url: str, task: str) -> Any:
         with Connection(url) as connection, app.amqp.Producer(connection) as producer:
             return app.tasks[task].apply_async(
-                **{given: connection if given == "connection" else producer}
+                **{option: connection if option == "connection" else producer}
             )
 
     other = server.url.replace("/0", "/5")
@@ -109,8 +111,8 @@ def test_a_connection_to_another_broker_is_refused(app: Celery, server: Server, 
         assert app.tasks["demanding"].apply_async(producer=pooled)
 
 
-@pytest.mark.parametrize("how", ["call", "handler"])
-def test_with_another_broker_the_header_has_the_priority(server: Server, how: str) -> None:
+@pytest.mark.parametrize("source", ["call", "handler"])
+def test_with_another_broker_the_header_has_the_priority(server: Server, source: str) -> None:
     """A node reads one list of its queue. kombu has a list for each priority step."""
     own = {"minsched_database_url": server.url, "minsched_when_full": "error"}
     app = make(server.url, broker=server.url.replace("/0", "/5"), **own)
@@ -119,10 +121,10 @@ def test_with_another_broker_the_header_has_the_priority(server: Server, how: st
     def change(properties: dict[str, Any], **_: Any) -> None:
         properties["priority"] = "6"
 
-    if how == "handler":
+    if source == "handler":
         signals.before_task_publish.connect(change)
     try:
-        app.tasks["demanding"].apply_async(**({"priority": "6"} if how == "call" else {}))
+        app.tasks["demanding"].apply_async(**({"priority": "6"} if source == "call" else {}))
     finally:
         signals.before_task_publish.disconnect(change)
     with server.client(db=5) as client:

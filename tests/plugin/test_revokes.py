@@ -16,7 +16,7 @@ def test_a_revocation_does_not_wait_for_the_result_backend(
     server: Server, client: redis.Redis
 ) -> None:
     app = make_app(server.url)
-    done, begun = app.AsyncResult("done"), app.AsyncResult("begun")
+    ended, begun = app.AsyncResult("done"), app.AsyncResult("begun")
     app.backend.store_result("done", 1, "SUCCESS")
     app.backend.store_result("begun", None, "STARTED")
     client.client_pause(500)
@@ -26,5 +26,5 @@ def test_a_revocation_does_not_wait_for_the_result_backend(
         results.put(page)
     assert time.monotonic() - started < 0.4
     wait_for(lambda: app.AsyncResult("t49").state == "REVOKED")
-    assert (done.state, begun.state) == ("SUCCESS", "STARTED")
+    assert (ended.state, begun.state) == ("SUCCESS", "STARTED")
     app.close()

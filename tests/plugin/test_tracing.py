@@ -184,10 +184,10 @@ scheduler.register_node(RegisterNodeRequest(node_id="n1", max_jobs=1, pools_json
 result = app.send_task("t", minsched={{"pool": "asr"}})
 print(app.minsched.find_job(result.id).node_id, [n for n in sys.modules if "opentelemetry" in n])
 """
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert (ran.stdout, ran.stderr) == ("n1 []\n", "")
+    assert (process.stdout, process.stderr) == ("n1 []\n", "")
 
 
 @pytest.mark.parametrize("room", [1, 150])

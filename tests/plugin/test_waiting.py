@@ -227,7 +227,7 @@ def test_an_impossible_job_is_logged_and_runs_when_a_node_can_run_it(
         fleet.send("where_am_i", minsched=rare).revoke()
         warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         no_node = "tasks wait, and no registered node can run them:"
-        assert warnings == [f"{no_node} asr +gpu +rare"]  # one for both
+        assert warnings == [f"{no_node} asr +gpu +rare"]  # one entry for both jobs
         debug_text = rf"task {impossible.id} is job :\d+, and waits \(impossible\)"
         assert re.search(debug_text, caplog.text)
         possible = {tuple(line.capabilities): line.possible for line in fleet.views.lines()}

@@ -115,9 +115,9 @@ def test_the_output_shows_waits_by_pool_utilisation_and_redis(app: Celery, tmp_p
 
 
 def test_two_simulations_can_run_at_the_same_time() -> None:
-    with empty_database(None) as one, empty_database(None) as other:
-        one.set("key", "value")
-        assert other.dbsize() == 0
+    with empty_database(None) as first, empty_database(None) as second:
+        first.set("key", "value")
+        assert second.dbsize() == 0
 
 
 def test_a_database_with_data_is_refused(app: Celery, server: Server, client: redis.Redis) -> None:

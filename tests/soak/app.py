@@ -15,7 +15,8 @@ from celery_minsched import MinSched
 
 from .ledger import Ledger
 
-AGENT = os.getpid()  # a forked child has the pid of its main process here
+# A forked child inherits this value.
+AGENT = os.getpid()
 RETRIES = 2
 POOL = "soak"
 
@@ -23,8 +24,10 @@ NODE_TTL = float(os.environ["SOAK_NODE_TTL"])  # seconds
 
 
 class Backend(RedisBackend):
-    """Does not store RETRY. Celery (5.7) stores it after it has sent the retry. If Redis is slow at
-    that moment, RETRY replaces the SUCCESS of the retry.
+    """A result backend that does not store RETRY.
+
+    Celery (5.7) sends a retry before it stores RETRY. If Redis is slow at that moment, RETRY
+    replaces the SUCCESS of the retry.
     """
 
     def mark_as_retry(self, *args: Any, **kwargs: Any) -> None:
@@ -61,7 +64,7 @@ def task(**options: Any) -> Any:
 
 
 def begin(self: Any) -> str:
-    """Write the begin of the task to the ledger. The id of this run."""
+    """Write the begin of the task to the ledger. Returns the id of this run."""
     run = uuid.uuid4().hex
     request = self.request
     node_id = request.hostname.partition("@")[2]
@@ -85,7 +88,7 @@ def _fails(self: Any, seconds: float) -> None:
 
 
 def _retries(self: Any, seconds: float) -> float:
-    """Retries until its last attempt, and then succeeds."""
+    """Retry until the last attempt, and then succeed."""
     run = begin(self)
     time.sleep(seconds)
     if self.request.retries < RETRIES:
@@ -106,7 +109,7 @@ retrying_late = task(name="retrying_late", max_retries=RETRIES, acks_late=True)(
 
 @task(name="poison", acks_late=True)
 def poison(self: Any, seconds: float) -> None:
-    """Kills its worker, each time."""
+    """Kill the worker in each run."""
     begin(self)
     time.sleep(seconds)
     os.kill(AGENT, signal.SIGKILL)

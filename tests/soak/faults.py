@@ -35,13 +35,13 @@ class Rescue:
     node_id: str
     since: float
     since_ms: int  # by the server's clock
-    jobs: set[str]  # without the rescued jobs
+    jobs: set[str]  # jobs that are not rescued yet
     count: int  # of the jobs at the death
     seconds: list[float] = field(default_factory=list)  # until each rescued job was rescued
 
 
 class Watch:
-    """Watches which nodes are declared dead, and when their jobs are placed again or reported."""
+    """Records the deaths of nodes, and when their jobs are placed again or reported."""
 
     def __init__(self, client: redis.Redis, keys: Keys, workers: list[Worker]) -> None:
         self.rescues: list[Rescue] = []
@@ -173,9 +173,9 @@ class Faults:
         else:
             self._flush_scripts()
 
-    def _note(self, what: str, name: str = "Redis") -> None:
-        logger.info("%s: %s", what, name)
-        self.done[what] += 1
+    def _note(self, fault: str, name: str = "Redis") -> None:
+        logger.info("%s: %s", fault, name)
+        self.done[fault] += 1
 
     def _kill(self, worker: Worker) -> None:
         self._note("kill -9", worker.name)

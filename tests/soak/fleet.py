@@ -42,7 +42,7 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.is_leaving = False  # after SIGTERM or SIGQUIT
         self.is_stopped = False  # after SIGSTOP
-        self.returned: float | None = None  # ms since the epoch, until its first heartbeat after it
+        self.returned: float | None = None  # ms since the epoch. None after the next heartbeat
         self._is_plain = is_plain
         self._command = command
         self._environment = environment
@@ -51,12 +51,12 @@ class Worker:
 
     @property
     def is_up(self) -> bool:
-        """Whether it runs and is not stopped."""
+        """True if the worker runs and is not stopped."""
         running = self.process is not None and self.process.poll() is None
         return running and not self.is_leaving and not self.is_stopped
 
     def start(self) -> None:
-        """Start or restart it."""
+        """Start or restart the worker."""
         self.is_leaving = False
         with open(self._log, "ab") as log:
             self._logged_before = log.tell()
@@ -71,49 +71,49 @@ class Worker:
         self._return()
 
     def kill(self) -> None:
-        """``kill -9`` of all its processes."""
+        """Send SIGKILL to all processes of the worker."""
         self.begin_absence("kill -9")
         self._signal_all(signal.SIGKILL)
         assert self.process
         self.process.wait()
 
     def stop(self) -> None:
-        """SIGSTOP of all its processes."""
+        """Send SIGSTOP to all processes of the worker."""
         self.begin_absence("SIGSTOP")
         self.is_stopped = True
         self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT of all its processes."""
+        """Send SIGCONT to all processes of the worker."""
         self._signal_all(signal.SIGCONT)
         self.is_stopped = False
         self._return()
 
     def ask_to_stop(self) -> None:
-        """SIGTERM: it finishes its running tasks."""
+        """Send SIGTERM. The worker finishes its running tasks."""
         assert self.process
         self.is_leaving = True
         self.process.terminate()
 
     @property
     def is_absent(self) -> bool:
-        """Whether it may be declared dead."""
+        """True if the worker may be declared dead."""
         return bool(self.absences) and self.absences[-1].until == float("inf")
 
     def begin_absence(self, cause: str) -> None:
-        """From now on it may be declared dead."""
+        """From now on the worker may be declared dead."""
         self.returned = None
         self.absences.append(Absence(cause, time.monotonic()))
 
     def end_absence(self) -> None:
-        """Its heartbeats arrive again."""
+        """The heartbeats of the worker arrive again."""
         self.returned = None
         if self.is_absent:
             self.absences[-1].until = time.monotonic()
 
     @property
     def is_ready(self) -> bool:
-        """Whether its current process is ready for tasks."""
+        """True if the current process is ready for tasks."""
         return b" ready." in self._log.read_bytes()[self._logged_before :]
 
     def _return(self) -> None:
@@ -123,7 +123,7 @@ class Worker:
             self.returned = time.time() * 1000
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill the worker."""
         if self.process:
             self._signal_all(signal.SIGKILL)
             self.process.wait()

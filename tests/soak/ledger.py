@@ -16,19 +16,19 @@ from pathlib import Path
 
 @dataclass
 class Run:
-    """One run of a task: from its first line of code to its last, if it reached it."""
+    """One run of a task, from its first line of code to its last line."""
 
     task_id: str
-    message: str  # delivery tag: a redelivered message keeps it, and a retry has another one
+    message: str  # delivery tag. A redelivered message keeps its tag, and a retry has another tag
     retries: int
     node_id: str
     began: float
     ended: float | None = None
-    outcome: str = ""  # "done", "failed" or "retry"; empty if it never ended
+    outcome: str = ""  # "done", "failed" or "retry", or "" for a run without an end
 
     @property
     def is_final(self) -> bool:
-        """Whether the task ended with this run."""
+        """True if the task ended with this run."""
         return self.outcome in ("done", "failed")
 
 
@@ -54,8 +54,8 @@ def read(path: Path) -> list[Run]:
     """All runs, by their begin."""
     runs: dict[str, Run] = {}
     for line in path.read_text().splitlines():
-        what, run, when, *rest = json.loads(line)
-        if what == "begin":
+        kind, run, when, *rest = json.loads(line)
+        if kind == "begin":
             task_id, message, retries, node_id = rest
             runs[run] = Run(task_id, message, retries, node_id, when)
         else:

@@ -31,11 +31,11 @@ class Kind:
 
     @property
     def is_late(self) -> bool:
-        """Whether it is acknowledged late, and so must run to its end."""
+        """True if the task acknowledges late, so it must run to its end."""
         return self.task.endswith("late") or self.task == "poison"
 
 
-LONG = (2.0, 8.0)  # seconds: most exceed the TTL and the lease
+LONG = (2.0, 8.0)  # seconds. Most values exceed the TTL and the lease
 POISON = Kind("poison", "poison", 0.0)
 KINDS = [
     Kind("early", "early", 0.34),
@@ -95,7 +95,7 @@ class Producer:
 
     def __init__(self, app: Celery, jobs: list[Job]) -> None:
         self.accepted: dict[str, Job] = {}
-        self.refused = 0  # jobs whose apply_async raised; Redis may have accepted them
+        self.refused = 0  # jobs whose apply_async raised. Redis may have accepted them
         self._app = app
         self._jobs = jobs
         self._revocations: list[tuple[float, str]] = []

@@ -62,8 +62,8 @@ def faults_table(faults: Faults) -> Table:
     """The faults and their numbers."""
     table = Table("fault", title="Faults", title_justify="left")
     table.add_column("times", justify="right")
-    for what, times in sorted(faults.done.items()):
-        table.add_row(what, str(times))
+    for fault, times in sorted(faults.done.items()):
+        table.add_row(fault, str(times))
     return table
 
 

@@ -28,7 +28,7 @@ PATIENCE = 60.0  # seconds without any progress
 
 @dataclass(frozen=True)
 class Form:
-    """How large a soak is."""
+    """The size of a soak."""
 
     jobs: int
     poisons: int
@@ -43,7 +43,7 @@ FORMS = {
 
 
 def soak(console: Console, form: Form, seed: int, server: Server, directory: Path) -> bool:
-    """Run the soak. Whether all promises were kept."""
+    """Run the soak. Returns true if all promises were kept."""
     plugin: MinSched | None = getattr(app, "minsched", None)
     with ExitStack() as stack:
         client = stack.enter_context(server.client())
@@ -116,7 +116,7 @@ def count_ready(client: redis.Redis, producer: Producer) -> int:
 
 
 def is_quiet(client: redis.Redis, producer: Producer, plugin: MinSched | None) -> bool:
-    """Whether each job has a result, and no job runs or waits."""
+    """True if each job has a result, and no job runs or waits."""
     if count_ready(client, producer) < len(producer.accepted):
         return False
     if plugin is None:

@@ -23,7 +23,7 @@ BEFORE = 4.0  # seconds in which a resumed node may begin tasks that it got befo
 
 @dataclass
 class Promise:
-    """A condition that must hold for each checked job, and the jobs for which it does not hold."""
+    """A condition for each checked job, and the jobs that violate it."""
 
     text: str
     checked: int = 0
@@ -42,11 +42,11 @@ class Result:
 
     state: str = states.PENDING
     error: str = ""  # class name of the exception
-    done: float = 0.0  # when it was stored, by the monotonic clock
+    done: float = 0.0  # time at which it was stored, by the monotonic clock
 
     @property
     def is_ready(self) -> bool:
-        """Whether the caller gets a result or an error."""
+        """True if the caller gets a result or an error."""
         return self.state in states.READY_STATES
 
     @property
@@ -85,8 +85,8 @@ def results(client: redis.Redis, task_ids: list[str]) -> dict[str, Result]:
             meta = json.loads(text) if text else {}
             value = meta.get("result")
             error = value.get("exc_type", "") if isinstance(value, dict) else ""
-            done = meta.get("date_done")
-            at = datetime.fromisoformat(done).timestamp() - offset if done else 0.0
+            date_done = meta.get("date_done")
+            at = datetime.fromisoformat(date_done).timestamp() - offset if date_done else 0.0
             results_by_task[task_id] = Result(meta.get("status", states.PENDING), error, at)
     return results_by_task
 
@@ -165,7 +165,7 @@ class Verdict:
         return any(absence.since <= result.done for absence in absences)
 
     def _was_absent(self, run: Run, until: float) -> bool:
-        """Whether the run's node was absent from shortly before the run's begin to ``until``."""
+        """True if the run's node was absent from shortly before the run's begin to ``until``."""
         return any(
             absence.since <= until and run.began - BEFORE <= absence.until
             for absence in self._absences[run.node_id]

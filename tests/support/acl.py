@@ -55,20 +55,20 @@ class Guarded(Server):
     def denials(self) -> list[dict[str, Any]]:
         """The refused commands, without the client's name, which redis-py sends (Redis 7.2)."""
         with self.client() as admin:
-            found = [d for d in admin.acl_log() if d["object"] != "client|setinfo"]
+            entries = [d for d in admin.acl_log() if d["object"] != "client|setinfo"]
             admin.acl_log_reset()
-        return found
+        return entries
 
     def contents(self) -> dict[bytes, object]:
         """Each key of each database with its value."""
-        found = {}
+        entries = {}
         for database in (0, 1):
             with redis.Redis(
                 port=self.port, db=database, username="admin", password="admin"
             ) as admin:
                 values = contents(admin)
-                found |= {b"%d %b" % (database, key): value for key, value in values.items()}
-        return found
+                entries |= {b"%d %b" % (database, key): value for key, value in values.items()}
+        return entries
 
 
 def programs() -> list[str]:

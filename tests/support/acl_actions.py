@@ -47,11 +47,11 @@ def subscribe(client: redis.Redis, command: str, channel: str) -> None:
 
 
 def select(client: redis.Redis) -> None:
-    with client.client() as one:
+    with client.client() as pinned:
         try:
-            one.execute_command("SELECT", 1)
+            pinned.execute_command("SELECT", 1)
         finally:
-            one.connection.disconnect()
+            pinned.connection.disconnect()
 
 
 #: Actions by the first cell of the row.

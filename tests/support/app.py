@@ -49,14 +49,14 @@ def scheduled(**options: Any) -> Any:
 
 @scheduled()
 def where_am_i(self: Any, pause: float = 0.0) -> dict[str, Any]:
-    """The task's own view: its node and its job."""
+    """The node and the job of the task, as the task reads them."""
     time.sleep(pause)
     return {"minsched": self.request.minsched, "hostname": self.request.hostname}
 
 
 @scheduled()
-def note(self: Any, what: str, pause: float = 0.0) -> str:
-    return _note(self.request.hostname, what, pause)
+def note(self: Any, name: str, pause: float = 0.0) -> str:
+    return _note(self.request.hostname, name, pause)
 
 
 @scheduled(ignore_result=True)
@@ -97,9 +97,9 @@ def _write(path: str, line: str) -> None:
 
 
 @scheduled(ignore_result=True)
-def mark(self: Any, where: str, what: Any, pause: float = 0.0) -> None:
-    """Append ``what`` to a list. The list shows the order of the calls."""
-    app.backend.client.rpush(f"test:marks:{where}", what)
+def mark(self: Any, list_name: str, text: Any, pause: float = 0.0) -> None:
+    """Append ``text`` to a list. The list shows the order of the calls."""
+    app.backend.client.rpush(f"test:marks:{list_name}", text)
     time.sleep(pause)
 
 
@@ -109,36 +109,36 @@ def digest(self: Any, text: str) -> str:
 
 
 @scheduled(acks_late=True)
-def note_late(self: Any, what: str, pause: float = 0.0) -> str:
-    return _note(self.request.hostname, what, pause)
+def note_late(self: Any, name: str, pause: float = 0.0) -> str:
+    return _note(self.request.hostname, name, pause)
 
 
-def _note(hostname: str, what: str, pause: float) -> str:
+def _note(hostname: str, name: str, pause: float) -> str:
     """Write down the node before and after a pause."""
     client = app.backend.client
-    client.rpush(f"test:began:{what}", hostname)
+    client.rpush(f"test:began:{name}", hostname)
     time.sleep(pause)
-    client.rpush(f"test:ended:{what}", hostname)
-    return what
+    client.rpush(f"test:ended:{name}", hostname)
+    return name
 
 
 @scheduled()
-def hold(self: Any, what: str) -> None:
+def hold(self: Any, name: str) -> None:
     """Write down that the task runs, and run until the test releases it."""
-    _hold(self.request.hostname, what)
+    _hold(self.request.hostname, name)
 
 
 @scheduled(acks_late=True)
-def hold_late(self: Any, what: str) -> None:
-    _hold(self.request.hostname, what)
+def hold_late(self: Any, name: str) -> None:
+    _hold(self.request.hostname, name)
 
 
 @scheduled(acks_late=True)
-def asks_late(self: Any, what: str) -> None:
+def asks_late(self: Any, name: str) -> None:
     """Hold, and then call ``still_mine``."""
-    _hold(self.request.hostname, what)
+    _hold(self.request.hostname, name)
     answer = f"{self.request.hostname} {still_mine()}"
-    app.backend.client.rpush(f"test:mine:{what}", answer)
+    app.backend.client.rpush(f"test:mine:{name}", answer)
 
 
 @scheduled(acks_late=True, ignore_result=True)
@@ -152,22 +152,22 @@ def hold_by_file(self: Any, path: str, requeue: bool = False) -> None:
 
 
 @scheduled(retry_on_worker_lost=True, default_retry_delay=RETRY_DELAY)
-def hold_and_retry(self: Any, what: str) -> str:
+def hold_and_retry(self: Any, name: str) -> str:
     if not self.request.retries:
-        _hold(self.request.hostname, what)
+        _hold(self.request.hostname, name)
     return "second time"
 
 
-def _hold(hostname: str, what: str) -> None:
+def _hold(hostname: str, name: str) -> None:
     client = app.backend.client
-    client.rpush(f"test:began:{what}", hostname)
-    client.blpop(f"test:release:{what}", 30)
-    client.rpush(f"test:ended:{what}", hostname)
+    client.rpush(f"test:began:{name}", hostname)
+    client.blpop(f"test:release:{name}", 30)
+    client.rpush(f"test:ended:{name}", hostname)
 
 
 @scheduled(acks_late=True)
 def kills_its_node(self: Any) -> None:
-    """Kill the agent, in a pool of threads."""
+    """Kill the agent. In a pool of threads, this process is the agent."""
     app.backend.client.rpush("test:killers", self.request.hostname)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -204,7 +204,7 @@ def fails_late(self: Any) -> None:
 
 @scheduled(max_retries=2)
 def retries(self: Any, countdown: float = 0.2) -> dict[str, Any]:
-    """Succeeds at the third attempt. Returns the task's own view.
+    """Succeeds at the third attempt. Returns the task's node and job.
 
     A delay is necessary: Celery (5.7) stores RETRY after it sends the retry, even over SUCCESS.
     """
@@ -232,18 +232,21 @@ def requeues(self: Any) -> str:
 
 
 @scheduled(acks_late=True)
-def requeues_until(self: Any, where: str) -> list[bool]:
-    """Requeue the message until another task has run. Was each delivery a redelivery?"""
+def requeues_until(self: Any, list_name: str) -> list[bool]:
+    """Requeue the message until another task has run.
+
+    Returns for each delivery if it was a redelivery.
+    """
     client, deliveries = app.backend.client, f"test:deliveries:{self.request.id}"
     client.rpush(deliveries, int(self.request.delivery_info["redelivered"]))
-    if not client.exists(f"test:marks:{where}") and client.llen(deliveries) < 50:
+    if not client.exists(f"test:marks:{list_name}") and client.llen(deliveries) < 50:
         raise Reject("not yet", requeue=True)
     return [number == b"1" for number in client.lrange(deliveries, 0, -1)]
 
 
 @scheduled(acks_late=True)
 def stores_and_kills_its_node(self: Any) -> str:
-    """Store the success, then kill the node, in a pool of processes."""
+    """Store the success, and then kill the node. The parent of this process is the agent."""
     app.backend.client.rpush(f"test:ran:{self.request.id}", self.request.hostname)
     self.backend.store_result(self.request.id, "first", "SUCCESS")
     os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
@@ -268,7 +271,7 @@ def too_long(self: Any) -> None:
 
 @scheduled(time_limit=0.3, acks_late=True, acks_on_timeout=False)
 def too_long_once(self: Any) -> str:
-    """The time limit kills it once. Then Celery delivers the message again."""
+    """The time limit kills the task once. Then Celery delivers the message again."""
     if app.backend.client.incr(f"test:too_long:{self.request.id}") == 1:
         time.sleep(30)
     return "second time"
@@ -305,7 +308,7 @@ def cannot_be_stored(self: Any) -> None:
 
 @scheduled()
 def seems_to_end(self: Any) -> None:
-    """Close the pipe to the pool, as a process does that exits slowly."""
+    """Close the pipe to the pool, like a process that exits slowly."""
     parent = writable_pipes(os.getppid())
     for inode, fd in writable_pipes(os.getpid()).items():
         if inode not in parent:
@@ -313,9 +316,9 @@ def seems_to_end(self: Any) -> None:
 
 
 @scheduled(backend=RedisBackend(app=app, url="redis://127.0.0.1:1/0"))
-def hold_unstorable(self: Any, what: str) -> None:
-    """As ``cannot_be_stored``, and run until the test releases it."""
-    _hold(self.request.hostname, what)
+def hold_unstorable(self: Any, name: str) -> None:
+    """Run until the test releases the task. Its result cannot be stored."""
+    _hold(self.request.hostname, name)
 
 
 @scheduled()
@@ -341,7 +344,7 @@ def replaced(self: Any, number: int) -> Any:
 
 @app.task
 def errback(request: Any, exc: Any, traceback: Any) -> None:
-    """Write down that a task failed. Called in the worker."""
+    """Write down that a task failed. The worker calls this."""
     app.backend.client.rpush("test:errback", f"{request.id} {type(exc).__name__}")
 
 

@@ -22,7 +22,10 @@ def count_commands(client: redis.Redis, call: Callable[[], object]) -> int:
 
 
 def beat_until_done(desk: Desk, client: redis.Redis, node_id: str) -> int:
-    """Send heartbeats until none is due at once. Each is bounded. Returns their number."""
+    """Send heartbeats until no heartbeat is due at once.
+
+    Each has a bounded cost. Returns their number.
+    """
     for number in count(1):
         due = [0]
 

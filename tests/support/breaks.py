@@ -1,4 +1,4 @@
-"""Changes of Redis that violate an invariant."""
+"""Changes in Redis that violate an invariant."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ BREAKS: dict[str, tuple[Break, str, str]] = {
         "_kombu.binding.celery.pidbox",
     ),
 }
-#: Changes that no repair can mend, and what an operator does.
+#: Changes that ``repair`` cannot mend, and the action of an operator that mends each.
 BY_HAND: dict[str, tuple[Break, str, Break]] = {
     "a message of no job for an unknown node": (
         lambda r, w: r.lpush("minsched.node.ghost", "by hand"),

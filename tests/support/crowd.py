@@ -22,9 +22,9 @@ def sig(app: Celery, task: str, *args: Any, **options: Any) -> Signature:
     return signature(f"tests.support.app.{task}", args, app=app).set(minsched=demand, **options)
 
 
-def mark(app: Celery, where: str, what: Any, **options: Any) -> Signature:
+def mark(app: Celery, list_name: str, text: Any, **options: Any) -> Signature:
     """A signature of the task ``mark``, without a result."""
-    return sig(app, "mark", where, what, ignore_result=True, **options)
+    return sig(app, "mark", list_name, text, ignore_result=True, **options)
 
 
 def status(fleet: Fleet, result: AsyncResult) -> str:

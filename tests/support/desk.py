@@ -28,7 +28,7 @@ class Desk:
         self.views = Views(service.redis, service.keys)
 
     def node(
-        self, node_id: str, slots: int = 2, pools: Any = ("asr",), caps: Any = (), **given: Any
+        self, node_id: str, slots: int = 2, pools: Any = ("asr",), caps: Any = (), **fields: Any
     ) -> None:
         self.service.register_node(
             RegisterNodeRequest(
@@ -36,12 +36,12 @@ class Desk:
                 max_jobs=slots,
                 pools_json=json.dumps(list(pools)),
                 cap_json=json.dumps(list(caps)),
-                **given,
+                **fields,
             )
         )
 
-    def beat(self, node_id: str, **given: Any) -> Any:
-        return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **given))
+    def beat(self, node_id: str, **fields: Any) -> Any:
+        return self.service.heartbeat(HeartbeatRequest(node_id=node_id, **fields))
 
     def dispatch(self, **demand: Any) -> DispatchResponse:
         """Dispatch a job without a message."""
@@ -132,7 +132,7 @@ def finish(desk: Desk, node_id: str) -> str:
 
 
 def beat_until(desk: Desk, node_id: str, done: Callable[[], bool]) -> int:
-    """Send heartbeats until ``done`` or until none is due at once. Returns their number."""
+    """Send heartbeats until ``done`` or until no heartbeat is due at once. Returns their number."""
     for beats in range(1, 500):
         answer = desk.beat(node_id)
         if done() or answer.next_due_ms != 0:

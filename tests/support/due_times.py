@@ -15,9 +15,10 @@ def soon(seconds: float) -> datetime:
 def lateness(client: redis.Redis, *results: AsyncResult, since: int = 0) -> list[float]:
     """Seconds from each job's due time until it was at a node or in a line, in ascending order.
 
-    A job that was due before it was sent counts from then, and no job counts from before ``since``.
+    If a job was due before it was sent, its lateness starts with the sending. No lateness starts
+    before ``since``.
     """
-    late = []
+    delays = []
     for start in range(0, len(results), 1000):
         with client.pipeline(transaction=False) as pipe:
             for result in results[start : start + 1000]:
@@ -28,5 +29,5 @@ def lateness(client: redis.Redis, *results: AsyncResult, since: int = 0) -> list
         for job in jobs:
             waited = int(job.get("waited_ms") or 0)
             placed = int(job.get("waiting_ts") or int(job["dispatched_ts"]) - waited)
-            late.append((placed - max(int(job["due_ts"]), int(job["created_ts"]), since)) / 1000)
-    return sorted(late)
+            delays.append((placed - max(int(job["due_ts"]), int(job["created_ts"]), since)) / 1000)
+    return sorted(delays)

@@ -60,13 +60,13 @@ def stored(result: AsyncResult, patience: float = 60.0) -> Any:
 
 
 def wait_for(
-    condition: Callable[[], Any], what: str | Callable[[], str] = "", patience: float = 60.0
+    condition: Callable[[], Any], goal: str | Callable[[], str] = "", patience: float = 60.0
 ) -> Any:
     """Wait until ``condition()`` is true. Returns its value. Fails after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not (answer := condition()):
         if time.monotonic() > deadline:
-            name = what() if callable(what) else what
+            name = goal() if callable(goal) else goal
             raise AssertionError(f"waited {patience} s in vain for {name or condition}")
         time.sleep(0.02)
     return answer

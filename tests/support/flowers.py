@@ -41,12 +41,14 @@ class FlowerProcess:
         self.auth = auth
         self.root = f"http://127.0.0.1:{self.port}" + (f"/{prefix}" if prefix else "")
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        given = [f"--url_prefix={prefix}"] * bool(prefix) + [f"--basic_auth={auth}"] * bool(auth)
+        url_options = [f"--url_prefix={prefix}"] * bool(prefix) + [f"--basic_auth={auth}"] * bool(
+            auth
+        )
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "celery", "-A", "tests.support.app"),
                 *([] if plain else ["minsched"]),
-                *("flower", f"--port={self.port}", "--address=127.0.0.1", *given, *options),
+                *("flower", f"--port={self.port}", "--address=127.0.0.1", *url_options, *options),
             ],
             cwd=ROOT,
             env={**app_environment(broker), **environment},
@@ -206,7 +208,7 @@ class Flowers:
         self.open = FlowerProcess(server.url, "--read_only", FLOWER_UNAUTHENTICATED_API="true")
         #: With a password and a prefix, on the database of the real node.
         self.closed = FlowerProcess(server.nodes_url, prefix="tools/flower", auth="ops:secret")
-        #: Without our pages.
+        #: Without the pages of this project.
         self.plain = FlowerProcess(server.nodes_url, plain=True)
         place = SimpleNamespace(url=server.nodes_url)
         # By the setting's former name. Redis accepts any password of a user without one.

@@ -65,7 +65,7 @@ class ForkedProcess:
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """As ``returncode``."""
+        """Returns ``returncode``."""
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:

@@ -99,7 +99,7 @@ class Interleaving:
                 self.finish(node_id)
                 yield
             self.service.heartbeat(HeartbeatRequest(node_id=node_id, online=False, jobs=[]))
-        else:  # as by SIGKILL
+        else:  # like SIGKILL
             self.lost |= set(holds)
             self.die(node_id)
         del self.holds[node_id]
@@ -171,11 +171,15 @@ class Interleaving:
                     free.add(node_id)
         for line in lines:
             where, caps, required = line.split("/")
-            ways = [
+            choices = [
                 {f"{pool}\t{cap}" for cap in caps.split(",")}
                 for pool in (serving if ":" in where else [where])
             ]
-            fit = {node for node, offered in offers.items() if any(way <= offered for way in ways)}
+            fit = {
+                node
+                for node, offered in offers.items()
+                if any(indexes <= offered for indexes in choices)
+            }
             if required in fit & takes_jobs:
                 fit = {required}
             assert not fit & free, (line, fit, free)

@@ -13,7 +13,7 @@ class Node:
     online: bool = True
     draining: bool = False
     load: int = 0
-    turn: int = 0  # when it was last chosen
+    turn: int = 0  # turn of the last choice
     jobs: set[str] = field(default_factory=set)
 
     @property
@@ -49,7 +49,7 @@ class Model:
         return job.pool in node.pools and job.caps <= node.caps
 
     def could_take(self, node_id: str, job: Job) -> bool:
-        """Whether the node has a free slot that this job may take."""
+        """True if the node has a free slot that this job may take."""
         node = self.nodes[node_id]
         required = self.nodes.get(job.required)
         is_there = required is not None and required.takes_jobs and self.fits(required, job)
@@ -79,7 +79,7 @@ class Model:
         return (len(node.jobs) * 4095 // node.slots, level, node.turn, name)
 
     def is_possible(self, job: Job) -> bool:
-        """Whether a registered node of any state fits the job."""
+        """True if a registered node of any state fits the job."""
         return any(self.fits(node, job) for node in self.nodes.values())
 
     def give(self, job_id: str, node_id: str) -> None:
@@ -90,7 +90,7 @@ class Model:
             self.sessions[job.session] = node_id
 
     def overtaken(self, job_id: str) -> list[str]:
-        """Earlier jobs of the same line, key and priority that wait while this one starts."""
+        """The earlier waiting jobs of the same line, key and priority."""
         job = self.jobs[job_id]
 
         def kind(other: Job) -> tuple[object, ...]:

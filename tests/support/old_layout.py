@@ -29,7 +29,7 @@ class OldLayout:
 
 
 def fill(client: redis.Redis, nodes: int, sessions: int, jobs: int, seed: int = 7) -> OldLayout:
-    """Write nodes in pools of ten, with wrong counters, and jobs, some of them active."""
+    """Write nodes in pools of ten, and jobs. The counters are wrong, and some jobs are active."""
     old, rand = OldLayout(), random.Random(seed)
     now = milliseconds(client)
     with client.pipeline(transaction=False) as pipe:
@@ -77,25 +77,25 @@ def _job(
     session = f"user-{rand.randrange(max(len(old.sessions), 1))}"
     job_id, node_id = f"{session}:{n}", rand.choice(list(old.nodes))
     src, tgt = rand.choice(PAIRS)
-    held = old.in_flight[node_id]
-    goes_on = n % 40 == 0 and len(held) < old.nodes[node_id]
+    active_jobs = old.in_flight[node_id]
+    is_active = n % 40 == 0 and len(active_jobs) < old.nodes[node_id]
     record = {
         "node_id": node_id,
         "session_id": session,
         "src_lang": src,
         "tgt_lang": tgt,
         "payload_json": json.dumps({"utterance": n}),
-        "status": "dispatched" if goes_on else rand.choice(STATUSES),
+        "status": "dispatched" if is_active else rand.choice(STATUSES),
         "created_ts": str(now - 60_000),
     }
-    if goes_on:
-        held.add(job_id)
+    if is_active:
+        active_jobs.add(job_id)
     old.jobs[job_id] = record
     pipe.hset(f"scheduler:job:{job_id}", mapping=record)
 
 
 def _put_unknown(client: redis.Redis, old: OldLayout) -> None:
-    """Write keys of other programs: some under the prefix, some with similar names."""
+    """Write keys of other programs. Some have the prefix, and some have similar names."""
     client.set("scheduler:leader", "host-1")
     client.rpush("scheduler:audit", "a", "b")
     client.hset("scheduler:node:gpu:node-1", "temperature", 71)
@@ -128,7 +128,7 @@ def assert_untouched(client: redis.Redis, old: OldLayout) -> None:
         assert (name, content(client, name)) == (name, before)
 
 
-#: As in the original specification: a scan of the members, and a counter.
+#: The original specification scans the members of a pool and increments a counter.
 _DISPATCH = """
 local best, least
 for _, id in ipairs(redis.call('SMEMBERS', 'scheduler:pool:' .. ARGV[1] .. ':members')) do
@@ -183,7 +183,7 @@ class OldProgram(threading.Thread):
             self.completed.append(job[1])
 
     def stop(self) -> None:
-        """Complete its job and end it. Raises its error."""
+        """End the thread after its current job. Raises the error of the thread, if it had one."""
         self._stopping.set()
         self.join(10)
         if self.error:

@@ -13,8 +13,8 @@ def writable_pipes(pid: int) -> dict[int, int]:
     pipes = {}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(OSError):
-            about = os.stat(f"/proc/{pid}/fd/{entry.name}")
+            status = os.stat(f"/proc/{pid}/fd/{entry.name}")
             flags = int(entry.read_text().split("flags:")[1].split()[0], 8)
-            if stat.S_ISFIFO(about.st_mode) and flags & os.O_ACCMODE == os.O_WRONLY:
-                pipes[about.st_ino] = int(entry.name)
+            if stat.S_ISFIFO(status.st_mode) and flags & os.O_ACCMODE == os.O_WRONLY:
+                pipes[status.st_ino] = int(entry.name)
     return pipes

@@ -24,7 +24,7 @@ def put(app: Celery, task: str, *args: Any, queue: str = QUEUE, **options: Any) 
     return app.send_task(f"tests.support.app.{task}", args, queue=queue, **options)
 
 
-def lying(client: redis.Redis, queue: str = QUEUE) -> int:
+def queue_length(client: redis.Redis, queue: str = QUEUE) -> int:
     """The number of messages in an ordinary queue."""
     with client.pipeline(transaction=False) as pipe:
         for suffix in Keys().suffixes:

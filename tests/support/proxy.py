@@ -64,7 +64,7 @@ class Proxy:
         self._call(self._answers_pass.clear)
 
     def release(self) -> None:
-        """Forward all held bytes, and go on."""
+        """Forward all held bytes, and continue."""
 
         def release() -> None:
             self._passes.set()
@@ -88,15 +88,15 @@ class Proxy:
         self._is_cut = False
 
     def hold_some(self, draw: random.Random, most: int) -> None:
-        """Hold at most so many of the present connections, until ``release``."""
+        """Hold at most ``most`` of the open connections until ``release``."""
         self._call_for(draw, most, lambda flow: flow.passes.clear())
 
     def cut_some(self, draw: random.Random, most: int) -> None:
-        """Break at most so many of the present connections."""
+        """Break at most ``most`` of the open connections."""
         self._call_for(draw, most, Flow.cut)
 
     def silence_some(self, draw: random.Random, most: int) -> None:
-        """Drop all bytes of at most so many of the present connections, and leave them open."""
+        """Drop all bytes of at most ``most`` connections, and leave these connections open."""
         self._call_for(draw, most, Flow.silence)
 
     def close(self) -> None:
@@ -114,18 +114,18 @@ class Proxy:
         await asyncio.gather(*flows, return_exceptions=True)
         await asyncio.sleep(0)  # the aborted connections close
 
-    def _call_for(self, draw: random.Random, most: int, what: Callable[[Flow], None]) -> None:
+    def _call_for(self, draw: random.Random, most: int, function: Callable[[Flow], None]) -> None:
         def call() -> None:
             for flow in draw.sample(self._flows, min(most, len(self._flows))):
-                what(flow)
+                function(flow)
 
         self._call(call)
 
-    def _call(self, what: Callable[[], Any]) -> None:
-        """Call it in the event loop. Returns after the call."""
+    def _call(self, function: Callable[[], Any]) -> None:
+        """Call the function in the event loop. Returns after the call."""
 
         async def call() -> None:
-            what()
+            function()
 
         asyncio.run_coroutine_threadsafe(call(), self._loop).result(60)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from .fleet import ROOT, wait_for
 from .server import Server
 
-#: The programs that run beside the node.
+#: The commands that the check runs while the node runs.
 COMMANDS = (
     "celery -A quickstart minsched nodes",
     "celery -A quickstart minsched check",
@@ -53,11 +53,11 @@ def check(wheel: Path, python: str) -> None:
         environment.pop("PYTHONPATH", None)
 
         def run(command: str) -> str:
-            done = subprocess.run(
+            process = subprocess.run(
                 command.split(), cwd=folder, env=environment, capture_output=True, text=True
             )
-            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-            return done.stdout
+            assert process.returncode == 0, f"{command}: {process.stdout}{process.stderr}"
+            return process.stdout
 
         shutil.copy(ROOT / "examples/quickstart.py", folder)
         start = "node-agent -A quickstart --node-id gpu-1 --slots 1 --pool asr --lang zh:en"
@@ -84,11 +84,11 @@ def check(wheel: Path, python: str) -> None:
 def main() -> None:
     """Check the wheel with both versions."""
     wheel = Path(sys.argv[1])
-    found = {version: python for version in supported() if (python := find(version))}
-    if missing := sorted(set(supported()) - set(found)):
+    pythons = {version: python for version in supported() if (python := find(version))}
+    if missing := sorted(set(supported()) - set(pythons)):
         print(f"not on this machine: Python {', '.join(missing)}")
-    for version in dict.fromkeys((min(found, key=_minor), max(found, key=_minor))):
-        check(wheel, found[version])
+    for version in dict.fromkeys((min(pythons, key=_minor), max(pythons, key=_minor))):
+        check(wheel, pythons[version])
         print(f"Python {version}: {wheel.name} installs and runs")
 
 

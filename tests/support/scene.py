@@ -73,9 +73,9 @@ def answers(app: Celery, looks: tuple[str, ...] = LOOKS) -> Iterator[tuple[str, 
             json.loads(result.stdout)
         yield look, result.output
     for page in PAGES:
-        for asked in ASKED:
-            of = {"node": "n1", "why": "t-waiting"}.get(page, "")
-            answer = data_or_error(page, lambda: app.minsched.views, of, asked)
+        for request in ASKED:
+            subject = {"node": "n1", "why": "t-waiting"}.get(page, "")
+            answer = data_or_error(page, lambda: app.minsched.views, subject, request)
             assert "records are unreadable" not in answer.get("error", ""), (page, answer)
             yield f"page {page}", json.dumps(answer)
     yield "scrape", scrape(app)
@@ -94,7 +94,7 @@ class Scene:
     def __init__(self, server: Server) -> None:
         self.raw = redis.Redis(port=server.port)
         self.app = make_app(server.url)
-        times = Settings(node_ttl=600, lease=600)  # so long that no node dies in a slow example
+        times = Settings(node_ttl=600, lease=600)  # long, so that no node dies in a slow example
         self.desk = Desk(MinimalSchedulerService(server.client(), times))
         set_scene(self.desk)
         self._state: State = [

@@ -72,7 +72,7 @@ def _uuid(n: int) -> str:
 
 
 def many(desk: Desk, nodes: int = 200) -> None:
-    """So many nodes with about half of their slots taken."""
+    """Nodes with about half of their slots taken."""
     rng = random.Random(1)
     for n in range(1, nodes + 1):
         slots, pool = rng.choice([2, 4, 8]), rng.choice(["asr", "tts", "ocr"])

@@ -11,7 +11,7 @@ import redis
 
 def sent(client: redis.Redis) -> list[dict[str, Any]]:
     """All messages in the order of their jobs, without the ids that differ each time."""
-    found = []
+    messages = []
     for key in client.keys("minsched.job.*") + client.keys("celery"):
         for raw in client.lrange(key, 0, -1):
             message = json.loads(raw)
@@ -26,9 +26,9 @@ def sent(client: redis.Redis) -> list[dict[str, Any]]:
             message["body"] = json.loads(base64.b64decode(message["body"]))
             for later in message["body"][2]["chain"] or ():
                 later["options"].pop("task_id")
-            found.append((order, message))
+            messages.append((order, message))
     client.flushall()
-    return [message for _, message in sorted(found, key=lambda pair: pair[0])]
+    return [message for _, message in sorted(messages, key=lambda pair: pair[0])]
 
 
 def numbers(client: redis.Redis) -> list[int]:

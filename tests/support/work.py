@@ -20,7 +20,7 @@ class Work:
     jobs: list[AsyncResult]
 
     def let_end(self) -> None:
-        """End all of them, now or when they begin."""
+        """End all tasks. A task that has not begun ends when it begins."""
         self.path.touch()
 
     @property
@@ -33,8 +33,8 @@ class Work:
         """The node of each ended task. Redis may not know it."""
         return self._read("ended")
 
-    def _read(self, what: str) -> list[str]:
-        path = Path(f"{self.path}.{what}")
+    def _read(self, suffix: str) -> list[str]:
+        path = Path(f"{self.path}.{suffix}")
         return path.read_text().split() if path.exists() else []
 
 
@@ -45,8 +45,9 @@ def start_work(
     at_once: int | None = None,
     **options: Any,
 ) -> Work:
-    """Send so many tasks. Each takes a slot. Returns when all are at their nodes and have begun, as
-    far as the nodes can run them at once.
+    """Send ``number`` tasks, each for a slot. Waits until all tasks are at their nodes.
+
+    Also waits until ``at_once`` tasks have begun, or all tasks by default.
     """
     path = Path(fleet.logs.name) / uuid.uuid4().hex
     jobs = [fleet.send(task, str(path), ignore_result=True, **options) for _ in range(number)]

@@ -55,7 +55,7 @@ def browser(stack: ExitStack) -> Browser:
 
 @pytest.fixture
 def desk(web: NodeServer, flowers: Flowers) -> Iterator[Desk]:
-    """The scheduler of the open Flower's database, without nodes and jobs."""
+    """The scheduler that ``flowers.open`` shows, without nodes and jobs."""
     with web.client() as client:
         for key in [*client.scan_iter("scheduler:*"), *client.scan_iter("minsched.*")]:
             client.delete(key)
@@ -67,6 +67,6 @@ def desk(web: NodeServer, flowers: Flowers) -> Iterator[Desk]:
 
 @pytest.fixture
 def look(browser: Browser, flowers: Flowers) -> Iterator[Any]:
-    """A function that opens a page of the open Flower. After the test the browser has no error."""
+    """Opens a page of ``flowers.open``. Fails after the test if the browser has logged an error."""
     yield lambda page, width=1280: browser.open(f"{flowers.open.root}/minsched/{page}", width)
     assert browser.errors() == []

@@ -270,9 +270,9 @@ class TestBehindAPassword:
         assert flowers.closed.get("/minsched/static/minsched.js")[0] == 200
 
     def test_a_user_can_drain_nodes_and_pause_pools(self, node: Fleet, flowers: Flowers) -> None:
-        def post(what: str, **headers: str) -> int:
+        def post(action: str, **headers: str) -> int:
             return flowers.closed.post(
-                f"/minsched/do/{what}", **flowers.closed.credentials, **headers
+                f"/minsched/do/{action}", **flowers.closed.credentials, **headers
             )[0]
 
         def states() -> tuple[bool, bool]:
@@ -323,8 +323,8 @@ def test_flower_shows_a_node_as_a_worker_and_a_dead_node_as_offline(
 
     for flower in (flowers.plain, flowers.closed):
         wait_for(lambda flower=flower: worker(flower) == {"celery@real-1": True}, "the worker")
-    shown = data(flowers.closed, "nodes", **flowers.closed.credentials)["tables"]["nodes"]
-    assert [(row["id"], row["state"], row["slots"]) for row in shown] == [("real-1", "free", 2)]
+    rows = data(flowers.closed, "nodes", **flowers.closed.credentials)["tables"]["nodes"]
+    assert [(row["id"], row["state"], row["slots"]) for row in rows] == [("real-1", "free", 2)]
     node.stop("real-1", signal.SIGKILL)
     for flower in (flowers.plain, flowers.closed):
         wait_for(

@@ -42,7 +42,7 @@ local function message_of_claim(node_id, job_id, claim)
   return string.sub(stored, 2, -#behind - 1)
 end
 
--- What the message of a claimed job tells of its place: the pool, the rule that chose the node, the milliseconds in
+-- The place of a claimed job, for its message: the pool, the rule that chose the node, the milliseconds in
 -- line. And the node's term, to which the claim belongs.
 local function place_of_claim(job_id, node_id)
   local record = redis.call('HMGET', key.job(job_id), 'pool', 'chosen_by', 'waited_ms')

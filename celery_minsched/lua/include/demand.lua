@@ -1,7 +1,7 @@
 -- include: node
 -- From a demand to the nodes that can do it.
 --
--- A pool selector says which pools can serve: "asr" (this pool), "zh:en" (the pools that serve the pair; after "|"
+-- A pool selector names the pools that can serve: "asr" (this pool), "zh:en" (the pools that serve the pair; after "|"
 -- follows the next pair to look up), or "asr=zh:en" (this pool, if it serves the pair or lists no pair). A node must
 -- have all `capabilities` of a demand.
 

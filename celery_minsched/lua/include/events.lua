@@ -7,7 +7,7 @@ local MOST_EVENTS = 10000  -- approximately: Redis trims a stream by whole nodes
 -- Upper bounds of the wait time histogram, ms. Python reads them here.
 local WAIT_BUCKETS = {10, 100, 500, 1000, 5000, 10000, 30000, 60000, 300000, 1800000}
 
--- ms. An event id that lies further in the future is unusable: Redis gives each later event a higher id. Python reads
+-- ms. An event id that is further in the future is unusable: Redis gives each later event a higher id. Python reads
 -- it here.
 local MOST_AHEAD = 86400000
 

@@ -5,15 +5,15 @@
 -- are VIRTUAL_STEP apart, so a key that sends many jobs waits behind its own jobs. All lines of a pool share virtual
 -- time, separately for each priority. So a key gains nothing by asking for different things.
 --
--- Virtual times of two pools do not compare. So jobs for a language pair stand in their lines by the virtual time of
--- the pair. Such a job also gets a virtual time in each pool that serves the pair, for the indexes of that pool.
+-- Virtual times of two pools cannot be compared. So jobs for a language pair are sorted in their lines by the virtual
+-- time of the pair. Such a job also gets a virtual time in each pool that serves the pair, for the indexes of that pool.
 --
 -- Each pool and each language pair has a clock. For each priority, the clock is a sorted set with these members:
 --   "now"       the virtual time
 --   "of <key>"  the virtual time of the key's next job
---   "in <key>"  the number of the key's jobs in line, plus PRIORITY_UNIT, so that it stands above all virtual times
+--   "in <key>"  the number of the key's jobs in line, plus PRIORITY_UNIT, so that it is above all virtual times
 
-local PRIORITY_UNIT = 281474976710656  -- 2^48: in a place, the priority stands above the virtual time
+local PRIORITY_UNIT = 281474976710656  -- 2^48: in a place, the priority counts more than the virtual time
 local VIRTUAL_STEP = 1024
 local LONGEST_WAIT = 2592000000        -- ms for which Redis keeps a clock if jobs wait and none joins or leaves
 
@@ -23,7 +23,7 @@ local function clock_key(name, priority_step)
   return string.find(name, ':', 1, true) and key.lang_turns(name, priority_step) or key.pool_turns(name, priority_step)
 end
 
--- The name of the clock by which jobs stand in their lines: a pool or a language pair.
+-- The name of the clock by which jobs are sorted in their lines: a pool or a language pair.
 local function clock_name(pool_selector)
   local pool, language_pairs = parse_selector(pool_selector)
   return pool or language_pairs[1]
@@ -53,8 +53,8 @@ local function read_clock(name, priority_step, fairness_key)
 end
 
 -- A job joins a line. Returns its virtual time: the next one of its key, or the current one, whichever is later. Each
--- job that gets the current one moves the clock on by one. So such jobs keep their order, and a stream of new keys does
--- not hold up another key's second job for ever.
+-- job that gets the current time advances the clock by one. So such jobs keep their order, and a stream of new keys does
+-- not delay another key's second job for ever.
 local function join_clock(name, priority_step, fairness_key)
   local clock, entry = read_clock(name, priority_step, fairness_key)
   local virtual_time = math.min(math.max(clock.now, entry.next_time), PRIORITY_UNIT - VIRTUAL_STEP - 1)
@@ -70,9 +70,9 @@ local function rejoin_clock(name, priority_step, fairness_key)
   return 0
 end
 
--- A job leaves: served at `virtual_time`, or unserved if that is nil. When no other job of its key waits, the key gives
--- back the virtual times of its unserved jobs. It gives back none earlier: a later job must not stand before a waiting
--- job of the key.
+-- A job leaves. `virtual_time` is nil if the job was not served. When no other job of its key waits, the key gives back
+-- the virtual times of its unserved jobs. It does not give them back earlier, because a later job must not overtake a
+-- waiting job of the key.
 local function leave_clock(name, priority_step, fairness_key, virtual_time)
   local clock, entry = read_clock(name, priority_step, fairness_key)
   clock.now, clock.has_left = math.max(clock.now, virtual_time or 0), true

@@ -1,7 +1,7 @@
 -- include: context
 -- The times of last heartbeats, and whether a node's silence counts.
 
--- The time of a node's last heartbeat. If it lies in the future, stores the current time instead, so that it gets older
+-- The time of a node's last heartbeat. If it is in the future, stores the current time instead, so that it gets older
 -- from now on.
 local function correct_last_heartbeat(node_id, last_heartbeat)
   local at = clamp(last_heartbeat)

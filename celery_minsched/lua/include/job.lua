@@ -1,6 +1,6 @@
 -- include: node
 -- A job's record, its slot and its message. A slot is the job's membership in the node's set of jobs, so taking or
--- freeing it twice changes nothing. While a job has no slot, its message lies in the job's own list.
+-- freeing it twice changes nothing. While a job has no slot, its message is in the job's own list.
 
 local ENDED = {finished = true, failed = true, lost = true}
 local UNASSIGNED = {parked = true, waiting = true, delayed = true}
@@ -174,7 +174,7 @@ local function assign_waiting(job, node, pool, chosen_by, claim)
   assign_slot(job, node, pool, chosen_by, fields)
 end
 
--- Renews the lease of a job that the node says it holds. If Redis has lost the job's record or its slot, restores them:
+-- Renews the lease of a job that the node reports as held. If Redis has lost the job's record or its slot, restores them:
 -- what the node runs is the truth. Returns false if the job is not this node's.
 local function confirm_job(node_id, job_id)
   local job = read_job(job_id)

@@ -9,10 +9,10 @@ local function adjust_waiting_count(line, by)
   end
 end
 
--- Computes the job's place, and adds the job to `joining`. If one call places many jobs, most of them stand in few
+-- Computes the job's place, and adds the job to `joining`. If one call places many jobs, most jobs are in few
 -- lines, and all jobs of a line join it together in `join_lines`.
 local function join_later(job, joining)
-  -- A job that its node gives back was served before. It stands before all others of its priority.
+  -- A job that its node gives back was served before. It is before all others of its priority.
   local is_given_back = job.node_id ~= '' and not job.is_requeued
   local join = is_given_back and rejoin_clock or join_clock
   local function place_by(clock) return to_place(job.band, join(clock, job.band, job.fairness)) end

@@ -1,11 +1,11 @@
 -- include: demand
 -- include: fair_queue
 -- The indexes in which a node with a free slot finds lines. A line is the queue of the jobs with one demand. Its name
--- says what a node must have: "pool selector/capabilities/required node".
+-- lists the requirements for a node: "pool selector/capabilities/required node".
 --
--- In each of its pools, a line stands in the index of the capability that the fewest nodes of the pool have. A line
--- without capabilities stands in the index of the pool. So a node reads only its advertised indexes, and finds few
--- lines there that it cannot serve. A line with a required node stands at that node while the node takes jobs.
+-- In each of its pools, a line is in the index of the capability that the fewest nodes of the pool have. A line
+-- without capabilities is in the index of the pool. So a node reads only its advertised indexes, and finds few
+-- lines there that it cannot serve. A line with a required node is at that node while the node takes jobs.
 --
 -- `key.lines` has the indexes of each line, in the format of a node's advertised indexes. The score of a line in an
 -- index is the place of its first job. For a language pair, it is that job's place in the index's pool.
@@ -21,7 +21,7 @@ local function waiting_key(pool, capability)
   return key.capable_waiting(pool, capability)
 end
 
--- The capability in whose index a line stands, "" if the line has none.
+-- The capability in whose index a line is, "" if the line has none.
 local function index_capability(pool, capabilities)
   local best = rarest_capability(capabilities, function(capability) return members_key(pool, capability) end, 'SCARD')
   return best

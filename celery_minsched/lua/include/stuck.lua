@@ -1,6 +1,6 @@
 -- include: context
 -- Detects a stuck worker by its queue. Some nodes take each message as soon as it arrives. If a message stays in such a
--- node's queue over several heartbeats, the node's worker is stuck, whatever the worker reports.
+-- node's queue over several heartbeats, the node's worker is stuck, even if it reports otherwise.
 
 local UNREAD_GRACE = 4000  -- ms more than node_ttl: the worker may find out first that it is stuck
 

@@ -17,8 +17,8 @@ from ...monitor.queries import Views
 from .history import History
 from .survey import Survey, entries
 
-#: A job that has not ended holds its slot for so many seconds after its creation. The specification
-#: does not record lost jobs, so some of these jobs never end.
+#: Seconds after its creation for which a job without an end holds its slot. The specification does
+#: not record lost jobs, so some of these jobs never end.
 HELD: Final = 3600.0
 
 _MAX_SECONDS: Final = 10**11  # A smaller time is in seconds, a larger time is in ms.
@@ -57,7 +57,7 @@ def carry_over(
 
 
 def heartbeats(service: MinimalSchedulerService, survey: Survey) -> dict[str, int]:
-    """The time of each node's last heartbeat in ms; 0 if it sent none."""
+    """The time of each node's last heartbeat in ms, or 0 if it sent none."""
     with service.redis.pipeline(transaction=False) as pipe:
         for node_id in survey.nodes:
             pipe.hget(service.keys("node_info", node_id), "last_heartbeat_ts")
@@ -137,7 +137,7 @@ def _carry_jobs(
 
 
 def _payload(record: dict[str, str]) -> str:
-    """A payload that is not JSON, as a JSON string; "" for a payload that is JSON."""
+    """A payload that is not JSON, as a JSON string, or "" for a payload that is JSON."""
     payload = record.get("payload_json", "")
     return "" if _json(payload) is not None or payload.strip() == "null" else json.dumps(payload)
 
@@ -176,7 +176,7 @@ def _number(value: str | None) -> float | None:
 
 
 def _milliseconds(value: str | None, default: int) -> int:
-    """A time in ms. The specification does not say if its times are in seconds or in ms."""
+    """A time in ms. The specification does not define whether its times are in seconds or in ms."""
     number = _number(value)
     if number is None or not 0 < number < 10**15:
         return default

@@ -1,4 +1,4 @@
-"""Finds the objects of the original specification in Redis, and other keys beside them."""
+"""Finds the objects of the original specification in Redis, and unknown keys with its prefix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...core.reading import MANY, scan_keys
 from ...core.scheduler import MinimalSchedulerService
 from ...core.texts import text
 
-#: The types of the specification's keys. It does not say the type of a language pair.
+#: The types of the specification's keys. It does not define the type of a language pair.
 _TYPES: Final = {
     "node_info": ("hash",),
     "node_runtime": ("hash",),
@@ -60,7 +60,7 @@ class Survey:
     last_number: int = 0
     #: Keys with the prefix that do not belong to the specification. They stay unchanged.
     unknown: list[str] = field(default_factory=list)
-    #: Those unknown keys that this version would take for its own.
+    #: Unknown keys that this version would read as its own keys.
     in_the_way: list[str] = field(default_factory=list)
 
     @property
