@@ -42,8 +42,10 @@ if not has_ended then
   redis.call('ZREM', key.node_jobs(node_id), job.id)
   if job.status == 'lost' then redis.call('ZREM', key.lost(), job.id) end
   end_job(job, ARGV.status, ARGV.reason)
-  -- Most calls end here: no job waits, and the job has no second message.
-  if redis.call('EXISTS', own_list(job), key.lines()) == 0 then
+  -- Redis counts the second key twice. It is there if the job has a second message, after a lost connection.
+  local found = redis.call('EXISTS', key.lines(), own_list(job), own_list(job))
+  if found >= 2 then redis.call('DEL', own_list(job)) end
+  if found % 2 == 0 then  -- most calls end here: no job waits
     update_free_sets(node_id)
     return {'OK'}
   end
@@ -59,16 +61,18 @@ if has_ended then
   return {'ALREADY_ENDED', next_id, message, place_of_claim(next_id, node_id)}
 end
 
-redis.call('DEL', own_list(job))  -- a second copy of the message, after a lost connection
-local next_job
-local function take(waiting_job)
-  local message = not next_job and attempt(take_own_message, waiting_job, node_id)
+local next_job, answer = nil, {'OK'}
+local function take(waiting_job, node)
+  local message = not next_job and take_own_message(waiting_job, node_id)
   if not message then return nil end
-  next_job = {id = waiting_job.id, message = message}
+  next_job = waiting_job
+  answer = {'OK', next_job.id, message, '', '', 0, number(node[TERM])}
   return next_claim
 end
 -- An assignment updates the free sets too.
-if assign_waiting_jobs(node_id, brings_job and take) == 0 then update_free_sets(node_id) end
-if not next_job then return {'OK'} end
-redis.call('HSET', key.job(job.id), 'next_job', next_job.id)
-return {'OK', next_job.id, next_job.message, place_of_claim(next_job.id, node_id)}
+if fill_slots(node_id, brings_job and take) == 0 then update_free_sets(node_id) end
+if next_job then
+  answer[4], answer[5], answer[6] = next_job.pool, 'first_free', next_job.waited_ms or 0
+  redis.call('HSET', key.job(job.id), 'next_job', next_job.id)
+end
+return answer

@@ -148,7 +148,7 @@ local function next_line(node_id, indexes)
 end
 
 -- Gives a free slot to the first job in line. If the job's message is gone, the job is lost. Returns whether the slot
--- was taken. `take(job)` may take the message and return a claim, by which the job runs. Else the message goes to the
+-- was taken. `take(job, node)` may take the message and return a claim, by which the job runs. Else the message goes to the
 -- node's queue.
 local function assign_first_in_line(line, node, pool, take)
   local queue_entry, place = first_in_line(line)
@@ -161,12 +161,12 @@ local function assign_first_in_line(line, node, pool, take)
   job.line, job.ticket, job.band = line, queue_entry, math.floor(place / PRIORITY_UNIT)
   leave_clocks(job, place, pool)
   leave_line(job)
-  if not has_own_message(job) then
+  local claim = take and take(job, node)
+  if not claim and not has_own_message(job) then
     job.node_id = ''  -- no node has its message
     mark_job_lost(job, 'its message is gone')
     return false
   end
-  local claim = take and take(job)
   assign_waiting(job, node, pool, 'first_free', claim)
   if not claim then move_message(job, node.id) end
   return true
@@ -174,23 +174,29 @@ end
 
 -- Fills the node's free slots with waiting jobs. Returns how many slots it filled, and whether more may be left to do
 -- than one call does. See assign_first_in_line for `take`.
-local function assign_waiting_jobs(node_id, take)
+local function fill_slots(node_id, take)
   local filled = 0
-  local node = redis.call('EXISTS', key.lines()) == 1 and read_working_node(node_id)
+  local node = read_working_node(node_id)
   if not node then return filled, false end
-  local free = number(node[MAX_JOBS]) - redis.call('ZCARD', key.node_jobs(node_id))
+  node.taken = redis.call('ZCARD', key.node_jobs(node_id))
+  local free = number(node[MAX_JOBS]) - node.taken
   local indexes = free > 0 and read_indexes(node)
   while filled < free do
     if not may_move() then return filled, true end
     local best = next_line(node_id, indexes)
     if not best then return filled, line_reads_left <= 0 end
     moves_left = moves_left - 1 - math.floor(#indexes / 8)  -- an assignment writes to each index of the node
-    if assign_first_in_line(best.line, node, best.pool, take) then
-      filled = filled + 1
-      if indexes.pools > 1 then
-        redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, next_number(key.turn()))
-      end
+    local is_assigned = assign_first_in_line(best.line, node, best.pool, take)
+    filled = filled + (is_assigned and 1 or 0)
+    if is_assigned and indexes.pools > 1 then
+      redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, next_number(key.turn()))
     end
   end
   return filled, false
+end
+
+-- The same, if any job waits.
+local function assign_waiting_jobs(node_id)
+  if redis.call('EXISTS', key.lines()) == 1 then return fill_slots(node_id) end
+  return 0, false
 end

@@ -14,13 +14,13 @@ local function add_unacked(node_id, delivery_tag, job_id, message)
 end
 
 -- Takes the message out of the job's own list, and adds it to the node's unacknowledged messages. Its delivery tag is
--- the job's id. Returns the message, or nil if it is gone.
+-- the job's id. Returns the message, or nil if it is gone or those messages are unreadable.
 local function take_own_message(job, node_id)
-  local message = redis.call('LINDEX', own_list(job), -1)
+  local message = attempt(redis.call, 'RPOP', own_list(job))
   if not message then return nil end
-  add_unacked(node_id, job.id, job.id, message)
-  redis.call('RPOP', own_list(job))
-  return message
+  if pcall(add_unacked, node_id, job.id, job.id, message) then return message end
+  redis.call('RPUSH', own_list(job), message)
+  return nil
 end
 
 -- Moves the latest message that the node takes to its unacknowledged ones, if it has this delivery tag. A tag is a UUID,

@@ -80,7 +80,8 @@ local function leave_clock(name, priority_step, fairness_key, virtual_time)
   if entry.waiting == 0 then entry.next_time = virtual_time and virtual_time + VIRTUAL_STEP or 0 end
 end
 
--- Writes one clock, without virtual times that are past. If a job has left, also removes past times of some other keys.
+-- Writes one clock, without virtual times that are past. If a key's last job has left, also removes past times of some
+-- other keys. Each key that stays behind so goes with a later one.
 local function write_clock(set, clock)
   local written, removed = {clock.now, 'now'}, {}
   local function put(member, score, is_kept)
@@ -91,18 +92,20 @@ local function write_clock(set, clock)
       written[#written + 1] = member
     end
   end
+  local has_jobs = not clock.has_left
   for fairness_key, entry in pairs(clock.changed) do
+    has_jobs = has_jobs or entry.waiting > 0
     put('of ' .. fairness_key, entry.next_time, entry.next_time > clock.now)
     put('in ' .. fairness_key, PRIORITY_UNIT + entry.waiting, entry.waiting > 0)
   end
   redis.call('ZADD', set, unpack(written))
-  if clock.has_left then
+  if not has_jobs then
     for _, past in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', '(' .. clock.now, 'LIMIT', 0, 4)) do
       removed[#removed + 1] = past
     end
   end
   if #removed > 0 then redis.call('ZREM', set, unpack(removed)) end
-  local has_jobs = not clock.has_left or tonumber(redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2]) > PRIORITY_UNIT
+  has_jobs = has_jobs or tonumber(redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2]) > PRIORITY_UNIT
   redis.call('PEXPIRE', set, has_jobs and math.max(TTL.history, LONGEST_WAIT) or TTL.history)
 end
 

@@ -74,7 +74,7 @@ local function move_message(job, node_id) move_next_message(own_list(job), node_
 local function end_job(job, status, reason, counted_as)
   increment_counter(job.pool or '', counted_as or status)
   redis.call('HSET', key.job(job.id), 'status', status, 'reason', reason, 'ended_ts', NOW)
-  if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
+  if job.expires_ts ~= '0' and job.expires_ts ~= '' then redis.call('ZREM', key.expiring(), job.id) end
   expire_record(job)
 end
 
@@ -143,14 +143,11 @@ end
 -- Gives a job a slot at a node. `fields` are the other fields of its record to write, with its status.
 local function assign_slot(job, node, pool, chosen_by, fields)
   increment_counter(pool, chosen_by)
-  put(fields, 'node_id', node.id)
-  put(fields, 'pool', pool)
-  put(fields, 'chosen_by', chosen_by)
-  put(fields, 'decision', node.decision or '')
-  put(fields, 'dispatched_ts', NOW)
-  redis.call('ZADD', key.node_jobs(node.id), NOW + TTL.lease, job.id)
+  local added = redis.call('ZADD', key.node_jobs(node.id), NOW + TTL.lease, job.id)
+  if node.taken then node.taken = node.taken + added end
   mark_chosen(node)
-  redis.call('HSET', key.job(job.id), unpack(fields))
+  redis.call('HSET', key.job(job.id), 'node_id', node.id, 'pool', pool, 'chosen_by', chosen_by,
+    'decision', node.decision or '', 'dispatched_ts', NOW, unpack(fields))
   expire_record(job)
   if job.session_id ~= '' then attempt(record_in_session, job, node.id, pool) end
 end
@@ -160,9 +157,9 @@ end
 local function assign_waiting(job, node, pool, chosen_by, claim)
   local fields = {state_fields(job.id, claim)}
   if job.waiting_ts ~= '' then
-    local waited = NOW - clamp(job.waiting_ts)
-    count_wait(pool, waited)
-    put(fields, 'waited_ms', waited)
+    job.waited_ms = NOW - clamp(job.waiting_ts)
+    count_wait(pool, job.waited_ms)
+    put(fields, 'waited_ms', job.waited_ms)
   end
   if job.node_id ~= '' and job.node_id ~= node.id then
     put(fields, 'from_node', job.node_id)
@@ -171,6 +168,7 @@ local function assign_waiting(job, node, pool, chosen_by, claim)
   redis.call('HDEL', key.job(job.id), 'line', 'ticket', 'places', 'waiting_ts', 'tag', 'claim', 'lapsed_ts',
     'ended_ts', 'reason')
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
+  job.pool = pool
   assign_slot(job, node, pool, chosen_by, fields)
 end
 

@@ -69,10 +69,11 @@ end
 local index_writes = 0
 
 -- Puts the node into the free sets of its indexes while it is online, not draining and has a free slot. Else removes it
--- from them. Every script that changes a node calls this. Returns the number of taken slots, and when the node was last
+-- from them. Every script that changes a node calls this. A script that has counted the taken slots since its last
+-- change to them sets `node.taken`. Returns the number of taken slots, and when the node was last
 -- chosen, as a count after the base.
 local function update_free_sets_of(node)
-  local taken = redis.call('ZCARD', key.node_jobs(node.id))
+  local taken = node.taken or redis.call('ZCARD', key.node_jobs(node.id))
   if not node[MAX_JOBS] then return taken, 0 end
   attempt(redis.call, 'HSET', key.node_runtime(node.id), 'current_jobs', taken)
   local max_jobs, last_chosen = number(node[MAX_JOBS]), number(node[TURN]) - number(node[TURN_BASE])
