@@ -24,7 +24,11 @@
 --         {"NODE_MISMATCH", the node that has the job, "" for none}
 --         {"UNKNOWN_JOB"}
 
-local job = read_fields(ARGV.job_id, {'status', 'node_id', 'claim', 'pool', 'suffix', 'task_id', 'successor', 'expires_ts'})
+local record = redis.call('HMGET', key.job(ARGV.job_id), 'status', 'node_id', 'claim', 'pool', 'suffix', 'task_id',
+  'successor', 'expires_ts')
+local job = {id = ARGV.job_id, status = record[1] or '', node_id = record[2] or '', claim = record[3] or '',
+  pool = record[4] or '', suffix = record[5] or '', task_id = record[6] or '', successor = record[7] or '',
+  expires_ts = record[8] or ''}
 local node_id, claim, next_claim = ARGV.node_id, ARGV.claim or '', ARGV.next_claim or ''
 
 local is_given_up = claim ~= '' and job.claim ~= '' and job.claim ~= claim
@@ -38,15 +42,16 @@ if job.status == '' then return {'UNKNOWN_JOB'} end
 if job.node_id ~= node_id or UNASSIGNED[job.status] then
   return {'NODE_MISMATCH', UNASSIGNED[job.status] and '' or job.node_id}
 end
+local freed = 0  -- slots
 if not has_ended then
-  redis.call('ZREM', key.node_jobs(node_id), job.id)
+  freed = redis.call('ZREM', key.node_jobs(node_id), job.id)
   if job.status == 'lost' then redis.call('ZREM', key.lost(), job.id) end
   end_job(job, ARGV.status, ARGV.reason)
   -- Redis counts the second key twice. It is there if the job has a second message, after a lost connection.
   local found = redis.call('EXISTS', key.lines(), own_list(job), own_list(job))
   if found >= 2 then redis.call('DEL', own_list(job)) end
   if found % 2 == 0 then  -- most calls end here: no job waits
-    update_free_sets(node_id)
+    update_free_sets_of(read_node(node_id))
     return {'OK'}
   end
 end
@@ -70,7 +75,7 @@ local function take(waiting_job, node)
   return next_claim
 end
 -- An assignment updates the free sets too.
-if fill_slots(node_id, brings_job and take) == 0 then update_free_sets(node_id) end
+if fill_slots(node_id, brings_job and take, freed) == 0 then update_free_sets(node_id) end
 if next_job then
   answer[4], answer[5], answer[6] = next_job.pool, 'first_free', next_job.waited_ms or 0
   redis.call('HSET', key.job(job.id), 'next_job', next_job.id)

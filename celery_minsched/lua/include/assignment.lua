@@ -152,10 +152,7 @@ end
 -- node's queue.
 local function assign_first_in_line(line, node, pool, take)
   local queue_entry, place = first_in_line(line)
-  if not queue_entry then  -- Redis has lost the jobs of the line
-    update_line(line)
-    return false
-  end
+  if not queue_entry then return false, update_line(line) end  -- Redis has lost the jobs of the line
   local job = attempt(read_job, job_of_entry(queue_entry))
   if not job then return false, leave_line({line = line, ticket = queue_entry}) end
   job.line, job.ticket, job.band = line, queue_entry, math.floor(place / PRIORITY_UNIT)
@@ -173,12 +170,12 @@ local function assign_first_in_line(line, node, pool, take)
 end
 
 -- Fills the node's free slots with waiting jobs. Returns how many slots it filled, and whether more may be left to do
--- than one call does. See assign_first_in_line for `take`.
-local function fill_slots(node_id, take)
-  local filled = 0
-  local node = read_working_node(node_id)
+-- than one call does. See assign_first_in_line for `take`. `freed` slots are free since the last update_free_sets_of.
+local function fill_slots(node_id, take, freed)
+  local node, filled = read_working_node(node_id), 0
   if not node then return filled, false end
   node.taken = redis.call('ZCARD', key.node_jobs(node_id))
+  node.was_full = node.taken + (freed or 0) == number(node[MAX_JOBS])
   local free = number(node[MAX_JOBS]) - node.taken
   local indexes = free > 0 and read_indexes(node)
   while filled < free do
@@ -187,7 +184,7 @@ local function fill_slots(node_id, take)
     if not best then return filled, line_reads_left <= 0 end
     moves_left = moves_left - 1 - math.floor(#indexes / 8)  -- an assignment writes to each index of the node
     local is_assigned = assign_first_in_line(best.line, node, best.pool, take)
-    filled = filled + (is_assigned and 1 or 0)
+    if is_assigned then filled = filled + 1 end
     if is_assigned and indexes.pools > 1 then
       redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, next_number(key.turn()))
     end
@@ -197,6 +194,6 @@ end
 
 -- The same, if any job waits.
 local function assign_waiting_jobs(node_id)
-  if redis.call('EXISTS', key.lines()) == 1 then return fill_slots(node_id) end
-  return 0, false
+  if redis.call('EXISTS', key.lines()) == 0 then return 0, false end
+  return fill_slots(node_id)
 end

@@ -10,7 +10,7 @@ local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 local function read_times(text)
   if type(text) ~= 'string' then return nil end
   local node, lease, history, session, rescues = string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
-  if not node or math.max(node, lease, history, session, rescues) >= 1e15 then return nil end
+  if not node or math.max(#node, #lease, #history, #session, #rescues) > 15 then return nil end
   return {node = node + 0, lease = lease + 0, history = history + 0, session = session + 0, rescues = rescues + 0}
 end
 local times_of_fleet = read_times(redis.pcall('GET', key.times()))

@@ -48,12 +48,12 @@ local function dispatch(job, payload_json, message_head, message_tail)
   local is_delayed = has_message and tonumber(job.due_ts) > NOW
   if not is_delayed then
     local node, pool, chosen_by = find_slot(job, full_lines)
-    if node then return dispatch_to(job, node, pool, chosen_by, payload_json, message_head, message_tail) end
+    if node then return dispatch_to_chosen(job, node, pool, chosen_by, payload_json, message_head, message_tail) end
   end
   local refused, why
   if not is_delayed then refused, why = refusal(job, has_message and job.when_full == 'wait') end
   if refused then return refused end
-  local record = create_job(job, payload_json, message_head)
+  local record = create_job(job, payload_json, message_head, is_delayed and 'delayed' or 'waiting')
   redis.call('HSET', key.job(job.id), unpack(record))
   redis.call('LPUSH', own_list(job), message_head .. cjson.encode(job.id) .. message_tail)
   schedule_expiry(job)

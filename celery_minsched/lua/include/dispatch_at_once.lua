@@ -2,6 +2,13 @@
 -- include: node_choice
 -- The dispatch of a job that finds a free slot at once.
 
+-- Dispatches a job to the node that choose_node has chosen, and returns its answer.
+local function dispatch_to_chosen(job, node, pool, chosen_by, payload_json, message_head, message_tail)
+  local answer = dispatch_to(job, node, pool, chosen_by, payload_json, message_head, message_tail)
+  if job.session_id ~= '' then attempt(record_in_session, job, node.id, pool) end
+  return answer
+end
+
 -- Returns the answer for such a job, else nil.
 local function dispatch_at_once(job, payload_json, message_head, message_tail)
   local answer = earlier_answer(job)
@@ -12,5 +19,5 @@ local function dispatch_at_once(job, payload_json, message_head, message_tail)
   has_paused_pools = false
   local capabilities, session = split(job.caps, '[^,]+'), read_session(job.session_id)
   local node, pool, chosen_by = choose_node(job, session, pools_of(job.where), capabilities, '')
-  return node and dispatch_to(job, node, pool, chosen_by, payload_json, message_head, message_tail)
+  return node and dispatch_to_chosen(job, node, pool, chosen_by, payload_json, message_head, message_tail)
 end

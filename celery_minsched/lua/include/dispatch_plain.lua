@@ -27,11 +27,14 @@ local function earlier_answer(job)
 end
 
 -- Gives the job its id. Returns the fields of its record.
-local function create_job(job, payload_json, message_head)
+local function create_job(job, payload_json, message_head, status)
   if message_head == '' then job.suffix = '' end  -- the caller sends the message without a priority
-  local record = {'created_ts', NOW, 'payload_json', payload_json}
+  local record = {'created_ts', NOW, 'payload_json', payload_json, 'status', status}
   for field, value in pairs(job) do
-    if value ~= '' and field ~= 'when_full' and field ~= 'max_waiting' then put(record, field, value) end
+    if value ~= '' and field ~= 'when_full' and field ~= 'max_waiting' then
+      record[#record + 1] = field
+      record[#record + 1] = value
+    end
   end
   local sequence = next_number(key.job_id_seq())
   job.id = job.session_id .. ':' .. (sequence < 1e14 and sequence or string.format('%.0f', sequence))
@@ -43,8 +46,7 @@ end
 
 -- Dispatches a job to this node, and returns its answer.
 local function dispatch_to(job, node, pool, chosen_by, payload_json, message_head, message_tail)
-  local record = create_job(job, payload_json, message_head)
-  put(record, 'status', 'dispatched')
+  local record = create_job(job, payload_json, message_head, 'dispatched')
   assign_slot(job, node, pool, chosen_by, record)
   if message_head ~= '' then
     redis.call('LPUSH', key.node_queue(node.id), message_head .. cjson.encode(job.id) .. message_tail)

@@ -11,15 +11,10 @@ local FIELDS = {'status', 'node_id', 'task_id', 'session_id', 'src_lang', 'tgt_l
   'preferred', 'affinity', 'fairness', 'band', 'suffix', 'due_ts', 'expires_ts', 'line', 'ticket',
   'rescues', 'pool', 'waiting_ts', 'claim', 'successor', 'places'}
 
-local function read_fields(job_id, fields)
-  local values = redis.call('HMGET', key.job(job_id), unpack(fields))
-  local job = {id = job_id}
-  for i, field in ipairs(fields) do job[field] = values[i] or '' end
-  return job
-end
-
 local function read_job(job_id)
-  local job = read_fields(job_id, FIELDS)
+  local values = redis.call('HMGET', key.job(job_id), unpack(FIELDS))
+  local job = {id = job_id}
+  for i, field in ipairs(FIELDS) do job[field] = values[i] or '' end
   for _, field in ipairs({'band', 'due_ts', 'expires_ts'}) do  -- Redis has lost it, or it is unreadable
     if not string.match(job[field], '^%d+$') or #job[field] > 16 then job[field] = '0' end
   end
@@ -140,7 +135,7 @@ local function put(fields, field, value)
   fields[at + 1], fields[at + 2] = field, value
 end
 
--- Gives a job a slot at a node. `fields` are the other fields of its record to write, with its status.
+-- Gives a job a slot at a node. The caller records the node in the job's session. `fields` are the other fields of its record to write, with its status.
 local function assign_slot(job, node, pool, chosen_by, fields)
   increment_counter(pool, chosen_by)
   local added = redis.call('ZADD', key.node_jobs(node.id), NOW + TTL.lease, job.id)
@@ -149,7 +144,6 @@ local function assign_slot(job, node, pool, chosen_by, fields)
   redis.call('HSET', key.job(job.id), 'node_id', node.id, 'pool', pool, 'chosen_by', chosen_by,
     'decision', node.decision or '', 'dispatched_ts', NOW, unpack(fields))
   expire_record(job)
-  if job.session_id ~= '' then attempt(record_in_session, job, node.id, pool) end
 end
 
 -- The same for a job that has a record and no slot. With a `claim`, the job runs by it. Then the job's id is the
@@ -170,6 +164,7 @@ local function assign_waiting(job, node, pool, chosen_by, claim)
   if job.expires_ts ~= '0' then redis.call('ZREM', key.expiring(), job.id) end
   job.pool = pool
   assign_slot(job, node, pool, chosen_by, fields)
+  if job.session_id ~= '' then attempt(record_in_session, job, node.id, pool) end
 end
 
 -- Renews the lease of a job that the node reports as held. If Redis has lost the job's record or its slot, restores them:

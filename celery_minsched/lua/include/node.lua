@@ -69,12 +69,13 @@ end
 local index_writes = 0
 
 -- Puts the node into the free sets of its indexes while it is online, not draining and has a free slot. Else removes it
--- from them. Every script that changes a node calls this. A script that has counted the taken slots since its last
--- change to them sets `node.taken`. Returns the number of taken slots, and when the node was last
--- chosen, as a count after the base.
+-- from them. Every script that changes a node calls this. A script that knows the number of taken slots sets
+-- `node.taken`. `node.was_full` says that no slot was free at the last update. Returns the number of taken slots, and
+-- when the node was last chosen, as a count after the base.
 local function update_free_sets_of(node)
   local taken = node.taken or redis.call('ZCARD', key.node_jobs(node.id))
   if not node[MAX_JOBS] then return taken, 0 end
+  if node.was_full and taken == number(node[MAX_JOBS]) then return taken, 0 end  -- nothing has changed
   attempt(redis.call, 'HSET', key.node_runtime(node.id), 'current_jobs', taken)
   local max_jobs, last_chosen = number(node[MAX_JOBS]), number(node[TURN]) - number(node[TURN_BASE])
   local order = node[ONLINE] == 'true' and node[DRAINING] ~= 'true' and taken < max_jobs
@@ -92,22 +93,18 @@ end
 
 local function update_free_sets(node_id) return update_free_sets_of(read_node(node_id)) end
 
--- Moves the base of last choices for all nodes in one step. So their order stays the same.
-local function move_last_chosen_base(last_chosen)
-  local base = string.format('%.0f', last_chosen_base(last_chosen))
-  for _, node_id in ipairs(redis.call('ZRANGE', key.nodes(), 0, -1)) do
-    redis.call('HSET', key.node_info(node_id), 'turn_base', base)
-    update_free_sets(node_id)
-  end
-end
-
 -- Records that the node was chosen: it becomes the last of the nodes with the same share and load. Once in 2^38
--- choices, the base moves.
+-- choices, moves the base for all nodes in one step. So their order stays the same.
 local function mark_chosen(node)
   node[TURN] = next_number(key.turn())
   redis.call('HSET', key.node_info(node.id), 'turn', node[TURN])
   local _, last_chosen = update_free_sets_of(node)
-  if last_chosen >= LAST_CHOSEN_RANGE then move_last_chosen_base(node[TURN]) end
+  if last_chosen < LAST_CHOSEN_RANGE then return end
+  local base = string.format('%.0f', last_chosen_base(node[TURN]))
+  for _, node_id in ipairs(redis.call('ZRANGE', key.nodes(), 0, -1)) do
+    redis.call('HSET', key.node_info(node_id), 'turn_base', base)
+    update_free_sets_of(read_node(node_id))
+  end
 end
 
 -- Is the node's last heartbeat younger than node_ttl, by an unchanged clock?
