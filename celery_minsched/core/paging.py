@@ -26,6 +26,8 @@ def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def page_at(items: Sequence[Args], start: int) -> Sequence[Args]:
     """The items of one call, from the item at ``start``."""
+    if len(items) == 1:
+        return items[start:]
     size = 0
     for end, item in enumerate(items[start : start + MOST_ITEMS], start):
         size += sum(len(arg) for arg in item if isinstance(arg, str | bytes))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from secrets import token_hex
 from time import monotonic
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ def new_job(runtime: Runtime, name: str, message: Any, options: Mapping[str, Any
     The job's id is not known yet. A random token takes its place in the message.
     """
     demand_keys = options["headers"][HEADER]["demand"]
-    token = uuid.uuid4().hex
+    token = token_hex(16)
     fields = request_fields({"headers": message.headers})
     if not runtime.supports_waiting:  # the node's worker holds the task in its slot until it is due
         fields["due_ts"] = 0
