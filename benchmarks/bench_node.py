@@ -135,7 +135,7 @@ def print_runs(rows: Sequence[Sequence[object]], tasks: Tasks, slots: int) -> No
 @click.option("--pool", "pools", multiple=True, default=POOLS, help="A pool of Celery.")
 @click.option("--contender", "kinds", multiple=True, type=click.Choice(KINDS), default=KINDS)
 @click.option("--slots", default=4, help="Slots of the node, and concurrency of the worker.")
-@click.option("--noops", default=2000, help="Tasks that do nothing.")
+@click.option("--noops", default=2000, type=click.IntRange(RQ_SHARE), help="Tasks that do nothing.")
 @click.option("--naps", default=400, help="Tasks that sleep for 50 ms.")
 @click.option("--rounds", default=3, help="Rounds of each contender.")
 def main(
