@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sys
 
 import click
-from rich.console import Console
 
-from ..soak.log_directory import log_directory
+from ..soak.begin import begin
 from ..support.server import Server
 
 NODE_TTL = 3.0  # seconds
@@ -27,10 +25,7 @@ def main(form: str | None, seed: int | None, keep: bool) -> None:
 
     The exit code is 1 if a promise was broken.
     """
-    seed = random.randrange(10**6) if seed is None else seed
-    directory = log_directory("chaos")
-    console = Console(highlight=False, width=130)
-    console.print(f"seed {seed}, logs in {directory}")
+    seed, directory, console = begin("chaos", seed, 130)
     folders = {"CHAOS_CHILDREN": directory / "children", "CHAOS_REQUEUED": directory / "requeued"}
     for folder in folders.values():
         folder.mkdir()

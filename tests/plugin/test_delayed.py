@@ -12,7 +12,7 @@ from celery.exceptions import TaskRevokedError
 
 from ..support.crowd import held, mark, marks, node_of, sig, status, wait_quiet, wait_status
 from ..support.due_times import lateness, soon
-from ..support.fixtures import kept_client, quiet_fleet
+from ..support.fixtures import fleet_on_empty, kept_client, quiet_fleet
 from ..support.fleet import FAST, Fleet, wait_for
 from ..support.server import Server, milliseconds
 
@@ -24,14 +24,11 @@ client, fleet = kept_client, quiet_fleet
 
 @pytest.fixture(scope="module")
 def nodes(_server: Server) -> Iterator[Fleet]:
-    with _server.client() as client:
-        client.flushall()
-    fleet = Fleet(_server, **FAST)
-    for node_id in ("a", "b"):
-        fleet.start(node_id, "-P", "threads", slots=1)
-    fleet.wait_online("a", "b")
-    yield fleet
-    fleet.close()
+    with fleet_on_empty(_server) as fleet:
+        for node_id in ("a", "b"):
+            fleet.start(node_id, "-P", "threads", slots=1)
+        fleet.wait_online("a", "b")
+        yield fleet
 
 
 class TestDelayed:

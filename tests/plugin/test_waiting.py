@@ -19,8 +19,8 @@ from celery_minsched import Backlogged, EmptyPool, NoAvailableNode, NoPoolForLan
 from celery_minsched.plugin import plugin
 
 from ..support.crowd import held, mark, marks, node_of, sig, status, wait_status
-from ..support.fixtures import kept_client, quiet_fleet
-from ..support.fleet import FAST, Fleet, make_app, wait_for
+from ..support.fixtures import fleet_on_empty, kept_client, quiet_fleet
+from ..support.fleet import Fleet, make_app, wait_for
 from ..support.server import Server
 
 client, fleet = kept_client, quiet_fleet
@@ -29,14 +29,11 @@ client, fleet = kept_client, quiet_fleet
 @pytest.fixture(scope="module")
 def nodes(_server: Server) -> Iterator[Fleet]:
     """Two nodes of one slot each: "a" in two pools, "b" with two capabilities."""
-    with _server.client() as client:
-        client.flushall()
-    fleet = Fleet(_server, **FAST)
-    fleet.start("a", "-P", "threads", "--pool", "mt", slots=1)
-    fleet.start("b", "-P", "threads", "--capability", "gpu", "--capability", "big", slots=1)
-    fleet.wait_online("a", "b")
-    yield fleet
-    fleet.close()
+    with fleet_on_empty(_server) as fleet:
+        fleet.start("a", "-P", "threads", "--pool", "mt", slots=1)
+        fleet.start("b", "-P", "threads", "--capability", "gpu", "--capability", "big", slots=1)
+        fleet.wait_online("a", "b")
+        yield fleet
 
 
 class TestTurns:

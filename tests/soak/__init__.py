@@ -6,6 +6,7 @@ faults.
     run.py      one soak, from the first job to the verdict
     app.py      the tasks, which write their begin and end to the ledger
     load.py     the jobs and the times at which they are sent
+    begin.py    its seed, its folder and its console
     fleet.py    six workers, and the signals to them
     faults.py   the faults of workers and Redis, and the duration of each rescue
     ledger.py   a record of each run of a task

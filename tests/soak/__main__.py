@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sys
 
 import click
-from rich.console import Console
 
 from ..support.server import Server
-from .log_directory import log_directory
+from .begin import begin
 
 NODE_TTL = 2.0  # seconds
 
@@ -31,10 +29,7 @@ def main(
 
     The exit code is 1 if a promise was broken. With --plain it is always 0.
     """
-    seed = random.randrange(10**6) if seed is None else seed
-    directory = log_directory("soak")
-    console = Console(highlight=False)
-    console.print(f"seed {seed}, logs in {directory}")
+    seed, directory, console = begin("soak", seed)
     server = Server("--appendonly", "yes", "--appendfsync", "always")
     try:
         os.environ.update(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -35,6 +36,16 @@ def fast_fleet(server: Server) -> Iterator[Fleet]:
     yield fleet
     fleet.close()
     assert Checker(fleet.views).check() == []
+
+
+@contextmanager
+def fleet_on_empty(server: Server) -> Iterator[Fleet]:
+    """Context manager: nodes with a TTL of two seconds, on a server without keys."""
+    with server.client() as client:
+        client.flushall()
+    fleet = Fleet(server, **FAST)
+    yield fleet
+    fleet.close()
 
 
 @pytest.fixture
