@@ -29,6 +29,9 @@ from .registration import registration
 from .script_caller import ScriptCaller
 from .texts import text
 
+#: Waits for the answer of a dispatch, and returns the outcomes of its jobs.
+ReadOutcomes = Callable[[], list[DispatchResponse | errors.SchedulerError]]
+
 
 class MinimalSchedulerService(ScriptCaller):
     """Registers nodes, dispatches jobs to them and completes jobs, for any Python program.
@@ -123,20 +126,24 @@ class MinimalSchedulerService(ScriptCaller):
         dispatch = partial(self._call, "dispatch_task")
         return outcomes_of(to_first_refused(dispatch, self._arguments_of(jobs)), jobs)
 
-    def begin_dispatch(
-        self, jobs: Sequence[JobToDispatch]
-    ) -> Callable[[], list[DispatchResponse | errors.SchedulerError]]:
-        """Send the first call of :meth:`dispatch_tasks`, and do not wait for its answer.
+    def prepare_dispatch(self, jobs: Sequence[JobToDispatch]) -> Callable[[], ReadOutcomes]:
+        """Make the first call of :meth:`dispatch_tasks`, and send nothing.
 
-        Call the returned function: it waits for the answer, sends the other calls, and returns the
-        outcomes. Both raise redis-py's errors. Then call :meth:`dispatch_tasks`.
+        Returns a function that sends the call and does not wait for the answer. Call the function
+        that it returns: that waits for the answer, sends the other calls, and returns the outcomes.
+        All of them raise redis-py's errors. Then call :meth:`dispatch_tasks`.
         """
         calls, dispatch = self._arguments_of(jobs), partial(self._call, "dispatch_task")
         first = page_at(calls, 0)
-        answer = scripts.begin(
+        send = scripts.prepare(
             self.redis, self.keys, "dispatch_task", times=self._times, jobs=first
         )
-        return lambda: outcomes_of(to_first_refused(dispatch, calls, answer()), jobs)
+
+        def begin() -> ReadOutcomes:
+            answer = send()
+            return lambda: outcomes_of(to_first_refused(dispatch, calls, answer()), jobs)
+
+        return begin
 
     def adopt_tasks(
         self, queue: str, jobs: Sequence[tuple[str | bytes, DispatchRequest, MessageParts]]

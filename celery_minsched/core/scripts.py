@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import redis
@@ -89,31 +90,40 @@ def call_many(
     return answers
 
 
-def begin(
+def prepare(
     client: redis.Redis, keys: Keys, name: str, /, **arguments: Any
-) -> Callable[[], list[Any]]:
-    """Send a call of script ``name``.
+) -> Callable[[], Callable[[], list[Any]]]:
+    """Make the text of a call of script ``name``, and send nothing.
 
-    Returns a function that waits for the answer. The caller must call this function. Both raise
-    redis-py's errors. Neither tries again, nor sends the source to a server that does not know the
-    script.
+    Returns a function that sends the call. It returns a function that waits for the answer, and
+    that must be called. All three raise redis-py's errors. None tries again, nor sends the source
+    to a server that does not know the script.
     """
-    args = in_order(name, **arguments)
-    connection = client.connection_pool.get_connection()
+    pool, args = client.connection_pool, in_order(name, **arguments)
+    command = ("EVALSHA", lua_source.sha(name), 2, keys.prefix, keys.queue_prefix, *args)
+    connection = pool.get_connection()
+    try:
+        # One piece: redis-py would write each few kilobytes, and each write wakes the server.
+        packed = b"".join(connection.pack_command(*command))
+    finally:
+        pool.release(connection)
+    return partial(_send, pool, packed)
+
+
+def _send(pool: redis.ConnectionPool, packed: bytes) -> Callable[[], list[Any]]:
+    connection = pool.get_connection()
 
     def answer() -> list[Any]:
         try:
             reply: list[Any] = text(connection.read_response())
         finally:
-            client.connection_pool.release(connection)
+            pool.release(connection)
         return reply
 
     try:
-        command = ("EVALSHA", lua_source.sha(name), 2, keys.prefix, keys.queue_prefix, *args)
-        # One write: redis-py would write each few kilobytes, and each write wakes the server.
-        connection.send_packed_command([b"".join(connection.pack_command(*command))])
+        connection.send_packed_command([packed])
     except BaseException:
-        client.connection_pool.release(connection)
+        pool.release(connection)
         raise
     return answer
 

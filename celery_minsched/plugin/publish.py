@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from ..core.errors import InvalidDemand
 from ..core.keys import queue_name
 from ..core.paging import MOST_ITEMS
+from .batch_call import BatchCall
 from .connection import limit, place_of, places_of
 from .dispatch_job import Job, failing, new_job, record_outcomes, update_request
 from .header import HEADER, TO_BE_DISPATCHED
@@ -99,19 +100,21 @@ class SchedulingAMQP(AMQP):
         context, raises the error of the first task that could not be sent. The tasks before it have
         been sent, and those after it have not.
         """
-        in_flight: list[Callable[[], None]] = []  # of the last batch: none, or one
+        in_flight: list[BatchCall] = []  # of the last batch: none, or one
 
         def send(jobs: Sequence[Job]) -> None:
             with failing(jobs):
+                call = BatchCall(self._runtime, jobs, partial(self._dispatch, jobs, {}))
                 if in_flight:
-                    in_flight.pop()()
-                in_flight.append(self._begin(jobs))
+                    in_flight.pop().settle()
+                call.begin()
+                in_flight.append(call)
 
         try:
             yield send
         finally:
             if in_flight:
-                in_flight.pop()()
+                in_flight.pop().settle()
 
     @cached_property
     def _runtime(self) -> Runtime:
@@ -170,29 +173,6 @@ class SchedulingAMQP(AMQP):
         except BaseException:
             self._release(job.header["job_id"])
             raise
-
-    def _begin(self, jobs: Sequence[Job]) -> Callable[[], None]:
-        """Begin to dispatch jobs. The returned function waits for the answer and records it.
-
-        That function dispatches again what failed on the way, and what one call could not take:
-        Redis gives the same answer to the same job.
-        """
-        read_answer = None
-        with suppress(RedisError, OperationalError):
-            read_answer = self._runtime.scheduler.begin_dispatch([job.to_dispatch for job in jobs])
-
-        def settle() -> None:
-            outcomes = None
-            with failing(jobs):
-                if read_answer is not None:
-                    with suppress(RedisError):
-                        outcomes = read_answer()
-                if outcomes is None:
-                    self._dispatch(jobs, {})
-                else:
-                    record_outcomes(jobs, outcomes)
-
-        return settle
 
     def _dispatch(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> None:
         """Dispatch in one step, with the retries of a publish.

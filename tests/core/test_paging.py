@@ -64,10 +64,10 @@ def test_large_messages_have_their_own_calls(desk: Desk, client: redis.Redis) ->
     desk.node("n1", 3)
     large = jobs(10, MOST_BYTES * 2 // 5)
     assert calls(client, lambda: desk.service.dispatch_tasks(large)) == 5
-    desk.service.begin_dispatch(jobs(1))()
+    desk.service.prepare_dispatch(jobs(1))()()
     client.flushall()
     answers: list[Any] = []
-    number = calls(client, lambda: answers.extend(desk.service.begin_dispatch(large)()))
+    number = calls(client, lambda: answers.extend(desk.service.prepare_dispatch(large)()()))
     assert number == 5
     assert [answer.job_id for answer in answers] == [f":{n}" for n in range(1, 11)]
 
@@ -98,7 +98,7 @@ def test_messages_that_a_plain_worker_took_are_searched_in_short_calls(
 
 def test_the_first_refusal_ends_all_calls(client: redis.Redis) -> None:
     service = MinimalSchedulerService(client, Settings(max_waiting=150))
-    for send in (service.dispatch_tasks, lambda many: service.begin_dispatch(many)()):
+    for send in (service.dispatch_tasks, lambda many: service.prepare_dispatch(many)()()):
         *placed, refused = send(jobs(1000))
         assert len(placed) == 150
         assert isinstance(refused, Backlogged)
