@@ -69,7 +69,7 @@ local function pool_at_node(indexes, node_id, line)
   return nil, move_line(line, key.node_waiting(node_id))
 end
 
--- The first line of an index for which `pool_for` returns a pool: {line, place, pool}, or nil. If this call may read no
+-- The first line of an index for which `pool_for` returns a pool: {line, place, pool, index}, or nil. If this call may read no
 -- more lines, the node's next call continues the search. After a search without a result, the node's calls read only
 -- the head of the index for a while.
 local function first_in_index(node_id, index, name, pool_for)
@@ -81,7 +81,7 @@ local function first_in_index(node_id, index, name, pool_for)
       if has_left then left = left + 1 end
       if pool then
         if at > INDEX_HEAD then redis.call('HDEL', key.node_searches(node_id), name) end
-        return {line = scored[i], place = tonumber(scored[i + 1]), pool = pool}
+        return {line = scored[i], place = tonumber(scored[i + 1]), pool = pool, index = index}
       end
     end
     line_reads_left = line_reads_left - 1 - #scored / 2
@@ -148,21 +148,22 @@ local function next_line(node_id, indexes)
 end
 
 -- Gives a free slot to the first job in line. If the job's message is gone, the job is lost. Returns whether the slot
--- was taken. `take(job, node)` may take the message and return a claim, by which the job runs. Else the message goes to the
--- node's queue.
-local function assign_first_in_line(line, node, pool, take)
-  local queue_entry, place = first_in_line(line)
+-- was taken. `take(job, node)` may take the message and return a claim, by which the job runs. Else the message goes to
+-- the node's queue. `best` is from next_line.
+local function assign_first_in_line(best, node, take)
+  local line, pool = best.line, best.pool
+  local queue_entry, place, next_place = first_in_line(line)
   if not queue_entry then return false, update_line(line) end  -- Redis has lost the jobs of the line
   local job = attempt(read_job, job_of_entry(queue_entry))
   if not job then return false, leave_line({line = line, ticket = queue_entry}) end
   job.line, job.ticket, job.band = line, queue_entry, math.floor(place / PRIORITY_UNIT)
   leave_clocks(job, place, pool)
-  leave_line(job)
+  local has_one_index = parse_selector((parse_line(line)))  -- for a language pair, there may be more
+  leave_line(job, best.index, has_one_index and next_place)
   local claim = take and take(job, node)
   if not claim and not has_own_message(job) then
     job.node_id = ''  -- no node has its message
-    mark_job_lost(job, 'its message is gone')
-    return false
+    return false, mark_job_lost(job, 'its message is gone')
   end
   assign_waiting(job, node, pool, 'first_free', claim)
   if not claim then move_message(job, node.id) end
@@ -183,7 +184,7 @@ local function fill_slots(node_id, take, freed)
     local best = next_line(node_id, indexes)
     if not best then return filled, line_reads_left <= 0 end
     moves_left = moves_left - 1 - math.floor(#indexes / 8)  -- an assignment writes to each index of the node
-    local is_assigned = assign_first_in_line(best.line, node, best.pool, take)
+    local is_assigned = assign_first_in_line(best, node, take)
     if is_assigned then filled = filled + 1 end
     if is_assigned and indexes.pools > 1 then
       redis.call('HSET', key.node_info(node_id), 'served ' .. best.pool, next_number(key.turn()))

@@ -47,6 +47,7 @@ end
 -- Dispatches a job to this node, and returns its answer.
 local function dispatch_to(job, node, pool, chosen_by, payload_json, message_head, message_tail)
   local record = create_job(job, payload_json, message_head, 'dispatched')
+  increment_counter(pool, chosen_by)
   assign_slot(job, node, pool, chosen_by, record)
   if message_head ~= '' then
     redis.call('LPUSH', key.node_queue(node.id), message_head .. cjson.encode(job.id) .. message_tail)

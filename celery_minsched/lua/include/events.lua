@@ -49,7 +49,9 @@ local function increment_counter(pool, name, by)
   end
 end
 
-local function count_wait(pool, milliseconds)
+-- Counts a job that waited and got a slot of the pool by this rule. Usually the counters are there already, and two
+-- commands count it.
+local function count_assignment(pool, chosen_by, milliseconds)
   local limit = 'inf'
   for _, bound in ipairs(WAIT_BUCKETS) do
     if milliseconds <= bound then
@@ -57,6 +59,14 @@ local function count_wait(pool, milliseconds)
       break
     end
   end
-  increment_counter(pool, 'waited:' .. limit)
+  local bucket = 'waited:' .. limit
+  local counts = attempt(redis.call, 'HMGET', key.pool_counts(pool), chosen_by, bucket, 'waited_ms') or {}
+  if number(counts[1]) > 0 and number(counts[2]) > 0 and number(counts[3]) > 0 then
+    redis.call('HSET', key.pool_counts(pool), chosen_by, counts[1] + 1, bucket, counts[2] + 1,
+      'waited_ms', counts[3] + milliseconds)
+    return
+  end
+  increment_counter(pool, chosen_by)
+  increment_counter(pool, bucket)
   increment_counter(pool, 'waited_ms', milliseconds)
 end

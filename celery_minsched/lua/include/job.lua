@@ -135,9 +135,8 @@ local function put(fields, field, value)
   fields[at + 1], fields[at + 2] = field, value
 end
 
--- Gives a job a slot at a node. The caller records the node in the job's session. `fields` are the other fields of its record to write, with its status.
+-- Gives a job a slot at a node. The caller counts this, and records the node in the job's session. `fields` are the other fields of its record to write, with its status.
 local function assign_slot(job, node, pool, chosen_by, fields)
-  increment_counter(pool, chosen_by)
   local added = redis.call('ZADD', key.node_jobs(node.id), NOW + TTL.lease, job.id)
   if node.taken then node.taken = node.taken + added end
   mark_chosen(node)
@@ -152,8 +151,10 @@ local function assign_waiting(job, node, pool, chosen_by, claim)
   local fields = {state_fields(job.id, claim)}
   if job.waiting_ts ~= '' then
     job.waited_ms = NOW - clamp(job.waiting_ts)
-    count_wait(pool, job.waited_ms)
+    count_assignment(pool, chosen_by, job.waited_ms)
     put(fields, 'waited_ms', job.waited_ms)
+  else
+    increment_counter(pool, chosen_by)
   end
   if job.node_id ~= '' and job.node_id ~= node.id then
     put(fields, 'from_node', job.node_id)

@@ -59,9 +59,15 @@ local function join_lines(joining)
   for _, jobs in ipairs(joining) do join_line(jobs) end
 end
 
-local function leave_line(job)
+-- The job leaves its line. If the caller knows them, `index` is the only index of the line, and `next_place` is the
+-- place of the line's next job.
+local function leave_line(job, index, next_place)
   if redis.call('ZREM', key.waiting(job.line), job.ticket) == 1 then adjust_waiting_count(job.line, -1) end
-  update_line(job.line)
+  if next_place then
+    redis.call('ZADD', index, 'XX', next_place, job.line)
+  else
+    update_line(job.line)
+  end
 end
 
 -- The job leaves its clocks: served in `pool`, or unserved if that is nil. In the clocks of other pools it leaves

@@ -27,10 +27,10 @@ local function index_capability(pool, capabilities)
   return best
 end
 
--- The queue entry of a line's first job, and the job's place. An entry is "number job_id".
+-- The queue entry of a line's first job, the job's place, and the place of the next job. An entry is "number job_id".
 local function first_in_line(line)
-  local first = attempt(redis.call, 'ZRANGE', key.waiting(line), 0, 0, 'WITHSCORES') or {}
-  return first[1], first[2]
+  local first_two = attempt(redis.call, 'ZRANGE', key.waiting(line), 0, 1, 'WITHSCORES') or {}
+  return first_two[1], first_two[2], first_two[4]
 end
 
 local function job_of_entry(queue_entry) return string.match(queue_entry, ' (.*)$') or '' end
