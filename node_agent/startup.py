@@ -14,6 +14,7 @@ from kombu.utils.functional import retry_over_time
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.utils import HIREDIS_AVAILABLE
 
 from celery_minsched import MinimalSchedulerService, NodeIdInUse, RegisterNodeRequest
 from celery_minsched.plugin.connection import client_of
@@ -96,3 +97,9 @@ def warn_of_eviction(scheduler: MinimalSchedulerService) -> None:
             "without an error. Set the policy to noeviction.",
             policy,
         )
+
+
+def log_parser() -> None:
+    """Log which parser reads Redis' answers. hiredis is faster."""
+    parser = "hiredis" if HIREDIS_AVAILABLE else "redis-py. The package hiredis is faster"
+    logger.info("Redis' answers are parsed by %s", parser)

@@ -23,6 +23,7 @@ from .consumer import NodeConsumer
 from .kombu_keys import transport_options
 from .log_text import follow_logging
 from .node import Node
+from .startup import log_parser
 
 _PAUSE = 0.05  # seconds until a job that waits for the node's term is looked at again
 
@@ -95,6 +96,7 @@ def prepare(
 
 
 def _on_ready(sender: Any, **_: Any) -> None:
+    log_parser()
     sender.app.node.on_ready(sender.controller)
 
 
