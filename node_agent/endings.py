@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from celery_minsched import CompleteTaskRequest, MinimalSchedulerService, NodeMismatch, UnknownJob
-from celery_minsched.core.models import NextJob
 from celery_minsched.core.printing import printable
 
 from .slots import Slots
@@ -21,7 +21,10 @@ from .slots import Slots
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+_MOST_ENDINGS = 8  # in one round trip; each answer may bring a large message
+
+
+@dataclass(eq=False)
 class _Ending:
     """The end of a job, until Redis has it."""
 
@@ -30,7 +33,7 @@ class _Ending:
 
 
 class Endings:
-    """Reports the endings of jobs through the outbox."""
+    """Reports the endings of jobs through the outbox, all that wait in one round trip."""
 
     #: Gives the message of a held job to the worker, in the event loop: job id, claim, message.
     #: ``None`` if the worker takes each message from its queue.
@@ -39,6 +42,7 @@ class Endings:
     def __init__(self, scheduler: MinimalSchedulerService, slots: Slots) -> None:
         self._scheduler = scheduler
         self._slots = slots
+        self._waiting: deque[_Ending] = deque()
 
     def report(self, job_id: str, status: str, reason: str = "") -> None:
         """Free the job's slot. Never blocks; safe from any thread."""
@@ -51,38 +55,68 @@ class Endings:
                 "reason": printable(reason[:200]),
             }
         )
-        complete = partial(self._complete, _Ending(request))
-        self._slots.outbox.put_ending(f"end job {job_id}", complete, held is None or held.has_slot)
+        ending = _Ending(request)
+        if held is None or held.has_slot:
+            self._waiting.append(ending)
+            self._put([])
+        else:
+            self._put([ending], frees_slot=False)
 
-    def _complete(self, ending: _Ending) -> None:
-        """End the job, and hold the job that the answer brings."""
-        slots, job_id, deliver = self._slots, ending.request.job_id, self.deliver
-        if not ending.next_claim and deliver and slots.may_take_jobs:
-            ending.next_claim = uuid.uuid4().hex
-        next_job = None
-        try:
-            next_job = self._ask(ending)
-        except (NodeMismatch, UnknownJob) as exc:
-            logger.warning("%s", exc)
-        slots.forget(job_id)
-        if next_job and deliver:
-            slots.in_loop(partial(deliver, next_job.job_id, ending.next_claim, next_job.message))
+    def _put(self, endings: list[_Ending], frees_slot: bool = True) -> None:
+        """Put a call into the outbox. Without endings, the call takes those that wait then."""
+        name = f"end job {endings[0].request.job_id}" if endings else "end jobs"
+        self._slots.outbox.put_ending(name, partial(self._complete, endings), frees_slot)
 
-    def _ask(self, ending: _Ending) -> NextJob | None:
-        """Ask again if the node has given the next job up before it had the answer. Then Redis
-        knows whether the node still has that job.
+    def _complete(self, endings: list[_Ending]) -> None:
+        """End jobs. ``endings`` keeps those that Redis does not have yet, for the next attempt."""
+        if not endings:
+            while self._waiting and len(endings) < _MOST_ENDINGS:
+                endings.append(self._waiting.popleft())
+        for ending in endings:
+            if not ending.next_claim and self.deliver and self._slots.may_take_jobs:
+                ending.next_claim = uuid.uuid4().hex
+        are_several = len(endings) > 1
+        while endings:
+            for ending, error in self._ask(endings):
+                if not are_several:
+                    raise error
+                endings.remove(ending)  # it must not hold up the others
+                self._put([ending])
+
+    def _ask(self, endings: list[_Ending]) -> list[tuple[_Ending, Exception]]:
+        """End jobs, and hold the jobs that the answers bring. Returns the errors.
+
+        An ending stays in ``endings`` if the node has given the next job up before it had the
+        answer. Redis knows whether the node still has that job.
         """
-        slots = self._slots
-        while True:
-            held = slots.held.get(ending.request.job_id)
-            request = ending.request.model_copy(
-                update={
-                    "delivery_tag": held.tag if held else "",
-                    "claim": held.claim if held else "",
-                    "next_claim": ending.next_claim,
-                }
-            )
-            slots.forgotten.clear()
-            job = self._scheduler.complete_task(request).next_job
-            if job is None or slots.hold_next(job, ending.next_claim):
-                return job
+        slots, brought, errors = self._slots, list[partial[None]](), []
+        slots.forgotten.clear()
+        answers = self._scheduler.complete_tasks([self._request(ending) for ending in endings])
+        for ending, answer in zip(endings.copy(), answers, strict=True):
+            if isinstance(answer, NodeMismatch | UnknownJob):
+                logger.warning("%s", answer)
+            elif isinstance(answer, Exception):
+                errors.append((ending, answer))
+                continue
+            elif job := answer.next_job:
+                if not slots.hold_next(job, ending.next_claim):
+                    continue
+                if self.deliver:
+                    brought.append(
+                        partial(self.deliver, job.job_id, ending.next_claim, job.message)
+                    )
+            endings.remove(ending)
+            slots.forget(ending.request.job_id)
+        for deliver in brought:
+            slots.in_loop(deliver)
+        return errors
+
+    def _request(self, ending: _Ending) -> CompleteTaskRequest:
+        held = self._slots.held.get(ending.request.job_id)
+        return ending.request.model_copy(
+            update={
+                "delivery_tag": held.tag if held else "",
+                "claim": held.claim if held else "",
+                "next_claim": ending.next_claim,
+            }
+        )

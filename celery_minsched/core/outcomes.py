@@ -58,14 +58,20 @@ def _refusal(answer: list[Any], request: DispatchRequest) -> errors.SchedulerErr
     return errors.NoAvailableNode(demand=demand)
 
 
-def read_completion(request: CompleteTaskRequest, answer: list[Any]) -> CompleteTaskResponse:
-    """The answer of complete_task in bytes. The message of the next job stays as it is."""
+def completion_of(
+    request: CompleteTaskRequest, answer: list[Any] | Exception
+) -> CompleteTaskResponse | Exception:
+    """The outcome of a completion, from the script's answer in bytes. The message of the next job
+    stays as it is.
+    """
+    if isinstance(answer, Exception):
+        return answer
     code, *values = answer
     code = text(code)
     if code == errors.UnknownJob.code:
-        raise errors.UnknownJob(job_id=request.job_id)
+        return errors.UnknownJob(job_id=request.job_id)
     if code == errors.NodeMismatch.code:
-        raise errors.NodeMismatch(
+        return errors.NodeMismatch(
             job_id=request.job_id, node_id=request.node_id, owner=text(values[0])
         )
     next_job = None

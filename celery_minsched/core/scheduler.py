@@ -23,7 +23,7 @@ from .models import (
     RegisterNodeRequest,
     RegisterNodeResponse,
 )
-from .outcomes import outcome_of, outcomes_of, read_completion
+from .outcomes import completion_of, outcome_of, outcomes_of
 from .paging import MOST_REVOKED, page_at, slices, to_first_refused
 from .registration import registration
 from .script_caller import ScriptCaller
@@ -203,20 +203,18 @@ class MinimalSchedulerService(ScriptCaller):
         With ``next_claim``, the node takes its next job by this claim, and the answer has that job.
         Raises :class:`UnknownJob`, or :class:`NodeMismatch` if the job belongs to another node.
         """
-        answer = scripts.call_for_bytes(
-            self.redis,
-            self.keys,
-            "complete_task",
-            times=self._times,
-            job_id=request.job_id,
-            node_id=request.node_id,
-            status=request.status,
-            reason=request.reason,
-            delivery_tag=request.delivery_tag,
-            claim=request.claim,
-            next_claim=request.next_claim,
-        )
-        return read_completion(request, answer)
+        [outcome] = self.complete_tasks([request])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def complete_tasks(
+        self, requests: Sequence[CompleteTaskRequest]
+    ) -> list[CompleteTaskResponse | Exception]:
+        """As :meth:`complete_task` for each request, in one round trip. Errors are returned."""
+        rows = [{"times": self._times, **dict(request)} for request in requests]
+        answers = scripts.call_each_for_bytes(self.redis, self.keys, "complete_task", rows)
+        return [completion_of(*pair) for pair in zip(requests, answers, strict=True)]
 
     def claim_job(
         self, job_id: str, node_id: str, tag: str = "", claim: str = "", taken: bool = False

@@ -66,6 +66,34 @@ def call_for_bytes(client: redis.Redis, keys: Keys, name: str, /, **arguments: A
     return answer
 
 
+def call_each_for_bytes(
+    client: redis.Redis, keys: Keys, name: str, rows: Sequence[dict[str, Any]]
+) -> list[list[Any] | redis.ResponseError]:
+    """As :func:`call_for_bytes` for each row of arguments, in one round trip.
+
+    An error of one call is among the answers.
+    """
+
+    def call_alone(row: dict[str, Any]) -> list[Any] | redis.ResponseError:
+        try:
+            return call_for_bytes(client, keys, name, **row)
+        except redis.ResponseError as exc:
+            return exc
+
+    if len(rows) == 1:
+        return [call_alone(rows[0])]
+    prefixes, sha = (keys.prefix, keys.queue_prefix), lua_source.sha(name)
+    with client.pipeline(transaction=False) as pipe:
+        for row in rows:
+            args = in_order(name, **row)
+            pipe.execute_command("EVALSHA", sha, 2, *prefixes, *args, **{NEVER_DECODE: True})
+        answers = pipe.execute(raise_on_error=False)
+    return [
+        call_alone(row) if isinstance(answer, NoScriptError) else answer
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+
+
 def call_many(
     client: redis.Redis,
     keys: Keys,
