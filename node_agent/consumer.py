@@ -178,10 +178,10 @@ class NodeConsumer(Consumer):
             return  # the node has given the job up, or runs it already
         channel = connection.default_channel
         if channel.node_queue.name not in channel.active_queues:  # the worker does not consume now
-            give_back = partial(park_unacked, self.app.minsched, self.node.node_id, job_id, job_id)
+            give_back = partial(park_unacked, self.app.minsched, self.node.node_id, claim, job_id)
             slots.outbox.put(f"put back the message of job {job_id}", give_back)
             slots.hand_back([job_id])
-        elif not channel.deliver_stored(message, job_id):
+        elif not channel.deliver_stored(message, job_id, claim):
             logger.error("job %s has no message that can be read: it fails", job_id)
             self.node.endings.report(job_id, "failed", "undecodable")
 

@@ -149,16 +149,17 @@ class ReliableChannel(Channel):
             return 0.0
         return time.monotonic() - float(self._brpop_sent_at)
 
-    def deliver_stored(self, text: bytes, job_id: str) -> bool:
-        """Deliver the message of a job. Redis has it as unacknowledged, and its delivery tag is the
-        job's id. False if the text is not the job's message.
+    def deliver_stored(self, text: bytes, job_id: str, tag: str) -> bool:
+        """Deliver the message of a job. Redis has it as unacknowledged with this delivery tag.
+
+        Returns false if the text is not the job's message.
         """
-        self.stored_tag = job_id
+        self.stored_tag = tag
         try:
             message = loads(bytes_to_str(text))
             if job_id_of(message["headers"]) != job_id:
                 return False
-            message["properties"]["delivery_tag"] = job_id
+            message["properties"]["delivery_tag"] = tag
             self.connection._deliver(message, self.node_queue.name)
         except _NOT_A_MESSAGE:
             if not self.stored_tag:  # it was noted, so the text is a message

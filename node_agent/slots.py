@@ -86,9 +86,9 @@ class Slots:
         with self._beginning:
             held = self.held.get(job_id)
             if held and held.stays:  # Redis declared the node dead, and the job came back to it
-                held.tag, held.claim, held.term = job_id, claim, job.term
+                held.tag, held.claim, held.term = claim, claim, job.term
             else:
-                self.held[job_id] = HeldJob(job_id, claim, term=job.term, answer=answer)
+                self.held[job_id] = HeldJob(claim, claim, term=job.term, answer=answer)
         if job_id in self.forgotten:
             self.forget(job_id)
             return False

@@ -278,7 +278,7 @@ class CompleteTaskRequest(Model):
 class NextJob(Model):
     """A job that the node has taken by ``next_claim``, in the step that ended another job.
 
-    Its message is unacknowledged at the node. The delivery tag is the job's id.
+    Its message is unacknowledged at the node. The delivery tag is ``next_claim``.
     """
 
     job_id: str

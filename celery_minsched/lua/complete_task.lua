@@ -16,8 +16,8 @@
 --
 -- Returns {"OK"}
 --         {"OK", job_id, message, pool, chosen_by, ms in line, the node's term}   the node has this job now. It is
---                             claimed, and its message is unacknowledged with the delivery tag job_id. If Redis has no
---                             memory, the answer brings no job
+--                             claimed, and its message is unacknowledged with the delivery tag next_claim. If Redis has
+--                             no memory, the answer brings no job
 --         {"ALREADY_ENDED"}   also if the node has claimed the job again since: this run was given up
 --         {"ALREADY_ENDED", job_id, message, pool, chosen_by, ms in line, the node's term}   the node has this job by
 --                             the same next_claim since an earlier call, and may not have its answer
@@ -68,7 +68,7 @@ end
 
 local next_job, answer = nil, {'OK'}
 local function take(waiting_job, node)
-  local message = not next_job and take_own_message(waiting_job, node_id)
+  local message = not next_job and take_own_message(waiting_job, node_id, next_claim)
   if not message then return nil end
   next_job = waiting_job
   answer = {'OK', next_job.id, message, '', '', 0, number(node[TERM])}

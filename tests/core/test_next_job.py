@@ -10,7 +10,7 @@ import redis
 from celery_minsched import CompleteTaskRequest, CompleteTaskResponse, DispatchRequest
 from celery_minsched.core.models import DispatchResponse, NextJob
 
-from ..support.desk import Desk
+from ..support.desk import Desk, running_at
 
 UNACKED = "minsched.unacked.n1"
 
@@ -58,7 +58,7 @@ def test_the_answer_to_a_completion_brings_the_first_waiting_job(
     assert desk.queue("n1") == []
     assert not client.exists(f"minsched.job.{first}")
     record = client.hgetall(f"scheduler:job:{first}")
-    assert (record["tag"], record["claim"], record["node_id"]) == (first, "c2", "n1")
+    assert (record["tag"], record["claim"], record["node_id"]) == ("c2", "c2", "n1")
     assert {"started_ts", "dispatched_ts", "waited_ms"} <= record.keys()
 
 
@@ -67,12 +67,12 @@ def test_its_message_is_unacknowledged_in_the_form_of_kombu(
 ) -> None:
     desk.park(session_id='"quoted"\\ä')
     place = bring(desk, running)
-    stored = json.loads(client.hget(UNACKED, place.job_id))
+    stored = json.loads(client.hget(UNACKED, "c2"))
     assert stored == [json.loads(place.message), "", f"minsched.job.{place.job_id}"]
-    assert client.zscore("minsched.unacked_index.n1", place.job_id) == pytest.approx(
+    assert client.zscore("minsched.unacked_index.n1", "c2") == pytest.approx(
         client.time()[0], abs=10
     )
-    end(desk, place.job_id, next_claim="", tag=place.job_id)
+    end(desk, place.job_id, next_claim="", tag="c2")
     assert not client.exists(UNACKED, "minsched.unacked_index.n1")
 
 
@@ -85,7 +85,7 @@ def test_a_lost_answer_comes_again(desk: Desk, running: str) -> None:
     assert desk.taken("n1") == 1
     assert end(desk, running, "another claim").next_job is None
     assert end(desk, running, "").next_job is None
-    end(desk, place.job_id, "", place.job_id)
+    end(desk, place.job_id, "", "c2")
     assert end(desk, running).next_job is None
 
 
@@ -99,11 +99,26 @@ def test_a_lost_answer_without_a_job_stays_without_one(desk: Desk, running: str)
 def test_a_node_that_died_is_not_brought_its_job_again(desk: Desk, running: str) -> None:
     job_id = desk.park()
     place = bring(desk, running)
-    [became] = desk.service.park_messages([(job_id, place.message, "", "n1", place.job_id, "")])
+    [became] = desk.service.park_messages([(job_id, place.message, "", "n1", "c2", "")])
     assert became == "parked"
     assert desk.service.place_jobs([job_id], "n1") == ["dispatched"]
     assert end(desk, running).next_job is None
     assert desk.status(job_id) == "dispatched"
+
+
+def test_a_claim_that_was_given_up_leaves_the_message_of_a_later_claim(
+    client: redis.Redis, desk: Desk, running: str
+) -> None:
+    """The node drops a job's message by its delivery tag. The job may have come again since."""
+    job_id = desk.park()
+    place = bring(desk, running)
+    desk.service.park_messages([(job_id, place.message, "", "n1", "c2", "")])
+    later = desk.park(priority=0)
+    desk.service.place_jobs([job_id], "n1")
+    [holder] = running_at(desk, "n1")
+    back = bring(desk, holder, "c3").job_id
+    assert {holder, back} == {job_id, later}
+    assert client.hkeys(UNACKED) == client.zrange("minsched.unacked_index.n1", 0, -1) == ["c3"]
 
 
 @pytest.mark.parametrize("acked", [False, True])
@@ -113,7 +128,7 @@ def test_a_job_whose_answer_was_lost_for_good_runs_after_its_lease(
     job_id = desk.park("waiting")
     place = bring(desk, running)
     if acked:
-        desk.service.acknowledge_job("n1", job_id, place.term)
+        desk.service.acknowledge_job("n1", "c2", place.term)
     desk.beat("n1", jobs=[])
     assert desk.status(job_id) == "running"
     client.zadd("scheduler:node:jobs:n1", {job_id: 1})

@@ -14,11 +14,12 @@ local function add_unacked(node_id, delivery_tag, job_id, message)
 end
 
 -- Takes the message out of the job's own list, and adds it to the node's unacknowledged messages. Its delivery tag is
--- the job's id. Returns the message, or nil if it is gone or those messages are unreadable.
-local function take_own_message(job, node_id)
+-- the claim: the job may come to the node again, and the end of an earlier claim must not delete the message. Returns
+-- the message, or nil if it is gone or those messages are unreadable.
+local function take_own_message(job, node_id, claim)
   local message = attempt(redis.call, 'RPOP', own_list(job))
   if not message then return nil end
-  if pcall(add_unacked, node_id, job.id, job.id, message) then return message end
+  if pcall(add_unacked, node_id, claim, job.id, message) then return message end
   redis.call('RPUSH', own_list(job), message)
   return nil
 end
@@ -37,7 +38,7 @@ end
 local function message_of_claim(node_id, job_id, claim)
   local job = read_job(job_id)
   if job.status ~= 'running' or job.node_id ~= node_id or job.claim ~= claim then return nil end
-  local stored, behind = redis.call('HGET', key.node_unacked(node_id), job_id), behind_message(job_id)
+  local stored, behind = redis.call('HGET', key.node_unacked(node_id), claim), behind_message(job_id)
   if not stored or string.sub(stored, -#behind) ~= behind then return nil end
   return string.sub(stored, 2, -#behind - 1)
 end

@@ -145,10 +145,10 @@ local function assign_slot(job, node, pool, chosen_by, fields)
   expire_record(job)
 end
 
--- The same for a job that has a record and no slot. With a `claim`, the job runs by it. Then the job's id is the
+-- The same for a job that has a record and no slot. With a `claim`, the job runs by it. Then the claim is also the
 -- delivery tag of its message.
 local function assign_waiting(job, node, pool, chosen_by, claim)
-  local fields = {state_fields(job.id, claim)}
+  local fields = {state_fields(claim, claim)}
   if job.waiting_ts ~= '' then
     job.waited_ms = NOW - clamp(job.waiting_ts)
     count_assignment(pool, chosen_by, job.waited_ms)

@@ -94,8 +94,8 @@ end
 -- answer never reached it. Returns whether it did.
 local function put_back_message(job)
   local message = message_of_claim(job.node_id, job.id, job.claim)
-  if not message or redis.call('SISMEMBER', key.node_acked(job.node_id), job.id) == 1 then return false end
-  forget_message(job.node_id, job.id)
+  if not message or redis.call('SISMEMBER', key.node_acked(job.node_id), job.claim) == 1 then return false end
+  forget_message(job.node_id, job.claim)
   redis.call('RPUSH', own_list(job), message)
   return true
 end
