@@ -88,7 +88,7 @@ class TestDelayed:
         self, fleet: Fleet, client: redis.Redis
     ) -> None:
         """Most tasks wait in line after their due time."""
-        eta = soon(3)
+        eta = soon(5)
         results = fleet.plugin.dispatch_many(
             mark(fleet.app, "crowd", n, eta=eta) for n in range(600)
         )
