@@ -87,12 +87,14 @@ class Endings:
         """End jobs, and hold the jobs that the answers bring. Returns the errors.
 
         An ending stays in ``endings`` if the node has given the next job up before it had the
-        answer. Redis knows whether the node still has that job.
+        answer. Redis knows whether the node still has that job. It also stays if the answer to an
+        earlier ending brought the ended job itself, which Redis had moved away from this node.
         """
         slots, brought, errors = self._slots, list[partial[None]](), []
         slots.forgotten.clear()
-        answers = self._scheduler.complete_tasks([self._request(ending) for ending in endings])
-        for ending, answer in zip(endings.copy(), answers, strict=True):
+        requests = [self._request(ending) for ending in endings]
+        answers = self._scheduler.complete_tasks(requests)
+        for ending, request, answer in zip(endings.copy(), requests, answers, strict=True):
             if isinstance(answer, NodeMismatch | UnknownJob):
                 logger.warning("%s", answer)
             elif isinstance(answer, Exception):
@@ -105,6 +107,9 @@ class Endings:
                     brought.append(
                         partial(self.deliver, job.job_id, ending.next_claim, job.message)
                     )
+            held = slots.held.get(ending.request.job_id)
+            if held and held.has_ended and held.claim != request.claim:
+                continue
             endings.remove(ending)
             slots.forget(ending.request.job_id)
         for deliver in brought:

@@ -108,13 +108,31 @@ def test_a_job_that_was_given_up_before_its_answer_begins_only_if_the_node_still
     assert desk.status(given_up) == ("running" if is_still_here else "waiting")
 
 
+def test_a_job_that_comes_back_while_its_end_is_reported_ends(
+    desk: Desk, client: redis.Redis, node: Node
+) -> None:
+    """Redis has moved the job away. The answer to another ending of the batch brings it back."""
+    _, moved, other = node.running
+    node.running = [other, moved]
+    client.delete(*(f"minsched.job.{job_id}" for job_id in node.waiting))  # they are lost
+    client.lpush(f"minsched.job.{moved}", "{}")
+    client.hset("scheduler:node:info:n1", "max_jobs", SLOTS - 1)
+    assert desk.service.place_jobs([moved], "n1") == ["waiting"]
+    node.end()
+    wait_for(lambda: desk.status(moved) == "finished")
+    node.slots.stop()
+    assert not {other, moved} & node.slots.held.keys()
+    assert desk.status(other) == "finished"
+
+
 def give_up(desk: Desk, node: Node, job_id: str, is_still_here: bool) -> None:
     """Forget a job. Without ``is_still_here``, have it placed again too."""
     if not is_still_here:
         keys, client = desk.service.keys, desk.service.redis
-        entry = client.hget(keys("node_unacked", "n1"), job_id)
+        tag = str(client.hget(keys("job", job_id), "tag"))
+        entry = client.hget(keys("node_unacked", "n1"), tag)
         message = str(entry).removeprefix("[").split(',"","minsched.job.')[0]
-        desk.service.park_messages([(job_id, message, "", "n1", job_id, "")])
+        desk.service.park_messages([(job_id, message, "", "n1", tag, "")])
     node.slots.forget(job_id)
     if not is_still_here:
         desk.service.drain_node("n1")
