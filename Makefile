@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Three processes on two cores: tests often wait for a process to start or to end. Tests that share a fixture share a process.
-PYTEST = $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
 	docs docs-serve docs-operations docs-reference dist release-check lowest \
