@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Three processes on two cores: tests often wait for a process to start or to end. Tests that share a fixture share a process.
+# Three processes on two cores: tests often wait for a process to start or to end. The tests of a module share a process.
 PYTEST = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: demo test test-redis browser redis-cli screenshots lint types clean compose-check \
@@ -144,7 +144,7 @@ lowest: $(VENV)/.release  ## Run the quick tests with the lowest declared versio
 	$(BIN)/uv venv --quiet --python $(BIN)/python .lowest
 	$(BIN)/uv pip install --python .lowest/bin/python --resolution lowest-direct \
 		--editable '.[gpu,flower,tracing,dev,docs]'
-	.lowest/bin/pytest -n 2 --dist loadgroup $(wildcard $(QUICK:%=tests/*/test_%.py)) $(ARGS)
+	.lowest/bin/pytest -n 2 --dist loadfile $(wildcard $(QUICK:%=tests/*/test_%.py)) $(ARGS)
 	.lowest/bin/mkdocs build --strict --site-dir .lowest/site
 
 clean:

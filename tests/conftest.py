@@ -23,27 +23,20 @@ from .support.server import Server
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group and order the tests for several workers (``--dist loadgroup``).
+    """Order the modules, so that the last ones are short. A module keeps the order of its tests.
 
-    Tests that share a fixture of their module run in one worker. They come first, then tests that
-    start nodes, so that the last tests are short.
+    Modules with a fixture of their own come first, then modules that start nodes.
     """
     functions = [item for item in items if isinstance(item, pytest.Function)]
-    grouped = [item for item in functions if shares_a_fixture(item)]
-    for item in grouped:
-        item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-    items.sort(key=lambda item: (item not in grouped, not starts_nodes(item)))
+    with_fixture = {item.path for item in functions if shares_a_fixture(item)}
+    with_nodes = {item.path for item in functions if hasattr(item.module, "Fleet")}
+    items.sort(key=lambda item: (item.path not in with_fixture, item.path not in with_nodes))
 
 
 def shares_a_fixture(item: pytest.Function) -> bool:
     fixtures = item._fixtureinfo.name2fixturedefs.values()
     return any(fixture[-1].scope in ("package", "module", "class") for fixture in fixtures)
-
-
-def starts_nodes(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and hasattr(item.module, "Fleet")
 
 
 @pytest.hookimpl(wrapper=True)
