@@ -83,7 +83,7 @@ def call_each_for_bytes(
     if len(rows) == 1:
         return [call_alone(rows[0])]
     prefixes, sha = (keys.prefix, keys.queue_prefix), lua_source.sha(name)
-    with client.pipeline(transaction=False) as pipe:
+    with _looking_for_the_master(client), client.pipeline(transaction=False) as pipe:
         for row in rows:
             args = in_order(name, **row)
             pipe.execute_command("EVALSHA", sha, 2, *prefixes, *args, **{NEVER_DECODE: True})
