@@ -1,7 +1,8 @@
-"""Compares the scripts with the least pair: a script that takes a slot, and one that frees it.
+"""Compares dispatch_task and complete_task with the least pair of scripts.
 
-The least pair also records the job. It has no heartbeats, capabilities, sessions or lines, and it
-checks no arguments. It is the floor for the server time of a dispatch and a completion.
+The first script of the pair takes a slot, and the second frees it. The pair also records the job.
+It has no heartbeats, capabilities, sessions or lines, and it checks no arguments. It is the floor
+for the server time of a dispatch and a completion.
 """
 
 from __future__ import annotations

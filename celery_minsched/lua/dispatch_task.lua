@@ -9,7 +9,7 @@
 -- ARGV[2...] jobs (demand, payload_json, message_head, message_tail): at most 100 jobs. With more, the script
 -- returns the error TOO_MANY_JOBS and writes nothing. Redis copies 1 MB of messages in 1 ms: send more in several
 -- calls, in order.
---   demand: a JSON object of strings. Only `where` is required. The value in brackets is that of a missing field:
+--   demand: a JSON object of strings. Only `where` is required. Brackets show the default of a field:
 --         where        the pool selector: "asr" is this pool; "zh:en" is any pool that serves the pair, and after "|"
 --                      follows the next pair to look up; "asr=zh:en" is this pool, if it serves the pair
 --         caps         [""] capabilities that the node must have, sorted, separated by commas
@@ -47,7 +47,8 @@ if #ARGV.jobs > MOST_JOBS then
 end
 local answers = {}
 
--- Dispatches the other jobs in order, up to one that this function does not answer. Is the call done?
+-- Calls dispatch_one(job, …) for each job without an answer, in order. Stops if it returns nil. Returns whether the call
+-- is done.
 local function is_done_by(dispatch_one)
   for demand, payload_json, message_head, message_tail in ARGV.jobs after #answers do
     local job = setmetatable(cjson.decode(demand), DEFAULTS)

@@ -51,7 +51,7 @@ end
 local has_slot = job.status == 'dispatched' or job.status == 'running'
 local can_be_placed = has_own_message(job) and job.where ~= ''
 
--- Remove the job from places where it does not belong.
+-- The record names the place of the job. Remove the job from other places.
 local freed
 if seen_at ~= '' and not (has_slot and job.node_id == seen_at) and is_in(key.node_jobs(seen_at)) then
   redis.call('ZREM', key.node_jobs(seen_at), job.id)

@@ -140,7 +140,7 @@ def args_text(args: Any, max_length: int, depth: int) -> str:
 
 
 class MessageTemplate:
-    """Makes messages like the one that Celery made of the first task."""
+    """Copies the message that Celery made for the first task, with the arguments of other tasks."""
 
     def __init__(self, app: Celery, signature: Signature, job: Job) -> None:
         self._amqp = app.amqp

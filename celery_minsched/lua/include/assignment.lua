@@ -69,9 +69,9 @@ local function pool_at_node(indexes, node_id, line)
   return nil, move_line(line, key.node_waiting(node_id))
 end
 
--- The first line of an index for which `pool_for` returns a pool: {line, place, pool, index}, or nil. If this call may read no
--- more lines, the node's next call continues the search. After a search without a result, the node's calls read only
--- the head of the index for a while.
+-- The first line of an index for which `pool_for` returns a pool: {line, place, pool, index}, or nil. If this call may
+-- read no more lines, the node's next call continues the search. After a search without a result, the node's calls
+-- read only the head of the index for a while.
 local function first_in_index(node_id, index, name, pool_for)
   local at, count, reached, is_resumed = 0, 1, nil, false
   while line_reads_left > 0 do

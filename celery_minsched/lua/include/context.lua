@@ -42,8 +42,8 @@ local function next_number(counter)
   return value
 end
 
--- Makes the script's first write one that cannot grow the data. Redis without memory refuses a script only at its first
--- write (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). A script that ends or moves jobs, or changes a
+-- Makes a first write that cannot grow the data. If Redis has no memory, it refuses a script only at its first write
+-- (scriptVerifyOOM in Redis 7; the same in 6.2 and Valkey 9). A script that ends or moves jobs, or changes a
 -- node, calls this before any other write.
 local function write_even_without_memory() redis.call('PERSIST', key.nodes()) end
 

@@ -135,7 +135,8 @@ local function put(fields, field, value)
   fields[at + 1], fields[at + 2] = field, value
 end
 
--- Gives a job a slot at a node. The caller counts this, and records the node in the job's session. `fields` are the other fields of its record to write, with its status.
+-- Gives a job a slot at a node. The caller counts this, and records the node in the job's session. `fields` are the
+-- job's status and other fields of its record.
 local function assign_slot(job, node, pool, chosen_by, fields)
   local added = redis.call('ZADD', key.node_jobs(node.id), NOW + TTL.lease, job.id)
   if node.taken then node.taken = node.taken + added end

@@ -78,8 +78,8 @@ local function wished_node(wish, pools, capabilities, required)
   end
 end
 
--- The node for a job: the one that the caller prefers, else the session's, else the least loaded of the session's pool,
--- else the least loaded of all. Returns the node, the pool, and the rule that chose it.
+-- Chooses the node of a job. Tries these in order: the caller's preferred node, the session's node, the least-loaded
+-- node of the session's pool, the least-loaded node of all pools. Returns the node, the pool, and the name of the rule.
 local function choose_node(job, session, pools, capabilities, required)
   local has_home = job.affinity ~= 'none'
   local node, home_pool = wished_node(job.preferred, pools, capabilities, required)

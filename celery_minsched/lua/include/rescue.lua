@@ -101,7 +101,7 @@ local function put_back_message(job)
 end
 
 -- Decides about a node's jobs with a lease that ends before `before`. No message is left at the node.
--- - A job with a message in its own list, or with one that never reached the node, is placed.
+-- - A job is placed if its message is in its own list, or if its message never reached the node.
 -- - A job that was dispatched and whose lease is still valid keeps its slot: its message may be on the way.
 -- - Any other job is lost.
 -- Returns how many were placed, and lost.
